@@ -1,0 +1,193 @@
+"""The abstract parts of a 1D image tokenizer, and of the harness around it. Shape letters: `flexframe.tokens`.
+
+A part's constructor is `(config, spec)`; its config class names it, and `spec` holds every width that follows from the
+rest of the model. Images at the public border are RGB floats in [0, 1]; a part that wants another range converts
+inside. Subclasses are final.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from flexframe_registry.configs import (
+    CodecConfig,
+    ComponentConfig,
+    DecoderConfig,
+    EncoderConfig,
+    MaskerConfig,
+    MetricConfig,
+    ObjectiveConfig,
+    QuantizerConfig,
+    SamplingConfig,
+    SourceConfig,
+    Spec,
+)
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+
+from flexframe.rng import Rng
+from flexframe.tokens import Batch, Condition, Kept, Losses, Outputs, Quantized, Tokens, prefix
+
+C = TypeVar("C", bound=ComponentConfig)
+
+
+class Part(nn.Module, ABC, Generic[C]):
+    """A buildable part of a model."""
+
+    def __init__(self, config: C, spec: Spec) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = spec
+
+
+class Codec(Part[CodecConfig]):
+    """A frozen map between images and the latents that the model works on."""
+
+    @abstractmethod
+    def encode(self, images: Float[Tensor, "b 3 h w"], *, rng: Rng) -> Float[Tensor, "b c y x"]:
+        """Images in [0, 1] to latents in the range of `spec.latents`."""
+
+    @abstractmethod
+    def decode(self, latents: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
+        """Latents to images, not clamped: the tokenizer clamps at the border."""
+
+
+class Encoder(Part[EncoderConfig]):
+    """Latents to one feature vector a token slot."""
+
+    @abstractmethod
+    def forward(self, latents: Float[Tensor, "b c y x"], keep: Bool[Tensor, "b k"]) -> Float[Tensor, "b k e"]:
+        """Features of the first `k` slots, as many as `keep` has; an absent slot changes no present one."""
+
+
+class Quantizer(Part[QuantizerConfig]):
+    """Features to tokens. Projects from the encoder's width `e` to its own `d`."""
+
+    @abstractmethod
+    def forward(self, values: Float[Tensor, "b k e"], keep: Bool[Tensor, "b k"], *, rng: Rng) -> Quantized:
+        """Quantize; absent slots change neither losses nor statistics."""
+
+    @abstractmethod
+    def lookup(self, codes: Int[Tensor, "b k q"] | Float[Tensor, "b k d"]) -> Float[Tensor, "b k d"]:
+        """The token values of codes; what `forward` gives in evaluation, exactly."""
+
+
+class LengthMasker(Part[MaskerConfig]):
+    """How many tokens of each sample training keeps (nested dropout and its kin). Keeps prefixes, at least one token."""
+
+    @abstractmethod
+    def draw(self, batch: int, length: int, *, rng: Rng) -> Kept:
+        """Draw what is kept of `length` slots for each of `batch` rows."""
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """The lengths that this masker makes usable."""
+        return self.config.budgets(self.spec.tokens.length)
+
+
+class Decoder(Part[DecoderConfig]):
+    """Tokens to latents."""
+
+    @abstractmethod
+    def forward(self, tokens: Tokens, batch: Batch, *, taps: frozenset[str], rng: Rng) -> Outputs:
+        """Training: losses of its own, what objectives need, features by `taps`; targets are in `batch.latents`."""
+
+    @abstractmethod
+    def decode(
+        self,
+        tokens: Tokens,
+        *,
+        condition: Condition | None,
+        size: tuple[int, int],
+        rng: Rng,
+        sampling: SamplingConfig,
+    ) -> Float[Tensor, "b c h w"]:
+        """Use: latents of `size` (height, width in latent units)."""
+
+
+class Objective(Part[ObjectiveConfig]):
+    """A loss of the run, not of the model: never in a model's checkpoint."""
+
+    @abstractmethod
+    def forward(self, outputs: Outputs, batch: Batch, *, step: int, rng: Rng) -> Losses:
+        """Unweighted losses, a value a sample; the trainee applies `weight` and `start`."""
+
+
+# --- the harness's own kinds: not modules, built as (config, ...) --------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image of a source: RGB uint8 and what is known about it."""
+
+    image: UInt8[Tensor, "3 h w"]
+    label: int | None
+    id: str
+
+
+class Source(ABC):
+    """A finite, indexable data set of images of one size, built as `(config, (height, width))`."""
+
+    def __init__(self, config: SourceConfig, size: tuple[int, int]) -> None:
+        self.config, self.size = config, size
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @abstractmethod
+    def protocol(self) -> Mapping[str, Any]:
+        """What was done to the images: resize, crop, library versions; part of every number's fingerprint."""
+
+
+class Metric(ABC):
+    """A measure over (real, reconstructed) images, built as `(config,)`; state constant in the number of images."""
+
+    def __init__(self, config: MetricConfig) -> None:
+        self.config = config
+
+    @abstractmethod
+    def update(
+        self, real: UInt8[Tensor, "b 3 h w"], fake: UInt8[Tensor, "b 3 h w"], labels: Sequence[int | None]
+    ) -> Mapping[str, Float[Tensor, " b"]]:
+        """Take in a batch; returns per-image values by name, if the metric has any."""
+
+    @abstractmethod
+    def compute(self) -> Mapping[str, float]:
+        """The metric over all images so far."""
+
+    def unavailable(self) -> str | None:
+        """Why this metric cannot be computed here and how to mend it, or None."""
+        return None
+
+    def protocol(self) -> Mapping[str, Any]:
+        """What moves the number beyond the images: extractor, weights hash, layer, window."""
+        return {}
+
+
+__all__ = [
+    "Batch",
+    "Codec",
+    "Condition",
+    "Decoder",
+    "Encoder",
+    "Kept",
+    "LengthMasker",
+    "Losses",
+    "Metric",
+    "Objective",
+    "Outputs",
+    "Part",
+    "Quantized",
+    "Quantizer",
+    "Rng",
+    "Sample",
+    "Source",
+    "Tokens",
+    "prefix",
+]

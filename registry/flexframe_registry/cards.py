@@ -1,0 +1,225 @@
+"""Cards, runs and suites as files: YAML 1.2, a `base` to build on, `key.path=value` on top.
+
+A card is one file `<family>/<variant>.yaml` that says what a model is, how it was trained and where its weights are.
+Files are data: nothing in them is imported, instantiated by name or run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from .catalogue import Broken, UnknownName, nearest
+from .configs import KINDS, Config, TokenizerConfig
+from .errors import ConfigError
+from .manager import Manager, manager
+from .runs import RunConfig, SuiteConfig, TrainConfig
+
+SLOTS = frozenset(KINDS)
+
+
+class Weights(Config):
+    """Where a card's weights are, and what they must hash to."""
+
+    path: str
+    """File beside the card."""
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class CardFile(Config):
+    """The fields of a card. `model` and `run` are checked when they are used, so that listing needs no plugin."""
+
+    base: str | None = None
+    """Card that this one builds on."""
+    summary: str
+    """One line for listings."""
+    licence: str = "Apache-2.0"
+    """Licence of the weights."""
+    source: str = ""
+    """Where the model comes from: paper, repository, data."""
+    model: dict[str, Any]
+    """A `TokenizerConfig`."""
+    run: dict[str, Any] | None = None
+    """A `RunConfig`: how the weights were, or are to be, trained."""
+    sampling: dict[str, Any] = {}
+    """Default settings of the decoder at use."""
+    weights: Weights | None = None
+    """The trained weights, if the card ships them."""
+    metrics: dict[str, Any] = {}
+    """Measured or published numbers, each with its origin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A named preset or published model."""
+
+    id: str
+    file: CardFile
+    folder: Path
+
+    @property
+    def model(self) -> TokenizerConfig:
+        return TokenizerConfig.read(self.file.model, self.id)
+
+    @property
+    def run(self) -> RunConfig:
+        return self.train().run
+
+    def train(self, overrides: Sequence[str] = ()) -> TrainConfig:
+        """The card's model and run, with `key.path=value` on top: `run.*` goes to the run, the rest to the model."""
+        raw = {"model": self.file.model, "run": self.file.run}
+        if self.file.run is None:
+            raise ConfigError([(self.id, "has no `run`, so it does not say how to train it")])
+        for override in overrides:
+            key, value = split_override(override)
+            path = key.split(".")
+            raw = put(raw, path if path[0] in ("run", "model") else ["model", *path], value)
+        try:
+            return TrainConfig.read(raw)
+        except ConfigError as error:
+            # the command line says `quantizer`, not `model.quantizer`: answer in the same words
+            raise ConfigError([(path.removeprefix("model."), text) for path, text in error.problems]) from None
+
+    def weights_path(self) -> Path:
+        """The checked weights file; `ConfigError` if the card has none, or it is missing or not the one described."""
+        weights = self.file.weights
+        if weights is None:
+            raise ConfigError([(self.id, f"ships no weights; train them with `flexframe train {self.id}`")])
+        path = self.folder / weights.path
+        if not path.is_file():
+            raise ConfigError([(self.id, f"its weights {path} are missing; reinstall the plugin that provides the card")])
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != weights.sha256:
+            expected = f"the card says {weights.sha256[:12]}"
+            raise ConfigError([(self.id, f"{path} hashes to {found[:12]}, {expected}; fetch it again")])
+        return path
+
+
+@dataclass(frozen=True)
+class Cards:
+    """Every card in a set of folders, read on demand."""
+
+    files: Mapping[str, Path]
+    broken: Sequence[Broken] = field(default=())
+
+    def names(self) -> list[str]:
+        return sorted(self.files)
+
+    def get(self, name: str) -> Card:
+        """The card of this id; `UnknownName`, with the nearest right id, if there is none."""
+        if name not in self.files:
+            known = ", ".join(self.names()) or "none is installed"
+            lost = "".join(f" (plugin {b.plugin!r} could not be read: {b.error})" for b in self.broken)
+            raise UnknownName(f"no card named {name!r}.{nearest(name, self.files)} Known: {known}{lost}")
+        path = self.files[name]
+        raw = read_yaml(path)
+        base = raw.get("base")
+        if base is not None:
+            if base == name:
+                raise ConfigError([(str(path), "names itself as its base")])
+            inherited = self.get(base).file.model_dump(exclude={"base", "weights", "metrics"}, exclude_unset=True)
+            raw = merge(inherited, raw)
+        return Card(name, CardFile.read(raw, str(path)), path.parent)
+
+
+def find_cards(plugins: Manager) -> Cards:
+    """All cards of the plugins of a manager; two cards of one id are an error that names both files."""
+    files: dict[str, Path] = {}
+    for impl in plugins.hook.flexframe_cards.get_hookimpls():
+        for folder in impl.function():
+            for path in sorted(Path(folder).glob("*/*.yaml")):
+                name = f"{path.parent.name}/{path.stem}"
+                if name in files:
+                    raise ValueError(f"card {name!r} is provided by both {files[name]} and {path}; uninstall one")
+                files[name] = path
+    return Cards(files, tuple(plugins.broken))
+
+
+@cache
+def cards() -> Cards:
+    """The process's cards, over the installed plugins."""
+    return find_cards(manager())
+
+
+SUITES = Path(__file__).parent / "suites"
+
+
+def suite(name: str) -> SuiteConfig:
+    """A suite by name (shipped) or by path to a YAML file."""
+    known = sorted(path.stem for path in SUITES.glob("*.yaml"))
+    path = SUITES / f"{name}.yaml" if name in known else Path(name)
+    if not path.is_file():
+        listed = ", ".join(known)
+        raise UnknownName(f"no suite named {name!r}, and no such file.{nearest(name, known)} Known: {listed}")
+    return SuiteConfig.read(read_yaml(path), str(path))
+
+
+# --- plain data --------------------------------------------------------------------------------------------------
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML 1.2 mapping; `ConfigError` names the file and line of what is wrong, duplicate keys included."""
+    try:
+        found = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError([(str(path), " ".join(str(error).split()))]) from None
+    if not isinstance(found, dict):
+        raise ConfigError([(str(path), f"holds {type(found).__name__}, not a mapping")])
+    return found
+
+
+def split_override(text: str) -> tuple[str, Any]:
+    """`key.path=value` as its key and its value, which is read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError([(text, "is not of the form key.path=value")])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return key, YAML(typ="safe", pure=True).load(value)
+    except YAMLError as error:
+        raise ConfigError([(key, f"cannot read {value!r}: {' '.join(str(error).split())}")]) from None
+
+
+def put(data: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy of nested data with `value` at `path`; a part given as a bare name becomes a mapping on the way."""
+    head, *rest = path
+    if not rest:
+        return {**data, head: value}
+    inner = data.get(head)
+    if inner is None:
+        inner = {}
+    elif isinstance(inner, str):
+        inner = {"type": inner}
+    elif not isinstance(inner, Mapping):
+        raise ConfigError([(".".join(path), f"{head!r} is {inner!r}, which has no settings of its own")])
+    return {**data, head: put(inner, rest, value)}
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`; a part of another `type` replaces the whole part."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(below, str) and key in SLOTS and isinstance(value, Mapping):
+            below = {"type": below}
+        same = isinstance(value, Mapping) and isinstance(below, Mapping)
+        if same and value.get("type", below.get("type")) == below.get("type"):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def folders(package: str, names: Iterable[str] = ("cards",)) -> list[Path]:
+    """Data folders beside a plugin's `__init__.py`: what `flexframe_cards` usually returns."""
+    return [Path(package).parent / name for name in names]

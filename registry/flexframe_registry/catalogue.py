@@ -1,0 +1,109 @@
+"""What is installed: components by (kind, name), who provides each, and which plugins could not be read."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .configs import ComponentConfig
+
+
+class UnknownName(LookupError):
+    """A component or card was asked for by a name that nobody provides."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """' Did you mean ...?' for the closest known name, or nothing."""
+    near = difflib.get_close_matches(name, list(known), 1, 0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One named, buildable part: its config class, and where its class lives as "module:attribute".
+
+    Kind and name are not repeated here: the kind is that of the config's base class, the name is the default of the
+    config's `type` field. `provider` ("distribution version") is stamped by the manager.
+    """
+
+    config: type[ComponentConfig]
+    target: str
+    provider: str = ""
+
+    @property
+    def kind(self) -> str:
+        return self.config.kind
+
+    @property
+    def name(self) -> str:
+        name = self.config.model_fields["type"].default
+        if not isinstance(name, str):
+            raise TypeError(f'{self.config.__qualname__} needs `type: Literal["its-name"] = "its-name"`')
+        return name
+
+    def load(self) -> type:
+        """Import the class and check that it fulfils the contract of its kind."""
+        found = _resolve(self.target)
+        contract = _resolve(self.config.contract)
+        if not (isinstance(found, type) and issubclass(found, contract)):
+            raise TypeError(f"{self.kind} {self.name!r} of {self.provider}: {self.target} is no {contract.__qualname__}")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A plugin that could not be used, and why. It breaks nothing that does not name it."""
+
+    plugin: str
+    provider: str
+    error: str
+
+
+class Catalogue:
+    """A read-only view of every component that the installed plugins provide."""
+
+    def __init__(self, components: Iterable[Component], broken: Iterable[Broken] = ()) -> None:
+        self._by_key: dict[tuple[str, str], Component] = {}
+        self.broken = tuple(broken)
+        for component in components:
+            key = (component.kind, component.name)
+            if key in self._by_key:
+                other = self._by_key[key].provider
+                raise ValueError(
+                    f"{component.kind} {component.name!r} is provided by both {other} and {component.provider}; "
+                    "uninstall one of them"
+                )
+            self._by_key[key] = component
+
+    def __iter__(self) -> Iterator[Component]:
+        return iter(self._by_key.values())
+
+    def names(self, kind: str) -> list[str]:
+        return sorted(name for k, name in self._by_key if k == kind)
+
+    def get(self, kind: str, name: str) -> Component:
+        """The component of this kind and name; `UnknownName`, with the nearest right word, if there is none."""
+        try:
+            return self._by_key[kind, name]
+        except KeyError:
+            names = self.names(kind)
+            known = ", ".join(names) or "none is installed"
+            lost = "".join(f" (plugin {b.plugin!r} could not be imported: {b.error})" for b in self.broken)
+            raise UnknownName(f"no {kind} named {name!r}.{nearest(name, names)} Known: {known}{lost}") from None
+
+    def of(self, config: ComponentConfig) -> Component:
+        """The component that a config belongs to."""
+        return self.get(config.kind, config.type)
+
+    def build(self, config: ComponentConfig, *args: Any) -> Any:
+        """Import the config's class and construct it with `(config, *args)`."""
+        return self.of(config).load()(config, *args)
+
+
+def _resolve(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,299 @@
+"""What a tokenizer is, as data: the config bases of every kind of part, and the widths that follow from them.
+
+A slot (`encoder`, `quantizer`, ...) is an open discriminated union resolved through the catalogue: a bare name, a
+mapping with `type`, or a config object. Fields that are not given come from the `size` of the model they stand in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from .errors import ConfigError, explain
+
+Size = Literal["tiny", "small", "base", "large"]
+SIZES: tuple[str, ...] = ("tiny", "small", "base", "large")
+
+
+# --- widths, computed once ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LatentSpec:
+    """What the codec hands to the encoder: `b channels height width`, bounded by `range` or unbounded."""
+
+    channels: int
+    height: int
+    width: int
+    range: tuple[float, float] | None = (0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpec:
+    """What travels: at most `length` slots of `dim` values, `codebooks` codes each out of `codebook_size` entries.
+
+    `codebook_size` is None for a continuous quantizer, whose codes are its values.
+    """
+
+    length: int
+    dim: int
+    codebooks: int = 1
+    codebook_size: int | None = None
+    masked: bool = False
+    """How a decoder shows an absent token: True, as a learned mask token in its place; False, not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """Every width a part needs beyond its own config. Follows from the tokenizer's config alone."""
+
+    latents: LatentSpec
+    features: int
+    """The encoder's own width `e`; the quantizer projects from it."""
+    tokens: TokenSpec
+
+
+# --- configs -----------------------------------------------------------------------------------------------------
+
+
+class Config(BaseModel):
+    """Base of every config: frozen, unknown fields refused, a docstring under each field as its documentation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def read(cls, value: Any, path: str = "") -> Any:
+        """Validate plain data; raises `ConfigError` with one sentence a problem."""
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise explain(error, cls, path) from None
+
+
+class SamplingConfig(Config):
+    """How a decoder or a prior draws at use. Parts that take settings subclass it; a deterministic part takes none."""
+
+
+class ComponentConfig(Config):
+    """Base of all parts' configs. `type` names the part; its default is the name it is registered under."""
+
+    kind: ClassVar[str]
+    contract: ClassVar[str]
+    """The abstract class that this kind's parts fulfil, as "module:attribute"."""
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Fields by size, of `tiny`, `small`, `base`, `large`; a size not listed is the fields' defaults."""
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Parameters that receive no gradient by design, as the ends of their names."""
+
+    type: str
+
+    @classmethod
+    def sized(cls, size: Size | None = None, **fields: Any) -> Any:
+        """The config at a size, with `fields` set on top."""
+        return cls.read({**cls.sizes.get(size or "", {}), **fields})
+
+    def check(self, spec: Spec) -> None:
+        """Raise `ValueError`, in one sentence, where this part cannot work with these widths."""
+
+
+class CodecConfig(ComponentConfig):
+    kind = "codec"
+    contract = "flexframe.contracts:Codec"
+
+    def latents(self, height: int, width: int) -> LatentSpec:
+        """The latents of an image of this size."""
+        raise NotImplementedError(f"{type(self).__name__}.latents")
+
+
+class EncoderConfig(ComponentConfig):
+    kind = "encoder"
+    contract = "flexframe.contracts:Encoder"
+
+    def features(self) -> int:
+        """The encoder's own width `e`."""
+        raise NotImplementedError(f"{type(self).__name__}.features")
+
+
+class QuantizerConfig(ComponentConfig):
+    kind = "quantizer"
+    contract = "flexframe.contracts:Quantizer"
+
+    def tokens(self, length: int, features: int) -> TokenSpec:
+        """The tokens that `length` slots of width `features` become."""
+        raise NotImplementedError(f"{type(self).__name__}.tokens")
+
+
+class MaskerConfig(ComponentConfig):
+    kind = "masker"
+    contract = "flexframe.contracts:LengthMasker"
+    masked: ClassVar[bool] = True
+    """Whether an absent token is replaced by a learned mask token (FlexTok) or is not there at all (One-D-Piece)."""
+
+    def budgets(self, length: int) -> tuple[int, ...]:
+        """The lengths at which a model trained this way is meant to be used, rising, `length` among them."""
+        raise NotImplementedError(f"{type(self).__name__}.budgets")
+
+
+class DecoderConfig(ComponentConfig):
+    kind = "decoder"
+    contract = "flexframe.contracts:Decoder"
+    objectives: ClassVar[tuple[str, ...]] = ()
+    """The objectives of a run that names none."""
+    sampling: ClassVar[type[SamplingConfig]] = SamplingConfig
+
+    def provides(self) -> frozenset[str]:
+        """What its outputs hold for objectives: of `reconstruction`, `logits`, and the names of features by tap."""
+        return frozenset()
+
+
+class ObjectiveConfig(ComponentConfig):
+    kind = "objective"
+    contract = "flexframe.contracts:Objective"
+
+    weight: float = Field(1.0, ge=0)
+    """Factor of its losses in the total."""
+    start: int = Field(0, ge=0)
+    """The first step at which it counts."""
+
+    def needs(self) -> frozenset[str]:
+        """What it reads of the decoder's outputs: `reconstruction`, `logits`, or features by tap."""
+        return frozenset()
+
+
+class SourceConfig(ComponentConfig):
+    kind = "source"
+    contract = "flexframe.contracts:Source"
+
+    split: Literal["train", "val"] = "train"
+    """Which part of the data: `train`, or the held-out `val`."""
+
+
+class MetricConfig(ComponentConfig):
+    kind = "metric"
+    contract = "flexframe.contracts:Metric"
+
+
+KINDS: dict[str, type[ComponentConfig]] = {
+    base.kind: base
+    for base in (
+        CodecConfig, EncoderConfig, QuantizerConfig, MaskerConfig, DecoderConfig, ObjectiveConfig, SourceConfig,
+        MetricConfig,
+    )
+}  # fmt: skip
+
+
+def resolve(kind: str, value: Any, size: Size | None = None) -> Any:
+    """A bare name, a mapping with `type`, or a config, as a config of this kind."""
+    if isinstance(value, str):
+        value = {"type": value}
+    if not isinstance(value, Mapping):
+        return value
+    from .manager import catalogue  # late: the manager reads plugins, which import this module
+
+    if "type" not in value:
+        raise ConfigError([("", f"needs a `type`, one of: {', '.join(catalogue().names(kind))}")])
+    if not isinstance(value["type"], str):
+        raise ConfigError([("type", f"is a name, not {value['type']!r}")])
+    try:
+        config = catalogue().get(kind, value["type"]).config
+    except LookupError as error:
+        raise ConfigError([("", str(error))]) from None
+    return config.sized(size, **value)
+
+
+if TYPE_CHECKING:
+    _T = TypeVar("_T")
+    Slot = Annotated[_T, ...]
+else:
+
+    class Slot:
+        """`Slot[EncoderConfig]`: a field that holds any installed config of that kind."""
+
+        def __class_getitem__(cls, base: type[ComponentConfig]) -> Any:
+            return Annotated[SerializeAsAny[base], BeforeValidator(partial(resolve, base.kind))]
+
+
+class TokenizerConfig(Config):
+    """A tokenizer: its parts, and the image and token sizes from which all widths follow."""
+
+    size: Size | None = None
+    """Size of parts whose own fields are not given: `tiny`, `small`, `base` or `large`."""
+    image_size: tuple[int, int]
+    """Height and width in pixels; one number stands for a square."""
+    length: int = Field(ge=1)
+    """The most tokens that one image can have."""
+    codec: Slot[CodecConfig] = Field(default="identity", validate_default=True)
+    """Frozen map between images and the latents the model works on."""
+    encoder: Slot[EncoderConfig]
+    """Latents to `length` features."""
+    quantizer: Slot[QuantizerConfig]
+    """Features to tokens, discrete or continuous."""
+    masker: Slot[MaskerConfig] = Field(default="full", validate_default=True)
+    """How many tokens training keeps."""
+    decoder: Slot[DecoderConfig]
+    """Tokens to latents."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_sizes(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or data.get("size") not in SIZES:
+            return data
+        filled, problems = dict(data), []
+        for kind in ("codec", "encoder", "quantizer", "masker", "decoder"):
+            if kind in filled:
+                try:
+                    filled[kind] = resolve(kind, filled[kind], filled["size"])
+                except ConfigError as error:
+                    problems += [(".".join(p for p in (kind, path) if p), text) for path, text in error.problems]
+        if problems:
+            raise ConfigError(problems)
+        return filled
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> TokenizerConfig:
+        spec = self.spec
+        for kind in ("codec", "encoder", "quantizer", "masker", "decoder"):
+            try:
+                getattr(self, kind).check(spec)
+            except ConfigError:
+                raise
+            except ValueError as error:
+                raise ConfigError([(kind, str(error))]) from None
+        return self
+
+    @property
+    def spec(self) -> Spec:
+        features = self.encoder.features()
+        tokens = replace(self.quantizer.tokens(self.length, features), masked=self.masker.masked)
+        return Spec(self.codec.latents(*self.image_size), features, tokens)
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """The token counts at which this model is meant to be used."""
+        return self.masker.budgets(self.length)
+
+    @property
+    def bits_per_token(self) -> float | None:
+        """log2 of the codes a token can take; None if continuous."""
+        from math import log2
+
+        tokens = self.spec.tokens
+        return None if tokens.codebook_size is None else tokens.codebooks * log2(tokens.codebook_size)

@@ -1,0 +1,51 @@
+"""A config that cannot be used, told path by path in one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from .catalogue import nearest
+
+
+class ConfigError(ValueError):
+    """What is wrong with a config: `problems` holds (path, sentence) pairs."""
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(f"{path}: {text}" if path else text for path, text in self.problems))
+
+
+def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> ConfigError:
+    """Turn pydantic's report into `ConfigError`: the path, what was found, what was expected, the nearest name."""
+    problems: list[tuple[str, str]] = []
+    for item in error.errors(include_url=False):
+        loc = [str(part) for part in item["loc"]]
+        path = ".".join([prefix, *loc] if prefix else loc)
+        cause = item.get("ctx", {}).get("error")
+        if isinstance(cause, ConfigError):
+            problems += [(".".join(p for p in (path, inner) if p), text) for inner, text in cause.problems]
+        elif item["type"] == "extra_forbidden":
+            owner = _model_at(model, item["loc"][:-1])
+            known = list(owner.model_fields) if owner else []
+            listed = f" Known: {', '.join(known)}" if known else ""
+            problems.append((path, f"there is no such setting.{nearest(loc[-1], known)}{listed}"))
+        elif item["type"] == "missing":
+            problems.append((path, "is required and is not given"))
+        else:
+            text = str(cause) if cause is not None else item["msg"]
+            shown = "" if cause is not None or isinstance(item["input"], Mapping) else f" (found {item['input']!r})"
+            problems.append((path, f"{text}{shown}"))
+    return ConfigError(problems)
+
+
+def _model_at(model: type[BaseModel], loc: Sequence[Any]) -> type[BaseModel] | None:
+    found: Any = model
+    for part in loc:
+        fields = getattr(found, "model_fields", {})
+        if part not in fields:
+            return None
+        found = fields[part].annotation
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else None

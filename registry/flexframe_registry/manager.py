@@ -1,0 +1,89 @@
+"""Finds plugins through the `flexframe` entry-point group, and keeps one bad plugin from spoiling the rest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+
+import pluggy
+
+from . import hookspecs
+from .catalogue import Broken, Catalogue, Component
+
+ONLY = "FLEXFRAME_PLUGINS"
+"""Environment variable: a comma-separated list of the only entry points to load (tests, bisecting)."""
+
+
+class Manager(pluggy.PluginManager):
+    """A pluggy manager that remembers each plugin's provider and which plugins failed."""
+
+    def __init__(self) -> None:
+        super().__init__(hookspecs.PROJECT)
+        self.add_hookspecs(hookspecs)
+        self.providers: dict[str, str] = {}
+        self.broken: list[Broken] = []
+
+    def add(self, plugin: object, name: str, provider: str) -> None:
+        """Register a plugin object; a hook it misspells is an error that names the plugin."""
+        self.register(plugin, name)
+        try:
+            self.check_pending()
+        except pluggy.PluginValidationError:
+            self.unregister(name=name)
+            raise
+        self.providers[name] = provider
+
+    def add_entry_point(self, point: EntryPoint) -> None:
+        """Import and register an entry point; a failure is kept in `broken`."""
+        provider = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+        try:
+            self.add(point.load(), point.name, provider)
+        except Exception as error:  # a stranger's module may raise anything at import
+            self.broken.append(Broken(point.name, provider, _one_line(error)))
+
+    def components(self) -> list[Component]:
+        """Every plugin's components, stamped with their provider."""
+        found: list[Component] = []
+        for impl in list(self.hook.flexframe_components.get_hookimpls()):
+            provider = self.providers[impl.plugin_name]
+            try:
+                found += [replace(component, provider=provider) for component in impl.function()]
+            except Exception as error:  # see add_entry_point
+                self.broken.append(Broken(impl.plugin_name, provider, _one_line(error)))
+                self.unregister(name=impl.plugin_name)
+        return found
+
+
+def create_manager(plugins: Iterable[object] = (), *, points: bool = True) -> Manager:
+    """A manager over the given plugin objects and, unless `points` is off, over the installed entry points."""
+    manager = Manager()
+    for plugin in plugins:
+        name = getattr(plugin, "__name__", type(plugin).__name__)
+        manager.add(plugin, name, name)
+    if points:
+        only = os.environ.get(ONLY)
+        wanted = None if only is None else {name.strip() for name in only.split(",")}
+        for point in sorted(entry_points(group=hookspecs.PROJECT), key=lambda p: p.name):
+            if wanted is None or point.name in wanted:
+                manager.add_entry_point(point)
+    return manager
+
+
+@cache
+def manager() -> Manager:
+    """The process's manager over the installed plugins."""
+    return create_manager()
+
+
+@cache
+def catalogue() -> Catalogue:
+    """The process's catalogue over the installed plugins."""
+    found = manager().components()
+    return Catalogue(found, manager().broken)
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

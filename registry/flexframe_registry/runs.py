@@ -1,0 +1,107 @@
+"""How a tokenizer is trained and measured, as data: run and suite configs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from .configs import Config, MetricConfig, ObjectiveConfig, Slot, SourceConfig, TokenizerConfig, resolve
+from .errors import ConfigError
+
+
+class RunConfig(Config):
+    """A training run: data, objectives, optimisation, bookkeeping."""
+
+    data: Slot[SourceConfig]
+    """Training images."""
+    objectives: tuple[Slot[ObjectiveConfig], ...] | None = None
+    """Losses beside the model's own; not given: the decoder's usual ones."""
+    steps: int = Field(1000, ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(64, ge=1)
+    """Images a step, over all accumulated parts."""
+    accumulate: int = Field(1, ge=1)
+    """Parts that a step's batch is split into; gradients are averaged over samples, so this changes memory only."""
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    final_lr: float = Field(0.0, ge=0)
+    """Learning rate that the cosine ends at."""
+    warmup: int = Field(100, ge=0)
+    """Steps of linear warm-up."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """AdamW's moment decays."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decay of linear and convolution weights; norms, biases, embeddings and tokens are never decayed."""
+    clip: float = Field(1.0, gt=0)
+    """Largest global gradient norm."""
+    ema: float = Field(0.999, ge=0, lt=1)
+    """Decay of the weight average that is exported; warmed up as min(ema, (1+s)/(10+s)). 0 exports the raw weights."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Autocast precision of forward passes; weights and optimizer stay fp32."""
+    compile: bool = False
+    """Compile the model's forward with torch.compile."""
+    flip: bool = False
+    """Mirror each image with probability 1/2."""
+    shift: int = Field(0, ge=0)
+    """Move each image by up to this many pixels along each axis, edges repeated."""
+    workers: int = Field(0, ge=0)
+    """Loader processes; 0 loads in the main one."""
+    seed: int = Field(0, ge=0)
+    """Seed of weights, data order and every draw."""
+    log_every: int = Field(50, ge=1)
+    """Steps between log lines."""
+    checkpoint_every: int = Field(1000, ge=1)
+    """Steps between checkpoints; the last step always has one."""
+    keep: int = Field(2, ge=1)
+    """Checkpoints kept; older ones are deleted."""
+
+    @model_validator(mode="after")
+    def _splits(self) -> RunConfig:
+        if self.batch_size % self.accumulate:
+            raise ConfigError([("accumulate", f"{self.accumulate} does not divide batch_size {self.batch_size}")])
+        return self
+
+
+class TrainConfig(Config):
+    """What `flexframe train` runs: a model and how it is trained. Checked together."""
+
+    model: TokenizerConfig
+    run: RunConfig
+
+    @model_validator(mode="after")
+    def _objectives_fit(self) -> TrainConfig:
+        decoder = self.model.decoder
+        for i, objective in enumerate(self.objectives):
+            lacking = sorted(objective.needs() - decoder.provides())
+            if lacking:
+                offers = ", ".join(sorted(decoder.provides())) or "nothing"
+                text = f"needs {', '.join(lacking)}, which decoder {decoder.type!r} does not provide (it has: {offers})"
+                raise ConfigError([(f"run.objectives.{i}", f"objective {objective.type!r} {text}")])
+        return self
+
+    @property
+    def objectives(self) -> tuple[ObjectiveConfig, ...]:
+        """The run's objectives, or the decoder's usual ones where the run names none."""
+        if self.run.objectives is not None:
+            return self.run.objectives
+        return tuple(resolve("objective", name) for name in self.model.decoder.objectives)
+
+
+class SuiteConfig(Config):
+    """A benchmark: which images, how many, at which token counts, measured how."""
+
+    data: Slot[SourceConfig]
+    """Images; every model sees the same ones."""
+    count: int | None = Field(None, ge=1)
+    """Images used, the first of the source; all if not given."""
+    budgets: tuple[int, ...] | None = None
+    """Token counts; not given: each model's own budgets. A model is measured at those of them that it supports."""
+    metrics: tuple[Slot[MetricConfig], ...]
+    """What is measured."""
+    seed: int = Field(0, ge=0)
+    """Seed of the decoders' draws."""
+    show: int = Field(12, ge=0)
+    """Images shown on the report page."""
+    note: str = ""
+    """A line for the page: what the suite is for and what not to conclude from it."""
