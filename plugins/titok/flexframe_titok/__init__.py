@@ -1,0 +1,117 @@
+"""TiTok (Yu et al., NeurIPS 2024, arXiv 2406.07550): an image as a short 1D sequence of latent tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from flexframe_registry import Component, Config, DecoderConfig, EncoderConfig, Spec, hookimpl
+from flexframe_registry.cards import folders
+from pydantic import Field
+
+SMALL = {"width": 512, "depth": 8, "heads": 8, "patch": 16}
+BASE = {"width": 768, "depth": 12, "heads": 12, "patch": 16}
+LARGE = {"width": 1024, "depth": 24, "heads": 16, "patch": 16}
+
+
+def check_transformer(width: int, heads: int, patch: int, spec: Spec) -> None:
+    """Raise `ValueError` where a transformer of this shape cannot see these latents."""
+    height, columns = spec.latents.height, spec.latents.width
+    if width % heads:
+        raise ValueError(f"width {width} is not divisible by its {heads} heads; choose a multiple of {heads}")
+    if height % patch or columns % patch:
+        raise ValueError(f"patch {patch} does not divide latents of {height} x {columns}; choose one that divides both")
+
+
+class LatentTokenEncoderConfig(EncoderConfig):
+    """A vision transformer that reads K learned latent tokens behind the patches (TiTok, section 3.2)."""
+
+    sizes = {"tiny": {"width": 64, "depth": 2, "heads": 2, "patch": 4}, "small": SMALL, "base": BASE, "large": LARGE}
+
+    type: Literal["latent-tokens"] = "latent-tokens"
+    width: int = Field(512, ge=1)
+    """Transformer width, which is also the width of its features."""
+    depth: int = Field(8, ge=1)
+    """Transformer blocks."""
+    heads: int = Field(8, ge=1)
+    """Attention heads."""
+    patch: int = Field(16, ge=1)
+    """Side of a patch, in latent pixels."""
+    legacy: bool = False
+    """Mix tokens and channels as the two-stage checkpoints do, which reshape `K w` to `w K` without a transpose."""
+
+    def features(self) -> int:
+        return self.width
+
+    def check(self, spec: Spec) -> None:
+        check_transformer(self.width, self.heads, self.patch, spec)
+
+
+class PixelDecoderConfig(Config):
+    """The second stage: the proxy codes' own convolutional decoder (MaskGIT-VQGAN)."""
+
+    dim: int = Field(256, ge=1)
+    """Width of a proxy code's vector."""
+    hidden: int = Field(128, ge=32, multiple_of=32)
+    """Base width."""
+    multipliers: tuple[int, ...] = Field((1, 1, 2, 2, 4), min_length=1)
+    """Width of each resolution in units of `hidden`, the finest first; each one after the first doubles the image."""
+    blocks: int = Field(2, ge=1)
+    """Residual blocks at each resolution."""
+
+
+class MaskTokenDecoderConfig(DecoderConfig):
+    """A vision transformer that fills a grid of mask tokens from the tokens behind it (TiTok, section 3.2)."""
+
+    sizes = {"tiny": {"width": 64, "depth": 3, "heads": 2, "patch": 4}, "small": SMALL, "base": BASE, "large": LARGE}
+
+    type: Literal["vit"] = "vit"
+    width: int = Field(512, ge=1)
+    """Transformer width."""
+    depth: int = Field(8, ge=1)
+    """Transformer blocks."""
+    heads: int = Field(8, ge=1)
+    """Attention heads."""
+    patch: int = Field(16, ge=1)
+    """Side of a patch, in latent pixels."""
+    head: Literal["pixels", "proxy-codes"] = "pixels"
+    """What a patch becomes: its pixels, or logits over the codes of another tokenizer (TiTok's two-stage training)."""
+    proxy_codebook: int = Field(1024, ge=2)
+    """Codes that the head `proxy-codes` predicts."""
+    pixel_decoder: PixelDecoderConfig | None = None
+    """Stage 2 of the head `proxy-codes`, which turns its logits into pixels; without it, logits are all there is."""
+
+    @property
+    def gives(self) -> Literal["reconstruction", "logits"]:
+        """What comes out: `logits` of proxy codes where nothing turns them into pixels."""
+        return "logits" if self.head == "proxy-codes" and self.pixel_decoder is None else "reconstruction"
+
+    def provides(self) -> frozenset[str]:
+        return frozenset({self.gives, *(f"block.{i}" for i in range(self.depth))})
+
+    def usual_objectives(self) -> tuple[str, ...]:
+        return ("mse",) if self.gives == "reconstruction" else ("proxy-codes",)
+
+    def check(self, spec: Spec) -> None:
+        check_transformer(self.width, self.heads, self.patch, spec)
+        if self.pixel_decoder is None:
+            return
+        if self.head != "proxy-codes":
+            raise ValueError(f"a pixel_decoder needs the head 'proxy-codes', not {self.head!r}")
+        scale = 2 ** (len(self.pixel_decoder.multipliers) - 1)
+        if scale != self.patch:
+            raise ValueError(f"the pixel_decoder enlarges {scale} times; patch {self.patch} needs another multipliers")
+
+
+@hookimpl
+def flexframe_components() -> Iterable[Component]:
+    return [
+        Component(LatentTokenEncoderConfig, "flexframe_titok.encoder:LatentTokenEncoder"),
+        Component(MaskTokenDecoderConfig, "flexframe_titok.decoder:MaskTokenDecoder"),
+    ]
+
+
+@hookimpl
+def flexframe_cards() -> Iterable[Path]:
+    return folders(__file__)

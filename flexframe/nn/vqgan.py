@@ -1,0 +1,82 @@
+"""The convolutional decoder of MaskGIT-VQGAN (Chang et al., CVPR 2022): residual blocks, no attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GROUPS = 32
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(GROUPS, channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """Two pre-activated 3x3 convolutions without bias, and a skip.
+
+    Where the channels change, the skip comes from the processed branch and not from the input: so the published
+    weights were trained, and so `nin_shortcut` maps `outputs` to `outputs`.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm1 = norm(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = norm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.nin_shortcut = nn.Conv2d(outputs, outputs, 1, bias=False) if inputs != outputs else None
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
+        y = self.conv1(F.silu(self.norm1(x)))
+        y = self.conv2(F.silu(self.norm2(y)))
+        return y + (x if self.nin_shortcut is None else self.nin_shortcut(y))
+
+
+class UpLevel(nn.Module):
+    """The residual blocks of one resolution; then, but for the last, nearest-neighbour doubling and a convolution."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, double: bool) -> None:
+        super().__init__()
+        self.block = nn.Sequential(*(ResidualBlock(outputs if i else inputs, outputs) for i in range(blocks)))
+        self.upsample_conv = nn.Conv2d(outputs, outputs, 3, padding=1) if double else None
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o y x"]:
+        x = self.block(x)
+        return x if self.upsample_conv is None else self.upsample_conv(F.interpolate(x, scale_factor=2.0))
+
+
+class VQGANDecoder(nn.Module):
+    """A grid of code vectors to an image 2 ** (len(multipliers) - 1) times as large.
+
+    Args:
+        z: channels of a code vector.
+        hidden: base width, a multiple of 32.
+        multipliers: width of each resolution in units of `hidden`, the finest first.
+        blocks: residual blocks at each resolution.
+        out: channels of the image.
+    """
+
+    def __init__(self, z: int, hidden: int, multipliers: Sequence[int], blocks: int, out: int) -> None:
+        super().__init__()
+        if hidden % GROUPS:
+            raise ValueError(f"hidden is a multiple of {GROUPS}, which is the number of norm groups, not {hidden}")
+        widths = [hidden * m for m in multipliers]
+        self.conv_in = nn.Conv2d(z, widths[-1], 3, padding=1)
+        self.mid = nn.Sequential(*(ResidualBlock(widths[-1], widths[-1]) for _ in range(blocks)))
+        coarser = [*widths[1:], widths[-1]]
+        self.up = nn.ModuleList(
+            UpLevel(inputs, outputs, blocks, double=i > 0)
+            for i, (inputs, outputs) in enumerate(zip(coarser, widths, strict=True))
+        )
+        self.norm_out = norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], out, 3, padding=1)
+
+    def forward(self, codes: Float[Tensor, "b z h w"]) -> Float[Tensor, "b c y x"]:
+        x = self.mid(self.conv_in(codes))
+        for level in reversed(self.up):
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(x)))

@@ -1,0 +1,54 @@
+"""The transformer that encoder and decoder share: pre-norm blocks in the manner of CLIP, and their initialisation."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with biases, as in `nn.MultiheadAttention`."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "b n w"], keys: Bool[Tensor, "b 1 1 n"] | None = None) -> Float[Tensor, "b n w"]:
+        query, key, value = self.in_proj(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value, keys)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Attention and a GELU feed-forward of four times the width, each behind its norm and added to its input."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Float[Tensor, "b n w"], keys: Bool[Tensor, "b 1 1 n"] | None = None) -> Float[Tensor, "b n w"]:
+        """`keys` is True where a position may be attended to; None where all may."""
+        x = x + self.attn(self.ln_1(x), keys)
+        return x + self.mlp(self.ln_2(x))
+
+
+def embedding(*shape: int) -> nn.Parameter:
+    """A learned embedding of deviation width ** -0.5."""
+    return nn.Parameter(torch.randn(*shape) * shape[-1] ** -0.5)
+
+
+def init_weights(module: nn.Module) -> None:
+    """For `nn.Module.apply`: truncated normals of deviation 0.02, zero biases; `in_proj` as `nn.MultiheadAttention`."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, Attention):
+        nn.init.xavier_uniform_(module.in_proj.weight)

@@ -1,0 +1,119 @@
+"""The mask-token decoder, with its head for pixels and its head for another tokenizer's codes."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from einops.layers.torch import Rearrange
+from flexframe_registry import SamplingConfig, Spec
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flexframe.contracts import Batch, Condition, Decoder, Outputs, Rng, Tokens
+from flexframe.nn.ranges import Rescale
+from flexframe.nn.vqgan import VQGANDecoder
+
+from . import MaskTokenDecoderConfig, PixelDecoderConfig
+from .blocks import Block, embedding, init_weights
+
+
+class PixelDecoder(nn.Module):
+    """Stage 2: the proxy codes' expected vectors, decoded to pixels."""
+
+    def __init__(self, config: PixelDecoderConfig, codebook: int, channels: int) -> None:
+        super().__init__()
+        self.codebook = nn.Embedding(codebook, config.dim)
+        self.decoder = VQGANDecoder(config.dim, config.hidden, config.multipliers, config.blocks, channels)
+
+    def soft_codes(self, logits: Float[Tensor, "b v h w"]) -> Float[Tensor, "b z h w"]:
+        return torch.einsum("b v h w, v z -> b z h w", logits.softmax(1), self.codebook.weight)
+
+    def forward(self, logits: Float[Tensor, "b v h w"]) -> Float[Tensor, "b c y x"]:
+        return self.decoder(self.soft_codes(logits))
+
+
+class MaskTokenDecoder(Decoder):
+    """`[class | mask tokens | tokens]` through a transformer; what stands at the mask tokens becomes the image.
+
+    An absent token is not there: no position attends to it, and a sequence of fewer slots is really shorter.
+    """
+
+    config: MaskTokenDecoderConfig
+
+    def __init__(self, config: MaskTokenDecoderConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        width, patch, channels = config.width, config.patch, spec.latents.channels
+        self.grid = (spec.latents.height // patch, spec.latents.width // patch)
+        self.rescale = Rescale(spec.latents, (0.0, 1.0))
+        self.decoder_embed = nn.Linear(spec.tokens.dim, width)
+        self.class_embedding = embedding(1, width)
+        self.mask_token = embedding(1, 1, width)
+        self.positional_embedding = embedding(1 + self.grid[0] * self.grid[1], width)
+        self.latent_token_positional_embedding = embedding(spec.tokens.length, width)
+        self.ln_pre = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
+        self.ln_post = nn.LayerNorm(width)
+        if config.head == "pixels":
+            self.head = nn.Sequential(
+                nn.Conv2d(width, patch * patch * channels, 1),
+                Rearrange("b (p1 p2 c) h w -> b c (h p1) (w p2)", p1=patch, p2=patch),
+                nn.Conv2d(channels, channels, 3, padding=1),
+            )
+        else:
+            self.head = nn.Sequential(
+                nn.Conv2d(width, 2 * width, 1), nn.Tanh(), nn.Conv2d(2 * width, config.proxy_codebook, 1)
+            )
+        self.apply(init_weights)
+        stage2 = config.pixel_decoder
+        self.pixels = None if stage2 is None else PixelDecoder(stage2, config.proxy_codebook, channels)
+
+    def forward(self, tokens: Tokens, batch: Batch, *, taps: frozenset[str], rng: Rng) -> Outputs:
+        """The reconstruction, or proxy logits `b v h w`; the tap `block.i` is the patches after block i, `b h w e`."""
+        unknown = sorted(taps - self.config.provides())
+        if unknown:
+            known = ", ".join(sorted(self.config.provides()))
+            raise ValueError(f"decoder {self.config.type!r} has no tap {', '.join(unknown)}; it has: {known}")
+        answer, features = self._run(tokens, taps)
+        if self.config.gives == "logits":
+            return Outputs({}, logits=answer, features=features)
+        return Outputs({}, self.rescale.inverse(answer), features=features)
+
+    def decode(
+        self,
+        tokens: Tokens,
+        *,
+        condition: Condition | None,
+        size: tuple[int, int],
+        rng: Rng,
+        sampling: SamplingConfig,
+    ) -> Float[Tensor, "b c h w"]:
+        """The reconstruction; the same for every `rng`, and at the model's own `size` only."""
+        own = (self.spec.latents.height, self.spec.latents.width)
+        if size != own:
+            raise ValueError(
+                f"decoder {self.config.type!r} gives latents of {own}, not {size}: its positions are fixed"
+            )
+        if self.config.gives == "logits":
+            raise ValueError("this decoder predicts proxy codes; to give pixels it needs a `pixel_decoder` (stage 2)")
+        return self.rescale.inverse(self._run(tokens, frozenset())[0])
+
+    def _run(
+        self, tokens: Tokens, taps: frozenset[str]
+    ) -> tuple[Float[Tensor, "b c y x"], dict[str, Float[Tensor, "b h w e"]]]:
+        batch, patches = len(tokens), self.grid[0] * self.grid[1]
+        slots = tokens.keep.shape[1]
+        masks = self.mask_token.expand(batch, patches, -1)
+        grid = torch.cat([self.class_embedding.expand(batch, 1, -1), masks], 1) + self.positional_embedding
+        # an absent value is never read, whatever it holds: a masked key of infinite size would still give NaN
+        values = tokens.values.masked_fill(~tokens.keep[..., None], 0)
+        latents = self.decoder_embed(values) + self.latent_token_positional_embedding[:slots]
+        keys = torch.cat([tokens.keep.new_ones(batch, 1 + patches), tokens.keep], 1)[:, None, None]
+        x = self.ln_pre(torch.cat([grid, latents], 1))
+        features = {}
+        for i, block in enumerate(self.blocks):
+            x = block(x, keys)
+            if f"block.{i}" in taps:
+                features[f"block.{i}"] = rearrange(x[:, 1 : 1 + patches], "b (h w) e -> b h w e", h=self.grid[0])
+        x = rearrange(self.ln_post(x[:, 1 : 1 + patches]), "b (h w) e -> b e h w", h=self.grid[0])
+        answer = self.head(x)
+        return answer if self.pixels is None else self.pixels(answer), features
