@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from flexframe_registry.configs import (
     CodecConfig,
@@ -145,28 +146,64 @@ class Source(ABC):
         """What was done to the images: resize, crop, library versions; part of every number's fingerprint."""
 
 
-class Metric(ABC):
-    """A measure over (real, reconstructed) images, built as `(config,)`; state constant in the number of images."""
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A number that a metric gives, and how to show it."""
 
-    def __init__(self, config: MetricConfig) -> None:
-        self.config = config
+    name: str
+    label: str
+    better: Literal["higher", "lower"] | None = None
+    """The direction of good, or None for a number that only describes."""
+    unit: str = ""
+    digits: int = 2
+    note: str = ""
+    """What must not be concluded from it."""
+
+
+class Metric(ABC):
+    """Numbers over images and their reconstructions, built as `(config, source)` over the images of a suite.
+
+    One is built a suite: it holds what all models share (networks, classifiers). `start` gives the tally of one model
+    at one budget, whose state is constant in the number of images.
+    """
+
+    def __init__(self, config: MetricConfig, source: Source) -> None:
+        self.config, self.source = config, source
+
+    def start(self, spec: Spec) -> Self:
+        """An empty tally for one model at one budget."""
+        tally = copy(self)
+        tally.reset(spec)
+        return tally
+
+    @abstractmethod
+    def measures(self) -> Sequence[Measure]:
+        """The numbers that `compute` gives, in the order to show them."""
+
+    @abstractmethod
+    def reset(self, spec: Spec) -> None:
+        """Make this an empty tally of a model with these widths."""
 
     @abstractmethod
     def update(
-        self, real: UInt8[Tensor, "b 3 h w"], fake: UInt8[Tensor, "b 3 h w"], labels: Sequence[int | None]
+        self,
+        real: UInt8[Tensor, "b 3 h w"],
+        fake: UInt8[Tensor, "b 3 h w"],
+        labels: Sequence[int | None],
+        tokens: Tokens,
     ) -> Mapping[str, Float[Tensor, " b"]]:
         """Take in a batch; returns per-image values by name, if the metric has any."""
 
     @abstractmethod
     def compute(self) -> Mapping[str, float]:
-        """The metric over all images so far."""
+        """The numbers over all images so far."""
 
     def unavailable(self) -> str | None:
-        """Why this metric cannot be computed here and how to mend it, or None."""
+        """Why this tally has no numbers, and how to mend it, or None. Asked before the first batch and after the last."""
         return None
 
     def protocol(self) -> Mapping[str, Any]:
-        """What moves the number beyond the images: extractor, weights hash, layer, window."""
+        """What moves the numbers beyond the images: extractor, weights hash, layer, window. Asked after the last batch."""
         return {}
 
 

@@ -1,0 +1,203 @@
+"""Metrics that need no weights: PSNR, SSIM, codebook use, a classifier's agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from flexframe_registry import MetricConfig, Spec, catalogue
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from flexframe.contracts import Measure, Metric, Source
+from flexframe.tokens import Tokens
+
+
+class _PerImage(Metric):
+    """A mean over images of one value each."""
+
+    measure: Measure
+
+    def measures(self) -> Sequence[Measure]:
+        return [self.measure]
+
+    def reset(self, spec: Spec) -> None:
+        self.total, self.count = 0.0, 0
+
+    def values(self, real: UInt8[Tensor, "b 3 h w"], fake: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+        raise NotImplementedError(f"{type(self).__name__}.values")
+
+    def update(
+        self,
+        real: UInt8[Tensor, "b 3 h w"],
+        fake: UInt8[Tensor, "b 3 h w"],
+        labels: Sequence[int | None],
+        tokens: Tokens,
+    ) -> Mapping[str, Float[Tensor, " b"]]:
+        values = self.values(real, fake)
+        self.total += float(values.double().sum())
+        self.count += len(values)
+        return {self.measure.name: values}
+
+    def compute(self) -> Mapping[str, float]:
+        return {self.measure.name: self.total / self.count}
+
+
+class Psnr(_PerImage):
+    """10 log10(255² / MSE) of each image over pixels and channels, from 8-bit values, then the mean over images."""
+
+    measure = Measure("psnr", "PSNR", "higher", "dB")
+
+    def values(self, real: UInt8[Tensor, "b 3 h w"], fake: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+        error = (real.long() - fake.long()).square().flatten(1).sum(1).double()  # integers: exact in any order
+        mse = error / real[0].numel()
+        return (10 * torch.log10(255.0**2 / mse)).clamp(max=self.config.cap)
+
+    def protocol(self) -> Mapping[str, Any]:
+        return {"mean": "of per-image values", "peak": 255, "cap_db": self.config.cap}
+
+
+class Ssim(_PerImage):
+    """torchmetrics' SSIM with a Gaussian window on 8-bit RGB, each image by itself."""
+
+    measure = Measure("ssim", "SSIM", "higher", digits=3)
+
+    def unavailable(self) -> str | None:
+        window, size = self.config.window(), min(self.source.size)
+        if size < window:
+            return f"images are {size} pixels at the least, the window is {window}; set `sigma` lower or use larger images"
+        return None
+
+    def values(self, real: UInt8[Tensor, "b 3 h w"], fake: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+        from torchmetrics.functional.image import structural_similarity_index_measure  # seconds to import
+
+        found = structural_similarity_index_measure(
+            fake.float(), real.float(), sigma=self.config.sigma, reduction="none", data_range=255.0
+        )
+        assert isinstance(found, Tensor)
+        return found.reshape(len(real))
+
+    def protocol(self) -> Mapping[str, Any]:
+        window = {"window": self.config.window(), "sigma": self.config.sigma, "data_range": 255, "k": [0.01, 0.03]}
+        return {"mean": "of per-image values", **window, "torchmetrics": version("torchmetrics")}
+
+
+class Codebook(Metric):
+    """Counts of the codes of all present tokens; the codebooks of a token, if several, are averaged."""
+
+    def measures(self) -> Sequence[Measure]:
+        return [
+            Measure("usage", "Codes used", unit="%", digits=1, note="of the codebook, over the images seen"),
+            Measure("perplexity", "Perplexity", digits=1, note="of the frequencies of the codes seen"),
+        ]
+
+    def reset(self, spec: Spec) -> None:
+        self.tokens = spec.tokens
+        self.counts = torch.zeros(spec.tokens.codebooks, spec.tokens.codebook_size or 0, dtype=torch.long)
+
+    def unavailable(self) -> str | None:
+        return "the tokens are continuous, so there is no codebook" if self.tokens.codebook_size is None else None
+
+    def update(
+        self,
+        real: UInt8[Tensor, "b 3 h w"],
+        fake: UInt8[Tensor, "b 3 h w"],
+        labels: Sequence[int | None],
+        tokens: Tokens,
+    ) -> Mapping[str, Float[Tensor, " b"]]:
+        seen: Int[Tensor, "n q"] = tokens.codes[tokens.keep].cpu()
+        for book, codes in enumerate(seen.unbind(1)):
+            self.counts[book] += torch.bincount(codes, minlength=self.counts.shape[1])
+        return {}
+
+    def compute(self) -> Mapping[str, float]:
+        share = self.counts.double() / self.counts.sum(1, keepdim=True)
+        perplexity = torch.special.entr(share).sum(1).exp().mean()
+        return {"usage": 100 * float((self.counts > 0).double().mean()), "perplexity": float(perplexity)}
+
+    def protocol(self) -> Mapping[str, Any]:
+        return {"entries": self.tokens.codebook_size, "codebooks": self.tokens.codebooks}
+
+
+class Classifier(Metric):
+    """An RBF support vector machine on pixels. Its labels of the originals are the reference, beside the true ones."""
+
+    def __init__(self, config: MetricConfig, source: Source) -> None:
+        super().__init__(config, source)
+        self.judge = _Judge(config.limit, config.c, source)
+
+    def measures(self) -> Sequence[Measure]:
+        return [
+            Measure("agreement", "Classifier agrees", "higher", "%", 1, "with its own label of the original"),
+            Measure("accuracy", "Classified right", "higher", "%", 1, "reconstructions, against the true labels"),
+        ]
+
+    def reset(self, spec: Spec) -> None:
+        self.count = self.agreed = self.right = self.right_originals = 0
+
+    def unavailable(self) -> str | None:
+        return self.judge.unavailable()
+
+    def update(
+        self,
+        real: UInt8[Tensor, "b 3 h w"],
+        fake: UInt8[Tensor, "b 3 h w"],
+        labels: Sequence[int | None],
+        tokens: Tokens,
+    ) -> Mapping[str, Float[Tensor, " b"]]:
+        truth, originals, found = np.array(labels), self.judge.originals(real), self.judge(fake)
+        self.count += len(real)
+        self.agreed += int((found == originals).sum())
+        self.right += int((found == truth).sum())
+        self.right_originals += int((originals == truth).sum())
+        return {}
+
+    def compute(self) -> Mapping[str, float]:
+        return {"agreement": 100 * self.agreed / self.count, "accuracy": 100 * self.right / self.count}
+
+    def protocol(self) -> Mapping[str, Any]:
+        found = 100 * self.right_originals / self.count if self.count else None
+        machine = {"model": "sklearn.svm.SVC, RBF kernel, gamma scale, on pixels in [0, 1]", "c": self.config.c}
+        train = {"trained_on": f"{self.judge.trained} images of the train split"}
+        return {**machine, **train, "accuracy_on_originals_percent": found, "scikit-learn": version("scikit-learn")}
+
+
+class _Judge:
+    """The classifier that all tallies share, trained when it is first needed."""
+
+    def __init__(self, limit: int, c: float, source: Source) -> None:
+        self.limit, self.c, self.source = limit, c, source
+        self.trained = 0
+        self.fit = cache(self._fit)
+        self._last: tuple[Tensor, np.ndarray] | None = None
+
+    def unavailable(self) -> str | None:
+        if self.source[0].label is None:
+            return "the suite's images have no labels to train a classifier on; use a labelled source"
+        return None
+
+    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> np.ndarray:
+        return self.fit().predict(_flat(images.cpu()))
+
+    def originals(self, images: UInt8[Tensor, "b 3 h w"]) -> np.ndarray:
+        """Labels of a batch of originals, which all models and budgets see one after the other."""
+        if self._last is None or self._last[0] is not images:
+            self._last = (images, self(images))
+        return self._last[1]
+
+    def _fit(self) -> Any:
+        from sklearn.svm import SVC
+
+        train = catalogue().build(self.source.config.model_copy(update={"split": "train"}), self.source.size)
+        self.trained = min(len(train), self.limit)
+        samples = [train[i] for i in range(self.trained)]
+        images = torch.stack([sample.image for sample in samples])
+        return SVC(C=self.c).fit(_flat(images), [sample.label for sample in samples])
+
+
+def _flat(images: UInt8[Tensor, "b 3 h w"]) -> np.ndarray:
+    return images.flatten(1).double().div(255).numpy()
