@@ -1,1 +1,269 @@
-def main(): ...
+"""The command line. Nothing here imports torch until a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from flexframe_registry import ConfigError, cards, catalogue, suite
+from flexframe_registry.cards import SUITES, read_yaml
+from flexframe_registry.catalogue import UnknownName, nearest
+from flexframe_registry.configs import KINDS
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    name="flexframe",
+    help="A modular framework for 1D image tokenizers: FlexTok, TiTok, and yours, trained and measured alike.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(soft_wrap=False)
+say = Console(stderr=True, highlight=False)
+
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the best there is.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="key.path=value: `run.*` sets the run, anything else the model.", metavar="[KEY=VALUE]..."),
+]
+DEMO_MODELS = "flextok/digits-tiny", "titok/digits-tiny"
+ROUGH_STEPS_A_SECOND = 20
+
+
+def main() -> None:
+    """Entry point: an error is one line, and a traceback only with --debug."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        app()
+    except (ConfigError, UnknownName, ValueError, ImportError, OSError, FloatingPointError) as error:
+        if debug:
+            raise
+        say.print(f"flexframe: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        say.print("interrupted", style="red")
+        sys.exit(130)
+
+
+# --- what is there -----------------------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_(kind: Annotated[str | None, typer.Argument(help="One kind: " + ", ".join(KINDS))] = None) -> None:
+    """List parts, cards and suites, who provides each, and plugins that cannot be used."""
+    if kind is not None and kind not in KINDS:
+        raise UnknownName(f"no kind named {kind!r}.{nearest(kind, KINDS)} Known: {', '.join(KINDS)}")
+    found = catalogue()
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name, style in (("kind", "dim"), ("name", "cyan"), ("what", ""), ("provided by", "dim")):
+        table.add_column(name, style=style, no_wrap=name != "what")
+    for each in [kind] if kind else KINDS:
+        for name in found.names(each):
+            component = found.get(each, name)
+            table.add_row(each, name, _first_line(component.config.__doc__), component.provider)
+    if kind is None:
+        for name in cards().names():
+            weights, summary = _card_line(name)
+            table.add_row("card" + weights, name, summary, "")
+        for path in sorted(SUITES.glob("*.yaml")):
+            table.add_row("suite", path.stem, str(read_yaml(path).get("note", "")), "")
+    out.print(table)
+    if kind is None:
+        out.print("* ships trained weights", style="dim")
+    for broken in found.broken:
+        say.print(f"plugin {broken.plugin!r} ({broken.provider}) cannot be used: {broken.error}", style="yellow")
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="A card (flextok/digits-tiny) or a part (decoder/flow).")]) -> None:
+    """Show a card's resolved config as YAML, or a part's settings and what each means."""
+    kind, _, part = name.partition("/")
+    if kind in KINDS:
+        component = catalogue().get(kind, part)
+        out.print(f"[bold]{kind} {part}[/]  ({component.provider})\n{component.config.__doc__}\n")
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in ("setting", "default", "meaning"):
+            table.add_column(column)
+        for field, info in component.config.model_fields.items():
+            if field != "type":
+                default = "required" if info.is_required() else str(info.default)
+                table.add_row(field, default, " ".join((info.description or "").split()))
+        out.print(table)
+        return
+    card = cards().get(name)
+    shown = {"summary": card.file.summary, "licence": card.file.licence, "source": card.file.source}
+    shown |= {"model": card.model.model_dump(mode="json")}
+    if card.file.run is not None:
+        shown["run"] = card.run.model_dump(mode="json")
+    shown |= {"sampling": card.file.sampling, "metrics": card.file.metrics}
+    _print_yaml(shown)
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def train(
+    card: Annotated[str | None, typer.Argument(help="A card's id, or a YAML file of the same form.")] = None,
+    overrides: Overrides = None,
+    folder: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run from its last whole checkpoint.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Train a tokenizer: `flexframe train flextok/digits-tiny quantizer=vq run.steps=20`."""
+    if (card is None) == (resume is None):
+        raise ConfigError([("", "name a card to train, or a run's folder with --resume; one of the two")])
+    if resume is not None and folder is not None:
+        raise ConfigError([("--out", "a resumed run stays in its folder; leave -o out")])
+    if card is not None:
+        found = read_card(card)
+        config = found.train(overrides or [])  # a typo is told before torch is imported
+        folder = folder or _fresh_folder(found.id)
+    from flexframe.train.console import Console as TrainConsole
+    from flexframe.train.loop import train as loop
+    from flexframe.train.run import Run
+
+    on = pick_device(device)
+    if resume is not None:
+        run = Run.resume(resume, on)
+        if run.step >= run.config.run.steps:
+            out.print(f"{resume} is finished: {run.step} steps")
+            return
+    else:
+        assert folder is not None
+        same = config.model.decoder.type == found.model.decoder.type
+        run = Run.create(config, folder, on, found.file.sampling if same else {})
+    loop(run, TrainConsole(out))
+    out.print(f"trained {run.step} steps; load it with flexframe.load({str(run.folder)!r})")
+
+
+def read_card(name: str) -> Any:
+    """A card by id, or from a file."""
+    from flexframe_registry.cards import Card, CardFile, merge, read_yaml
+
+    path = Path(name)
+    if name in cards().files or not path.is_file():
+        return cards().get(name)
+    raw = read_yaml(path)
+    if raw.get("base"):
+        inherited = cards().get(raw["base"]).file.model_dump(exclude={"base", "weights", "metrics"}, exclude_unset=True)
+        raw = merge(inherited, raw)
+    return Card(path.stem, CardFile.read(raw, name), path.parent)
+
+
+# --- measuring ---------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name, or a YAML file.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Cards, model files or run folders.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Where results.json and report.html go.")] = Path("out"),
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 64,
+    device: Device = "auto",
+) -> None:
+    """Measure models on the same images at every token count they support, and write a page."""
+    measured = suite(name)
+    from flexframe.loading import find
+
+    for model in models:
+        find(model)  # a typo is told before anything is measured
+    _bench(measured, models, folder, batch_size, device)
+
+
+def _bench(measured: Any, models: list[str], folder: Path, batch_size: int, device: str) -> None:
+    from rich.progress import Progress
+
+    from flexframe.bench import report, runner
+    from flexframe.loading import load
+
+    on = pick_device(device)
+    loaded = [(_short_name(m), load(m, device=on)) for m in models]
+    with Progress(console=say, transient=True) as progress:
+        results = runner.run(measured, loaded, folder, batch_size=batch_size, device=on, progress=progress)
+    runner.print_table(results, out)
+    page = report.write(results, folder)
+    out.print(f"\nthe page: {page.resolve().as_uri()}", soft_wrap=True)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Where the page goes.")] = Path("demo"),
+    retrain: Annotated[bool, typer.Option("--train", help="Train both models from scratch first.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Compare the small FlexTok and TiTok that ship with the project, on handwritten digits they have not seen."""
+    models = list(DEMO_MODELS)
+    if retrain:
+        steps = sum(cards().get(m).run.steps for m in models)
+        minutes = steps / ROUGH_STEPS_A_SECOND / 60
+        out.print(f"training both from scratch: {steps:,} steps, about {minutes:.0f} minutes on two CPU cores")
+        trained = []
+        for m in models:
+            target = folder / m.replace("/", "-")
+            if (target / "config.json").is_file():
+                train(None, None, None, target, device)
+            else:
+                train(m, None, target, None, device)
+            trained.append(str(target))
+        models = trained
+    _bench(suite("digits"), models, folder, 64, device)
+
+
+# --- helpers -----------------------------------------------------------------------------------------------------
+
+
+def pick_device(name: str) -> Any:
+    """A torch device by name; `auto` takes CUDA, then MPS, then the CPU."""
+    import torch
+
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError([("--device", f"{name!r} cannot be used here: {str(error).splitlines()[0]}")]) from None
+    return device
+
+
+def _fresh_folder(card: str) -> Path:
+    base = Path("runs") / card.replace("/", "-")
+    taken = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 10_000))]
+    return next(path for path in taken if not path.exists())
+
+
+def _short_name(model: str) -> str:
+    return model if model in cards().files else Path(model).name
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().split("\n")[0]
+
+
+def _card_line(name: str) -> tuple[str, str]:
+    try:
+        card = cards().get(name)
+    except (ConfigError, LookupError) as error:
+        return "", f"cannot be read: {error}"
+    return "*" if card.file.weights else "", card.file.summary
+
+
+def _print_yaml(data: Any) -> None:
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.dump(json.loads(json.dumps(data)), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

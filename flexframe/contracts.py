@@ -170,7 +170,7 @@ class Metric(ABC):
     def __init__(self, config: MetricConfig, source: Source) -> None:
         self.config, self.source = config, source
 
-    def start(self, spec: Spec) -> Self:
+    def start(self, spec: Spec) -> Metric:
         """An empty tally for one model at one budget."""
         tally = copy(self)
         tally.reset(spec)

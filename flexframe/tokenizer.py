@@ -54,13 +54,19 @@ class Tokenizer(nn.Module):
 
     # --- training ------------------------------------------------------------------------------------------------
 
+    @torch.no_grad()
+    def prepare(self, batch: Batch, *, rng: Rng) -> Batch:
+        """The batch with latents: its own, or the frozen codec's of its images."""
+        if batch.latents is not None:
+            return batch
+        if batch.images is None:
+            raise ValueError("a batch for a tokenizer holds images or latents; this one holds neither")
+        self._check_images(batch.images)
+        return batch.with_latents(self.codec.encode(batch.images, rng=rng))
+
     def forward(self, batch: Batch, *, taps: frozenset[str] = frozenset(), rng: Rng) -> Outputs:
         """One training pass: losses of the quantizer and the decoder, and what `taps` asks for."""
-        if batch.latents is None:
-            if batch.images is None:
-                raise ValueError("a batch for a tokenizer holds images or latents; this one holds neither")
-            with torch.no_grad():
-                batch = batch.with_latents(self.codec.encode(batch.images, rng=rng))
+        batch = self.prepare(batch, rng=rng)
         latents = batch.latents
         assert latents is not None
         kept = self.masker.draw(len(batch), self.spec.tokens.length, rng=rng)

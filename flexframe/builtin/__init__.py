@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from flexframe_registry import CodecConfig, Component, LatentSpec, hookimpl
+from flexframe_registry import CodecConfig, Component, LatentSpec, SourceConfig, hookimpl
 from pydantic import Field
 
 
@@ -24,8 +24,28 @@ class IdentityCodecConfig(CodecConfig):
         return LatentSpec(self.channels, height // self.downsample, width // self.downsample, self.range)
 
 
+class DigitsConfig(SourceConfig):
+    """The 1,797 handwritten digits that scikit-learn ships (8 x 8, grey), enlarged; every fifth is held out."""
+
+    type: Literal["digits"] = "digits"
+    split: Literal["train", "val"] = "train"
+    """`train` (1,438 images), or the held-out `val` (359: the indices 4, 9, 14, ...)."""
+
+
+class FolderConfig(SourceConfig):
+    """Images in a folder and its subfolders, in sorted order; a subfolder's name is its images' class."""
+
+    type: Literal["folder"] = "folder"
+    path: str
+    """The folder."""
+    resize: Literal["torchvision-bicubic", "torchvision-bilinear"] = "torchvision-bicubic"
+    """How the shorter edge is brought to size (Pillow, antialiased), before a centre crop."""
+
+
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
     return [
         Component(IdentityCodecConfig, "flexframe.builtin.codec:IdentityCodec"),
+        Component(DigitsConfig, "flexframe.data.sources:Digits"),
+        Component(FolderConfig, "flexframe.data.sources:Folder"),
     ]

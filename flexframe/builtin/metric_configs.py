@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from flexframe_registry import Component, MetricConfig
+from flexframe_registry import Component, MetricConfig, SourceConfig
+from flexframe_registry.configs import Slot
 from pydantic import Field
 
 
@@ -50,11 +51,13 @@ class CodebookConfig(MetricConfig):
 
 
 class ClassifierConfig(MetricConfig):
-    """Whether a classifier sees the same thing: a support vector machine on pixels, trained on the `train` split."""
+    """Whether a classifier sees the same thing in an image and in its reconstruction: a support vector machine on pixels."""
 
     type: Literal["classifier"] = "classifier"
+    data: Slot[SourceConfig]
+    """Labelled images to train it on, of the suite's classes and none of the suite's images."""
     limit: int = Field(5000, ge=2)
-    """The most training images; the first ones of the split are taken."""
+    """The most training images; the first ones of `data` are taken."""
     c: float = Field(10.0, gt=0)
     """Inverse strength of the machine's regularisation."""
 

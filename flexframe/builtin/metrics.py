@@ -128,7 +128,7 @@ class Classifier(Metric):
 
     def __init__(self, config: MetricConfig, source: Source) -> None:
         super().__init__(config, source)
-        self.judge = _Judge(config.limit, config.c, source)
+        self.judge = _Judge(config, source)
 
     def measures(self) -> Sequence[Measure]:
         return [
@@ -162,22 +162,22 @@ class Classifier(Metric):
     def protocol(self) -> Mapping[str, Any]:
         found = 100 * self.right_originals / self.count if self.count else None
         machine = {"model": "sklearn.svm.SVC, RBF kernel, gamma scale, on pixels in [0, 1]", "c": self.config.c}
-        train = {"trained_on": f"{self.judge.trained} images of the train split"}
+        train = {"trained_on": self.config.data.model_dump(mode="json"), "training_images": self.judge.trained}
         return {**machine, **train, "accuracy_on_originals_percent": found, "scikit-learn": version("scikit-learn")}
 
 
 class _Judge:
     """The classifier that all tallies share, trained when it is first needed."""
 
-    def __init__(self, limit: int, c: float, source: Source) -> None:
-        self.limit, self.c, self.source = limit, c, source
+    def __init__(self, config: MetricConfig, source: Source) -> None:
+        self.config, self.source = config, source
         self.trained = 0
         self.fit = cache(self._fit)
         self._last: tuple[Tensor, np.ndarray] | None = None
 
     def unavailable(self) -> str | None:
         if self.source[0].label is None:
-            return "the suite's images have no labels to train a classifier on; use a labelled source"
+            return "the suite's images have no labels to compare with; use a labelled source"
         return None
 
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> np.ndarray:
@@ -192,11 +192,11 @@ class _Judge:
     def _fit(self) -> Any:
         from sklearn.svm import SVC
 
-        train = catalogue().build(self.source.config.model_copy(update={"split": "train"}), self.source.size)
-        self.trained = min(len(train), self.limit)
+        train = catalogue().build(self.config.data, self.source.size)
+        self.trained = min(len(train), self.config.limit)
         samples = [train[i] for i in range(self.trained)]
         images = torch.stack([sample.image for sample in samples])
-        return SVC(C=self.c).fit(_flat(images), [sample.label for sample in samples])
+        return SVC(C=self.config.c).fit(_flat(images), [sample.label for sample in samples])
 
 
 def _flat(images: UInt8[Tensor, "b 3 h w"]) -> np.ndarray:

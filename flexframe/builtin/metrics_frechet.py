@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tempfile
 import urllib.request
@@ -167,8 +168,9 @@ class Extractor:
     def _load(self) -> nn.Module:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        self.sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        content = self.path.read_bytes()
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         # torch-fidelity unpickles what it is given, so it is given a file of our own making
         with tempfile.TemporaryDirectory() as folder:
             ours = Path(folder) / "weights.pth"

@@ -95,8 +95,6 @@ class ComponentConfig(Config):
     """The abstract class that this kind's parts fulfil, as "module:attribute"."""
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Fields by size, of `tiny`, `small`, `base`, `large`; a size not listed is the fields' defaults."""
-    unused: ClassVar[tuple[str, ...]] = ()
-    """Parameters that receive no gradient by design, as the ends of their names."""
 
     type: str
 
@@ -104,6 +102,10 @@ class ComponentConfig(Config):
     def sized(cls, size: Size | None = None, **fields: Any) -> Any:
         """The config at a size, with `fields` set on top."""
         return cls.read({**cls.sizes.get(size or "", {}), **fields})
+
+    def unused(self) -> tuple[str, ...]:
+        """Parameters that receive no gradient by design, as their names within the part."""
+        return ()
 
     def check(self, spec: Spec) -> None:
         """Raise `ValueError`, in one sentence, where this part cannot work with these widths."""
@@ -150,13 +152,15 @@ class MaskerConfig(ComponentConfig):
 class DecoderConfig(ComponentConfig):
     kind = "decoder"
     contract = "flexframe.contracts:Decoder"
-    objectives: ClassVar[tuple[str, ...]] = ()
-    """The objectives of a run that names none."""
     sampling: ClassVar[type[SamplingConfig]] = SamplingConfig
 
     def provides(self) -> frozenset[str]:
         """What its outputs hold for objectives: of `reconstruction`, `logits`, and the names of features by tap."""
         return frozenset()
+
+    def usual_objectives(self) -> tuple[str, ...]:
+        """The objectives of a run that names none."""
+        return ()
 
 
 class ObjectiveConfig(ComponentConfig):
@@ -176,9 +180,6 @@ class ObjectiveConfig(ComponentConfig):
 class SourceConfig(ComponentConfig):
     kind = "source"
     contract = "flexframe.contracts:Source"
-
-    split: Literal["train", "val"] = "train"
-    """Which part of the data: `train`, or the held-out `val`."""
 
 
 class MetricConfig(ComponentConfig):

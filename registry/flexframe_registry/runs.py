@@ -85,7 +85,7 @@ class TrainConfig(Config):
         """The run's objectives, or the decoder's usual ones where the run names none."""
         if self.run.objectives is not None:
             return self.run.objectives
-        return tuple(resolve("objective", name) for name in self.model.decoder.objectives)
+        return tuple(resolve("objective", name) for name in self.model.decoder.usual_objectives())
 
 
 class SuiteConfig(Config):

@@ -1,0 +1,187 @@
+"""FlexTok (Bachmann et al., ICML 2025, arXiv 2502.13967): register encoder, rectified-flow decoder, VAE codec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from flexframe_registry import (
+    CodecConfig,
+    Component,
+    DecoderConfig,
+    EncoderConfig,
+    LatentSpec,
+    SamplingConfig,
+    Spec,
+    hookimpl,
+)
+from flexframe_registry.cards import folders
+from pydantic import Field, field_validator, model_validator
+
+
+def check_grid(patch: int, spec: Spec) -> None:
+    height, width = spec.latents.height, spec.latents.width
+    if height % patch or width % patch:
+        raise ValueError(f"latents of {height} x {width} do not divide into patches of {patch}; change `patch`")
+
+
+def check_heads(width: int, head_dim: int) -> None:
+    if width % head_dim or width % 4:
+        raise ValueError(f"width {width} must divide by head_dim {head_dim} and by 4 (sine-cosine positions)")
+
+
+class RegisterEncoderConfig(EncoderConfig):
+    """ViT over latent patches and learned registers; register i sees all patches and registers up to i."""
+
+    type: Literal["registers"] = "registers"
+    sizes = {
+        "tiny": {"width": 64, "depth": 2, "head_dim": 32, "patch": 4},
+        "small": {"width": 384, "depth": 6},
+        "base": {"width": 768, "depth": 12},
+        "large": {"width": 1152, "depth": 18},
+    }
+
+    width: int = Field(768, ge=4)
+    """Width of the trunk; 64 x depth in the published models."""
+    depth: int = Field(12, ge=1)
+    """Transformer blocks."""
+    head_dim: int = Field(64, ge=1)
+    """Channels of an attention head."""
+    patch: int = Field(2, ge=1)
+    """Latents along each axis that one patch covers."""
+    positions: Literal["absolute", "interpolate"] = "absolute"
+    """Positions of a grid unlike the model's own: by its own coordinates, or stretched over the model's grid."""
+
+    def features(self) -> int:
+        return self.width
+
+    def check(self, spec: Spec) -> None:
+        check_grid(self.patch, spec)
+        check_heads(self.width, self.head_dim)
+
+
+class FlowSampling(SamplingConfig):
+    """Euler steps from noise to data, with classifier-free guidance against the null condition."""
+
+    steps: int = Field(25, ge=1)
+    """Model evaluations from t=1 to t=1/steps."""
+    guidance: float | tuple[tuple[float, float], ...] | Callable[[float], float] = 1.0
+    """Guidance scale; or knots (t, scale), linear between and constant beyond; or, in Python, a function of t."""
+    apg: bool = False
+    """Adaptive projected guidance (arXiv 2410.02416) in place of plain guidance."""
+    apg_momentum: float = -0.5
+    """Momentum of the running guidance direction."""
+    apg_threshold: float = Field(2.5, gt=0)
+    """Largest norm of the direction, over a whole latent."""
+    apg_eta: float = 0.0
+    """Weight of the part parallel to the conditional prediction."""
+
+    @field_validator("guidance")
+    @classmethod
+    def _knots(cls, value: Any) -> Any:
+        if isinstance(value, tuple) and not value:
+            raise ValueError("a guidance schedule needs at least one (t, scale) knot")
+        return tuple(sorted(value)) if isinstance(value, tuple) else value
+
+    def scale(self, t: float) -> float:
+        """The guidance scale at time t."""
+        if callable(self.guidance):
+            return float(self.guidance(t))
+        if not isinstance(self.guidance, tuple):
+            return self.guidance
+        knots = self.guidance
+        if t <= knots[0][0]:
+            return knots[0][1]
+        for (t0, g0), (t1, g1) in zip(knots, knots[1:], strict=False):
+            if t <= t1:
+                return g0 + (g1 - g0) * (t - t0) / (t1 - t0)
+        return knots[-1][1]
+
+
+class FlowDecoderConfig(DecoderConfig):
+    """Rectified-flow transformer on latents, conditioned on tokens; predicts the velocity noise - data."""
+
+    type: Literal["flow"] = "flow"
+    sampling = FlowSampling
+    sizes = {
+        "tiny": {"width": 64, "depth": 3, "head_dim": 32, "patch": 4},
+        "small": {"width": 384, "depth": 6},
+        "base": {"width": 768, "depth": 12},
+        "large": {"width": 1152, "depth": 18},
+    }
+
+    width: int = Field(768, ge=4)
+    """Width of the trunk; 64 x depth in the published models."""
+    depth: int = Field(12, ge=1)
+    """Transformer blocks."""
+    head_dim: int = Field(64, ge=1)
+    """Channels of an attention head."""
+    patch: int = Field(2, ge=1)
+    """Latents along each axis that one patch covers."""
+    positions: Literal["absolute", "interpolate"] = "absolute"
+    """Positions of a grid unlike the model's own: by its own coordinates, or stretched over the model's grid."""
+    null_dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of training samples whose tokens are all replaced by the null condition, for guidance."""
+    time_sampling: Literal["mode", "logit-normal"] = "mode"
+    """Distribution of training times (Esser et al., arXiv 2403.03206, section 3.1)."""
+    mode_scale: float = Field(0.25, ge=-1, le=1.75)
+    """Weight of the middle times under `mode`; 0 is uniform."""
+    max_timestep: float = Field(1.0, gt=0)
+    """Time that the embedding's frequencies are scaled to: times run over [0, 1], so 1 gives frequencies up to 1000."""
+
+    def provides(self) -> frozenset[str]:
+        return frozenset(f"block.{i}" for i in range(self.depth))
+
+    def unused(self) -> tuple[str, ...]:
+        return () if self.null_dropout else ("null_condition",)
+
+    def check(self, spec: Spec) -> None:
+        check_grid(self.patch, spec)
+        check_heads(self.width, self.head_dim)
+
+
+class VAECodecConfig(CodecConfig):
+    """Stable-Diffusion-style KL autoencoder, frozen (diffusers' AutoencoderKL; extra `vae`)."""
+
+    type: Literal["vae"] = "vae"
+    sizes = {"tiny": {"channels": 4, "widths": (8, 8), "layers": 1, "groups": 4}}
+
+    channels: int = Field(16, ge=1)
+    """Latent channels."""
+    widths: tuple[int, ...] = (128, 256, 512, 512)
+    """Channels of each level; every level but the last halves the resolution."""
+    layers: int = Field(2, ge=1)
+    """Residual blocks of a level."""
+    groups: int = Field(32, ge=1)
+    """Groups of the group norms."""
+    scaling_factor: float = Field(1.0, gt=0)
+    """Latents are multiplied by this after encoding and divided by it before decoding."""
+    sample_posterior: bool = False
+    """Sample the posterior, seeded; or take its mode. The reference samples by default, and so tokenizes at random."""
+
+    @model_validator(mode="after")
+    def _groups(self) -> VAECodecConfig:
+        if any(width % self.groups for width in self.widths):
+            raise ValueError(f"widths {self.widths} must each divide by groups {self.groups}")
+        return self
+
+    def latents(self, height: int, width: int) -> LatentSpec:
+        down = 2 ** (len(self.widths) - 1)
+        if height % down or width % down:
+            raise ValueError(f"images of {height} x {width} must divide by {down}, the codec's downsampling")
+        return LatentSpec(self.channels, height // down, width // down, None)
+
+
+@hookimpl
+def flexframe_components() -> Iterable[Component]:
+    return [
+        Component(RegisterEncoderConfig, "flexframe_flextok.encoder:RegisterEncoder"),
+        Component(FlowDecoderConfig, "flexframe_flextok.decoder:FlowDecoder"),
+        Component(VAECodecConfig, "flexframe_flextok.codec:VAECodec"),
+    ]
+
+
+@hookimpl
+def flexframe_cards() -> Iterable[Path]:
+    return folders(__file__)

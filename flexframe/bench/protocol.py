@@ -1,0 +1,109 @@
+"""What a number rests on, as data: hashes, versions, fingerprints, and the short ids under which numbers compare."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flexframe_registry import ComponentConfig, TokenizerConfig, catalogue
+from torch import Tensor, nn
+
+SCHEMA = 1
+UINT8_RULE = "reconstructions in [0, 1] are clamped, times 255, rounded half to even; originals are 8-bit as read"
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [0, 1] as 8-bit values, by `UINT8_RULE`."""
+    return (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+class Digest:
+    """A sha256 over a stream of tensors: type, shape without the batch axis, and values in order."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._shape: tuple[Any, ...] | None = None
+
+    def add(self, batch: Tensor) -> None:
+        shape = (str(batch.dtype), *batch.shape[1:])
+        if self._shape is None:
+            self._shape = shape
+            self._hash.update(repr(shape).encode())
+        elif shape != self._shape:
+            raise ValueError(f"a batch of {shape} in a stream of {self._shape}")
+        array = np.ascontiguousarray(batch.detach().cpu().numpy())
+        self._hash.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+
+    def hex(self) -> str:
+        return self._hash.hexdigest()
+
+
+def fingerprint(model: nn.Module) -> str:
+    """sha256 over a model's state: names, types, shapes and values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        flat = value.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def short_id(record: Mapping[str, Any]) -> str:
+    """The first 8 hexadecimal digits of the sha256 of a record's canonical JSON."""
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def providers(configs: Iterable[ComponentConfig]) -> list[str]:
+    """The distributions, with versions, that provide these parts."""
+    return sorted({catalogue().of(config).provider for config in configs})
+
+
+def parts(config: TokenizerConfig) -> list[ComponentConfig]:
+    return [config.codec, config.encoder, config.quantizer, config.masker, config.decoder]
+
+
+def versions() -> dict[str, str]:
+    """Of what every number passes through. Metrics add their own libraries to their own protocols."""
+    return {"flexframe": version("flexframe"), "torch": torch.__version__, "numpy": np.__version__}
+
+
+def manifest(device: torch.device) -> dict[str, Any]:
+    """When, where and by which command: what explains a difference but must not make one."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": str(device),
+        "processor": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "commit": commit(),
+    }
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this code runs from, marked where files differ from it; None outside of one."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    git = ["git", "-C", str(folder)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git here, or not our repository: the commit is a courtesy, not part of a number
+    return head.stdout.strip() + (" with changes" if dirty.stdout.strip() else "")

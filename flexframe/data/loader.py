@@ -1,0 +1,97 @@
+"""Training batches: an endless, seeded order that any step can be entered at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from flexframe_registry import RunConfig
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from flexframe.contracts import Source
+from flexframe.rng import Rng
+from flexframe.tokens import Batch
+
+Row = tuple[int, Tensor]
+
+
+def order(seed: int, epoch: int, count: int) -> Int[Tensor, " n"]:
+    """The epoch's permutation of 0..count-1."""
+    return torch.argsort(Rng(seed, torch.arange(count), epoch).uniform("data/order"), stable=True)
+
+
+class _Rows(Dataset[Row]):
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Row:
+        return index, self.source[index].image
+
+
+class _Steps:
+    """Batch sampler: step s takes positions s*batch ... of all epochs laid end to end; no image is left out."""
+
+    def __init__(self, count: int, batch: int, seed: int, start: int, stop: int) -> None:
+        self.count, self.batch, self.seed, self.start, self.stop = count, batch, seed, start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, permutation = -1, torch.empty(0, dtype=torch.long)
+        for step in range(self.start, self.stop):
+            rows: list[int] = []
+            for position in range(step * self.batch, (step + 1) * self.batch):
+                if position // self.count != epoch:
+                    epoch = position // self.count
+                    permutation = order(self.seed, epoch, self.count)
+                rows.append(int(permutation[position % self.count]))
+            yield rows
+
+
+def _collate(rows: list[Row]) -> tuple[Tensor, Tensor]:
+    return torch.tensor([index for index, _ in rows]), torch.stack([image for _, image in rows])
+
+
+def batches(source: Source, run: RunConfig, start: int, device: torch.device) -> Iterator[Batch]:
+    """Batches for steps start..run.steps-1, augmented, on the device. The same step is the same batch in every run."""
+    loader = DataLoader(
+        _Rows(source),
+        batch_sampler=_Steps(len(source), run.batch_size, run.seed, start, run.steps),
+        num_workers=run.workers,
+        collate_fn=_collate,
+        pin_memory=device.type == "cuda",
+        persistent_workers=run.workers > 0,
+    )
+    for step, (index, images) in enumerate(loader, start):
+        index = index.to(device, non_blocking=True)
+        images = images.to(device, non_blocking=True).float() / 255
+        yield Batch(index, augment(images, run, Rng(run.seed, index, step)))
+
+
+def augment(images: Float[Tensor, "b c h w"], run: RunConfig, rng: Rng) -> Float[Tensor, "b c h w"]:
+    """Mirrored and shifted images, each by draws of its own."""
+    if run.flip:
+        mirrored = rng.uniform("data/flip") < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    if run.shift:
+        moves = rng.integers("data/shift", 2 * run.shift + 1, (2,)) - run.shift
+        for axis, move in zip((2, 3), moves.T, strict=True):
+            size = images.shape[axis]
+            where = (torch.arange(size, device=images.device) + move[:, None]).clamp(0, size - 1)
+            shape = [len(images), 1, 1, 1]
+            shape[axis] = size
+            images = images.gather(axis, where.view(shape).expand_as(images))
+    return images
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """A batch in equal parts, for gradient accumulation."""
+    assert batch.images is not None
+    pairs = zip(batch.index.chunk(parts), batch.images.chunk(parts), strict=True)
+    return [Batch(index, images) for index, images in pairs]

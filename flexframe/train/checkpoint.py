@@ -1,0 +1,95 @@
+"""Checkpoints: whole or absent. Written beside, flushed, renamed; each file's hash is in the state that is read first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+STATE = "state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Tensors by file name, and what is no tensor."""
+
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    state: Mapping[str, Any]
+
+
+def write(folder: Path, step: int, files: Mapping[str, Any], state: Mapping[str, Any], keep: int) -> Path:
+    """Write `<folder>/step-NNNNNNNN` atomically and drop all but the last `keep`.
+
+    Args:
+        files: by name, a function that writes the file it is given, or tensors to be saved as safetensors.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    final, temporary = folder / f"step-{step:08d}", folder / f".part-{step:08d}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    for name, content in files.items():
+        path = temporary / name
+        content(path) if callable(content) else save_file(dict(content), path)
+    hashes = {path.name: digest(path) for path in sorted(temporary.iterdir())}
+    (temporary / STATE).write_text(json.dumps({**state, "step": step, "sha256": hashes}, indent=1))
+    for path in temporary.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    shutil.rmtree(final, ignore_errors=True)
+    os.rename(temporary, final)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def read_last(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint whose files hash to what they were; a broken one is passed over with a warning."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            state = json.loads((path / STATE).read_text())
+            wrong = [name for name, value in state["sha256"].items() if digest(path / name) != value]
+            if wrong:
+                raise ValueError(f"{', '.join(wrong)} is not as it was written")
+            files = [name for name in state["sha256"] if name.endswith(".safetensors")]
+            return Checkpoint({name: load_file(path / name) for name in files}, state)
+        except (OSError, ValueError, KeyError) as error:
+            warnings.warn(f"checkpoint {path} is broken ({error}); going back to the one before", stacklevel=2)
+    return None
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state as flat tensors `<parameter number>.<name>`."""
+    return {
+        f"{number}.{name}": torch.as_tensor(value).detach().clone().contiguous()
+        for number, entries in optimizer.state_dict()["state"].items()
+        for name, value in entries.items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

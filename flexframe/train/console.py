@@ -1,0 +1,70 @@
+"""What a person sees of a training run: a progress bar and a table of recent log lines; plain lines where no terminal."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console as Terminal
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from .run import Run
+
+RECENT = 12
+
+
+class Console:
+    """Shows a run; made to be cheap, and to say nothing that the log does not hold."""
+
+    def __init__(self, terminal: Terminal | None = None) -> None:
+        self.terminal = terminal or Terminal()
+        self.rows: deque[Mapping[str, Any]] = deque(maxlen=RECENT)
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(), console=self.terminal,
+        )  # fmt: skip
+        self.live: Live | None = None
+
+    def start(self, run: Run) -> None:
+        parts = ", ".join(f"{name} {count:,}" for name, count in run.parameters().items() if count)
+        words = [f"{len(run.source):,} images", f"{run.device}", f"parameters: {parts}", f"in {run.folder}"]
+        self.terminal.print("training: " + "; ".join(words))
+        if run.step:
+            self.terminal.print(f"resumed at step {run.step}")
+        self.task = self.progress.add_task("steps", total=run.config.run.steps, completed=run.step)
+        if self.terminal.is_terminal:
+            self.live = Live(self._view(), console=self.terminal, refresh_per_second=4)
+            self.live.start()
+
+    def show(self, line: Mapping[str, Any]) -> None:
+        self.rows.append(line)
+        self.progress.update(self.task, completed=line["step"])
+        if self.live is not None:
+            self.live.update(self._view())
+        else:
+            self.terminal.print("  ".join(f"{key} {_short(value)}" for key, value in line.items()), highlight=False)
+
+    def stop(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def _view(self) -> Group:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        names = list(self.rows[-1]) if self.rows else ["step", "loss"]
+        for name in names:
+            table.add_column(name.rsplit("/", 1)[-1].replace("_", " "), justify="right")
+        for row in self.rows:
+            table.add_row(*(_short(row.get(name)) for name in names))
+        return Group(table, self.progress)
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,55 @@
+"""AdamW, its schedule, and the weight average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from flexframe_registry import RunConfig
+from torch import Tensor, nn
+
+from .trainee import Trainee
+
+
+def learning_rate(run: RunConfig, step: int) -> float:
+    """Linear warm-up to `lr`, then a cosine to `final_lr` at the last step."""
+    if step < run.warmup:
+        return run.lr * (step + 1) / run.warmup
+    progress = (step - run.warmup) / max(1, run.steps - run.warmup)
+    return run.final_lr + (run.lr - run.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def create_optimizer(trainee: Trainee, run: RunConfig) -> torch.optim.AdamW:
+    """AdamW over the trainee's groups, fused where the device has it."""
+    groups = []
+    for group in trainee.groups().values():
+        groups += [
+            {"params": group.decayed, "weight_decay": run.weight_decay},
+            {"params": group.plain, "weight_decay": 0.0},
+        ]
+    fused = all(p.device.type in ("cpu", "cuda") for p in trainee.parameters())
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=run.lr, betas=run.betas, fused=fused)
+
+
+class Average:
+    """Exponential moving average of a model's weights in fp32; buffers and integers are copied as they are."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.learned = {name for name, p in model.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """One step of decay min(decay, (1+step)/(10+step))."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        now = model.state_dict()
+        averaged = [name for name in self.state if name in self.learned and self.state[name].is_floating_point()]
+        torch._foreach_lerp_([self.state[n] for n in averaged], [now[n].to(self.state[n]) for n in averaged], 1 - decay)
+        for name in self.state.keys() - set(averaged):
+            self.state[name].copy_(now[name])
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        for name, value in self.state.items():
+            value.copy_(state[name])

@@ -1,0 +1,63 @@
+"""What the loop trains: a tokenizer and the run's objectives, as one module with one forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flexframe_registry import TrainConfig, catalogue
+from torch import Tensor, nn
+
+from flexframe.rng import Rng
+from flexframe.tokenizer import Tokenizer
+from flexframe.tokens import Batch, Codes, Losses
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterGroup:
+    """Parameters stepped together; matrices of linear and convolution layers decay, nothing else does."""
+
+    decayed: list[nn.Parameter]
+    plain: list[nn.Parameter]
+
+
+class Trainee(nn.Module):
+    """A tokenizer under training. Objectives are here and not in the model, so no checkpoint of a model holds them."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__()
+        self.model = Tokenizer(config.model)
+        self.objectives = nn.ModuleList(catalogue().build(o, self.model.spec) for o in config.objectives)
+        self.taps = frozenset().union(*(o.needs() for o in config.objectives)) - {"reconstruction", "logits"}
+
+    def forward(self, batch: Batch, *, step: int, rng: Rng) -> tuple[Losses, Codes]:
+        """Weighted losses by name (a value a sample, or a scalar for a batch statistic), and the batch's codes."""
+        batch = self.model.prepare(batch, rng=rng)
+        out = self.model(batch, taps=self.taps, rng=rng)
+        losses: dict[str, Tensor] = dict(out.losses)
+        for objective in self.objectives:
+            config = objective.config
+            if step >= config.start:
+                found = objective(out, batch, step=step, rng=rng)
+                losses |= {f"{config.type}/{name}": config.weight * loss for name, loss in found.items()}
+        if not losses:
+            raise ValueError("nothing to train on: the model has no loss of its own and no objective counts yet")
+        assert out.codes is not None
+        return losses, out.codes
+
+    def groups(self) -> Mapping[str, ParameterGroup]:
+        """The parameters that an optimizer steps, by who owns them."""
+        matrices = {
+            id(m.weight) for m in self.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d))
+        }
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        return {
+            "model": ParameterGroup(
+                [p for p in trainable if id(p) in matrices], [p for p in trainable if id(p) not in matrices]
+            )
+        }
+
+
+def total(losses: Losses) -> Tensor:
+    """The scalar that is minimised: the sum of each loss's mean."""
+    return sum((loss.float().mean() for loss in losses.values()), start=next(iter(losses.values())).new_zeros(()))

@@ -1,0 +1,169 @@
+"""FlexTok's decoder (arXiv 2502.13967, section 3): a rectified-flow transformer over noised patches and tokens."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from flexframe.contracts import Decoder
+from flexframe.nn.ranges import Rescale
+from flexframe.rng import Rng
+from flexframe.tokens import Batch, Condition, Outputs, Tokens
+from flexframe_registry import SamplingConfig, Spec
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from . import FlowDecoderConfig, FlowSampling
+from .blocks import LayerNorm, ModulatedBlock, PatchEmbed, linear
+from .flow import Guidance, draw_times, euler
+
+
+class TimeEmbed(nn.Module):
+    """Times to a vector: 128 frequencies from 1000/max_timestep down to 1/256 of it, then an MLP."""
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, max_timestep: float) -> None:
+        super().__init__()
+        frequencies = (1000 / max_timestep) * torch.exp(-math.log(256) * torch.arange(128) / 128)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.mlp = nn.Sequential(linear(256, width), nn.SiLU(), linear(width, width))
+
+    def sinusoid(self, times: Float[Tensor, " b"]) -> Float[Tensor, "b 256"]:
+        angle = times.float()[:, None] * self.frequencies.float()
+        return torch.cat([angle.cos(), angle.sin()], -1)
+
+    def forward(self, times: Float[Tensor, " b"]) -> Float[Tensor, "b e"]:
+        return self.mlp(self.sinusoid(times))
+
+
+class Head(nn.Module):
+    """Norm, modulation (chunks: shift, scale), and a linear map to patches; starts at zero."""
+
+    def __init__(self, width: int, channels: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.norm = LayerNorm()
+        self.modulation = linear(width, 2 * width, zero=True)
+        self.proj = linear(width, channels * patch * patch, zero=True)
+
+    def forward(
+        self, x: Float[Tensor, "b n e"], time: Float[Tensor, "b e"], rows: int
+    ) -> Float[Tensor, "b c y x"]:
+        shift, scale = self.modulation(time)[:, None].chunk(2, -1)
+        patches = self.proj(self.norm(x) * (1 + scale) + shift)
+        return rearrange(patches, "b (y x) (p q c) -> b c (y p) (x q)", y=rows, p=self.patch, q=self.patch)
+
+
+class FlowDecoder(Decoder):
+    """Velocity from noised latents, time and tokens. Absent tokens are a learned mask token, or are not there at all."""
+
+    def __init__(self, config: FlowDecoderConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        latents, tokens, width = spec.latents, spec.tokens, config.width
+        grid = (latents.height // config.patch, latents.width // config.patch)
+        self.rescale = Rescale(latents, (-1.0, 1.0))
+        self.from_tokens = linear(tokens.dim, width)
+        self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(tokens.length, width), std=0.02))
+        self.null_condition = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
+        if tokens.masked:
+            self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
+        self.patches = PatchEmbed(
+            latents.channels, width, config.patch, grid, stretch=config.positions == "interpolate"
+        )
+        self.time = TimeEmbed(width, config.max_timestep)
+        self.blocks = nn.ModuleList(ModulatedBlock(width, config.head_dim) for _ in range(config.depth))
+        self.head = Head(width, latents.channels, config.patch)
+
+    # --- the network ---------------------------------------------------------------------------------------------
+
+    def registers(self, tokens: Tokens, null: Bool[Tensor, " b"] | None) -> Float[Tensor, "b k e"]:
+        """Tokens as the trunk sees them; with a mask token always `length` of them, else as many as there are."""
+        slots = tokens.keep.shape[1]
+        x = self.from_tokens(tokens.values.to(self.from_tokens.weight.dtype)) + self.positions[:slots]
+        if self.spec.tokens.masked:
+            # replaced after the positions were added: a masked slot carries no position of its own
+            x = torch.where(tokens.keep[..., None], x, self.mask_token.to(x.dtype))
+            missing = self.spec.tokens.length - slots
+            x = torch.cat([x, self.mask_token.to(x.dtype).expand(len(x), missing, -1)], 1)
+        if null is not None:
+            x = torch.where(null[:, None, None], self.null_condition.to(x.dtype), x)
+        return x
+
+    def velocity(
+        self,
+        x: Float[Tensor, "b c h w"],
+        times: Float[Tensor, " b"],
+        registers: Float[Tensor, "b k e"],
+        keep: Bool[Tensor, "b _"],
+        taps: frozenset[str] = frozenset(),
+    ) -> tuple[Float[Tensor, "b c h w"], dict[str, Tensor]]:
+        """Velocity at x, and the patch features (`b y x e`) of the tapped blocks."""
+        patches = self.patches(x)
+        split, rows = patches.shape[1], x.shape[2] // self.config.patch
+        mask = None if self.spec.tokens.masked else F.pad(keep, (split, 0), value=True)[:, None, None]
+        time = F.silu(self.time(times))
+        features: dict[str, Tensor] = {}
+        h = torch.cat([patches, registers.to(patches.dtype)], 1)
+        for i, block in enumerate(self.blocks):
+            h = block(h, time, split, mask)
+            if f"block.{i}" in taps:
+                features[f"block.{i}"] = rearrange(h[:, :split], "b (y x) e -> b y x e", y=rows)
+        return self.head(h[:, :split], time, rows), features
+
+    # --- training and use ----------------------------------------------------------------------------------------
+
+    def forward(self, tokens: Tokens, batch: Batch, *, taps: frozenset[str], rng: Rng) -> Outputs:
+        """Loss `flow`: mean squared error of the velocity, a value a sample."""
+        if not taps <= self.config.provides():
+            offered = ", ".join(sorted(self.config.provides()))
+            raise ValueError(f"the flow decoder has no {sorted(taps - self.config.provides())}; it has: {offered}")
+        if batch.latents is None:
+            raise ValueError("the flow decoder trains on `batch.latents`, which this batch lacks")
+        data = self.rescale(batch.latents)
+        times = draw_times(self.config.time_sampling, self.config.mode_scale, rng)
+        noise = rng.normal("decoder/noise", data.shape[1:])
+        null = rng.uniform("decoder/null") < self.config.null_dropout if self.config.null_dropout else None
+        t = times[:, None, None, None]
+        registers = self.registers(tokens, null)
+        velocity, features = self.velocity(t * noise + (1 - t) * data, times, registers, tokens.keep, taps)
+        loss = (velocity.float() - (noise - data)).square().mean((1, 2, 3))
+        return Outputs({"flow": loss}, features=features)
+
+    def decode(
+        self,
+        tokens: Tokens,
+        *,
+        condition: Condition | None,
+        size: tuple[int, int],
+        rng: Rng,
+        sampling: SamplingConfig,
+    ) -> Float[Tensor, "b c h w"]:
+        """Integrate the flow from seeded noise. Guided rows and their null rows run in one batch."""
+        assert isinstance(sampling, FlowSampling)
+        if condition is not None:
+            raise ValueError("the flow decoder is conditioned on tokens alone; pass no condition")
+        noise = rng.normal("decoder/sample", (self.spec.latents.channels, *size))
+        return self.rescale.inverse(self.integrate(tokens, noise, sampling))
+
+    def integrate(
+        self, tokens: Tokens, noise: Float[Tensor, "b c h w"], sampling: FlowSampling
+    ) -> Float[Tensor, "b c h w"]:
+        """From noise to data in the decoder's own range."""
+        batch, guidance = len(tokens), Guidance(sampling)
+        conditional = self.registers(tokens, None)
+        null = self.registers(tokens, torch.ones_like(tokens.keep[:, 0]))
+        both = torch.cat([conditional, null])
+        keep = tokens.keep.repeat(2, 1)
+
+        def velocity(x: Tensor, t: float) -> Tensor:
+            scale = sampling.scale(t)
+            if scale == 1:
+                return self.velocity(x, x.new_full((batch,), t), conditional, tokens.keep)[0]
+            times = x.new_full((2 * batch,), t)
+            guided, unguided = self.velocity(x.repeat(2, 1, 1, 1), times, both, keep)[0].float().chunk(2)
+            return guidance(guided, unguided, scale)
+
+        return euler(velocity, noise, sampling.steps)

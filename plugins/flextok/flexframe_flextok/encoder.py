@@ -1,0 +1,44 @@
+"""FlexTok's encoder (arXiv 2502.13967, section 3): patches and registers in one prefix-causal transformer."""
+
+from __future__ import annotations
+
+import torch
+from flexframe.contracts import Encoder
+from flexframe.nn.ranges import Rescale
+from flexframe_registry import Spec
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from . import RegisterEncoderConfig
+from .blocks import Block, LayerNorm, PatchEmbed
+
+
+def causal_registers(patches: int, registers: int, device: torch.device) -> Bool[Tensor, "n n"]:
+    """True where query (row) may see key: every patch is seen by all, register i by registers from i on."""
+    position = torch.arange(patches + registers, device=device)
+    return (position < patches) | (position <= position[:, None])
+
+
+class RegisterEncoder(Encoder):
+    """`length` learned registers read the patches; register i knows of registers 0..i only, so prefixes are exact."""
+
+    def __init__(self, config: RegisterEncoderConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        latents = spec.latents
+        grid = (latents.height // config.patch, latents.width // config.patch)
+        self.rescale = Rescale(latents, (-1.0, 1.0))
+        self.patches = PatchEmbed(
+            latents.channels, config.width, config.patch, grid, stretch=config.positions == "interpolate"
+        )
+        self.registers = nn.Parameter(nn.init.trunc_normal_(torch.empty(spec.tokens.length, config.width), std=0.02))
+        self.blocks = nn.ModuleList(Block(config.width, config.head_dim) for _ in range(config.depth))
+        self.norm = LayerNorm()
+
+    def forward(self, latents: Float[Tensor, "b c y x"], keep: Bool[Tensor, "b k"]) -> Float[Tensor, "b k e"]:
+        patches = self.patches(self.rescale(latents))
+        registers = self.registers[: keep.shape[1]].expand(len(latents), -1, -1).to(patches.dtype)
+        mask = causal_registers(patches.shape[1], registers.shape[1], patches.device)
+        x = torch.cat([patches, registers], 1)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x[:, patches.shape[1] :])
