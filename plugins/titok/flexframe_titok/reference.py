@@ -1,6 +1,7 @@
-"""How the published checkpoints (github.com/bytedance/1d-tokenizer, Apache-2.0) name what this plugin has.
+"""How the published checkpoints (github.com/bytedance/1d-tokenizer, Apache-2.0) name what a tokenizer here has.
 
-Names only: a caller reads the tensors, from safetensors, and puts them where these functions say.
+Names only: a caller reads the tensors, from safetensors, and loads what `convert` gives. The quantizers are `vq` for
+the codebook models and `kl` for the VAE ones, as the cards have them.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+UNUSED = frozenset({"quantize.embed_prob"})
+"""Statistics of their training that use does not read."""
+
 RULES: tuple[tuple[str, str], ...] = (
     (r"^latent_tokens$", "encoder.latent_tokens"),
-    (r"^encoder\.conv_out\.", "quantizer.projection."),
-    (r"^quantize\.embedding\.weight$", "quantizer.codebook"),
-    (r"^quantize\.embed_prob$", "quantizer.usage"),
+    (r"^encoder\.conv_out\.", "quantizer.project."),
+    (r"^quantize\.", "quantizer.codebook."),
     (r"^pixel_quantize\.embedding\.", "decoder.pixels.codebook."),
     (r"^pixel_decoder\.", "decoder.pixels.decoder."),
     (r"^decoder\.ffn\.", "decoder.head."),
@@ -24,23 +27,20 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"\.mlp\.c_fc\.", ".mlp.0."),
     (r"\.mlp\.c_proj\.", ".mlp.2."),
 )
-"""Applied in order, each to what the ones before it left."""
+"""Patterns and what replaces them, applied in order, each to what those before it left."""
 
 
 def translate(name: str) -> str:
-    """The reference's name of a tensor in our words: `encoder.*`, `quantizer.*`, `decoder.*`.
-
-    The quantizer's part is `projection.{weight,bias}`, `codebook` and `usage`; its own names, its plugin knows.
-    """
+    """The reference's name of a tensor as a `Tokenizer` names it."""
     for pattern, replacement in RULES:
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def convert(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """The state of one part (`encoder`, `quantizer` or `decoder`) out of a reference's state."""
-    renamed = {translate(name): tensor for name, tensor in tensors.items()}
-    found = {name.removeprefix(f"{part}."): t for name, t in renamed.items() if name.startswith(f"{part}.")}
-    if "projection.weight" in found:  # a 1x1 convolution there, a linear layer here
-        found["projection.weight"] = found["projection.weight"].flatten(1)
-    return found
+def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A reference's state as a `Tokenizer`'s."""
+    state = {translate(name): tensor for name, tensor in tensors.items() if name not in UNUSED}
+    projection = "quantizer.project.weight"
+    if projection in state:  # a 1x1 convolution there, a linear layer here
+        state[projection] = state[projection].flatten(1)
+    return state
