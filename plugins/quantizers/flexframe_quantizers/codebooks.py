@@ -1,0 +1,129 @@
+"""Tables of vectors and how they are searched and learned. All arithmetic is in float32."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from vector_quantize_pytorch import SimVQ as LinearCodebook
+from vector_quantize_pytorch import VectorQuantize
+
+from . import ResidualVQConfig, VQConfig
+from .common import normalize, present_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """Features (on the sphere if the codebook is), the entries nearest to them, their ids, and the losses."""
+
+    features: Float[Tensor, "b k d"]
+    entries: Float[Tensor, "b k d"]
+    ids: Int[Tensor, "b k"]
+    losses: dict[str, Float[Tensor, " b"]]
+
+
+class Codebook(nn.Module, ABC):
+    """Nearest-neighbour search in a table, and the losses that pull the table and its features together."""
+
+    learned_by_gradient = True
+
+    def __init__(self, l2_norm: bool, commitment: float) -> None:
+        super().__init__()
+        self.l2_norm, self.commitment = l2_norm, commitment
+
+    @abstractmethod
+    def table(self) -> Float[Tensor, "v d"]:
+        """All entries, as they are stored or made."""
+
+    def follow(self, z: Float[Tensor, "b k d"], ids: Int[Tensor, "b k"], keep: Bool[Tensor, "b k"]) -> None:
+        """Learn from a training batch, where that is not by gradient."""
+
+    def entries(self) -> Float[Tensor, "v d"]:
+        """All entries, as they travel."""
+        table = self.table().float()
+        return normalize(table) if self.l2_norm else table
+
+    def lookup(self, ids: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+        return F.embedding(ids, self.entries())
+
+    def forward(self, z: Float[Tensor, "b k d"], keep: Bool[Tensor, "b k"]) -> Matched:
+        """Match features to entries; in training, losses over the present tokens of each sample."""
+        z = normalize(z) if self.l2_norm else z
+        entries = self.entries()
+        with torch.no_grad():
+            # squared distance less the feature's own norm, which is the same for all entries
+            ids = (entries.square().sum(-1) - 2 * z @ entries.mT).argmin(-1)
+        found = F.embedding(ids, entries)
+        losses = {"commitment": self.commitment * present_mean((found.detach() - z).square().mean(-1), keep)}
+        if self.learned_by_gradient:
+            losses["codebook"] = present_mean((found - z.detach()).square().mean(-1), keep)
+        if self.training:
+            with torch.no_grad():
+                self.follow(torch.where(keep[..., None], z, 0), ids, keep)
+        return Matched(z, found, ids, losses)
+
+
+class LearnedCodebook(Codebook):
+    """A table learned by gradient."""
+
+    def __init__(self, size: int, dim: int, *, l2_norm: bool, commitment: float) -> None:
+        super().__init__(l2_norm, commitment)
+        self.embedding = nn.Embedding(size, dim)
+        nn.init.uniform_(self.embedding.weight, -1 / size, 1 / size)
+
+    def table(self) -> Float[Tensor, "v d"]:
+        return self.embedding.weight
+
+
+class EmaCodebook(Codebook):
+    """A table of running means, kept by the library: its counts, its smoothing, its revival of dead entries.
+
+    Only the bookkeeping is the library's: its own forward gives one commitment loss for the whole batch (under a mask,
+    against features that are not normalised), marks absent tokens -1, and waits for the device on every call.
+    """
+
+    learned_by_gradient = False
+
+    def __init__(
+        self, size: int, dim: int, *, l2_norm: bool, commitment: float, decay: float, dead_code_threshold: float
+    ) -> None:
+        super().__init__(l2_norm, commitment)
+        self.means = VectorQuantize(
+            dim, size, decay=decay, use_cosine_sim=l2_norm, threshold_ema_dead_code=dead_code_threshold
+        )
+
+    def table(self) -> Float[Tensor, "v d"]:
+        return self.means.codebook
+
+    def follow(self, z: Float[Tensor, "b k d"], ids: Int[Tensor, "b k"], keep: Bool[Tensor, "b k"]) -> None:
+        self.means.update_indices(z, ids, mask=keep)
+
+
+class SimCodebook(Codebook):
+    """A learned linear map of a frozen random table; both are the library's."""
+
+    def __init__(self, size: int, dim: int, *, commitment: float) -> None:
+        super().__init__(False, commitment)
+        self.linear = LinearCodebook(dim, size)
+
+    def table(self) -> Float[Tensor, "v d"]:
+        return self.linear.codebook
+
+
+def build_codebook(config: VQConfig | ResidualVQConfig, *, l2_norm: bool) -> Codebook:
+    """One codebook of running means or one learned by gradient, as the config says."""
+    size, dim, commitment = config.codebook_size, config.dim, config.commitment
+    if config.ema:
+        return EmaCodebook(
+            size,
+            dim,
+            l2_norm=l2_norm,
+            commitment=commitment,
+            decay=config.decay,
+            dead_code_threshold=config.dead_code_threshold,
+        )
+    return LearnedCodebook(size, dim, l2_norm=l2_norm, commitment=commitment)

@@ -1,0 +1,36 @@
+"""What the quantizers share: the projection, full precision, and means over the tokens that are present."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def projection(features: int, dim: int) -> nn.Linear:
+    """From the encoder's width to the quantizer's."""
+    linear = nn.Linear(features, dim)
+    nn.init.trunc_normal_(linear.weight, std=0.02)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def full_precision(like: Tensor) -> torch.autocast:
+    """A region without autocast: in bfloat16 neighbouring codes are one number."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def normalize(z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+    """Onto the unit sphere; a zero vector stays zero, with a finite gradient."""
+    return F.normalize(z, dim=-1, eps=1e-8)
+
+
+def straight_through(z: Float[Tensor, "*b d"], values: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+    """`values` forward, the gradient of `z` backward."""
+    return z + (values - z).detach()
+
+
+def present_mean(loss: Float[Tensor, "b k"], keep: Bool[Tensor, "b k"]) -> Float[Tensor, " b"]:
+    """Each sample's mean over its present tokens."""
+    return torch.where(keep, loss, 0).sum(1) / keep.sum(1).clamp(min=1)

@@ -1,0 +1,101 @@
+"""Finite scalar quantization: rounding on a fixed grid, in one step or in several ever finer ones."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from vector_quantize_pytorch import FSQ as Grid
+from vector_quantize_pytorch import ResidualFSQ as ResidualGrid
+
+from flexframe.contracts import Quantizer, Spec
+from flexframe.rng import Rng
+from flexframe.tokens import Quantized
+
+from . import FSQConfig, ResidualFSQConfig
+from .common import full_precision, projection, straight_through
+
+
+class FSQ(Quantizer):
+    """See `FSQConfig`. The grid and its ids are the library's; ours are the head and the two kinds of noise."""
+
+    config: FSQConfig
+
+    def __init__(self, config: FSQConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.project = nn.Linear(spec.features, len(config.levels))
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+        self.grid = Grid(list(config.levels), return_indices=False)  # ids are computed, without a table of all codes
+        levels = torch.tensor(config.levels)
+        half = (levels - 1) * (1 + 1e-3) / 2
+        offset = torch.where(levels % 2 == 0, 0.5, 0.0)
+        self.register_buffer("reach", half, persistent=False)
+        self.register_buffer("offset", offset, persistent=False)
+        self.register_buffer("half_width", levels // 2, persistent=False)
+
+    def bounded(self, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """Into the grid's range, in steps of one, not rounded."""
+        return torch.tanh(z + torch.atanh(self.offset / self.reach)) * self.reach - self.offset
+
+    def quantize(self, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """To the nearest point of the grid, straight-through; values lie in [-1, 1]."""
+        return self.grid.quantize(z)
+
+    def ids(self, values: Float[Tensor, "*b d"]) -> Int[Tensor, "*b"]:
+        """The code of each point of the grid."""
+        return self.grid.codes_to_indices(values).long()
+
+    def forward(self, values: Float[Tensor, "b k e"], keep: Bool[Tensor, "b k"], *, rng: Rng) -> Quantized:
+        z = self.project(values).float()
+        with full_precision(z):
+            quantized = self.quantize(z)
+            codes = self.ids(quantized)[..., None]
+            if not self.training:
+                return Quantized(self.lookup(codes), codes)
+            if self.config.drop_quant_p:
+                drop = rng.uniform("quantizer/drop") < self.config.drop_quant_p
+                quantized = torch.where(drop[:, None, None], self.bounded(z) / self.half_width, quantized)
+            if self.config.corrupt_tokens_p:
+                quantized, codes = self._corrupt(quantized, codes, rng)
+        return Quantized(quantized, codes)
+
+    def lookup(self, codes: Int[Tensor, "b k 1"]) -> Float[Tensor, "b k d"]:
+        return self.grid.indices_to_codes(codes[..., 0])
+
+    def _corrupt(self, values: Tensor, codes: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        low, high = self.config.min_corrupt_tokens_p, self.config.corrupt_tokens_p
+        rate = low + (high - low) * rng.uniform("quantizer/corrupt-rate")
+        rate = rate * (rng.uniform("quantizer/corrupt") < self.config.apply_corrupt_tokens_p)
+        slots = codes.shape[1]
+        replace = rng.uniform("quantizer/corrupt-token", (slots,)) < rate[:, None]
+        drawn = rng.integers("quantizer/corrupt-code", self.spec.tokens.codebook_size, (slots,))
+        codes = torch.where(replace[..., None], drawn[..., None], codes)
+        return torch.where(replace[..., None], self.lookup(codes), values), codes
+
+
+class ResidualFSQ(Quantizer):
+    """See `ResidualFSQConfig`. The grids are the library's, with its soft clamp; the gradient passes straight through
+    the sum of the steps once, where the library's passes once a step."""
+
+    config: ResidualFSQConfig
+
+    def __init__(self, config: ResidualFSQConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.project = projection(spec.features, len(config.levels))
+        self.grids = ResidualGrid(levels=list(config.levels), num_quantizers=config.num_quantizers)
+
+    def forward(self, values: Float[Tensor, "b k e"], keep: Bool[Tensor, "b k"], *, rng: Rng) -> Quantized:
+        z = self.project(values).float()
+        with full_precision(z):
+            with torch.no_grad():
+                _, codes = self.grids(z)
+            codes = codes.long()
+            looked_up = self.lookup(codes)
+            if not self.training:
+                return Quantized(looked_up, codes)
+            clamp = self.grids.soft_clamp_input_value
+            return Quantized(straight_through((z / clamp).tanh() * clamp, looked_up), codes)
+
+    def lookup(self, codes: Int[Tensor, "b k q"]) -> Float[Tensor, "b k d"]:
+        return self.grids.get_output_from_indices(codes)

@@ -1,0 +1,73 @@
+"""Sign quantizers against the library's, whose dense entropies are the same numbers."""
+
+import pytest
+import torch
+from flexframe_quantizers import BSQConfig, LFQConfig
+from flexframe_quantizers.binary import codebook_entropy, joint, token_entropy
+from flexframe_registry import LatentSpec, Spec, catalogue
+from vector_quantize_pytorch import LFQ
+
+from flexframe.rng import Rng
+
+
+def build(config):
+    torch.manual_seed(0)
+    quantizer = catalogue().build(config, Spec(LatentSpec(3, 8, 8), 16, config.tokens(8, 16)))
+    torch.nn.init.normal_(quantizer.project.weight, std=0.1)
+    return quantizer.train()
+
+
+@pytest.mark.parametrize("kind", [LFQConfig, BSQConfig])
+def test_values_ids_and_entropies_are_the_librarys(kind):
+    config = kind(codebook_size=128, commitment=0.5, entropy=1, diversity=2, inv_temperature=1)
+    quantizer, values = build(config), torch.randn(3, 8, 16)
+    theirs = LFQ(codebook_size=128, spherical=kind is BSQConfig, commitment_loss_weight=1.0).train()
+    keep = torch.arange(8).expand(3, -1) < 5
+    out = quantizer(values, keep, rng=Rng(0, torch.arange(3)))
+    # cut rather than masked: under its mask the library forgets to average over tokens
+    ret, parts = theirs(quantizer.project(values[:, :5]), inv_temperature=1.0, return_loss_breakdown=True)
+    assert torch.equal(out.codes[:, :5, 0], ret.indices.long())
+    torch.testing.assert_close(out.values[:, :5], ret.quantized, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        quantizer.lookup(out.codes[:, :5]), theirs.indices_to_codes(ret.indices), rtol=0, atol=1e-6
+    )
+    torch.testing.assert_close(out.losses["token_entropy"].mean(), parts.per_sample_entropy, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(out.losses["codebook_entropy"], -2 * parts.batch_entropy, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(out.losses["commitment"].mean(), 0.5 * parts.commitment)
+
+
+def test_the_joint_of_independent_bits_sums_to_one_and_puts_the_first_bit_first():
+    chance = torch.tensor([[0.9, 0.2, 0.5]])
+    table = joint(chance)
+    assert table.shape == (1, 8)
+    torch.testing.assert_close(table.sum(), torch.tensor(1.0))
+    torch.testing.assert_close(table[0, 4], torch.tensor(0.9 * 0.8 * 0.5))
+
+
+def test_entropies_of_certain_and_of_undecided_tokens():
+    certain, undecided = torch.full((1, 2, 6), 80.0), torch.zeros(1, 2, 6)
+    keep = torch.ones(1, 2, dtype=torch.bool)
+    assert float(token_entropy(certain).max()) < 1e-6
+    torch.testing.assert_close(token_entropy(undecided), torch.full((1, 2), 6 * 0.6931472))
+    assert abs(float(codebook_entropy(certain, keep))) < 1e-6
+    torch.testing.assert_close(codebook_entropy(undecided, keep), torch.tensor(6 * 0.6931472))
+    opposite = torch.stack([certain[0, 0], -certain[0, 0]])[None]
+    torch.testing.assert_close(codebook_entropy(opposite, keep), torch.tensor(0.6931472))
+
+
+def test_eighteen_bits_cost_little():
+    quantizer = build(LFQConfig(codebook_size=2**18, inv_temperature=1))
+    out = quantizer(torch.randn(2, 8, 16), torch.ones(2, 8, dtype=torch.bool), rng=Rng(0, torch.arange(2)))
+    assert out.losses["codebook_entropy"].isfinite()
+
+
+def test_weights_of_zero_leave_no_loss():
+    quantizer = build(LFQConfig(codebook_size=16, entropy=0, commitment=0))
+    out = quantizer(torch.randn(2, 8, 16), torch.ones(2, 8, dtype=torch.bool), rng=Rng(0, torch.arange(2)))
+    assert not out.losses
+
+
+def test_bsq_tokens_lie_on_the_unit_sphere():
+    quantizer = build(BSQConfig(codebook_size=256))
+    values = quantizer.lookup(torch.arange(256)[None, :, None])
+    torch.testing.assert_close(values.norm(dim=-1), torch.ones(1, 256))

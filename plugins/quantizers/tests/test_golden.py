@@ -1,0 +1,90 @@
+"""The numbers of the published implementations, if they are there."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from flexframe_quantizers import FSQConfig, KLConfig
+from flexframe_quantizers.codebooks import LearnedCodebook
+from flexframe_registry import LatentSpec, Spec, catalogue
+from safetensors.torch import load_file
+
+from flexframe.rng import Rng
+
+SHARED = Path(os.environ.get("FLEXFRAME_SHARED") or Path(__file__).resolve().parents[3].parent / "shared")
+GOLDEN = SHARED / "golden"
+pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no reference numbers at {GOLDEN}")
+ALL = torch.ones(2, 8, dtype=torch.bool)
+
+
+class Table(Rng):
+    """Noise from a table."""
+
+    def __init__(self, noise):
+        super().__init__(0, torch.arange(len(noise)))
+        self.noise = noise
+
+    def normal(self, purpose, shape=()):
+        assert (purpose, tuple(shape)) == ("quantizer/kl", self.noise.shape[1:])
+        return self.noise
+
+
+def build(config, features=16):
+    return catalogue().build(config, Spec(LatentSpec(3, 8, 8), features, config.tokens(8, features)))
+
+
+def near(name, found, expected, atol=2e-5):
+    print(f"{name}: largest error {float((found - expected).detach().abs().max()):.2e}")
+    torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+
+
+def test_fsq():
+    case, quantizer = load_file(GOLDEN / "flextok_tiny/case_fsq.safetensors"), build(FSQConfig())
+    quantized = quantizer.quantize(case["z"])
+    near("bounded", quantizer.bounded(case["z"]), case["bounded"])
+    near("quants", quantized, case["quants"])
+    assert torch.equal(quantizer.ids(quantized), case["tokens"])
+    near("ids_embedding", quantizer.lookup(case["ids"][None, :, None])[0], case["ids_embedding"])
+
+
+def titok_codebook():
+    weight = load_file(GOLDEN / "titok_tiny/vq_legacy/model.safetensors")["quantize.embedding.weight"]
+    codebook = LearnedCodebook(*weight.shape, l2_norm=True, commitment=0.25)
+    codebook.load_state_dict({"embedding.weight": weight})
+    return codebook
+
+
+def test_vq():
+    case, codebook = load_file(GOLDEN / "titok_tiny/vq_legacy/case_eval.safetensors"), titok_codebook()
+    matched = codebook(case["enc_z"][:, :, 0].mT, ALL)
+    assert torch.equal(matched.ids, case["indices"][:, 0])
+    near("z_quantized", codebook.lookup(matched.ids).mT[:, :, None], case["z_quantized"])
+    commitment, learned = (matched.losses[name].mean()[None] for name in ("commitment", "codebook"))
+    near("commitment_loss", commitment, case["commitment_loss"])
+    near("codebook_loss", learned, case["codebook_loss"])
+    near("quantizer_loss", commitment + learned, case["quantizer_loss"])
+
+
+def test_gradient_of_the_vq_codebook():
+    features = load_file(GOLDEN / "titok_tiny/vq_legacy/case_eval.safetensors")["enc_z"]
+    case, codebook = load_file(GOLDEN / "titok_tiny/vq_legacy/case_train_stage1.safetensors"), titok_codebook()
+    codebook(features[:, :, 0].mT, ALL).losses["codebook"].mean().backward()
+    near("grad.quantize.embedding.weight", codebook.embedding.weight.grad, case["grad.quantize.embedding.weight"])
+
+
+def test_kl():
+    case = load_file(GOLDEN / "titok_tiny/vae/case_eval.safetensors")
+    tokens = {name: case[name][:, :, 0].mT for name in ("enc_z", "mean", "logvar", "eps", "z_sampled")}
+    quantizer = build(KLConfig(weight=0.1), features=32).train()
+    with torch.no_grad():
+        quantizer.project.weight.copy_(torch.eye(32))
+    mean, logvar = quantizer.posterior(tokens["enc_z"])
+    near("mean", mean, tokens["mean"])
+    near("logvar", logvar, tokens["logvar"])
+    out = quantizer(tokens["enc_z"], ALL, rng=Table(tokens["eps"]))
+    near("z_sampled", out.values, tokens["z_sampled"])
+    # the reference's [2, 8] is summed over dims alone; its loss is the sum over tokens and the mean over samples
+    divergence, expected = quantizer.divergence(mean, logvar, ALL), case["kl"].sum(1)
+    near("kl, relative", divergence / expected, torch.ones(2), atol=2e-6)
+    torch.testing.assert_close(out.losses["kl"], 0.1 * expected)

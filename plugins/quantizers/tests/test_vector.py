@@ -1,0 +1,128 @@
+"""Codebooks: the reference's numbers, running means, the linear map, and residuals against the library's own."""
+
+import torch
+from flexframe_quantizers import ResidualVQConfig, SimVQConfig, VQConfig
+from flexframe_registry import LatentSpec, Spec, catalogue
+from vector_quantize_pytorch import ResidualVQ, SimVQ, VectorQuantize
+
+from flexframe.rng import Rng
+
+
+def build(config, features=16):
+    torch.manual_seed(0)
+    quantizer = catalogue().build(config, Spec(LatentSpec(3, 8, 8), features, config.tokens(8, features)))
+    torch.nn.init.normal_(quantizer.project.weight, std=0.3)
+    return quantizer
+
+
+def call(quantizer, values, keep=None):
+    keep = torch.ones(values.shape[:2], dtype=torch.bool) if keep is None else keep
+    return quantizer(values, keep, rng=Rng(0, torch.arange(len(values))))
+
+
+def test_entries_start_within_one_over_their_number():
+    weight = build(VQConfig()).codebook.embedding.weight
+    assert weight.shape == (4096, 12)
+    assert 0.99 / 4096 < float(weight.abs().max()) <= 1 / 4096
+
+
+def test_losses_are_means_over_present_tokens_of_each_sample():
+    quantizer, values = build(VQConfig.sized("tiny")), torch.randn(3, 8, 16)
+    keep = torch.arange(8) < torch.tensor([8, 5, 1])[:, None]
+    losses = call(quantizer, values, keep).losses
+    for row, length in enumerate((8, 5, 1)):
+        alone = call(quantizer, values[row : row + 1, :length]).losses
+        for name in ("commitment", "codebook"):
+            torch.testing.assert_close(losses[name][row], alone[name][0])
+
+
+def test_gradients_of_the_codebook_come_from_its_loss_alone():
+    quantizer = build(VQConfig.sized("tiny")).train()
+    out = call(quantizer, torch.randn(2, 8, 16))
+    assert torch.autograd.grad(out.values.sum(), quantizer.codebook.embedding.weight, allow_unused=True)[0] is None
+    grad = torch.autograd.grad(out.losses["codebook"].sum(), quantizer.codebook.embedding.weight)[0]
+    assert set(grad.abs().sum(1).nonzero().flatten().tolist()) == set(out.codes.flatten().tolist())
+
+
+def test_straight_through_is_the_identity_to_gradients_and_rotation_keeps_the_value():
+    config = VQConfig.sized("tiny", l2_norm=False)
+    for rotation in (False, True):
+        quantizer = build(config.model_copy(update={"rotation_trick": rotation})).train()
+        out = call(quantizer, torch.randn(2, 8, 16))
+        torch.testing.assert_close(out.values, quantizer.lookup(out.codes), rtol=0, atol=1e-5)
+    quantizer, values = build(config).train(), torch.randn(2, 8, 16, requires_grad=True)
+    towards = torch.randn(2, 8, 8)
+    (call(quantizer, values).values * towards).sum().backward()
+    torch.testing.assert_close(values.grad, towards @ quantizer.project.weight)
+
+
+def test_running_means_are_the_librarys():
+    for l2_norm in (False, True):
+        quantizer = build(VQConfig.sized("tiny", ema=True, l2_norm=l2_norm, decay=0.8)).train()
+        theirs = VectorQuantize(8, 64, decay=0.8, use_cosine_sim=l2_norm).train()
+        theirs.load_state_dict(quantizer.codebook.means.state_dict())
+        for step in range(3):
+            values = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(step))
+            keep = torch.arange(8) < torch.tensor([8, 3])[:, None]
+            out = call(quantizer, values, keep)
+            _, ids, _ = theirs(quantizer.project(values), mask=keep)
+            assert torch.equal(ids[keep], out.codes[..., 0][keep])
+        for name, tensor in theirs.state_dict().items():
+            torch.testing.assert_close(quantizer.codebook.means.state_dict()[name], tensor, msg=name)
+
+
+def test_running_means_move_towards_the_features_and_only_in_training():
+    quantizer, values = build(VQConfig.sized("tiny", ema=True, decay=0.5)), torch.randn(4, 8, 16)
+    losses = [float(call(quantizer.train(), values).losses["commitment"].mean()) for _ in range(10)]
+    assert losses[-1] < 0.3 * losses[0]
+    before = quantizer.codebook.means.codebook.clone()
+    call(quantizer.eval(), values)
+    assert torch.equal(before, quantizer.codebook.means.codebook)
+    assert "codebook" not in call(quantizer, values).losses
+
+
+def test_dead_entries_are_revived_by_present_features_alone():
+    quantizer = build(VQConfig.sized("tiny", ema=True, l2_norm=False, decay=0.1, dead_code_threshold=0.5)).train()
+    values, keep = torch.randn(4, 8, 16), torch.arange(8).expand(4, -1) < 4
+    values[:, 4:] = 1e4
+    for _ in range(3):
+        call(quantizer, values, keep)
+    assert float(quantizer.codebook.means.codebook.abs().max()) < 100
+
+
+def test_simvq_is_the_librarys_on_whole_batches():
+    quantizer = build(SimVQConfig.sized("tiny")).train()
+    theirs = SimVQ(8, 64).train()
+    theirs.load_state_dict(quantizer.codebook.linear.state_dict())
+    values = torch.randn(2, 8, 16)
+    out = call(quantizer, values)
+    expected, ids, loss = theirs(quantizer.project(values))
+    assert torch.equal(out.codes[..., 0], ids)
+    torch.testing.assert_close(out.values, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close((out.losses["commitment"] + out.losses["codebook"]).mean(), loss)
+
+
+def test_residual_vq_is_the_librarys_in_codes_and_values():
+    quantizer = build(ResidualVQConfig.sized("tiny", num_quantizers=3)).eval()
+    theirs = ResidualVQ(dim=8, num_quantizers=3, codebook_size=64).eval()
+    for layer, codebook in zip(theirs.layers, quantizer.codebooks, strict=True):
+        layer.load_state_dict(codebook.means.state_dict())
+    values = torch.randn(2, 8, 16)
+    out = call(quantizer, values)
+    expected, ids, _ = theirs(quantizer.project(values))
+    assert out.codes.shape == (2, 8, 3)
+    assert torch.equal(out.codes, ids)
+    torch.testing.assert_close(out.values, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(theirs.get_output_from_indices(out.codes), out.values, rtol=0, atol=1e-6)
+
+
+def test_residual_losses_add_up_over_codebooks():
+    for config, names in ((ResidualVQConfig.sized("tiny"), {"commitment"}),
+                          (ResidualVQConfig.sized("tiny", ema=False), {"commitment", "codebook"})):  # fmt: skip
+        quantizer, values = build(config).eval(), torch.randn(2, 8, 16)
+        losses, z = call(quantizer, values).losses, quantizer.project(values)
+        first = quantizer.codebooks[0](z, torch.ones(2, 8, dtype=torch.bool))
+        second = quantizer.codebooks[1](z - first.entries, torch.ones(2, 8, dtype=torch.bool))
+        assert losses.keys() == names
+        for name in names:
+            torch.testing.assert_close(losses[name], first.losses[name] + second.losses[name])
