@@ -13,21 +13,21 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
     """Print a row for each model and token count, then what could not be measured and why."""
     console = console or Console()
     measures = {n: m for n, m in results["measures"].items() if any_value(results, n)}
-    table = Table(box=None, padding=(0, 1), header_style="bold", row_styles=None)
+    table = Table(box=None, padding=(0, 1), pad_edge=False, collapse_padding=True, header_style="bold")
     table.add_column("tokens", justify="right")
-    table.add_column("model", overflow="fold", max_width=24)
+    table.add_column("model", overflow="fold")
     table.add_column("bits", justify="right")
     for measure in measures.values():
         unit = f" {measure['unit']}" if measure["unit"] else ""
-        table.add_column(f"{measure['label']}{unit}", justify="right", max_width=11)
-    table.add_column("decode img/s", justify="right", max_width=7)
+        table.add_column(f"{measure['label']}{unit}", justify="right", max_width=10)
+    table.add_column("decode img/s", justify="right", max_width=6)
     for budget in results["budgets"]:
         best = {name: best_models(results, name, budget) for name in measures}
         for i, (model, entry) in enumerate(results["models"].items()):
             first = str(budget) if i == 0 else ""
             found = entry["budgets"].get(str(budget))
             if found is None:
-                table.add_row(first, model, "[dim]not offered[/]", style="dim")
+                table.add_row(first, f"[dim]{model}: not offered[/]")
                 continue
             cells = []
             for name, measure in measures.items():

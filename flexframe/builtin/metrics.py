@@ -132,8 +132,8 @@ class Classifier(Metric):
 
     def measures(self) -> Sequence[Measure]:
         return [
-            Measure("agreement", "Classifier agrees", "higher", "%", 1, "with its own label of the original"),
-            Measure("accuracy", "Classified right", "higher", "%", 1, "reconstructions, against the true labels"),
+            Measure("agreement", "Same label", "higher", "%", 1, "by the classifier, as the original gets"),
+            Measure("accuracy", "True label", "higher", "%", 1, "by the classifier, on reconstructions"),
         ]
 
     def reset(self, spec: Spec) -> None:

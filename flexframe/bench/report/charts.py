@@ -1,0 +1,105 @@
+"""Line charts as plain numbers for an inline SVG: a value over tokens or bits, both on a binary logarithm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+WIDTH, HEIGHT = 480, 270
+LEFT, RIGHT, TOP, BOTTOM = 46, 16, 14, 40
+
+
+@dataclass(frozen=True)
+class Point:
+    x: float
+    y: float
+    tokens: int
+    tip: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model's curve; a model with one token count is a single marker."""
+
+    model: int
+    points: Sequence[Point]
+
+    @property
+    def path(self) -> str:
+        return "M" + "L".join(f"{p.x:.1f} {p.y:.1f}" for p in self.points)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart in the coordinates of its view box."""
+
+    axis: str
+    lines: Sequence[Line]
+    x_ticks: Sequence[tuple[float, str]]
+    y_ticks: Sequence[tuple[float, str]]
+    absent: Sequence[str]
+    """Models that have no place on this axis."""
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+    bottom: int = HEIGHT - BOTTOM
+
+
+def draw(axis: str, series: Mapping[str, Sequence[Mapping[str, Any]]], measure: Mapping[str, Any]) -> Chart | None:
+    """A chart of `series`: for each model its points with `tokens`, `bits`, `value` and `tip`; None without a point."""
+    placed = {name: [p for p in points if p[axis] is not None] for name, points in series.items()}
+    everything = [p for points in placed.values() for p in points]
+    if not everything:
+        return None
+    xs, ys = [p[axis] for p in everything], [p["value"] for p in everything]
+    low, high = math.log2(min(xs)) - 0.25, math.log2(max(xs)) + 0.25
+    ticks, bottom, top = y_range(min(ys), max(ys), measure)
+
+    def x(value: float) -> float:
+        return LEFT + (math.log2(value) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+
+    def y(value: float) -> float:
+        return TOP + (top - value) / (top - bottom) * (HEIGHT - TOP - BOTTOM)
+
+    lines = [
+        Line(i, [Point(x(p[axis]), y(p["value"]), p["tokens"], p["tip"]) for p in sorted(ps, key=lambda p: p[axis])])
+        for i, ps in enumerate(placed.values())
+        if ps
+    ]
+    absent = [name for name, points in series.items() if points and not placed[name]]
+    labels = x_labels(xs)
+    return Chart(
+        axis, lines, [(x(v), f"{v:,g}") for v in labels], [(y(v), text) for v, text in ticks], absent
+    )
+
+
+def x_labels(values: Sequence[float]) -> list[float]:
+    """The values themselves where they are few; powers of two otherwise."""
+    own = sorted(set(values))
+    far = all(b / a > 1.3 for a, b in zip(own, own[1:], strict=False))
+    if len(own) <= 10 and far and all(v == round(v) for v in own):
+        return own
+    first, last = math.ceil(math.log2(own[0]) - 0.2), math.floor(math.log2(own[-1]) + 0.2)
+    step = max(1, math.ceil((last - first + 1) / 10))
+    return [2.0**i for i in range(first, last + 1, step)]
+
+
+def y_range(low: float, high: float, measure: Mapping[str, Any]) -> tuple[list[tuple[float, str]], float, float]:
+    """Round ticks with their texts, and the range of the axis, which holds all values with some air."""
+    air = 0.08 * (high - low) or max(abs(high) * 0.05, 10.0 ** -measure["digits"])
+    bottom, top = low - air, high + air
+    if low >= 0:
+        bottom = max(bottom, 0.0)
+    if measure["unit"] == "%":
+        top = min(top, 101.5)
+    raw = (top - bottom) / 4
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9)) + (1 if abs(step / power - 2.5) < 1e-6 and step < 10 else 0)
+    first = math.ceil(bottom / step - 1e-9)
+    values = [i * step for i in range(first, math.floor(top / step + 1e-9) + 1)]
+    return [(v, f"{v:,.{digits}f}") for v in values], bottom, top
