@@ -101,7 +101,10 @@ class MaskTokenDecoderConfig(DecoderConfig):
             raise ValueError(f"a pixel_decoder needs the head 'proxy-codes', not {self.head!r}")
         scale = 2 ** (len(self.pixel_decoder.multipliers) - 1)
         if scale != self.patch:
-            raise ValueError(f"the pixel_decoder enlarges {scale} times; patch {self.patch} needs another multipliers")
+            raise ValueError(
+                f"the pixel_decoder enlarges {scale} times, but patch is {self.patch}; "
+                "each multiplier after the first doubles"
+            )
 
 
 @hookimpl

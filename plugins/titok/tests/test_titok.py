@@ -241,7 +241,10 @@ def test_errors_say_what_to_do():
         (LatentTokenEncoderConfig.sized("tiny", heads=3), "width 64 is not divisible by its 3 heads"),
         (MaskTokenDecoderConfig.sized("tiny", patch=5), "patch 5 does not divide latents of 16 x 16"),
         (MaskTokenDecoderConfig.sized("tiny", pixel_decoder={}), "needs the head 'proxy-codes'"),
-        (MaskTokenDecoderConfig.sized("tiny", head="proxy-codes", pixel_decoder={}), "enlarges 16 times; patch 4"),
+        (
+            MaskTokenDecoderConfig.sized("tiny", head="proxy-codes", pixel_decoder={}),
+            "but patch is 4",
+        ),
     ],
 )
 def test_checks(config, message):
