@@ -1,5 +1,8 @@
-"""Quantization by sign. Ours rather than the library's, whose entropies are the same numbers (a test holds them
-together) at a cost of all codes for every token, in one scalar for the batch, and by a mask that waits for the device.
+"""Quantization by sign.
+
+Ours rather than the library's. Its entropies are the same numbers, and a test holds them together; but it weighs all
+codes for every token, gives one number for the batch, and under a mask (of version 1.32, even one that is True
+everywhere) takes the batch's entropy for the mean of the tokens', so that the two terms cancel.
 """
 
 from __future__ import annotations

@@ -5,19 +5,7 @@ from flexframe_quantizers import KLConfig, UnquantizedConfig
 from flexframe_registry import LatentSpec, Spec, catalogue
 
 from flexframe.rng import Rng
-
-
-class Table(Rng):
-    """Noise from a table."""
-
-    def __init__(self, noise):
-        super().__init__(0, torch.arange(len(noise)))
-        self.noise = noise
-
-    def normal(self, purpose, shape=()):
-        assert purpose == "quantizer/kl"
-        assert self.noise.shape[1:] == tuple(shape)
-        return self.noise
+from flexframe.testing.tables import TableRng
 
 
 def build(config, features=16):
@@ -42,7 +30,7 @@ def test_a_fixed_variance_leaves_a_head_for_the_mean_alone():
     quantizer, values = build(KLConfig(dim=4, fixed_logvar=0.0, weight=1.0)).train(), torch.randn(2, 8, 16)
     assert quantizer.project.out_features == 4
     noise = torch.randn(2, 8, 4)
-    out = quantizer(values, ALL, rng=Table(noise))
+    out = quantizer(values, ALL, rng=TableRng({"quantizer/kl": noise}, 2))
     mean = quantizer.project(values)
     torch.testing.assert_close(out.values, mean + noise)
     torch.testing.assert_close(out.losses["kl"], 0.5 * mean.square().sum((1, 2)))
