@@ -16,6 +16,7 @@ from flexframe_quantizers import (
     VQConfig,
 )
 from flexframe_registry import ConfigError, LatentSpec, Spec, catalogue
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from flexframe.rng import Rng
 
@@ -205,6 +206,21 @@ def test_autocast_changes_the_projection_only(config):
     if "ema" in type(config).model_fields:
         fields = torch.cat([buffer.flatten().float() for buffer in quantizer.buffers()] or [torch.zeros(1)])
         assert fields.isfinite().all()
+
+
+@EVERY
+def test_a_training_step_never_waits_for_the_device(config):
+    if getattr(config, "dead_code_threshold", 0):
+        pytest.skip("revival counts the dead entries, as its setting says")
+    quantizer, mode = build(config).train(), FakeTensorMode()
+    fake = {
+        name: mode.from_tensor(tensor.detach())
+        for name, tensor in [*quantizer.named_parameters(), *quantizer.named_buffers()]
+    }
+    rows = Rng(3, mode.from_tensor(torch.arange(4)))
+    with mode:  # holds shapes and no numbers: to read one is an error
+        given = mode.from_tensor(features()), mode.from_tensor(present())
+        torch.func.functional_call(quantizer, fake, given, {"rng": rows})
 
 
 @EVERY
