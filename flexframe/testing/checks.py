@@ -1,0 +1,424 @@
+"""The contracts, kind by kind. Each check takes a component and the fields that its config has no default for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from flexframe_registry import Component, LatentSpec, Spec, TokenSpec
+from flexframe_registry.configs import ComponentConfig, SamplingConfig
+from torch import Tensor, nn
+
+from flexframe.contracts import Part
+from flexframe.rng import Rng
+from flexframe.tokens import Batch, Outputs, Tokens, prefix
+
+Fields = Mapping[str, Any]
+Check = Callable[[Component, Fields], None]
+
+BATCH, LENGTH, CODES = 4, 8, 64
+LATENTS = LatentSpec(3, 16, 16, (0.0, 1.0))
+CLOSE = {"atol": 2e-5, "rtol": 1e-4}
+ATTEMPTS = 24
+"""Training passes within which every dropout branch must have been drawn."""
+
+
+# --- materials ---------------------------------------------------------------------------------------------------
+
+
+def tiny(component: Component, fields: Fields) -> Any:
+    return component.config.sized("tiny", **fields)
+
+
+def spec_of(config: ComponentConfig, masked: bool = True) -> Spec:
+    """Widths around one part, chosen so that none equals another by accident."""
+    features = config.features() if config.kind == "encoder" else 24
+    tokens = TokenSpec(LENGTH, 6, 1, CODES)
+    if config.kind == "quantizer":
+        tokens = config.tokens(LENGTH, features)
+    latents = config.latents(16, 16) if config.kind == "codec" else LATENTS
+    spec = Spec(latents, features, dataclasses.replace(tokens, masked=masked))
+    config.check(spec)
+    return spec
+
+
+def build(component: Component, fields: Fields, masked: bool = True) -> tuple[Any, Spec]:
+    """The part at its tiny size, zero-initialised tensors redrawn so that nothing is invisible."""
+    config = tiny(component, fields)
+    spec = spec_of(config, masked)
+    torch.manual_seed(0)
+    part = component.load()(config, spec)
+    redraw_zeros(part)
+    return part.eval(), spec
+
+
+def redraw_zeros(module: nn.Module) -> None:
+    """Draw parameters that are zero throughout from N(0, 0.02)."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad and not parameter.any():
+                nn.init.normal_(parameter, std=0.02)
+
+
+def rng(batch: int = BATCH, step: int = 0) -> Rng:
+    return Rng(1, torch.arange(batch), step)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def images(batch: int = BATCH, height: int = 16, width: int = 16) -> Tensor:
+    return torch.sigmoid(draw(batch, 3, height, width))
+
+
+def tokens(spec: Spec, lengths: Sequence[int], seed: int = 0) -> Tokens:
+    keep = prefix(torch.tensor(lengths), spec.tokens.length)
+    codes = torch.zeros(len(lengths), spec.tokens.length, 1, dtype=torch.long)
+    return Tokens(draw(len(lengths), spec.tokens.length, spec.tokens.dim, seed=seed), keep, codes)
+
+
+def row(values: Tokens, i: int) -> Tokens:
+    return Tokens(values.values[i : i + 1], values.keep[i : i + 1], values.codes[i : i + 1])
+
+
+def sampling(config: Any) -> SamplingConfig:
+    """The decoder's settings; few steps where it takes steps."""
+    quick = {"steps": 2} if "steps" in config.sampling.model_fields else {}
+    return config.sampling.read(quick)
+
+
+def decode(decoder: Any, values: Tokens, draws: Rng) -> Tensor:
+    size = (decoder.spec.latents.height, decoder.spec.latents.width)
+    with torch.no_grad():
+        return decoder.decode(values, condition=None, size=size, rng=draws, sampling=sampling(decoder.config))
+
+
+def assert_gradients(part: nn.Module, unused: Sequence[str], forward: Callable[[int], Tensor]) -> None:
+    """Every trainable parameter but the unused gets a finite, non-zero gradient within a few passes."""
+    wanting = {name for name, p in part.named_parameters() if p.requires_grad}
+    unknown = set(unused) - wanting
+    assert not unknown, f"declared unused, but there is no such parameter: {sorted(unknown)}"
+    part.train()
+    for step in range(ATTEMPTS):
+        part.zero_grad(set_to_none=True)
+        forward(step).backward()
+        for name, parameter in part.named_parameters():
+            if parameter.grad is not None:
+                assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
+                if parameter.grad.any():
+                    wanting.discard(name)
+        if wanting <= set(unused):
+            break
+    assert wanting <= set(unused), f"no gradient reaches {sorted(wanting - set(unused))}; declare it in `unused`, or use it"
+    assert set(unused) <= wanting, f"declared unused, but a gradient reaches {sorted(set(unused) - wanting)}"
+
+
+def scalar(losses: Mapping[str, Tensor]) -> Tensor:
+    for name, loss in losses.items():
+        assert loss.shape in ((BATCH,), ()), f"loss {name!r} has shape {tuple(loss.shape)}; a value a sample, or a scalar"
+        assert loss.isfinite().all(), f"loss {name!r} is not finite"
+    return sum((loss.mean() for loss in losses.values()), start=torch.zeros(()))
+
+
+# --- every component ---------------------------------------------------------------------------------------------
+
+
+def check_config_round_trips(component: Component, fields: Fields) -> None:
+    """A config survives JSON, is frozen, refuses unknown fields, documents every field, and has its sizes."""
+    config = tiny(component, fields)
+    assert component.config.model_validate_json(config.model_dump_json()) == config
+    for size in component.config.sizes:
+        component.config.sized(size, **fields)
+    undocumented = [n for n, f in component.config.model_fields.items() if n != "type" and not f.description]
+    assert not undocumented, f"fields without a docstring: {undocumented}"
+    assert component.config.__doc__, "the config has no docstring"
+    assert component.config.model_config.get("extra") == "forbid"
+    assert component.config.model_config.get("frozen")
+
+
+def check_fulfils_its_kind(component: Component, fields: Fields) -> None:
+    """The class imports, and is of the kind that its config says."""
+    assert isinstance(component.load(), type)
+
+
+# --- parts of a model --------------------------------------------------------------------------------------------
+
+
+def check_builds_and_state_dict_round_trips(component: Component, fields: Fields) -> None:
+    """Two builds of one config have the same tensors by name and shape, and one loads into the other."""
+    one, _ = build(component, fields)
+    torch.manual_seed(1)
+    other = component.load()(one.config, one.spec)
+    assert isinstance(one, Part)
+    other.load_state_dict(one.state_dict())
+    for name, value in one.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+
+
+def check_builds_without_data_on_meta(component: Component, fields: Fields) -> None:
+    """A part can be built on the meta device, so that any size can be counted."""
+    config = tiny(component, fields)
+    with torch.device("meta"):
+        part = component.load()(config, spec_of(config))
+    assert all(p.is_meta for p in part.parameters())
+
+
+def check_codec(component: Component, fields: Fields) -> None:
+    """Images become latents as the config says, and images again; rows are independent; nothing is trained."""
+    codec, spec = build(component, fields)
+    given = images()
+    with torch.no_grad():
+        latents = codec.encode(given, rng=rng())
+        assert latents.shape[1:] == (spec.latents.channels, spec.latents.height, spec.latents.width)
+        assert torch.equal(latents, codec.encode(given, rng=rng())), "equal seeds gave unequal latents"
+        torch.testing.assert_close(codec.encode(given[1:2], rng=rng().rows(torch.tensor([1]))), latents[1:2], **CLOSE)
+        assert codec.decode(latents).shape == given.shape
+
+
+def check_encoder_shape_and_rows(component: Component, fields: Fields) -> None:
+    """`b k e`, equal for equal input, and a row does not depend on its batch."""
+    encoder, spec = build(component, fields)
+    keep = torch.ones(BATCH, LENGTH, dtype=torch.bool)
+    with torch.no_grad():
+        found = encoder(images(), keep)
+        assert found.shape == (BATCH, LENGTH, spec.features) and found.isfinite().all()
+        assert torch.equal(found, encoder(images(), keep))
+        torch.testing.assert_close(encoder(images()[2:3], keep[2:3]), found[2:3], **CLOSE)
+
+
+def check_encoder_absent_slots(component: Component, fields: Fields) -> None:
+    """Slots that are absent, or not there at all, change no present one."""
+    encoder, _ = build(component, fields)
+    full = torch.ones(BATCH, LENGTH, dtype=torch.bool)
+    lengths = torch.tensor([1, 3, 5, 8])
+    with torch.no_grad():
+        found = encoder(images(), full)
+        some = encoder(images(), prefix(lengths, LENGTH))
+        short = encoder(images(), full[:, :3])
+    for i, length in enumerate(lengths):
+        torch.testing.assert_close(some[i, :length], found[i, :length], **CLOSE)
+    assert short.shape[1] == 3
+    torch.testing.assert_close(short, found[:, :3], **CLOSE)
+
+
+def check_encoder_gradients(component: Component, fields: Fields) -> None:
+    encoder, spec = build(component, fields)
+    keep, target = torch.ones(BATCH, LENGTH, dtype=torch.bool), draw(BATCH, LENGTH, spec.features)
+    assert_gradients(encoder, encoder.config.unused(), lambda step: (encoder(images(), keep) * target).sum())
+
+
+def check_quantizer_codes(component: Component, fields: Fields) -> None:
+    """Codes are in range, and in evaluation values are exactly what `lookup` gives of them."""
+    quantizer, spec = build(component, fields)
+    values, keep = draw(BATCH, LENGTH, spec.features), torch.ones(BATCH, LENGTH, dtype=torch.bool)
+    with torch.no_grad():
+        found = quantizer(values, keep, rng=rng())
+        assert found.values.shape == (BATCH, LENGTH, spec.tokens.dim) and found.values.isfinite().all()
+        assert torch.equal(found.values, quantizer.lookup(found.codes)), "values are not lookup(codes)"
+        if spec.tokens.codebook_size is None:
+            assert found.codes.shape == found.values.shape and found.codes.is_floating_point()
+        else:
+            assert found.codes.shape == (BATCH, LENGTH, spec.tokens.codebooks) and found.codes.dtype == torch.long
+            assert 0 <= found.codes.min() and found.codes.max() < spec.tokens.codebook_size
+            assert len(found.codes.unique()) > 1, "random features all got one code"
+        assert torch.equal(found.codes, quantizer(values, keep, rng=rng()).codes), "equal seeds gave unequal codes"
+
+
+def check_quantizer_rows(component: Component, fields: Fields) -> None:
+    """In evaluation a row's codes do not depend on its batch, nor a token's on the other slots."""
+    quantizer, spec = build(component, fields)
+    values, keep = draw(BATCH, LENGTH, spec.features), torch.ones(BATCH, LENGTH, dtype=torch.bool)
+    with torch.no_grad():
+        whole = quantizer(values, keep, rng=rng()).codes
+        one = quantizer(values[2:3], keep[2:3], rng=rng().rows(torch.tensor([2]))).codes
+        short = quantizer(values[:, :3], keep[:, :3], rng=rng()).codes
+    torch.testing.assert_close(one, whole[2:3])
+    torch.testing.assert_close(short, whole[:, :3])
+
+
+def check_quantizer_absent_slots(component: Component, fields: Fields) -> None:
+    """In training, what stands in absent slots changes no loss, no gradient and no statistic."""
+    lengths = torch.tensor([1, 3, 5, 8])
+    results = []
+    for fill in (0.0, 100.0):
+        quantizer, spec = build(component, fields)
+        quantizer.train()
+        keep = prefix(lengths, LENGTH)
+        features = torch.where(keep[..., None], draw(BATCH, LENGTH, spec.features), fill).requires_grad_()
+        torch.manual_seed(0)
+        found = quantizer(features, keep, rng=rng())
+        total = scalar(found.losses) + (found.values * keep[..., None]).square().sum()
+        total.backward()
+        assert features.grad is not None
+        gradients = {n: p.grad for n, p in quantizer.named_parameters() if p.grad is not None}
+        buffers = {n: v for n, v in quantizer.state_dict().items() if n not in gradients}
+        results.append((total.detach(), features.grad[keep], gradients, buffers))
+    torch.testing.assert_close(results[0], results[1], **CLOSE)
+
+
+def check_quantizer_gradients(component: Component, fields: Fields) -> None:
+    """Gradients reach the features and every parameter, and zero features do no harm."""
+    quantizer, spec = build(component, fields)
+    keep, target = torch.ones(BATCH, LENGTH, dtype=torch.bool), draw(BATCH, LENGTH, spec.tokens.dim, seed=1)
+    features = draw(BATCH, LENGTH, spec.features).requires_grad_()
+
+    def forward(step: int) -> Tensor:
+        found = quantizer(features, keep, rng=rng(step=step))
+        return scalar(found.losses) + (found.values * target).sum()
+
+    assert_gradients(quantizer, quantizer.config.unused(), forward)
+    assert features.grad is not None and features.grad.any(), "no gradient reaches the encoder"
+    zero = torch.zeros(BATCH, LENGTH, spec.features, requires_grad=True)
+    found = quantizer(zero, keep, rng=rng())
+    (scalar(found.losses) + (found.values * target).sum()).backward()
+    assert zero.grad is not None and zero.grad.isfinite().all(), "zero features give a gradient that is not finite"
+
+
+def check_masker_draws(component: Component, fields: Fields) -> None:
+    """Prefixes of at least one token, seeded, of lengths that the budgets list, and no more slots than there are."""
+    masker, spec = build(component, fields)
+    budgets = masker.budgets
+    assert budgets == tuple(sorted(set(budgets))) and budgets[-1] == LENGTH and budgets[0] >= 1
+    assert masker.config.masked == component.config.masked
+    for step in range(20):
+        kept = masker.draw(64, LENGTH, rng=rng(64, step))
+        assert kept.keep.shape == (64, kept.slots) and 1 <= kept.slots <= LENGTH
+        lengths = kept.keep.sum(1)
+        assert torch.equal(kept.keep, prefix(lengths, kept.slots)), "what is kept is not a prefix"
+        assert set(lengths.tolist()) <= set(budgets), "a length was drawn that the budgets do not list"
+        again = masker.draw(64, LENGTH, rng=rng(64, step))
+        assert torch.equal(kept.keep, again.keep), "equal seeds gave unequal draws"
+        some = masker.draw(3, LENGTH, rng=rng(64, step).rows(torch.tensor([5, 9, 60])))
+        assert torch.equal(some.keep, kept.keep[[5, 9, 60]]), "a row's draw depends on its batch"
+    assert spec.tokens.length == LENGTH
+
+
+def _train_decoder(decoder: Any, spec: Spec, step: int = 0) -> Outputs:
+    batch = Batch(torch.arange(BATCH), latents=images())
+    return decoder(tokens(spec, [1, 3, 5, 8]), batch, taps=frozenset(), rng=rng(step=step))
+
+
+def check_decoder_trains(component: Component, fields: Fields) -> None:
+    """Losses a value a sample; what `provides` promises is there; taps that nobody offers are refused."""
+    for masked in (True, False):
+        decoder, spec = build(component, fields, masked)
+        decoder.train()
+        offered = decoder.config.provides()
+        taps = offered - {"reconstruction", "logits"}
+        batch = Batch(torch.arange(BATCH), latents=images())
+        out = decoder(tokens(spec, [1, 3, 5, 8]), batch, taps=taps, rng=rng())
+        scalar(out.losses)
+        assert ("reconstruction" in offered) == (out.reconstruction is not None)
+        assert ("logits" in offered) == (out.logits is not None)
+        assert set(out.features) == taps
+        assert out.losses or offered, "a decoder has a loss of its own, or something for objectives"
+        try:
+            decoder(tokens(spec, [8] * BATCH), batch, taps=frozenset({"no such tap"}), rng=rng())
+        except ValueError:
+            continue
+        raise AssertionError("a tap that is not offered was not refused")
+
+
+def check_decoder_decodes(component: Component, fields: Fields) -> None:
+    """Latents of the asked size, equal for equal seeds, and a row does not depend on its batch."""
+    for masked in (True, False):
+        decoder, spec = build(component, fields, masked)
+        given = tokens(spec, [1, 3, 5, 8])
+        found = decode(decoder, given, rng())
+        assert found.shape == (BATCH, spec.latents.channels, spec.latents.height, spec.latents.width)
+        assert found.isfinite().all()
+        assert torch.equal(found, decode(decoder, given, rng())), "equal seeds gave unequal latents"
+        for i in range(BATCH):
+            alone = decode(decoder, row(given, i), rng().rows(torch.tensor([i])))
+            torch.testing.assert_close(alone, found[i : i + 1], **CLOSE)
+
+
+def check_decoder_absent_slots(component: Component, fields: Fields) -> None:
+    """What stands in absent slots changes nothing, and neither does leaving them out; present ones do matter."""
+    for masked in (True, False):
+        decoder, spec = build(component, fields, masked)
+        given, other = tokens(spec, [3] * BATCH), tokens(spec, [3] * BATCH, seed=1)
+        mixed = torch.where(given.keep[..., None], given.values, 100 * other.values)
+        found = decode(decoder, given, rng())
+        torch.testing.assert_close(decode(decoder, Tokens(mixed, given.keep, given.codes), rng()), found, **CLOSE)
+        torch.testing.assert_close(decode(decoder, given.truncate(3), rng()), found, **CLOSE)
+        assert not torch.allclose(decode(decoder, other, rng()), found), "the tokens do not matter"
+
+
+def check_decoder_gradients(component: Component, fields: Fields) -> None:
+    for masked in (True, False):
+        decoder, spec = build(component, fields, masked)
+
+        def forward(step: int, decoder: Any = decoder, spec: Spec = spec) -> Tensor:
+            out = _train_decoder(decoder, spec, step)
+            total = scalar(out.losses)
+            for given in (out.reconstruction, out.logits):
+                if given is not None:
+                    total = total + (given * draw(*given.shape, seed=2)).sum()
+            return total
+
+        assert_gradients(decoder, decoder.config.unused(), forward)
+
+
+def check_objective(component: Component, fields: Fields) -> None:
+    """A finite value a sample, with a gradient, from the outputs that it says it needs."""
+    objective, _ = build(component, fields)
+    needs = objective.config.needs()
+    made = {
+        "reconstruction": images().requires_grad_() if "reconstruction" in needs else None,
+        "logits": draw(BATCH, CODES, 4, 4).requires_grad_() if "logits" in needs else None,
+    }
+    features = {name: draw(BATCH, 4, 4, 24).requires_grad_() for name in needs - made.keys()}
+    codes = Rng(0, torch.arange(BATCH)).integers("codes", CODES, (16,))
+    target = 1 - images()
+    batch = Batch(torch.arange(BATCH), target, target, features={"proxy_codes": codes})
+    losses = objective(Outputs({}, **made, features=features), batch, step=objective.config.start, rng=rng())
+    assert losses, "an objective gives at least one loss"
+    scalar(losses).backward()
+    for name, value in (made | features).items():
+        if value is not None:
+            assert value.grad is not None and value.grad.any(), f"needs {name!r}, but no gradient reaches it"
+
+
+def check_source(component: Component, fields: Fields) -> None:
+    """Images of the asked size, the same at every call, out of range refused, a protocol that is plain data."""
+    import json
+
+    source = component.load()(tiny(component, fields), (16, 24))
+    assert len(source) > 0
+    for i in (0, len(source) - 1):
+        sample = source[i]
+        assert sample.image.shape == (3, 16, 24) and sample.image.dtype == torch.uint8 and sample.id
+        assert torch.equal(sample.image, source[i].image)
+    try:
+        source[len(source)]
+    except IndexError:
+        pass
+    else:
+        raise AssertionError("an index past the end was not refused")
+    json.dumps(dict(source.protocol()))
+
+
+PARTS = (check_builds_and_state_dict_round_trips, check_builds_without_data_on_meta)
+CHECKS: dict[str, tuple[Check, ...]] = {
+    "codec": (*PARTS, check_codec),
+    "encoder": (*PARTS, check_encoder_shape_and_rows, check_encoder_absent_slots, check_encoder_gradients),
+    "quantizer": (
+        *PARTS, check_quantizer_codes, check_quantizer_rows, check_quantizer_absent_slots, check_quantizer_gradients,
+    ),
+    "masker": (*PARTS, check_masker_draws),
+    "decoder": (
+        *PARTS, check_decoder_trains, check_decoder_decodes, check_decoder_absent_slots, check_decoder_gradients,
+    ),
+    "objective": (*PARTS, check_objective),
+    "source": (check_source,),
+    "metric": (),
+}  # fmt: skip
+
+
+def of(kind: str) -> Sequence[Check]:
+    """The checks of a kind."""
+    return (check_config_round_trips, check_fulfils_its_kind, *CHECKS[kind])
