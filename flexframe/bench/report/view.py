@@ -126,11 +126,11 @@ def _row(results: Mapping[str, Any], name: str, sprites: Sprites, chosen: Sequen
         per_image = results["per_image"][name][str(k)]
         key = next(iter(per_image), None)
         measure = results["measures"].get(key, {})
-        values = [shown(v, {"digits": 1 if measure.get("unit") else 2}) for v in per_image.get(key, [])[: sprites.count]]
+        captions = [shown(v, {"digits": 1 if measure.get("unit") else 2}) for v in per_image.get(key, [])[: sprites.count]]
         figures = [f"{shown_bits(found['bits'])} bits"] if found["bits"] is not None else ["continuous"]
         if key is not None and found["metrics"][key]["value"] is not None:
             figures.insert(0, f"{shown(found['metrics'][key]['value'], measure)} {measure['unit']}".strip())
-        variants.append({"k": k, "sprite": sprites.fake[name][k], "values": values, "figures": figures})
+        variants.append({"k": k, "sprite": sprites.fake[name][k], "captions": captions, "figures": figures})
     return {"name": name, "variants": variants}
 
 
