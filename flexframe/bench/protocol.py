@@ -81,7 +81,7 @@ def versions() -> dict[str, str]:
 
 def manifest(device: torch.device) -> dict[str, Any]:
     """When, where and by which command: what explains a difference but must not make one."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -93,6 +93,16 @@ def manifest(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "commit": commit(),
     }
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def commit() -> str | None:

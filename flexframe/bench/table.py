@@ -15,7 +15,7 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
     measures = {n: m for n, m in results["measures"].items() if any_value(results, n)}
     table = Table(box=None, padding=(0, 1), pad_edge=False, collapse_padding=True, header_style="bold")
     table.add_column("tokens", justify="right")
-    table.add_column("model", overflow="fold")
+    table.add_column("model", overflow="fold", min_width=min(24, max(map(len, results["models"]))))
     table.add_column("bits", justify="right")
     for measure in measures.values():
         unit = f" {measure['unit']}" if measure["unit"] else ""
@@ -27,7 +27,7 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
             first = str(budget) if i == 0 else ""
             found = entry["budgets"].get(str(budget))
             if found is None:
-                table.add_row(first, f"[dim]{model}: not offered[/]")
+                table.add_row(first, model, *["–"] * (len(measures) + 2), style="dim")
                 continue
             cells = []
             for name, measure in measures.items():
@@ -36,6 +36,8 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
             bits = shown_bits(found["bits"])
             table.add_row(first, model, bits, *cells, f"{found['speed']['decode_images_per_second']:.0f}")
     console.print(table)
+    for model, lacking in not_offered(results).items():
+        console.print(f"[dim]{model} is not offered at {', '.join(map(str, lacking))} tokens[/]", highlight=False)
     for why, names in reasons(results).items():
         console.print(f"[dim]{', '.join(names)}: not measured. {why}[/]", highlight=False)
 
@@ -56,7 +58,7 @@ def any_value(results: Mapping[str, Any], name: str) -> bool:
 
 
 def best_models(results: Mapping[str, Any], name: str, budget: int) -> Sequence[str]:
-    """The models with the best printed value at a token count; none where fewer than two compete or nothing is better."""
+    """The models with the best printed value at a token count; none where no two compete or no direction is better."""
     measure = results["measures"][name]
     values: dict[str, float] = {}
     for model, entry in results["models"].items():
@@ -67,6 +69,15 @@ def best_models(results: Mapping[str, Any], name: str, budget: int) -> Sequence[
         return []
     best = (max if measure["better"] == "higher" else min)(values.values())
     return [model for model, value in values.items() if value == best]
+
+
+def not_offered(results: Mapping[str, Any]) -> dict[str, list[int]]:
+    """By model, the token counts of other models that it does not support."""
+    lacking = {
+        name: [k for k in results["budgets"] if str(k) not in model["budgets"]]
+        for name, model in results["models"].items()
+    }
+    return {name: counts for name, counts in lacking.items() if counts}
 
 
 def reasons(results: Mapping[str, Any]) -> dict[str, list[str]]:

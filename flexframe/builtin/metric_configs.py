@@ -51,7 +51,7 @@ class CodebookConfig(MetricConfig):
 
 
 class ClassifierConfig(MetricConfig):
-    """Whether a classifier sees the same thing in an image and in its reconstruction: a support vector machine on pixels."""
+    """Whether a classifier, a support vector machine on pixels, sees the same in an image and in its reconstruction."""
 
     type: Literal["classifier"] = "classifier"
     data: Slot[SourceConfig]

@@ -69,7 +69,9 @@ class Ssim(_PerImage):
     def unavailable(self) -> str | None:
         window, size = self.config.window(), min(self.source.size)
         if size < window:
-            return f"images are {size} pixels at the least, the window is {window}; set `sigma` lower or use larger images"
+            return (
+                f"images are {size} pixels at the least, the window is {window}; set `sigma` lower or use larger images"
+            )
         return None
 
     def values(self, real: UInt8[Tensor, "b 3 h w"], fake: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:

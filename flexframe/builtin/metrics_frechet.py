@@ -79,7 +79,7 @@ class Frechet(Metric):
             return f"the weights {self.extractor.path} are incomplete: {where}; use a lower `layer` or whole weights"
         count = len(self.source)
         if count <= self.width and not self.config.few:
-            least = f"layer {self.config.layer} wants more than {self.width} images, and there are {count}"
+            least = f"layer {self.width} needs more than {self.width:,} images, and there are {count:,}"
             absent = "" if self.extractor.on_disk() else f"; its weights are not here either ({_HOW})"
             return f"{least}; raise the suite's `count`, use a lower `layer`, or set `few: true`{absent}"
         return self.extractor.unavailable()
@@ -113,7 +113,9 @@ class Frechet(Metric):
         return facts if self.config.layer == "2048" else {**facts, "pipeline_check": self.measures()[0].note}
 
 
-_HOW = f"download {URL} and name the file as `weights` of the frechet metric in the suite, or put it in torch's hub folder"
+_HOW = (
+    f"download {URL} and name the file as `weights` of the frechet metric in the suite, or put it in torch's hub folder"
+)
 
 
 class Extractor:

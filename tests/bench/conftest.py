@@ -68,7 +68,7 @@ def components() -> tuple[torch.Tensor, torch.Tensor]:
     grey = torch.as_tensor(load_digits().images / 16, dtype=torch.float32)[:, None]
     flat = torch.nn.functional.interpolate(grey, (SIDE, SIDE), mode="bilinear").flatten(1)
     mean = flat.mean(0)
-    u, s, v = torch.linalg.svd(flat - mean, full_matrices=False)
+    _, s, v = torch.linalg.svd(flat - mean, full_matrices=False)
     return mean, v[: 2 * LENGTH] * (s[: 2 * LENGTH, None] / len(flat) ** 0.5)
 
 

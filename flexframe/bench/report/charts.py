@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 WIDTH, HEIGHT = 480, 270
-LEFT, RIGHT, TOP, BOTTOM = 46, 16, 14, 40
+LEFT, RIGHT, TOP, BOTTOM = 46, 24, 14, 40
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def draw(axis: str, series: Mapping[str, Sequence[Mapping[str, Any]]], measure: 
     everything = [p for points in placed.values() for p in points]
     if not everything:
         return None
-    xs, ys = [p[axis] for p in everything], [p["value"] for p in everything]
+    xs, ys = [float(p[axis]) for p in everything], [float(p["value"]) for p in everything]
     low, high = math.log2(min(xs)) - 0.25, math.log2(max(xs)) + 0.25
     ticks, bottom, top = y_range(min(ys), max(ys), measure)
 
@@ -65,22 +66,30 @@ def draw(axis: str, series: Mapping[str, Sequence[Mapping[str, Any]]], measure: 
     def y(value: float) -> float:
         return TOP + (top - value) / (top - bottom) * (HEIGHT - TOP - BOTTOM)
 
-    lines = [
-        Line(i, [Point(x(p[axis]), y(p["value"]), p["tokens"], p["tip"]) for p in sorted(ps, key=lambda p: p[axis])])
-        for i, ps in enumerate(placed.values())
-        if ps
-    ]
+    lines: list[Line] = []
+    for i, ps in enumerate(placed.values()):
+        rising = sorted(ps, key=lambda p: p[axis])
+        points = [Point(x(float(p[axis])), y(float(p["value"])), p["tokens"], p["tip"]) for p in rising]
+        if points:
+            lines.append(Line(i, [aside(point, lines) for point in points]))
     absent = [name for name, points in series.items() if points and not placed[name]]
     labels = x_labels(xs)
-    return Chart(
-        axis, lines, [(x(v), f"{v:,g}") for v in labels], [(y(v), text) for v, text in ticks], absent
-    )
+    x_ticks = [(x(v), f"{v:,g}") for v in labels]
+    return Chart(axis, lines, x_ticks, [(y(v), text) for v, text in ticks], absent)
+
+
+def aside(point: Point, lines: Sequence[Line]) -> Point:
+    """The point, moved right of markers that it would hide."""
+    taken = [p for line in lines for p in line.points]
+    while any(abs(p.x - point.x) < 9 and abs(p.y - point.y) < 9 for p in taken):
+        point = replace(point, x=point.x + 11)
+    return point
 
 
 def x_labels(values: Sequence[float]) -> list[float]:
     """The values themselves where they are few; powers of two otherwise."""
     own = sorted(set(values))
-    far = all(b / a > 1.3 for a, b in zip(own, own[1:], strict=False))
+    far = all(b / a > 1.3 for a, b in pairwise(own))
     if len(own) <= 10 and far and all(v == round(v) for v in own):
         return own
     first, last = math.ceil(math.log2(own[0]) - 0.2), math.floor(math.log2(own[-1]) + 0.2)

@@ -36,6 +36,8 @@ def make(
 ) -> Sprites:
     """Sprites of at most `limit` bytes together, as data URIs; the tiles are shrunk as far as that needs."""
     height, width = real.shape[2:]
+    if not len(real):
+        return Sprites([], 0, {}, 0, height, width)
     for side in (max(height, width), *[s for s in SIDES if s < max(height, width)]):
         scale = side / max(height, width)
         tile = (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -50,7 +52,9 @@ def make(
                 break
         if sum(map(len, uris)) <= limit:
             return Sprites(uris, 0, numbers, len(real), *tile)
-    raise ValueError(f"{len(real)} images and their reconstructions do not fit in {limit} bytes; lower the suite's `show`")
+    raise ValueError(
+        f"{len(real)} images and their reconstructions do not fit in {limit} bytes; lower the suite's `show`"
+    )
 
 
 def _uri(images: UInt8[Tensor, "n 3 h w"], tile: tuple[int, int]) -> str:

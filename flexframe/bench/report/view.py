@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup, escape
+
 from flexframe.bench.report import charts
 from flexframe.bench.report.sprites import Sprites
 from flexframe.bench.table import any_value, best_models, reasons, shown, shown_bits
@@ -56,12 +58,18 @@ def view(results: Mapping[str, Any], sprites: Sprites) -> dict[str, Any]:
         "lead": next(iter(measured), None),
         "measured": measured,
         "table": _table(results, measured, chosen),
-        "missing": reasons(results),
+        "missing": {coded(why): labels for why, labels in reasons(results).items()},
         "parts": ["encoder", "quantizer", "decoder", "codec"],
         "numbers": lambda n: f"{n:,}",
         "json": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
         "bits": shown_bits,
     }
+
+
+def coded(text: str) -> Markup:
+    """A sentence with its `names` set as code and a capital at its start; all else escaped."""
+    parts = [escape(part) for part in (text[:1].upper() + text[1:]).split("`")]
+    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts))
 
 
 def _headline(results: Mapping[str, Any]) -> str:
@@ -110,7 +118,7 @@ def _build_up(results: Mapping[str, Any], sprites: Sprites, chosen: Sequence[int
     if len(own) < 2:
         return None
     columns = [(_tokens(k), sprites.fake[name][k]) for k in spread(own, COLUMNS)]
-    wanted = min(sprites.count, 3)
+    wanted = min(sprites.count, 3 if len(columns) > 5 else 2)
     return {"name": name, "model": list(results["models"]).index(name), "columns": columns, "images": range(wanted)}
 
 
@@ -126,7 +134,9 @@ def _row(results: Mapping[str, Any], name: str, sprites: Sprites, chosen: Sequen
         per_image = results["per_image"][name][str(k)]
         key = next(iter(per_image), None)
         measure = results["measures"].get(key, {})
-        captions = [shown(v, {"digits": 1 if measure.get("unit") else 2}) for v in per_image.get(key, [])[: sprites.count]]
+        captions = [
+            shown(v, {"digits": 1 if measure.get("unit") else 2}) for v in per_image.get(key, [])[: sprites.count]
+        ]
         figures = [f"{shown_bits(found['bits'])} bits"] if found["bits"] is not None else ["continuous"]
         if key is not None and found["metrics"][key]["value"] is not None:
             figures.insert(0, f"{shown(found['metrics'][key]['value'], measure)} {measure['unit']}".strip())
@@ -165,9 +175,7 @@ def _summary(series: Mapping[str, Sequence[Mapping[str, Any]]], measure: Mapping
     return f"{measure['label']}. " + ". ".join(told)
 
 
-def _table(
-    results: Mapping[str, Any], measured: Mapping[str, Any], chosen: Sequence[int]
-) -> list[dict[str, Any]]:
+def _table(results: Mapping[str, Any], measured: Mapping[str, Any], chosen: Sequence[int]) -> list[dict[str, Any]]:
     """The rows, grouped by token count."""
     groups = []
     for k in chosen:

@@ -1,0 +1,170 @@
+"""The runner: what is measured, that it does not depend on the batch, and what results.json says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flexframe_registry import suite as shipped
+from rich.console import Console
+from rich.progress import Progress
+
+from flexframe.bench import protocol
+from flexframe.bench.runner import Report, run
+from flexframe.bench.table import best_models, print_table, reasons
+
+
+@pytest.fixture
+def report(tokenizer: Any, suite: Any, tmp_path: Path) -> Report:
+    """Three models of unlike kinds, most metrics."""
+    models = [
+        ("flex", tokenizer(sampling={"noise": 0.05})),
+        ("fixed", tokenizer("full")),
+        ("smooth", tokenizer("tail-drop", quantizer={"type": "toy-round", "continuous": True})),
+    ]
+    metrics = ("psnr", "ssim", "codebook", {"type": "classifier", "data": "digits", "limit": 300}, "frechet")
+    return run(suite(*metrics, budgets=[1, 3, 8], show=4), models, tmp_path, name="toy", batch_size=16)
+
+
+def test_numbers_do_not_depend_on_the_batch(tokenizer: Any, suite: Any, tmp_path: Path) -> None:
+    found = []
+    for size in (1, 16, 16):
+        models = [("a", tokenizer(sampling={"noise": 0.1})), ("b", tokenizer("full"))]
+        found.append(run(suite("psnr", count=20, seed=3), models, tmp_path / str(size), batch_size=size).results)
+    for other in found[1:]:
+        assert other["codes_sha256"] == found[0]["codes_sha256"]
+        assert other["protocols"] == found[0]["protocols"]
+        for model, budgets in other["per_image"].items():
+            for k, values in budgets.items():
+                assert values["psnr"] == pytest.approx(found[0]["per_image"][model][k]["psnr"], abs=1e-4)
+
+
+def test_codes_at_a_budget_are_those_of_encoding_at_it(tokenizer: Any, report: Report) -> None:
+    model = tokenizer()
+    images = torch.rand(5, 3, 16, 16)
+    full = model.encode(images)
+    assert torch.equal(full.truncate(4).codes, model.encode(images, lengths=4).codes)
+
+
+def test_results_hold_the_protocol_of_each_number(report: Report) -> None:
+    results = json.loads((report.out / "results.json").read_text())
+    assert results == json.loads(json.dumps(report.results))
+    assert results["schema"] == 1
+    assert results["budgets"] == [1, 3, 8]
+    flex = results["models"]["flex"]
+    assert list(flex["budgets"]) == ["1", "8"]
+    assert flex["budgets"]["8"]["bits"] == 64
+    assert flex["parameters"]["total"] == sum(flex["parameters"][p] for p in ("encoder", "quantizer", "decoder"))
+    assert len(flex["fingerprint"]) == 64
+    number = flex["budgets"]["8"]["metrics"]["psnr"]
+    record = results["protocols"][number["protocol"]]
+    assert record["measure"]["count"] == 40
+    assert record["measure"]["data_sha256"] == results["protocol"]["data_sha256"]
+    assert record["measure"]["metric"] == {"type": "psnr", "cap": 100.0}
+    assert {"flexframe", "torch"} <= set(record["measure"]["versions"])
+    assert record["use"]["sampling"] == {"noise": 0.05}
+    assert record["use"]["budget"] == 8
+    values = results["per_image"]["flex"]["8"]["psnr"]
+    assert len(values) == 40
+    assert number["value"] == pytest.approx(sum(values) / 40)
+
+
+def test_numbers_under_one_protocol_share_the_first_half_of_its_id(report: Report) -> None:
+    models = report.results["models"]
+    ids = {name: models[name]["budgets"]["8"]["metrics"]["psnr"]["protocol"].split(".") for name in models}
+    assert len({measured for measured, _ in ids.values()}) == 1
+    assert ids["flex"][1] != ids["fixed"][1]
+
+
+def test_what_cannot_be_measured_says_why(report: Report) -> None:
+    smooth = report.results["models"]["smooth"]["budgets"]["3"]
+    assert smooth["bits"] is None
+    assert smooth["metrics"]["usage"] == {"value": None, "why": smooth["metrics"]["perplexity"]["why"]}
+    told = reasons(report.results)
+    assert any(labels == ["FID"] for labels in told.values())
+    assert any("Codes used (smooth)" in labels for labels in told.values())
+
+
+def test_more_tokens_reconstruct_better(report: Report) -> None:
+    values = [b["metrics"]["psnr"]["value"] for b in report.results["models"]["smooth"]["budgets"].values()]
+    assert values == sorted(values)
+
+
+def test_gallery_holds_the_first_images(report: Report) -> None:
+    assert report.images.real.shape == (4, 3, 16, 16)
+    assert {name: sorted(rows) for name, rows in report.images.fake.items()} == {
+        "flex": [1, 8], "fixed": [8], "smooth": [1, 3, 8],
+    }  # fmt: skip
+    assert all(len(row) == 4 for rows in report.images.fake.values() for row in rows.values())
+
+
+def test_models_of_unlike_sizes_are_refused(tokenizer: Any, suite: Any, tmp_path: Path) -> None:
+    other = tokenizer()
+    other.config = other.config.model_copy(update={"image_size": (32, 32)})
+    with pytest.raises(ValueError, match="a 16 x 16, b 32 x 32"):
+        run(suite(), [("a", tokenizer()), ("b", other)], tmp_path)
+    with pytest.raises(ValueError, match="named twice"):
+        run(suite(), [("a", tokenizer()), ("a", tokenizer())], tmp_path)
+    with pytest.raises(ValueError, match="at least one model"):
+        run(suite(), [], tmp_path)
+
+
+def test_suites_that_cannot_be_are_refused(tokenizer: Any, suite: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="wants 1000 images and the source has 359"):
+        run(suite(count=1000), [("a", tokenizer())], tmp_path)
+    with pytest.raises(ValueError, match="both give 'psnr'"):
+        run(suite("psnr", {"type": "psnr", "cap": 50}), [("a", tokenizer())], tmp_path)
+
+
+def test_progress_reaches_its_end(tokenizer: Any, suite: Any, tmp_path: Path) -> None:
+    with Progress(console=Console(quiet=True)) as progress:
+        run(suite(count=10), [("a", tokenizer())], tmp_path, batch_size=4, progress=progress)
+    assert progress.finished
+
+
+def test_uint8_rounds_half_to_even_and_clamps() -> None:
+    images = torch.tensor([-1.0, 0.5 / 255, 1.5 / 255, 2.5 / 255, 2.0])
+    assert protocol.to_uint8(images).tolist() == [0, 0, 2, 2, 255]
+
+
+def test_digest_does_not_depend_on_batches() -> None:
+    whole, parts = protocol.Digest(), protocol.Digest()
+    stream = torch.arange(24).reshape(6, 4)
+    whole.add(stream)
+    for row in stream.split([1, 3, 2]):
+        parts.add(row)
+    assert whole.hex() == parts.hex()
+    with pytest.raises(ValueError, match="stream"):
+        whole.add(stream[:, :2])
+
+
+def test_fingerprint_sees_values_names_and_types() -> None:
+    a, b = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    b.load_state_dict(a.state_dict())
+    assert protocol.fingerprint(a) == protocol.fingerprint(b)
+    assert protocol.fingerprint(a.half()) != protocol.fingerprint(b)
+
+
+def test_table_fits_a_terminal(report: Report) -> None:
+    console = Console(width=100, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_table(report.results, console)
+    console.file.close()
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 100
+    assert "fixed is not offered at 1, 3 tokens" in text
+    assert "FID: not measured" in text
+
+
+def test_best_is_marked_only_where_models_compete(report: Report) -> None:
+    assert best_models(report.results, "psnr", 3) == []
+    assert best_models(report.results, "psnr", 8) == ["smooth"]
+    assert best_models(report.results, "usage", 8) == []
+
+
+@pytest.mark.parametrize("name", ["digits-smoke", "digits"])
+def test_shipped_suites_can_be_read(name: str) -> None:
+    assert shipped(name).data.type == "digits"
+    assert shipped(name).data.split == "val"
