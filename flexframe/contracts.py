@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from flexframe_registry.configs import (
     CodecConfig,
@@ -160,6 +160,19 @@ class Measure:
     """What must not be concluded from it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reconstructions:
+    """A batch of a suite's images, and what a model made of them."""
+
+    real: UInt8[Tensor, "b 3 h w"]
+    fake: UInt8[Tensor, "b 3 h w"]
+    """What a file would hold: `exact` rounded to 8 bits."""
+    exact: Float[Tensor, "b 3 h w"]
+    """The reconstructions in [0, 1] before rounding, so that a number need not jump where a last digit does."""
+    labels: Sequence[int | None]
+    tokens: Tokens
+
+
 class Metric(ABC):
     """Numbers over images and their reconstructions, built as `(config, source)` over the images of a suite.
 
@@ -185,13 +198,7 @@ class Metric(ABC):
         """Make this an empty tally of a model with these widths."""
 
     @abstractmethod
-    def update(
-        self,
-        real: UInt8[Tensor, "b 3 h w"],
-        fake: UInt8[Tensor, "b 3 h w"],
-        labels: Sequence[int | None],
-        tokens: Tokens,
-    ) -> Mapping[str, Float[Tensor, " b"]]:
+    def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
         """Take in a batch; returns per-image values by name, if the metric has any."""
 
     @abstractmethod
@@ -199,11 +206,11 @@ class Metric(ABC):
         """The numbers over all images so far."""
 
     def unavailable(self) -> str | None:
-        """Why this tally has no numbers, and how to mend it, or None. Asked before the first batch and after the last."""
+        """Why this tally has no numbers, and how to mend it, or None. Asked before the first batch and at the end."""
         return None
 
     def protocol(self) -> Mapping[str, Any]:
-        """What moves the numbers beyond the images: extractor, weights hash, layer, window. Asked after the last batch."""
+        """What moves the numbers beyond the images: extractor, weights hash, layer, window. Asked at the end."""
         return {}
 
 
@@ -222,6 +229,7 @@ __all__ = [
     "Part",
     "Quantized",
     "Quantizer",
+    "Reconstructions",
     "Rng",
     "Sample",
     "Source",

@@ -20,7 +20,10 @@ from flexframe_registry import ComponentConfig, TokenizerConfig, catalogue
 from torch import Tensor, nn
 
 SCHEMA = 1
-UINT8_RULE = "reconstructions in [0, 1] are clamped, times 255, rounded half to even; originals are 8-bit as read"
+UINT8_RULE = (
+    "originals are 8-bit as read; where a metric takes 8-bit reconstructions, values in [0, 1] are multiplied by 255 "
+    "and rounded half to even"
+)
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -17,10 +17,9 @@ from rich.progress import Progress
 from torch import Tensor
 
 from flexframe.bench import protocol
-from flexframe.contracts import Measure, Metric, Sample, Source
+from flexframe.contracts import Measure, Metric, Reconstructions, Sample, Source
 from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
-from flexframe.tokens import Tokens
 
 Models = Sequence[tuple[str, Tokenizer]]
 
@@ -87,13 +86,13 @@ class Lane:
     shown: list[Tensor] = field(default_factory=list)
     watch: Stopwatch = field(default_factory=Stopwatch)
 
-    def take(self, real: Tensor, fake: Tensor, labels: Sequence[int | None], tokens: Tokens, show: int) -> None:
-        self.codes.add(tokens.codes)
-        if show > 0:
-            self.shown.append(fake[:show].cpu())
+    def take(self, batch: Reconstructions, show: int) -> None:
+        """Measure a batch, and keep its first `show` reconstructions."""
+        self.codes.add(batch.tokens.codes)
+        self.shown.append(batch.fake[:show].cpu())
         for tally, why in self.tallies:
             if why is None:
-                for name, values in tally.update(real, fake, labels, tokens).items():
+                for name, values in tally.update(batch).items():
                     self.per_image.setdefault(name, []).extend(values.double().tolist())
 
 
@@ -139,7 +138,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
     (out / "results.json").write_text(text + "\n", encoding="utf-8")
-    fake = {e.name: {lane.budget: torch.cat(lane.shown) for lane in e.lanes if lane.shown} for e in entrants}
+    fake = {e.name: {lane.budget: torch.cat(lane.shown) for lane in e.lanes} for e in entrants}
     report = Report(results, Gallery(real, fake), out)
     manager().hook.flexframe_report(report=report)
     return report
@@ -213,7 +212,7 @@ def _pass(
                 started = _now(device)
                 fake = entrant.model.decode(short, rng=rng)
                 lane.watch.add(len(index), _now(device) - started)
-                lane.take(real, protocol.to_uint8(fake), labels, short, show)
+                lane.take(Reconstructions(real, protocol.to_uint8(fake), fake, labels, short), show)
                 if progress is not None and task is not None:
                     progress.update(task, advance=len(index), description=f"{entrant.name}, {lane.budget} tokens")
     return torch.cat(shown), digest.hex()

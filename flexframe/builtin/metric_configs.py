@@ -10,19 +10,25 @@ from pydantic import Field
 
 
 class PsnrConfig(MetricConfig):
-    """Peak signal-to-noise ratio of each 8-bit image, averaged over images in dB."""
+    """Peak signal-to-noise ratio of each image, averaged over images in dB."""
 
     type: Literal["psnr"] = "psnr"
     cap: float = Field(100.0, gt=0)
     """The most dB that one image counts for; an exact reconstruction would be infinite."""
+    rounded: bool = False
+    """Round reconstructions to 8 bits first, as if read back from files. Then a pixel on the edge of a step, where a
+    batch of another size computes another last digit, moves an image's number."""
 
 
 class SsimConfig(MetricConfig):
-    """Structural similarity of each 8-bit image (Wang et al., 2004), averaged over images."""
+    """Structural similarity of each image (Wang et al., 2004), averaged over images."""
 
     type: Literal["ssim"] = "ssim"
     sigma: float = Field(1.5, gt=0)
     """Standard deviation of the Gaussian window in pixels; the window is 2 * floor(3.5 sigma + 0.5) + 1 wide."""
+    rounded: bool = False
+    """Round reconstructions to 8 bits first, as if read back from files. Then a pixel on the edge of a step, where a
+    batch of another size computes another last digit, moves an image's number."""
 
     def window(self) -> int:
         """Width of the window in pixels; no image may be smaller."""

@@ -13,8 +13,7 @@ from flexframe_registry import MetricConfig, Spec, catalogue
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from flexframe.contracts import Measure, Metric, Source
-from flexframe.tokens import Tokens
+from flexframe.contracts import Measure, Metric, Reconstructions, Source
 
 
 class _PerImage(Metric):
@@ -28,17 +27,13 @@ class _PerImage(Metric):
     def reset(self, spec: Spec) -> None:
         self.total, self.count = 0.0, 0
 
-    def values(self, real: UInt8[Tensor, "b 3 h w"], fake: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+    def values(self, real: Float[Tensor, "b 3 h w"], fake: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+        """One value for each image; both are in 8-bit steps, 0 to 255."""
         raise NotImplementedError(f"{type(self).__name__}.values")
 
-    def update(
-        self,
-        real: UInt8[Tensor, "b 3 h w"],
-        fake: UInt8[Tensor, "b 3 h w"],
-        labels: Sequence[int | None],
-        tokens: Tokens,
-    ) -> Mapping[str, Float[Tensor, " b"]]:
-        values = self.values(real, fake)
+    def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
+        fake = batch.fake.float() if self.config.rounded else batch.exact.float() * 255
+        values = self.values(batch.real.float(), fake)
         self.total += float(values.double().sum())
         self.count += len(values)
         return {self.measure.name: values}
@@ -46,23 +41,25 @@ class _PerImage(Metric):
     def compute(self) -> Mapping[str, float]:
         return {self.measure.name: self.total / self.count}
 
+    def protocol(self) -> Mapping[str, Any]:
+        return {"mean": "of per-image values", "reconstructions": "8-bit" if self.config.rounded else "not rounded"}
+
 
 class Psnr(_PerImage):
-    """10 log10(255² / MSE) of each image over pixels and channels, from 8-bit values, then the mean over images."""
+    """10 log10(255² / MSE) of each image over pixels and channels, then the mean over images."""
 
     measure = Measure("psnr", "PSNR", "higher", "dB")
 
-    def values(self, real: UInt8[Tensor, "b 3 h w"], fake: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
-        error = (real.long() - fake.long()).square().flatten(1).sum(1).double()  # integers: exact in any order
-        mse = error / real[0].numel()
+    def values(self, real: Float[Tensor, "b 3 h w"], fake: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+        mse = (real.double() - fake.double()).square().flatten(1).mean(1)
         return (10 * torch.log10(255.0**2 / mse)).clamp(max=self.config.cap)
 
     def protocol(self) -> Mapping[str, Any]:
-        return {"mean": "of per-image values", "peak": 255, "cap_db": self.config.cap}
+        return {**super().protocol(), "peak": 255, "cap_db": self.config.cap}
 
 
 class Ssim(_PerImage):
-    """torchmetrics' SSIM with a Gaussian window on 8-bit RGB, each image by itself."""
+    """torchmetrics' SSIM with a Gaussian window on RGB, each image by itself."""
 
     measure = Measure("ssim", "SSIM", "higher", digits=3)
 
@@ -74,18 +71,18 @@ class Ssim(_PerImage):
             )
         return None
 
-    def values(self, real: UInt8[Tensor, "b 3 h w"], fake: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+    def values(self, real: Float[Tensor, "b 3 h w"], fake: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
         from torchmetrics.functional.image import structural_similarity_index_measure  # seconds to import
 
         found = structural_similarity_index_measure(
-            fake.float(), real.float(), sigma=self.config.sigma, reduction="none", data_range=255.0
+            fake, real, sigma=self.config.sigma, reduction="none", data_range=255.0
         )
         assert isinstance(found, Tensor)
         return found.reshape(len(real))
 
     def protocol(self) -> Mapping[str, Any]:
         window = {"window": self.config.window(), "sigma": self.config.sigma, "data_range": 255, "k": [0.01, 0.03]}
-        return {"mean": "of per-image values", **window, "torchmetrics": version("torchmetrics")}
+        return {**super().protocol(), **window, "torchmetrics": version("torchmetrics")}
 
 
 class Codebook(Metric):
@@ -104,14 +101,8 @@ class Codebook(Metric):
     def unavailable(self) -> str | None:
         return "the tokens are continuous, so there is no codebook" if self.tokens.codebook_size is None else None
 
-    def update(
-        self,
-        real: UInt8[Tensor, "b 3 h w"],
-        fake: UInt8[Tensor, "b 3 h w"],
-        labels: Sequence[int | None],
-        tokens: Tokens,
-    ) -> Mapping[str, Float[Tensor, " b"]]:
-        seen: Int[Tensor, "n q"] = tokens.codes[tokens.keep].cpu()
+    def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
+        seen: Int[Tensor, "n q"] = batch.tokens.codes[batch.tokens.keep].cpu()
         for book, codes in enumerate(seen.unbind(1)):
             self.counts[book] += torch.bincount(codes, minlength=self.counts.shape[1])
         return {}
@@ -144,15 +135,10 @@ class Classifier(Metric):
     def unavailable(self) -> str | None:
         return self.judge.unavailable()
 
-    def update(
-        self,
-        real: UInt8[Tensor, "b 3 h w"],
-        fake: UInt8[Tensor, "b 3 h w"],
-        labels: Sequence[int | None],
-        tokens: Tokens,
-    ) -> Mapping[str, Float[Tensor, " b"]]:
-        truth, originals, found = np.array(labels), self.judge.originals(real), self.judge(fake)
-        self.count += len(real)
+    def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
+        truth, originals = np.array(batch.labels), self.judge.originals(batch.real)
+        found = self.judge(batch.fake)
+        self.count += len(found)
         self.agreed += int((found == originals).sum())
         self.right += int((found == truth).sum())
         self.right_originals += int((originals == truth).sum())

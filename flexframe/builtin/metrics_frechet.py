@@ -18,8 +18,7 @@ from flexframe_registry import MetricConfig, Spec
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from flexframe.contracts import Measure, Metric, Source
-from flexframe.tokens import Tokens
+from flexframe.contracts import Measure, Metric, Reconstructions, Source
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
@@ -84,15 +83,9 @@ class Frechet(Metric):
             return f"{least}; raise the suite's `count`, use a lower `layer`, or set `few: true`{absent}"
         return self.extractor.unavailable()
 
-    def update(
-        self,
-        real: UInt8[Tensor, "b 3 h w"],
-        fake: UInt8[Tensor, "b 3 h w"],
-        labels: Sequence[int | None],
-        tokens: Tokens,
-    ) -> Mapping[str, Float[Tensor, " b"]]:
+    def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
         if self.finite:
-            originals, features = self.extractor.originals(real), self.extractor(fake)
+            originals, features = self.extractor.originals(batch.real), self.extractor(batch.fake)
             self.finite = bool(torch.isfinite(originals).all() and torch.isfinite(features).all())
             self.real.add(originals)
             self.fake.add(features)

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from flexframe.bench.report import charts, sprites, view, write
-from flexframe.bench.runner import Gallery, Report, run
+from flexframe.bench.runner import Report, run
 
 
 class Page(HTMLParser):

@@ -63,7 +63,7 @@ def test_results_hold_the_protocol_of_each_number(report: Report) -> None:
     record = results["protocols"][number["protocol"]]
     assert record["measure"]["count"] == 40
     assert record["measure"]["data_sha256"] == results["protocol"]["data_sha256"]
-    assert record["measure"]["metric"] == {"type": "psnr", "cap": 100.0}
+    assert record["measure"]["metric"] == {"type": "psnr", "cap": 100.0, "rounded": False}
     assert {"flexframe", "torch"} <= set(record["measure"]["versions"])
     assert record["use"]["sampling"] == {"noise": 0.05}
     assert record["use"]["budget"] == 8
