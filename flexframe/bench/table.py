@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -27,19 +28,24 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
             first = str(budget) if i == 0 else ""
             found = entry["budgets"].get(str(budget))
             if found is None:
-                table.add_row(first, model, *["–"] * (len(measures) + 2), style="dim")
+                table.add_row(first, escape(model), *["–"] * (len(measures) + 2), style="dim")
                 continue
             cells = []
             for name, measure in measures.items():
                 text = shown(found["metrics"].get(name, {}).get("value"), measure)
                 cells.append(f"[bold]{text}[/]" if model in best[name] else text)
             bits = shown_bits(found["bits"])
-            table.add_row(first, model, bits, *cells, f"{found['speed']['decode_images_per_second']:.0f}")
+            table.add_row(first, escape(model), bits, *cells, f"{found['speed']['decode_images_per_second']:.0f}")
     console.print(table)
     for model, lacking in not_offered(results).items():
-        console.print(f"[dim]{model} is not offered at {', '.join(map(str, lacking))} tokens[/]", highlight=False)
+        console.print(
+            f"[dim]{escape(model)} is not offered at {', '.join(map(str, lacking))} tokens[/]", highlight=False
+        )
+    notes = [f"{measure['label']}: {measure['note']}" for measure in measures.values() if measure["note"]]
+    if notes:
+        console.print(f"[dim]{escape('; '.join(notes))}[/]", highlight=False)
     for why, names in reasons(results).items():
-        console.print(f"[dim]{', '.join(names)}: not measured. {why}[/]", highlight=False)
+        console.print(f"[dim]{escape(', '.join(names))}: not measured. {escape(why)}[/]", highlight=False)
 
 
 def shown(value: float | None, measure: Mapping[str, Any]) -> str:

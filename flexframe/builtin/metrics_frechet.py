@@ -66,7 +66,15 @@ class Frechet(Metric):
         if self.config.layer == "2048":
             return [Measure("fid", "FID", "lower", note="against these same images")]
         note = "a check of the pipeline, not comparable to any published FID"
-        return [Measure(f"fid@{self.config.layer}", f"FID@{self.config.layer}", "lower", digits=4, note=note)]
+        return [
+            Measure(
+                f"fid@{self.config.layer}",
+                f"FID@{self.config.layer}",
+                "lower",
+                digits=4 if self.width == 64 else 2,
+                note=note,
+            )
+        ]
 
     def reset(self, spec: Spec) -> None:
         self.real, self.fake = Moments(self.width), Moments(self.width)

@@ -105,10 +105,14 @@ def y_range(low: float, high: float, measure: Mapping[str, Any]) -> tuple[list[t
         bottom = max(bottom, 0.0)
     if measure["unit"] == "%":
         top = min(top, 101.5)
-    raw = (top - bottom) / 4
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
-    digits = max(0, -math.floor(math.log10(step) + 1e-9)) + (1 if abs(step / power - 2.5) < 1e-6 and step < 10 else 0)
-    first = math.ceil(bottom / step - 1e-9)
-    values = [i * step for i in range(first, math.floor(top / step + 1e-9) + 1)]
+    step = max(s for s in _steps(top - bottom) if math.floor(top / s + 1e-9) - math.ceil(bottom / s - 1e-9) >= 2)
+    first, last = math.ceil(bottom / step - 1e-9), math.floor(top / step + 1e-9)
+    values = [i * step for i in range(first, last + 1)]
+    digits = next(d for d in range(20) if abs(round(step, d) - step) < 1e-6 * step)
     return [(v, f"{v:,.{digits}f}") for v in values], bottom, top
+
+
+def _steps(span: float) -> list[float]:
+    """Round steps, some of which give three ticks or more over a span."""
+    power = 10.0 ** math.floor(math.log10(span))
+    return [m * power for m in (0.1, 0.2, 0.25, 0.5, 1, 2, 2.5)]
