@@ -77,7 +77,7 @@ def list_(kind: Annotated[str | None, typer.Argument(help="One kind: " + ", ".jo
     out.print(table)
     if kind is None:
         out.print("* ships trained weights", style="dim")
-    for broken in found.broken:
+    for broken in dict.fromkeys([*found.broken, *cards().broken]):
         say.print(f"plugin {broken.plugin!r} ({broken.provider}) cannot be used: {broken.error}", style="yellow")
 
 

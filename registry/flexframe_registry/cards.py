@@ -24,7 +24,8 @@ from .errors import ConfigError
 from .manager import Manager, manager
 from .runs import RunConfig, SuiteConfig, TrainConfig
 
-SLOTS = frozenset(KINDS)
+SLOTS = frozenset(KINDS) | {"data"}
+"""Fields whose bare name stands for a part of that type."""
 
 
 class Weights(Config):
@@ -96,7 +97,7 @@ class Card:
             raise ConfigError([(self.id, f"ships no weights; train them with `flexframe train {self.id}`")])
         path = self.folder / weights.path
         if not path.is_file():
-            raise ConfigError([(self.id, f"its weights {path} are missing; reinstall the plugin that provides the card")])
+            raise ConfigError([(self.id, f"its weights {path} are missing; reinstall the card's plugin")])
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != weights.sha256:
             expected = f"the card says {weights.sha256[:12]}"
@@ -114,8 +115,8 @@ class Cards:
     def names(self) -> list[str]:
         return sorted(self.files)
 
-    def get(self, name: str) -> Card:
-        """The card of this id; `UnknownName`, with the nearest right id, if there is none."""
+    def get(self, name: str, above: tuple[str, ...] = ()) -> Card:
+        """The card of this id; `UnknownName`, with the nearest right id, if there is none. `above` builds on it."""
         if name not in self.files:
             known = ", ".join(self.names()) or "none is installed"
             lost = "".join(f" (plugin {b.plugin!r} could not be read: {b.error})" for b in self.broken)
@@ -124,23 +125,22 @@ class Cards:
         raw = read_yaml(path)
         base = raw.get("base")
         if base is not None:
-            if base == name:
-                raise ConfigError([(str(path), "names itself as its base")])
-            inherited = self.get(base).file.model_dump(exclude={"base", "weights", "metrics"}, exclude_unset=True)
-            raw = merge(inherited, raw)
+            if base in (name, *above):
+                raise ConfigError([(str(path), f"its base {base!r} is built on it in turn")])
+            below = self.get(base, (name, *above)).file
+            raw = merge(below.model_dump(exclude={"base", "weights", "metrics"}, exclude_unset=True), raw)
         return Card(name, CardFile.read(raw, str(path)), path.parent)
 
 
 def find_cards(plugins: Manager) -> Cards:
     """All cards of the plugins of a manager; two cards of one id are an error that names both files."""
     files: dict[str, Path] = {}
-    for impl in plugins.hook.flexframe_cards.get_hookimpls():
-        for folder in impl.function():
-            for path in sorted(Path(folder).glob("*/*.yaml")):
-                name = f"{path.parent.name}/{path.stem}"
-                if name in files:
-                    raise ValueError(f"card {name!r} is provided by both {files[name]} and {path}; uninstall one")
-                files[name] = path
+    for folder in plugins.card_folders():
+        for path in sorted(folder.glob("*/*.yaml")):
+            name = f"{path.parent.name}/{path.stem}"
+            if name in files:
+                raise ValueError(f"card {name!r} is provided by both {files[name]} and {path}; uninstall one")
+            files[name] = path
     return Cards(files, tuple(plugins.broken))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 import pluggy
 
@@ -50,10 +51,23 @@ class Manager(pluggy.PluginManager):
         for impl in list(self.hook.flexframe_components.get_hookimpls()):
             provider = self.providers[impl.plugin_name]
             try:
-                found += [replace(component, provider=provider) for component in impl.function()]
+                stamped = [replace(component, provider=provider) for component in impl.function()]
+                Catalogue(stamped)  # a plugin at odds with itself is its own fault, not the catalogue's
             except Exception as error:  # see add_entry_point
                 self.broken.append(Broken(impl.plugin_name, provider, _one_line(error)))
                 self.unregister(name=impl.plugin_name)
+            else:
+                found += stamped
+        return found
+
+    def card_folders(self) -> list[Path]:
+        """Every plugin's folders of cards."""
+        found: list[Path] = []
+        for impl in self.hook.flexframe_cards.get_hookimpls():
+            try:
+                found += [Path(folder) for folder in impl.function()]
+            except Exception as error:  # see add_entry_point
+                self.broken.append(Broken(impl.plugin_name, self.providers[impl.plugin_name], _one_line(error)))
         return found
 
 

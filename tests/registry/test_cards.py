@@ -1,0 +1,218 @@
+"""Cards, runs and suites as files."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from flexframe_registry import ConfigError, UnknownName, cards, create_manager, hookimpl, suite
+from flexframe_registry.cards import CardFile, find_cards, merge, read_yaml, split_override
+
+WHOLE = """
+summary: a model
+model: {size: tiny, image_size: 16, length: 8, encoder: registers, quantizer: fsq, masker: pow2, decoder: flow}
+run: {data: {type: digits, split: train}, lr: 1e-4, steps: 10}
+sampling: {steps: 3}
+"""
+
+
+class Folders:
+    def __init__(self, *folders: Path) -> None:
+        self.folders = folders
+
+    @hookimpl
+    def flexframe_cards(self):
+        return self.folders
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    """Writes cards, and reads them back through a plugin that has them."""
+
+    def make(folder="cards", **files):
+        for name, text in files.items():
+            path = tmp_path / folder / "toy" / f"{name}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return find_cards(create_manager([Folders(tmp_path / folder)], points=False))
+
+    return make
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def test_duplicate_keys_are_refused_and_the_file_is_named(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("lr: 1\nsteps: 2\nlr: 3\n")
+    with pytest.raises(ConfigError, match=r"twice\.yaml: .*duplicate key \"lr\"") as error:
+        read_yaml(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("text", "word"), [("a: [1", "twig.yaml"), ("- 1", "list, not a mapping"), ("", "NoneType")])
+def test_a_file_that_is_no_mapping_is_told_in_one_line(tmp_path, text, word):
+    path = tmp_path / "twig.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        read_yaml(path)
+    assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_yaml_is_1_2(tmp_path):
+    path = tmp_path / "types.yaml"
+    path.write_text("a: 1e-4\nb: no\nc: 1e3\nd: 012\n")
+    assert read_yaml(path) == {"a": 1e-4, "b": "no", "c": 1000.0, "d": 12}
+
+
+def test_yaml_builds_no_objects(tmp_path):
+    path = tmp_path / "evil.yaml"
+    path.write_text("a: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(ConfigError, match=r"evil\.yaml"):
+        read_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        ("run.lr=1e-4", ("run.lr", 1e-4)),
+        ("a=", ("a", None)),
+        ("a=b=c", ("a", "b=c")),
+        ("a=[1, x]", ("a", [1, "x"])),
+        ("a=true", ("a", True)),
+    ],
+)
+def test_an_override_is_read_as_yaml(text, pair):
+    assert split_override(text) == pair
+
+
+# --- bases -------------------------------------------------------------------------------------------------------
+
+
+def test_a_card_takes_from_its_base_what_it_does_not_say(shelf):
+    found = shelf(whole=WHOLE, more="base: toy/whole\nsummary: other\nmodel: {length: 4}\nrun: {steps: 20}\n")
+    card = found.get("toy/more")
+    assert (card.file.summary, card.file.sampling) == ("other", {"steps": 3})
+    assert card.model == found.get("toy/whole").model.model_copy(update={"length": 4})
+    assert (card.run.steps, card.run.lr) == (20, 1e-4)
+
+
+def test_weights_and_numbers_are_not_inherited(shelf):
+    base = WHOLE + f"weights: {{path: w, sha256: {'a' * 64}}}\nmetrics: {{psnr: 20}}\n"
+    card = shelf(whole=base, more="base: toy/whole\n").get("toy/more")
+    assert card.file.weights is None
+    assert card.file.metrics == {}
+
+
+def test_a_part_of_another_type_replaces_the_whole_part(shelf):
+    base = WHOLE.replace("decoder: flow", "decoder: {type: flow, depth: 5}")
+    other = "base: toy/whole\nmodel: {decoder: {type: vit, patch: 8}}\n"
+    same = "base: toy/whole\nmodel: {decoder: {patch: 8}}\n"
+    found = shelf(whole=base, other=other, same=same)
+    assert found.get("toy/other").model.decoder.depth == 3
+    assert found.get("toy/other").model.decoder.patch == 8
+    decoder = found.get("toy/same").model.decoder
+    assert (decoder.type, decoder.depth, decoder.patch) == ("flow", 5, 8)
+
+
+def test_settings_are_laid_on_a_part_given_as_a_bare_name():
+    assert merge({"decoder": "flow"}, {"decoder": {"depth": 2}}) == {"decoder": {"type": "flow", "depth": 2}}
+    assert merge({"data": "digits"}, {"data": {"split": "val"}}) == {"data": {"type": "digits", "split": "val"}}
+    assert merge({"decoder": {"type": "flow", "depth": 2}}, {"decoder": "vit"}) == {"decoder": "vit"}
+
+
+def test_merging_changes_neither_side():
+    below, over = {"a": {"b": 1}}, {"a": {"c": 2}}
+    assert merge(below, over) == {"a": {"b": 1, "c": 2}}
+    assert (below, over) == ({"a": {"b": 1}}, {"a": {"c": 2}})
+
+
+@pytest.mark.parametrize("bases", [{"a": "a"}, {"a": "b", "b": "a"}, {"a": "b", "b": "c", "c": "b"}])
+def test_bases_that_go_in_a_circle_are_refused(shelf, bases):
+    found = shelf(**{name: f"base: toy/{base}\n{WHOLE}" for name, base in bases.items()})
+    with pytest.raises(ConfigError, match="is built on it in turn"):
+        found.get("toy/a")
+
+
+def test_a_base_that_does_not_exist_is_named_with_the_nearest(shelf):
+    with pytest.raises(UnknownName, match=r"no card named 'toy/hole'\. Did you mean 'toy/whole'?"):
+        shelf(whole=WHOLE, more="base: toy/hole\n").get("toy/more")
+
+
+# --- cards -------------------------------------------------------------------------------------------------------
+
+
+def test_two_cards_of_one_id_are_refused_and_both_are_named(shelf, tmp_path):
+    shelf("one", card=WHOLE)
+    shelf("two", card=WHOLE)
+    plugin = Folders(tmp_path / "one", tmp_path / "two")
+    with pytest.raises(ValueError, match=r"'toy/card' is provided by both .*one.* and .*two"):
+        find_cards(create_manager([plugin], points=False))
+
+
+def test_a_card_that_cannot_be_read_spoils_no_other(shelf):
+    found = shelf(whole=WHOLE, wrong="summary: [", odd=WHOLE + "sumary: twice\n")
+    assert found.get("toy/whole").model.length == 8
+    with pytest.raises(ConfigError, match=r"wrong\.yaml"):
+        found.get("toy/wrong")
+    with pytest.raises(ConfigError, match=r"odd\.yaml\.sumary: there is no such setting. Did you mean 'summary'"):
+        found.get("toy/odd")
+
+
+def test_an_unknown_card_is_answered_with_the_nearest():
+    with pytest.raises(UnknownName, match=r"no card named 'flextok/digits-tyny'\. Did you mean 'flextok/digits-tiny'?"):
+        cards().get("flextok/digits-tyny")
+
+
+def test_a_card_without_a_run_does_not_train(shelf):
+    text = "".join(line + "\n" for line in WHOLE.splitlines() if not line.startswith("run"))
+    with pytest.raises(ConfigError, match="toy/card: has no `run`"):
+        shelf(card=text).get("toy/card").train()
+
+
+def test_weights_are_checked_against_the_cards_hash(shelf, tmp_path):
+    right = hashlib.sha256(b"weights").hexdigest()
+    found = shelf(
+        whole=WHOLE,
+        right=WHOLE + f"weights: {{path: w.bin, sha256: {right}}}\n",
+        wrong=WHOLE + f"weights: {{path: w.bin, sha256: {'a' * 64}}}\n",
+        gone=WHOLE + f"weights: {{path: other.bin, sha256: {right}}}\n",
+    )
+    weights = tmp_path / "cards" / "toy" / "w.bin"
+    weights.write_bytes(b"weights")
+    assert found.get("toy/right").weights_path() == weights
+    with pytest.raises(ConfigError, match=f"w.bin hashes to {right[:12]}, the card says aaaaaaaaaaaa"):
+        found.get("toy/wrong").weights_path()
+    with pytest.raises(ConfigError, match=r"other\.bin are missing"):
+        found.get("toy/gone").weights_path()
+    with pytest.raises(ConfigError, match="ships no weights; train them with `flexframe train toy/whole`"):
+        found.get("toy/whole").weights_path()
+
+
+def test_a_hash_must_look_like_one():
+    with pytest.raises(ConfigError, match=r"weights\.sha256"):
+        CardFile.read({"summary": "", "model": {}, "weights": {"path": "w", "sha256": "ABC"}})
+
+
+@pytest.mark.parametrize("card", cards().names())
+def test_every_installed_card_is_a_model_and_trains_if_it_says_how(card):
+    found = cards().get(card)
+    assert found.model.spec.tokens.length == found.model.length
+    assert found.model.decoder.sampling.read(found.file.sampling)
+    if found.file.run is not None:
+        assert found.train().model == found.model
+
+
+# --- suites ------------------------------------------------------------------------------------------------------
+
+
+def test_suites_are_found_by_name_and_by_path(tmp_path):
+    assert suite("digits").data.split == "val"
+    path = tmp_path / "mine.yaml"
+    path.write_text("data: digits\nmetrics: [psnr]\ncount: 3\n")
+    assert suite(str(path)).count == 3
+
+
+def test_an_unknown_suite_is_answered_with_the_nearest():
+    with pytest.raises(UnknownName, match=r"no suite named 'digit'.* Did you mean 'digits'?"):
+        suite("digit")

@@ -1,0 +1,142 @@
+"""Plugins: found, isolated, reported."""
+
+from typing import Literal
+
+import pluggy
+import pytest
+from flexframe_registry import Component, QuantizerConfig, create_manager, hookimpl
+from flexframe_registry.cards import find_cards
+from flexframe_registry.catalogue import Catalogue
+
+RAISES = "raise RuntimeError('no such\\n  device')"
+BAD_HOOK = """
+from flexframe_registry import hookimpl
+@hookimpl
+def flexframe_components():
+    raise KeyError("lost")
+"""
+BAD_CARDS = BAD_HOOK.replace("components", "cards")
+NAMELESS = """
+from flexframe_registry import Component, QuantizerConfig, hookimpl
+class NamelessConfig(QuantizerConfig):
+    pass
+@hookimpl
+def flexframe_components():
+    return [Component(NamelessConfig, "nowhere:Nothing")]
+"""
+
+
+class GoodConfig(QuantizerConfig):
+    type: Literal["good"] = "good"
+
+
+class Good:
+    @hookimpl
+    def flexframe_components(self):
+        return [Component(GoodConfig, "a:A")]
+
+
+class Misspelt:
+    @hookimpl
+    def flexframe_component(self):
+        return []
+
+
+def test_a_misspelt_hook_is_refused_and_the_plugin_with_it():
+    with pytest.raises(pluggy.PluginValidationError, match="flexframe_component"):
+        create_manager([Misspelt()], points=False)
+    manager = create_manager(points=False)
+    with pytest.raises(pluggy.PluginValidationError):
+        manager.add(Misspelt(), "misspelt", "alpha 1.0")
+    assert not manager.has_plugin("misspelt")
+
+
+def test_a_hook_with_an_argument_that_does_not_exist_is_refused():
+    class Extra:
+        @hookimpl
+        def flexframe_step_end(self, run, stepp):
+            pass
+
+    with pytest.raises(pluggy.PluginValidationError, match="stepp"):
+        create_manager([Extra()], points=False)
+
+
+def test_components_are_stamped_with_their_provider():
+    manager = create_manager(points=False)
+    manager.add(Good(), "good", "alpha 1.0")
+    assert [c.provider for c in manager.components()] == ["alpha 1.0"]
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        (RAISES, "RuntimeError: no such device"),
+        (BAD_HOOK, "KeyError: 'lost'"),
+        (NAMELESS, "TypeError: NamelessConfig needs `type:"),
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+    ],
+    ids=["import-raises", "hook-raises", "nameless-component", "import-missing"],
+)
+def test_a_broken_plugin_is_kept_aside_and_the_rest_works(install, source, error):
+    install("badplugin", source)
+    manager = create_manager([Good()])
+    found = Catalogue(manager.components(), manager.broken)
+    assert found.get("quantizer", "good")
+    assert found.get("masker", "pow2")
+    (broken,) = found.broken
+    assert (broken.plugin, broken.provider) == ("badplugin", "badplugin 1.0")
+    assert broken.error.startswith(error)
+    assert "\n" not in broken.error
+    with pytest.raises(LookupError, match="plugin 'badplugin' could not be imported"):
+        found.get("quantizer", "what-badplugin-has")
+
+
+def test_a_plugin_whose_cards_raise_takes_no_other_card_with_it(install):
+    install("badplugin", BAD_CARDS)
+    found = find_cards(create_manager())
+    assert "flextok/digits-tiny" in found.files
+    assert [broken.plugin for broken in found.broken] == ["badplugin"]
+
+
+@pytest.mark.parametrize("source", [RAISES, BAD_HOOK, BAD_CARDS], ids=["import", "components", "cards"])
+def test_list_reports_a_broken_plugin_and_succeeds(install, python, source):
+    install("badplugin", source)
+    done = python("from flexframe.cli import main; main()", "list")
+    assert done.returncode == 0, done.stderr
+    assert "plugin 'badplugin' (badplugin 1.0) cannot be used: " in done.stderr
+    assert "registers" in done.stdout
+    assert "flextok/digits-tiny" in done.stdout
+
+
+def test_the_environment_names_the_only_plugins_to_load(monkeypatch):
+    monkeypatch.setenv("FLEXFRAME_PLUGINS", "lengths, builtin")
+    found = Catalogue(create_manager().components())
+    assert {c.kind for c in found} >= {"masker", "codec", "source"}
+    assert found.names("encoder") == found.names("decoder") == []
+    monkeypatch.setenv("FLEXFRAME_PLUGINS", "")
+    assert create_manager().components() == []
+
+
+def test_importing_and_listing_import_no_torch(python):
+    code = """
+import sys, flexframe
+found = list(flexframe.catalogue())
+models = [flexframe.cards().get(name).model for name in flexframe.cards().names()]
+assert found and models
+assert "torch" not in sys.modules and "numpy" not in sys.modules, sorted(sys.modules)
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("args", ["--help", "list", "list decoder", "show decoder/flow", "show flextok/digits-tiny"])
+def test_commands_that_only_tell_import_no_torch(python, args):
+    code = """
+import sys
+from flexframe.cli import app
+app(sys.argv[1:], standalone_mode=False)
+assert "torch" not in sys.modules
+"""
+    done = python(code, *args.split())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
