@@ -49,16 +49,21 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ConfigError([(str(path), f"is not a whole safetensors file ({error}); fetch or train it again")]) from None
     if metadata.get("format") != FORMAT:
         raise ConfigError([(str(path), f"is no flexframe model: its metadata names no format {FORMAT!r}")])
-    text = metadata["flexframe"]
+    text = metadata.get("flexframe", "")
     if len(text) > MAX_CONFIG:
         raise ConfigError([(str(path), f"its config has {len(text)} characters; at most {MAX_CONFIG} are read")])
-    return json.loads(text), state
+    try:
+        header = json.loads(text)
+        return {"config": header["config"], "sampling": header["sampling"], "about": header["about"]}, state
+    except (ValueError, KeyError, TypeError) as error:
+        text = f"its metadata holds no whole config ({error}); fetch or train it again"
+        raise ConfigError([(str(path), text)]) from None
 
 
 def load_file(path: Path, *, device: str | torch.device = "cpu") -> Tokenizer:
     """A tokenizer from a model file, in evaluation mode. Tensors left over, missing or misshapen are all listed."""
     header, state = read(path)
-    tokenizer = Tokenizer(TokenizerConfig.read(header["config"], str(path)), header.get("sampling"))
+    tokenizer = Tokenizer(TokenizerConfig.read(header["config"], str(path)), header["sampling"])
     own = tokenizer.state_dict()
     problems = [f"missing {name}" for name in own.keys() - state.keys()]
     problems += [f"left over {name}" for name in state.keys() - own.keys()]
@@ -91,7 +96,7 @@ def find(where: str | Path) -> Path:
         cards().get(str(where))
     except LookupError as error:
         raise ConfigError([("", f"{error}; and there is no such file or folder")]) from None
-    raise AssertionError("a known card was not found by id")
+    raise ConfigError([(str(path), "is no file or folder; give a card's id as a string, not as a path")])
 
 
 def load(where: str | Path, *, device: str | torch.device = "cpu") -> Tokenizer:

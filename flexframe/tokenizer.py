@@ -135,7 +135,7 @@ class Tokenizer(nn.Module):
         if not isinstance(sampling, SamplingConfig):
             given = {name: getattr(self.sampling, name) for name in self.sampling.model_fields_set}
             sampling = kind.read(given | dict(sampling or {}), "sampling")
-        if not isinstance(sampling, kind):
+        if type(sampling) is not kind:  # a decoder without settings would ignore another's in silence
             raise ValueError(f"decoder {self.config.decoder.type!r} takes {kind.__name__}, not {type(sampling).__name__}")
         latents = self.config.codec.latents(*(size or self.config.image_size))
         rows = as_rng(rng, len(tokens), tokens.values.device)
@@ -152,7 +152,10 @@ class Tokenizer(nn.Module):
     def _keep(self, lengths: Lengths, batch: int, most: int, device: torch.device) -> Tensor:
         if lengths is None:
             return torch.ones(batch, most, dtype=torch.bool, device=device)
-        rows = torch.as_tensor(lengths, device=device).expand(batch)
+        rows = torch.as_tensor(lengths, device=device)
+        if rows.is_floating_point() or rows.shape not in ((), (batch,)):
+            raise ValueError(f"lengths are one whole number, or one for each of {batch} rows, not {lengths!r}")
+        rows = rows.expand(batch)
         low, high = (int(rows.min()), int(rows.max())) if batch else (most, most)
         if low < 1 or high > most:
             raise ValueError(f"lengths span {low}..{high}; they must lie in 1..{most}")

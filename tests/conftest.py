@@ -33,7 +33,9 @@ def tiny() -> Tokenizer:
     torch.manual_seed(0)
     tokenizer = Tokenizer(cards().get(CARD).model, {"steps": 2})
     redraw_zeros(tokenizer)
-    torch.nn.init.normal_(tokenizer.quantizer.project.weight, std=0.5)  # else every token is the middle code
+    # else every token is the middle code, whatever the slot and the image
+    torch.nn.init.normal_(tokenizer.quantizer.project.weight, std=0.2)
+    torch.nn.init.normal_(tokenizer.encoder.registers)
     return tokenizer.eval().requires_grad_(False)
 
 

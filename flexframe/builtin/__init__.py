@@ -8,6 +8,8 @@ from typing import Literal
 from flexframe_registry import CodecConfig, Component, LatentSpec, SourceConfig, hookimpl
 from pydantic import Field
 
+from . import metric_configs
+
 
 class IdentityCodecConfig(CodecConfig):
     """Latents are the images themselves, or latents that come from elsewhere."""
@@ -48,4 +50,5 @@ def flexframe_components() -> Iterable[Component]:
         Component(IdentityCodecConfig, "flexframe.builtin.codec:IdentityCodec"),
         Component(DigitsConfig, "flexframe.data.sources:Digits"),
         Component(FolderConfig, "flexframe.data.sources:Folder"),
+        *metric_configs.components(),
     ]

@@ -1,0 +1,244 @@
+"""The composition: images to tokens and back."""
+
+import pytest
+import torch
+from flexframe_registry import ConfigError, cards
+
+from flexframe.rng import Rng
+from flexframe.tokenizer import Tokenizer
+from flexframe.tokens import Batch
+
+CLOSE = {"atol": 2e-5, "rtol": 1e-4}
+
+
+def build(*overrides):
+    torch.manual_seed(0)
+    return Tokenizer(cards().get("flextok/digits-tiny").train(overrides).model).eval()
+
+
+# --- images to tokens --------------------------------------------------------------------------------------------
+
+
+def test_the_test_model_uses_many_codes(tiny, pictures):
+    assert len(tiny.encode(pictures).codes.unique()) > 16
+
+
+@pytest.mark.parametrize("lengths", [3, [3, 3, 3, 3], torch.tensor(3), torch.tensor([3, 3, 3, 3])])
+def test_lengths_are_one_number_or_one_each(tiny, pictures, lengths):
+    tokens = tiny.encode(pictures, lengths=lengths)
+    assert tokens.codes.shape == (4, 3, 1)
+    assert tokens.values.shape == (4, 3, 6)
+    assert tokens.lengths.tolist() == [3] * 4
+
+
+def test_unequal_lengths_are_padded_to_the_longest(tiny, pictures):
+    tokens = tiny.encode(pictures, lengths=[1, 5, 2, 3])
+    assert tokens.codes.shape == (4, 5, 1)
+    assert tokens.lengths.tolist() == [1, 5, 2, 3]
+
+
+def test_all_tokens_are_kept_unless_told_otherwise(tiny, pictures):
+    assert tiny.encode(pictures).lengths.tolist() == [8] * 4
+
+
+@pytest.mark.parametrize(
+    ("lengths", "words"),
+    [
+        (0, r"lengths span 0\.\.0; they must lie in 1\.\.8"),
+        (9, r"9\.\.9; they must lie in 1\.\.8"),
+        ([1, 2, 3, 12], r"span 1\.\.12"),
+        ([1, 2], "one for each of 4 rows"),
+        (2.5, "one whole number"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_lengths_that_cannot_be_are_refused(tiny, pictures, lengths, words):
+    with pytest.raises(ValueError, match=words):
+        tiny.encode(pictures, lengths=lengths)
+
+
+@pytest.mark.parametrize("length", range(1, 9))
+def test_encoding_at_a_length_is_encoding_and_truncating(tiny, pictures, length):
+    short, whole = tiny.encode(pictures, lengths=length), tiny.encode(pictures).truncate(length)
+    assert torch.equal(short.codes, whole.codes)
+    assert torch.equal(short.values, whole.values)
+
+
+def test_an_image_has_the_same_tokens_in_any_batch(tiny, pictures):
+    whole = tiny.encode(pictures)
+    for i in range(4):
+        assert torch.equal(tiny.encode(pictures[i : i + 1]).codes, whole.codes[i : i + 1])
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros(2, 3, 16, 16, dtype=torch.uint8),
+        torch.zeros(3, 16, 16),
+        torch.zeros(2, 1, 16, 16),
+        torch.zeros(2, 16, 16, 3),
+    ],
+    ids=["bytes", "one", "grey", "channels-last"],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_images_of_another_type_or_shape_are_refused(tiny, images):
+    for use in (tiny.encode, lambda x: tiny.prepare(Batch(torch.arange(len(x)), x), rng=Rng(0, torch.arange(len(x))))):
+        with pytest.raises(ValueError, match="images are floats of shape b 3 h w in") as error:
+            use(images)
+        assert str(tuple(images.shape)) in str(error.value)
+        assert str(images.dtype) in str(error.value)
+
+
+# --- codes to tokens ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [1, 3, 8])
+def test_codes_become_the_tokens_that_they_came_from(tiny, pictures, length):
+    tokens = tiny.encode(pictures, lengths=length)
+    for codes in (tokens.codes, tokens.codes[..., 0]):
+        again = tiny.tokens(codes)
+        assert torch.equal(again.values, tokens.values)
+        assert torch.equal(again.codes, tokens.codes)
+        assert torch.equal(again.keep, tokens.keep)
+
+
+def test_codes_of_unequal_lengths_are_kept_as_told(tiny, pictures):
+    tokens = tiny.encode(pictures, lengths=[1, 5, 2, 3])
+    again = tiny.tokens(tokens.codes, lengths=tokens.lengths)
+    assert torch.equal(again.keep, tokens.keep)
+
+
+def test_ids_out_of_range_are_refused(tiny):
+    with pytest.raises(ValueError, match=r"token ids span -1\.\.5; this model's codes are 0\.\.63999"):
+        tiny.tokens(torch.tensor([[-1, 5]]))
+    with pytest.raises(ValueError, match=r"0\.\.64000"):
+        tiny.tokens(torch.tensor([[0, 64_000]]))
+
+
+@pytest.mark.parametrize("shape", [(2, 9), (2, 0), (2, 4, 2), (2, 4, 1, 1), (2,)])
+@pytest.mark.usefixtures("unchecked")
+def test_codes_of_another_shape_are_refused(tiny, shape):
+    with pytest.raises(ValueError, match=r"this model's are b k 1 with k in 1\.\.8"):
+        tiny.tokens(torch.zeros(shape, dtype=torch.long))
+
+
+def test_several_codebooks_and_none_have_codes_of_their_own_width(pictures):
+    residual, continuous = build("quantizer=residual-vq"), build("quantizer=none")
+    books = residual.spec.tokens.codebooks
+    assert residual.encode(pictures).codes.shape == (4, 8, books)
+    with pytest.raises(ValueError, match=f"this model's are b k {books}"):
+        residual.tokens(torch.zeros(4, 8, dtype=torch.long))
+    tokens = continuous.encode(pictures)
+    assert torch.equal(continuous.tokens(tokens.codes).values, tokens.values)
+
+
+# --- tokens to images --------------------------------------------------------------------------------------------
+
+
+def test_decoding_is_reproducible_by_its_seed(tiny, pictures):
+    tokens = tiny.encode(pictures)
+    assert torch.equal(tiny.decode(tokens, rng=3), tiny.decode(tokens, rng=3))
+    assert torch.equal(tiny.decode(tokens), tiny.decode(tokens, rng=0))
+    assert not torch.allclose(tiny.decode(tokens, rng=3), tiny.decode(tokens, rng=4))
+    generators = [torch.Generator().manual_seed(5) for _ in range(2)]
+    assert torch.equal(*(tiny.decode(tokens, rng=generator) for generator in generators))
+
+
+def test_an_image_is_decoded_the_same_in_any_batch(tiny, pictures):
+    tokens, rng = tiny.encode(pictures, lengths=[1, 8, 2, 5]), Rng(3, torch.arange(4))
+    whole = tiny.decode(tokens, rng=rng, sampling={"steps": 3, "guidance": 2.0})
+    for i in range(4):
+        alone = tiny.tokens(tokens.codes[i : i + 1], lengths=tokens.lengths[i : i + 1])
+        found = tiny.decode(alone, rng=rng.rows(torch.tensor([i])), sampling={"steps": 3, "guidance": 2.0})
+        torch.testing.assert_close(found, whole[i : i + 1], **CLOSE)
+
+
+def test_images_lie_in_zero_to_one(tiny, pictures):
+    found = tiny.decode(tiny.encode(pictures), sampling={"guidance": 50.0})
+    assert found.shape == pictures.shape
+    assert found.min() == 0  # guidance this strong leaves the range, so the clamp is at work
+    assert found.max() <= 1
+
+
+def test_encoding_and_decoding_leave_no_graph(pictures):
+    model = build()
+    assert not model.decode(model.encode(pictures), sampling={"steps": 1}).requires_grad
+
+
+def test_settings_are_laid_on_the_models_own(tiny, pictures):
+    tokens = tiny.encode(pictures)
+    own = tiny.sampling
+    assert own.steps == 2
+    found = tiny.decode(tokens, sampling={"guidance": 3.0})
+    assert torch.equal(found, tiny.decode(tokens, sampling={"steps": 2, "guidance": 3.0}))
+    assert not torch.allclose(found, tiny.decode(tokens, sampling={"steps": 5, "guidance": 3.0}))
+    assert tiny.sampling is own
+
+
+def test_settings_as_an_object_stand_for_themselves(tiny, pictures):
+    tokens = tiny.encode(pictures)
+    kind = tiny.config.decoder.sampling
+    assert torch.equal(tiny.decode(tokens, sampling=kind(steps=3)), tiny.decode(tokens, sampling={"steps": 3}))
+
+
+def test_an_unknown_setting_is_refused_with_the_nearest_name(tiny, pictures):
+    tokens = tiny.encode(pictures)
+    with pytest.raises(ConfigError, match=r"sampling\.guidence: there is no such setting\. Did you mean 'guidance'"):
+        tiny.decode(tokens, sampling={"guidence": 3.0})
+    with pytest.raises(ConfigError, match=r"sampling\.stepps.*'steps'"):
+        Tokenizer(tiny.config, {"stepps": 3})
+
+
+def test_settings_of_another_decoder_are_refused(tiny, pictures):
+    flow = tiny.config.decoder.sampling
+    vit = build("decoder=vit")
+    with pytest.raises(ValueError, match="decoder 'vit' takes SamplingConfig, not FlowSampling"):
+        vit.decode(vit.encode(pictures), sampling=flow(steps=3))
+    with pytest.raises(ConfigError, match=r"sampling\.steps: there is no such setting"):
+        vit.decode(vit.encode(pictures), sampling={"steps": 3})
+
+
+def test_every_absent_token_changes_the_image(tiny, pictures):
+    whole = tiny.encode(pictures)
+    found = [tiny.decode(whole.truncate(k)) for k in (1, 4, 8)]
+    assert not torch.allclose(found[0], found[1])
+    assert not torch.allclose(found[1], found[2])
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_prepared_once(tiny, pictures):
+    rng = Rng(0, torch.arange(4))
+    batch = tiny.prepare(Batch(torch.arange(4), pictures), rng=rng)
+    assert torch.equal(batch.latents, pictures)
+    own = Batch(torch.arange(4), pictures, latents=1 - pictures)
+    assert tiny.prepare(own, rng=rng) is own
+
+
+def test_a_batch_with_neither_images_nor_latents_is_refused(tiny):
+    with pytest.raises(ValueError, match="holds neither"):
+        tiny.prepare(Batch(torch.arange(4)), rng=Rng(0, torch.arange(4)))
+
+
+def test_losses_are_named_by_their_part_and_counted_by_sample(tiny, pictures):
+    out = tiny(Batch(torch.arange(4), pictures), taps=frozenset({"block.0"}), rng=Rng(0, torch.arange(4)))
+    assert set(out.losses) == {"decoder/flow"}
+    assert out.losses["decoder/flow"].shape == (4,)
+    assert set(out.features) == {"block.0"}
+    assert out.codes.codes.shape == (4, 8, 1)
+
+
+def test_a_samples_loss_does_not_depend_on_its_batch(tiny, pictures):
+    index = torch.tensor([10, 20, 30, 40])
+    whole = tiny(Batch(index, pictures), rng=Rng(0, index, 5)).losses["decoder/flow"]
+    one = tiny(Batch(index[2:3], pictures[2:3]), rng=Rng(0, index[2:3], 5)).losses["decoder/flow"]
+    torch.testing.assert_close(one, whole[2:3], **CLOSE)
+
+
+def test_the_codec_stays_frozen_in_training():
+    model = build("codec=vae")
+    model.train()
+    assert model.encoder.training
+    assert not model.codec.training
+    assert not any(p.requires_grad for p in model.codec.parameters())
