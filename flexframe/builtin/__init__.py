@@ -8,6 +8,8 @@ from typing import Literal
 from flexframe_registry import CodecConfig, Component, LatentSpec, SourceConfig, hookimpl
 from pydantic import Field
 
+from flexframe.builtin import metric_configs
+
 from . import metric_configs
 
 

@@ -83,7 +83,9 @@ class ResidualFSQ(Quantizer):
     def __init__(self, config: ResidualFSQConfig, spec: Spec) -> None:
         super().__init__(config, spec)
         self.project = projection(spec.features, len(config.levels))
-        self.grids = ResidualGrid(levels=list(config.levels), num_quantizers=config.num_quantizers)
+        # the library reads its tables while it is built, which the meta device cannot give; they are never trained
+        with torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext():
+            self.grids = ResidualGrid(levels=list(config.levels), num_quantizers=config.num_quantizers)
 
     def forward(self, values: Float[Tensor, "b k e"], keep: Bool[Tensor, "b k"], *, rng: Rng) -> Quantized:
         z = self.project(values).float()
