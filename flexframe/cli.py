@@ -140,7 +140,11 @@ def train(
         assert folder is not None
         same = config.model.decoder.type == found.model.decoder.type
         run = Run.create(config, folder, on, found.file.sampling if same else {})
-    loop(run, TrainConsole(out))
+    console = TrainConsole(out)
+    try:
+        loop(run, console)
+    finally:
+        console.stop()  # gives the terminal its cursor back
     out.print(f"trained {run.step} steps; load it with flexframe.load({str(run.folder)!r})")
 
 
@@ -175,21 +179,23 @@ def bench(
 
     for model in models:
         find(model)  # a typo is told before anything is measured
-    _bench(measured, models, folder, batch_size, device)
+    _bench(name, measured, models, folder, batch_size, device)
 
 
-def _bench(measured: Any, models: list[str], folder: Path, batch_size: int, device: str) -> None:
+def _bench(name: str, measured: Any, models: list[str], folder: Path, batch_size: int, device: str) -> None:
     from rich.progress import Progress
 
-    from flexframe.bench import report, runner
+    from flexframe.bench.report import write
+    from flexframe.bench.runner import run
+    from flexframe.bench.table import print_table
     from flexframe.loading import load
 
     on = pick_device(device)
     loaded = [(_short_name(m), load(m, device=on)) for m in models]
     with Progress(console=say, transient=True) as progress:
-        results = runner.run(measured, loaded, folder, batch_size=batch_size, device=on, progress=progress)
-    runner.print_table(results, out)
-    page = report.write(results, folder)
+        found = run(measured, loaded, folder, name=name, batch_size=batch_size, device=on, progress=progress)
+    print_table(found.results, out)
+    page = write(found.results, found.images, folder / "report.html")
     out.print(f"\nthe page: {page.resolve().as_uri()}", soft_wrap=True)
 
 
@@ -214,7 +220,7 @@ def demo(
                 train(m, None, target, None, device)
             trained.append(str(target))
         models = trained
-    _bench(suite("digits"), models, folder, 64, device)
+    _bench("digits", suite("digits"), models, folder, 64, device)
 
 
 # --- helpers -----------------------------------------------------------------------------------------------------

@@ -28,7 +28,9 @@ class Usage:
     def update(self, codes: Codes) -> None:
         if self.seen is not None:
             first = codes.codes[:, :1]  # a present token stands in for absent ones
-            self.seen[torch.where(codes.keep[..., None], codes.codes, first).flatten()] = True
+            present = torch.where(codes.keep[..., None], codes.codes, first)
+            # features that are not finite have codes that are none; the loss tells of them, an index must not
+            self.seen[present.clamp(0, len(self.seen) - 1).flatten()] = True
 
     def take(self) -> int | None:
         if self.seen is None:
@@ -69,13 +71,16 @@ def train(run: Run, console: Console) -> None:
         run.step, steps_since = step + 1, steps_since + 1
 
         last = run.step == config.steps
-        if run.step % config.log_every == 0 or last:
+        logs = run.step % config.log_every == 0 or last
+        saves = run.step % config.checkpoint_every == 0 or last
+        if logs or saves:
             values = {name: float(value) / steps_since for name, value in sums.items()}  # the only host sync
-            if not torch.tensor(list(values.values())).isfinite().all():
+            if not torch.tensor(list(values.values())).isfinite().all():  # so no checkpoint holds what is not finite
                 raise FloatingPointError(
                     f"a loss or gradient is not finite between steps {run.step - steps_since} and {run.step}: {values}; "
                     f"the last whole checkpoint is in {run.folder / 'checkpoints'}; try a lower run.lr"
                 )
+        if logs:
             now = time.perf_counter()
             line = {
                 "step": run.step,
@@ -89,7 +94,7 @@ def train(run: Run, console: Console) -> None:
             run.hooks.flexframe_step_end(run=run, step=run.step, losses=values)
             sums.clear()
             since, steps_since = now, 0
-        if run.step % config.checkpoint_every == 0 or last:
+        if saves:
             run.save()
     run.export(run.folder / "model.safetensors")
     console.stop()

@@ -64,7 +64,7 @@ class Run:
             run.trainee.load_state_dict(last.tensors["trainee.safetensors"])
             run.average.load(last.tensors["ema.safetensors"])
             checkpoint.load_optimizer(run.optimizer, last.tensors["optimizer.safetensors"])
-            torch.set_rng_state(last.tensors["random.safetensors"]["cpu"])
+            set_random_state(last.tensors["random.safetensors"])
             run.step = last.state["step"]
         run._forget_after(run.step)
         return run
@@ -75,7 +75,7 @@ class Run:
             "trainee.safetensors": contiguous(self.trainee.state_dict()),
             "ema.safetensors": self.export,
             "optimizer.safetensors": checkpoint.optimizer_tensors(self.optimizer),
-            "random.safetensors": {"cpu": torch.get_rng_state()},
+            "random.safetensors": random_state(),
         }
         path = checkpoint.write(self.folder / "checkpoints", self.step, files, {}, self.config.run.keep)
         self.hooks.flexframe_checkpoint_saved(run=self, path=path)
@@ -111,6 +111,19 @@ class Run:
 
 def contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().contiguous() for name, value in state.items()}
+
+
+def random_state() -> dict[str, Tensor]:
+    """The global generators, from which libraries draw."""
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), **{f"cuda.{i}": state for i, state in enumerate(devices)}}
+
+
+def set_random_state(state: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    for i in range(torch.cuda.device_count()):
+        if f"cuda.{i}" in state:
+            torch.cuda.set_rng_state(state[f"cuda.{i}"], i)
 
 
 def _step_of(line: str) -> float:

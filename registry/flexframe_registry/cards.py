@@ -194,6 +194,8 @@ def put(data: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, A
     """A copy of nested data with `value` at `path`; a part given as a bare name becomes a mapping on the way."""
     head, *rest = path
     if not rest:
+        if head == "type" and data.get("type", value) != value:
+            return {"type": value}  # another part: the settings of the one before are not its own
         return {**data, head: value}
     inner = data.get(head)
     if inner is None:

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from flexframe.data.sources import fit, to_tensor
 from flexframe_registry import ConfigError, catalogue
 from PIL import Image
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
+
+from flexframe.data.sources import fit, to_tensor
 
 FILTERS = {"torchvision-bicubic": InterpolationMode.BICUBIC, "torchvision-bilinear": InterpolationMode.BILINEAR}
 
@@ -85,7 +86,7 @@ def test_a_truncated_image_is_named(folder):
 
 
 def test_a_folder_that_is_missing_or_empty_is_told(tmp_path):
-    with pytest.raises(ConfigError, match="path: there is no folder '.*nowhere'"):
+    with pytest.raises(ConfigError, match=r"path: there is no folder '.*nowhere'"):
         source("folder", path=str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match=r"path: no images under .*; looked for .*\.png"):
         source("folder", path=str(tmp_path))

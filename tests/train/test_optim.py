@@ -1,0 +1,120 @@
+"""Groups, schedule and weight average."""
+
+import math
+
+import pytest
+import torch
+from flexframe_registry import RunConfig, cards
+from torch import nn
+
+from flexframe.train.optim import Average, create_optimizer, learning_rate
+from flexframe.train.trainee import Trainee
+
+
+def trainee(*overrides):
+    torch.manual_seed(0)
+    return Trainee(cards().get("flextok/digits-tiny").train(overrides))
+
+
+def names(found, parameters):
+    wanted = {id(p) for p in parameters}
+    return {name for name, p in found.named_parameters() if id(p) in wanted}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("quantizer=vq", "decoder=vit", "encoder=latent-tokens", "masker=full"), ("codec=vae", "quantizer=simvq")],
+    ids=["flextok", "titok", "vae"],
+)
+def test_matrices_decay_and_norms_biases_and_embeddings_do_not(overrides):
+    found = trainee(*overrides)
+    group = found.groups()["model"]
+    decayed, plain = names(found, group.decayed), names(found, group.plain)
+    assert not decayed & plain
+    assert decayed | plain == {name for name, p in found.named_parameters() if p.requires_grad}
+    for name in decayed:
+        owner = found.get_submodule(name.rpartition(".")[0])
+        assert name.endswith(".weight"), name
+        assert isinstance(owner, nn.Linear | nn.Conv2d | nn.ConvTranspose2d), name
+    for name in plain:
+        assert not (name.endswith(".weight") and isinstance(found.get_submodule(name.rpartition(".")[0]), nn.Linear)), (
+            name
+        )
+    assert decayed
+
+
+def test_learned_tokens_and_positions_do_not_decay():
+    found = trainee()
+    plain = names(found, found.groups()["model"].plain)
+    for name in ("encoder.registers", "decoder.positions", "decoder.mask_token", "decoder.null_condition"):
+        assert f"model.{name}" in plain
+
+
+def test_a_codebook_does_not_decay():
+    found = trainee("quantizer=vq")
+    books = {name for name, p in found.named_parameters() if name.startswith("model.quantizer") and p.shape == (64, 8)}
+    assert books
+    assert not books & names(found, found.groups()["model"].decayed)
+
+
+def test_the_optimizer_has_the_runs_settings():
+    config = RunConfig.read({"data": "digits", "weight_decay": 0.05, "lr": 3e-4, "betas": [0.8, 0.95]})
+    found = trainee()
+    groups = create_optimizer(found, config).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
+    assert {group["betas"] for group in groups} == {(0.8, 0.95)}
+    assert sum(len(group["params"]) for group in groups) == len(list(found.parameters()))
+
+
+def test_the_rate_warms_up_in_a_line_and_falls_along_a_cosine():
+    config = RunConfig.read({"data": "digits", "steps": 24, "warmup": 4, "lr": 1.0, "final_lr": 0.2})
+    rates = [learning_rate(config, step) for step in range(25)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates[14] == pytest.approx(0.6)
+    assert rates[9] == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi / 4)) / 2)
+    assert rates[24] == pytest.approx(0.2)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+
+
+def test_without_warmup_the_first_step_has_the_peak_rate():
+    assert learning_rate(RunConfig.read({"data": "digits", "warmup": 0, "lr": 0.5}), 0) == 0.5
+
+
+def test_a_run_shorter_than_its_warmup_only_warms_up():
+    config = RunConfig.read({"data": "digits", "steps": 2, "warmup": 4, "lr": 1.0})
+    assert [learning_rate(config, step) for step in range(2)] == [0.25, 0.5]
+
+
+def test_the_average_is_the_one_computed_by_hand():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor([1.0]))
+            self.fixed = nn.Parameter(torch.tensor([1.0]), requires_grad=False)
+            self.register_buffer("running", torch.tensor([1.0]))
+            self.register_buffer("count", torch.tensor([1]))
+
+    model = Model()
+    average = Average(model, 0.3)
+    expected = 1.0
+    for step, value in enumerate([2.0, 5.0, -3.0, 4.0]):
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                tensor.fill_(value)
+        average.update(model, step)
+        decay = min(0.3, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+        assert average.state["weight"].item() == pytest.approx(expected)
+        for name in ("fixed", "running", "count"):  # copied as they are
+            assert average.state[name].item() == value
+    assert decay == 0.3  # both branches of the minimum were taken
+    assert model.weight.item() == 4.0
+
+
+def test_an_average_is_loaded_as_it_was():
+    model = nn.Linear(2, 2)
+    one, other = Average(model, 0.9), Average(nn.Linear(2, 2), 0.9)
+    other.load(one.state)
+    assert torch.equal(other.state["weight"], model.weight)
+    one.state["weight"].zero_()
+    assert other.state["weight"].any()

@@ -1,0 +1,259 @@
+"""Whole runs: reproducible, resumable, stopped by what is not finite."""
+
+import json
+import signal
+
+import pytest
+import torch
+from flexframe_registry import ConfigError, TrainConfig, hookimpl, manager
+from safetensors.torch import load_file
+
+import flexframe as front
+from flexframe.train import checkpoint
+from flexframe.train.run import Run
+
+LONGER = ("run.steps=12", "run.shift=1", "run.flip=true")
+REVIVING = "quantizer={type: vq, codebook_size: 64, dim: 8, l2_norm: false, ema: true, dead_code_threshold: 0.5}"
+KILL = """
+import io, os, sys
+from pathlib import Path
+import torch
+from flexframe.train.console import Console
+from flexframe.train.loop import train
+from flexframe.train.run import Run
+from flexframe_registry import cards, hookimpl, manager
+from rich.console import Console as Terminal
+
+class Killer:
+    @hookimpl
+    def flexframe_step_end(self, run, step, losses):
+        if step == 5:
+            os.kill(os.getpid(), 9)
+
+torch.set_num_threads(int(sys.argv[2]))
+manager().register(Killer())
+config = cards().get("flextok/digits-tiny").train(sys.argv[3:])
+train(Run.create(config, Path(sys.argv[1]), torch.device("cpu"), {"steps": 2}), Console(Terminal(file=io.StringIO())))
+"""
+
+
+class Stop:
+    """Raises at the end of a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    @hookimpl
+    def flexframe_step_end(self, run, step, losses):
+        if step == self.step:
+            raise InterruptedError("stopped")
+
+
+@pytest.fixture
+def register():
+    """Registers observers, and takes them away again."""
+    taken = []
+
+    def add(plugin):
+        manager().register(plugin)
+        taken.append(plugin)
+        return plugin
+
+    yield add
+    for plugin in taken:
+        manager().unregister(plugin)
+
+
+def resume(folder):
+    return Run.resume(folder, torch.device("cpu"))
+
+
+def lines(run):
+    return [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+
+
+def assert_equal_runs(one, other):
+    """Equal to the last bit: the exported model, all that is trained, the optimizer, what was logged."""
+    assert one.step == other.step
+    pairs = [
+        (load_file(one.folder / "model.safetensors"), load_file(other.folder / "model.safetensors")),
+        (one.trainee.state_dict(), other.trainee.state_dict()),
+        (checkpoint.optimizer_tensors(one.optimizer), checkpoint.optimizer_tensors(other.optimizer)),
+    ]
+    for a, b in pairs:
+        assert a.keys() == b.keys()
+        assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    drop = {"images_per_s"}
+    assert [{k: v for k, v in line.items() if k not in drop} for line in lines(one)] == [
+        {k: v for k, v in line.items() if k not in drop} for line in lines(other)
+    ]
+
+
+# --- what a run leaves -------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_config_its_origin_its_log_and_its_model(create, go):
+    run = go(create("run", "quantizer.levels=[4, 4, 4]"))
+    resolved = json.loads((run.folder / "config.json").read_text())
+    assert resolved.pop("sampling") == {"steps": 2}
+    assert TrainConfig.read(resolved) == run.config
+    manifest = json.loads((run.folder / "manifest.json").read_text())
+    assert manifest["seed"] == 0
+    assert {"flexframe", "flexframe-flextok", "torch", "python"} <= manifest["versions"].keys()
+    assert manifest["parameters"]["decoder"] == sum(p.numel() for p in run.trainee.model.decoder.parameters())
+    assert [line["step"] for line in lines(run)] == [1, 2, 3, 4]
+    assert {"loss", "decoder/flow", "grad_norm", "lr", "codes_used", "images_per_s"} <= lines(run)[0].keys()
+    found = front.load(run.folder)
+    assert (found.config, found.sampling.steps) == (run.config.model, 2)
+
+
+def test_the_exported_model_is_the_weight_average(create, go):
+    run = go(create("run", "run.ema=0.5"))
+    exported = load_file(run.folder / "model.safetensors")
+    assert all(torch.equal(exported[name], value) for name, value in run.average.state.items())
+    assert not torch.equal(exported["decoder.head.proj.weight"], run.trainee.model.decoder.head.proj.weight)
+    raw = go(create("raw", "run.ema=0"))
+    exported = load_file(raw.folder / "model.safetensors")
+    assert all(torch.equal(exported[name], value) for name, value in raw.trainee.model.state_dict().items())
+
+
+def test_training_lowers_the_loss(create, go):
+    run = go(create("run", "run.steps=40", "run.log_every=10", "run.lr=2e-3", "run.batch_size=16"))
+    found = [line["loss"] for line in lines(run)]
+    assert found[-1] < 0.8 * found[0]
+
+
+def test_bf16_trains_and_keeps_weights_in_fp32(create, go):
+    run = go(create("run", "run.precision=bf16"))
+    assert {p.dtype for p in run.trainee.parameters()} == {torch.float32}
+    assert all(value.isfinite().all() for value in run.trainee.state_dict().values())
+
+
+def test_a_folder_with_a_run_is_not_begun_again(create):
+    create("run")
+    with pytest.raises(ConfigError, match=r"holds a run already; go on with --resume"):
+        create("run")
+
+
+def test_a_folder_without_a_run_cannot_be_resumed(tmp_path):
+    with pytest.raises(ConfigError, match=r"holds no run to resume; there is no config\.json"):
+        resume(tmp_path)
+
+
+def test_only_the_last_checkpoints_are_kept(create, go):
+    run = go(create("run", "run.steps=5", "run.checkpoint_every=1", "run.keep=3"))
+    kept = sorted(p.name for p in (run.folder / "checkpoints").iterdir())
+    assert kept == ["step-00000003", "step-00000004", "step-00000005"]
+
+
+# --- the same again ----------------------------------------------------------------------------------------------
+
+
+def test_two_runs_of_one_config_are_equal_to_the_last_bit(create, go):
+    assert_equal_runs(go(create("one", *LONGER)), go(create("two", *LONGER)))
+
+
+def test_another_seed_is_another_run(create, go):
+    one, other = go(create("one")), go(create("two", "run.seed=1"))
+    weights = (run.trainee.model.decoder.head.proj.weight for run in (one, other))
+    assert not torch.equal(*weights)
+    assert lines(one)[0]["loss"] != lines(other)[0]["loss"]
+
+
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(create, go, python, tmp_path):
+    whole = go(create("whole", *LONGER))
+    settings = ["run.batch_size=8", "run.log_every=1", "run.warmup=2", "run.checkpoint_every=4", *LONGER]
+    folder = tmp_path / "killed"
+    done = python(KILL, folder, torch.get_num_threads(), *settings)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (folder / "model.safetensors").exists()
+    with (folder / "log.jsonl").open("a") as log:
+        log.write('{"step": 6, "lo')  # what a kill may leave of a line
+    run = resume(folder)
+    assert run.step == 4
+    assert [line["step"] for line in lines(run)] == [1, 2, 3, 4]
+    go(run)
+    assert [line["step"] for line in lines(run)] == list(range(1, 13))
+    assert_equal_runs(run, whole)
+
+
+def test_draws_inside_a_library_go_on_where_they_were(create, go, register):
+    settings = (*LONGER, "run.steps=8", REVIVING, "decoder=vit")
+    whole = go(create("whole", *settings))
+    stop = register(Stop(5))
+    with pytest.raises(InterruptedError):
+        go(create("cut", *settings))
+    stop.step = 99
+    torch.rand(7)  # somebody else draws in between
+    assert_equal_runs(go(resume(whole.folder.parent / "cut")), whole)
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_again(create, go, register):
+    whole = go(create("whole"))
+    stop = register(Stop(2))
+    with pytest.raises(InterruptedError):
+        go(create("cut"))
+    stop.step = 99
+    run = resume(whole.folder.parent / "cut")
+    assert run.step == 0
+    assert_equal_runs(go(run), whole)
+
+
+def test_a_truncated_last_checkpoint_is_passed_over(create, go):
+    run = go(create("run", "run.steps=8"))
+    path = run.folder / "checkpoints" / "step-00000008" / "trainee.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.warns(UserWarning, match="step-00000008 is broken"):
+        again = resume(run.folder)
+    assert again.step == 4
+    assert [line["step"] for line in lines(again)] == [1, 2, 3, 4]
+
+
+def test_a_failure_while_saving_leaves_the_last_checkpoint_whole(create, go, monkeypatch):
+    whole = go(create("whole", "run.steps=8"))
+    run, rename = create("cut", "run.steps=8"), checkpoint.os.rename
+
+    def fail_at_eight(source, target):
+        if "00000008" in str(target):
+            raise OSError("no space left")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "rename", fail_at_eight)
+        with pytest.raises(OSError, match="no space left"):
+            go(run)
+    again = resume(run.folder)
+    assert again.step == 4
+    assert_equal_runs(go(again), whole)
+
+
+# --- what is not finite ------------------------------------------------------------------------------------------
+
+
+class Poison:
+    """Spoils the weights once a checkpoint is saved."""
+
+    @hookimpl
+    def flexframe_checkpoint_saved(self, run, path):
+        with torch.no_grad():
+            run.trainee.model.decoder.positions.fill_(float("nan"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(create, go):
+    run = create()
+    with torch.no_grad():
+        run.trainee.model.decoder.positions.fill_(float("inf"))
+    with pytest.raises(
+        FloatingPointError, match=r"not finite between steps 0 and 1: .*decoder/flow.*try a lower run\.lr"
+    ):
+        go(run)
+    assert not (run.folder / "log.jsonl").exists()
+
+
+def test_what_is_not_finite_never_reaches_a_checkpoint(create, go, register):
+    register(Poison())
+    run = create("run", "run.steps=12", "run.log_every=100")
+    with pytest.raises(FloatingPointError, match="between steps 0 and 8"):
+        go(run)
+    assert resume(run.folder).step == 4
+    assert [p.name for p in (run.folder / "checkpoints").iterdir()] == ["step-00000004"]

@@ -1,0 +1,71 @@
+"""What the loop trains: a tokenizer and the run's objectives."""
+
+import pytest
+import torch
+from flexframe_registry import cards
+
+from flexframe.data.loader import split
+from flexframe.rng import Rng
+from flexframe.testing.checks import redraw_zeros
+from flexframe.tokens import Batch
+from flexframe.train.trainee import Trainee, total
+
+
+def build(*overrides):
+    torch.manual_seed(0)
+    found = Trainee(cards().get("flextok/digits-tiny").train(overrides))
+    redraw_zeros(found)
+    return found
+
+
+@pytest.fixture
+def batch():
+    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    return Batch(torch.arange(100, 108), images)
+
+
+def losses(trainee, batch, step=3):
+    return trainee(batch, step=step, rng=Rng(0, batch.index, step))[0]
+
+
+@pytest.mark.parametrize("overrides", [(), ("decoder=vit", "masker=tail-drop")], ids=["flow", "vit"])
+def test_accumulated_parts_have_the_gradients_of_one_batch(batch, overrides):
+    gradients = []
+    for parts in (1, 4):
+        trainee = build(*overrides)
+        for part in split(batch, parts):
+            (total(losses(trainee, part)) / parts).backward()
+        gradients.append({name: p.grad for name, p in trainee.named_parameters() if p.grad is not None})
+    assert any(gradient.any() for gradient in gradients[0].values())
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-4)
+
+
+def test_the_total_is_the_sum_of_the_means():
+    found = total({"a": torch.tensor([1.0, 3.0]), "b": torch.tensor(5.0)})
+    assert found == 7
+    assert found.shape == ()
+
+
+def test_objectives_are_weighted_and_start_when_told(batch):
+    trainee = build(
+        "decoder=vit", "run.objectives=[{type: mse, weight: 3}, {type: l1, start: 5}, {type: l1, start: 9}]"
+    )
+    plain = build("decoder=vit", "run.objectives=[mse]")
+    early, late = losses(trainee, batch, 4), losses(trainee, batch, 5)
+    mse = {name for name in early if name.startswith("mse/")}
+    assert {name.split("/")[0] for name in early} == {"mse"}
+    assert {name.split("/")[0] for name in late} == {"mse", "l1"}
+    for name in mse:
+        torch.testing.assert_close(early[name], 3 * losses(plain, batch, 4)[name])
+
+
+def test_a_decoder_without_an_objective_has_nothing_to_train_on(batch):
+    trainee = build("decoder=vit", "run.objectives=[]")
+    with pytest.raises(ValueError, match="nothing to train on"):
+        losses(trainee, batch)
+
+
+def test_only_the_model_is_in_the_models_state():
+    trainee = build("decoder=vit", "run.objectives=[mse, l1]")
+    assert len(trainee.objectives) == 2
+    assert not [name for name in trainee.model.state_dict() if "objective" in name]
