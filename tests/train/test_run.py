@@ -243,9 +243,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(create, go):
     run = create()
     with torch.no_grad():
         run.trainee.model.decoder.positions.fill_(float("inf"))
-    with pytest.raises(
-        FloatingPointError, match=r"not finite between steps 0 and 1: .*decoder/flow.*try a lower run\.lr"
-    ):
+    with pytest.raises(FloatingPointError, match=r"not finite between steps 0 and 1: .*flow.*a lower run\.lr"):
         go(run)
     assert not (run.folder / "log.jsonl").exists()
 
