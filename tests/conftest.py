@@ -85,7 +85,7 @@ class Answer:
 
 
 @pytest.fixture
-def flexframe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     """Runs the command line in this process."""
     from flexframe import cli
 

@@ -137,9 +137,7 @@ def test_a_config_of_a_part_that_is_not_installed_is_told(path):
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
-    with pytest.raises(
-        ConfigError, match=r"'flextok/digits-tyny'\. Did you mean 'flextok/digits-tiny'\?.*no such"
-    ):
+    with pytest.raises(ConfigError, match=r"'flextok/digits-tyny'\. Did you mean 'flextok/digits-tiny'\?.*no such"):
         flexframe.load("flextok/digits-tyny")
 
 

@@ -100,6 +100,12 @@ def test_overrides_apply_in_order():
     assert (found.type, found.depth, found.width) == ("vit", 1, 64)
 
 
+def test_another_type_leaves_the_settings_of_the_one_before_behind():
+    found = train("quantizer.levels=[4, 4]", "quantizer.type=vq", "decoder.depth=5", "decoder.type=flow").model
+    assert found.quantizer == catalogue().get("quantizer", "vq").config.sized("tiny")
+    assert found.decoder.depth == 5
+
+
 def test_a_value_may_be_a_mapping_or_a_list():
     found = train("quantizer={type: fsq, levels: [8, 8]}", "run.betas=[0.8, 0.9]")
     assert found.model.quantizer.levels == (8, 8)

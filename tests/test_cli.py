@@ -1,0 +1,215 @@
+"""The command line: what it answers, and how it fails."""
+
+import json
+
+import pytest
+from flexframe_registry import ConfigError, RunConfig, TokenizerConfig, cards, catalogue
+from flexframe_registry.configs import KINDS
+from ruamel.yaml import YAML
+
+import flexframe
+from flexframe import cli
+
+CARD = "flextok/digits-tiny"
+QUICK = ("run.batch_size=8", "run.warmup=2", "run.log_every=1", "run.checkpoint_every=2")
+
+
+def only_line(answer):
+    """The one line that a failed command says."""
+    assert answer.code == 2
+    assert answer.out == ""
+    (line,) = answer.err.splitlines()
+    return line
+
+
+# --- what is there -----------------------------------------------------------------------------------------------
+
+
+def test_help_names_every_command(command):
+    answer = command("--help")
+    assert answer.code == 0
+    for name in ("list", "show", "train", "bench", "demo"):
+        assert f" {name} " in answer.out
+
+
+def test_list_has_every_component_card_and_suite(command):
+    answer = command("list")
+    assert answer.code == 0
+    words = {tuple(line.split()[:2]) for line in answer.out.splitlines()}
+    assert {(c.kind, c.name) for c in catalogue()} <= words
+    assert {name for kind, name in words if kind in ("card", "card*")} == set(cards().names())
+    assert ("suite", "digits") in words
+    assert answer.err == ""
+
+
+def test_list_may_be_of_one_kind(command):
+    answer = command("list", "masker")
+    rows = [line.split()[:2] for line in answer.out.splitlines()]
+    assert rows[0] == ["kind", "name"]
+    assert sorted(row[1] for row in rows[1:] if row[:1] == ["masker"]) == catalogue().names("masker")
+    assert "card" not in answer.out
+
+
+def test_a_cards_yaml_reads_back_as_the_same_model(command, tmp_path):
+    answer = command("show", CARD)
+    assert answer.code == 0
+    shown = YAML(typ="safe", pure=True).load(answer.out)
+    assert TokenizerConfig.read(shown["model"]) == cards().get(CARD).model
+    assert RunConfig.read(shown["run"]) == cards().get(CARD).run
+    path = tmp_path / "mine.yaml"
+    path.write_text(answer.out)
+    assert cli.read_card(str(path)).train() == cards().get(CARD).train()
+
+
+@pytest.mark.parametrize("part", ["decoder/flow", "source/digits", "metric/psnr"])
+def test_a_parts_settings_are_shown_with_what_they_mean(command, part):
+    answer = command("show", part)
+    assert answer.code == 0
+    assert part.replace("/", " ") in answer.out
+    told = " ".join(answer.out.split())
+    config = catalogue().get(*part.split("/")).config
+    for field, info in config.model_fields.items():
+        if field != "type":
+            assert f" {field} " in told
+            assert info.description.split()[0] in told
+
+
+@pytest.mark.parametrize("name", cards().names())
+def test_every_card_can_be_shown(command, name):
+    assert command("show", name).code == 0
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["train", CARD, "quantiser=vq"], ["quantiser: there is no such setting", "'quantizer'"]),
+        (["train", CARD, "quantizer=vqq"], ["quantizer: no quantizer named 'vqq'", "'vq'"]),
+        (["train", CARD, "decoder.depht=3"], ["decoder.depht", "'depth'"]),
+        (["train", CARD, "run.stesp=3"], ["run.stesp", "'steps'"]),
+        (["train", "flextok/digits-tyny"], ["no card named 'flextok/digits-tyny'", "'flextok/digits-tiny'"]),
+        (["train", CARD, "run.steps"], ["run.steps: is not of the form key.path=value"]),
+        (["train"], ["name a card to train, or a run's folder with --resume"]),
+        (["train", CARD, "--resume", "x"], ["one of the two"]),
+        (["train", "--resume", "x", "-o", "y"], ["--out: a resumed run stays in its folder"]),
+        (["train", "--resume", "no-such-run"], ["no-such-run: holds no run to resume"]),
+        (["train", CARD, "--device", "abacus"], ["--device: 'abacus' cannot be used here"]),
+        (["train", CARD, "run.data={type: folder, path: /no/such}"], ["there is no folder '/no/such'"]),
+        (["show", "flextok/digits-tyny"], ["'flextok/digits-tiny'"]),
+        (["show", "decoder/flwo"], ["no decoder named 'flwo'", "'flow'"]),
+        (["list", "decodr"], ["no kind named 'decodr'", "'decoder'"]),
+        (["bench", "digit", CARD], ["no suite named 'digit'", "'digits'"]),
+        (["bench", "digits-smoke", "flextok/digits-tyny"], ["'flextok/digits-tiny'", "no such file or folder"]),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_exit_code_2(command, args, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = only_line(command(*args))
+    assert line.startswith("flexframe: ")
+    for word in words:
+        assert word in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_command_or_option_is_told(command):
+    for args in (["trian"], ["train", "--otu", "x"]):
+        answer = command(*args)
+        assert answer.code == 2
+        assert "Traceback" not in answer.err
+
+
+def test_debug_gives_the_traceback(command, monkeypatch):
+    monkeypatch.setattr(cli.sys, "argv", ["flexframe", "show", "decoder/flwo", "--debug"])
+    with pytest.raises(LookupError, match="flwo"):
+        cli.main()
+
+
+def test_a_mistake_leaves_the_process_with_code_2_and_no_traceback(python):
+    done = python("from flexframe.cli import main; main()", "train", CARD, "quantiser=vq")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "Did you mean 'quantizer'?" in done.stderr
+
+
+def test_a_config_error_is_a_value_error():
+    assert issubclass(ConfigError, ValueError)
+    assert issubclass(flexframe.UnknownName, LookupError)
+
+
+# --- training and measuring --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [CARD, "quantizer=vq"],
+        [CARD, "decoder=vit", "quantizer=residual-vq", "masker=pow2"],
+        ["titok/digits-tiny", "decoder=flow", "quantizer=fsq"],
+    ],
+    ids=" ".join,
+)
+def test_swaps_by_one_word_train_and_load(command, tmp_path, words):
+    folder = tmp_path / "run"
+    answer = command("train", *words, "run.steps=2", *QUICK, "-o", folder, "--device", "cpu")
+    assert answer.code == 0, answer.err
+    assert "trained 2 steps" in answer.out
+    found = flexframe.load(folder)
+    chosen = dict(word.split("=") for word in words[1:])
+    assert {kind: getattr(found.config, kind).type for kind in chosen} == chosen
+    assert sum(p.numel() for p in found.parameters()) < 2_000_000
+
+
+def test_a_run_is_resumed_and_a_finished_one_left(command, tmp_path):
+    folder = tmp_path / "run"
+    assert command("train", CARD, "run.steps=2", *QUICK, "-o", folder, "--device", "cpu").code == 0
+    config = json.loads((folder / "config.json").read_text())
+    answer = command("train", "--resume", folder, "--device", "cpu")
+    assert (answer.code, "is finished: 2 steps" in answer.out.replace("\n", "")) == (0, True)
+    config["run"]["steps"] = 4
+    (folder / "config.json").write_text(json.dumps(config))
+    answer = command("train", "--resume", folder, "--device", "cpu")
+    assert answer.code == 0
+    assert "resumed at step 2" in answer.out
+    steps = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+    assert "holds a run already" in only_line(command("train", CARD, "-o", folder, "--device", "cpu"))
+
+
+def test_runs_without_a_folder_get_fresh_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(cli._fresh_folder(CARD)) == "runs/flextok-digits-tiny"
+    (tmp_path / "runs" / "flextok-digits-tiny").mkdir(parents=True)
+    assert str(cli._fresh_folder(CARD)) == "runs/flextok-digits-tiny-2"
+
+
+def test_a_card_may_be_a_file_that_builds_on_another(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"base: {CARD}\nmodel: {{length: 4}}\n")
+    assert cli.read_card(str(path)).model == cards().get(CARD).model.model_copy(update={"length": 4})
+
+
+def test_bench_measures_models_and_writes_a_page(command, tmp_path, tiny):
+    from flexframe import loading
+
+    for name in ("one", "two"):
+        loading.save(tiny.state_dict(), tiny.config, tmp_path / f"{name}.safetensors", sampling={"steps": 1})
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("data: {type: digits, split: val}\ncount: 6\nmetrics: [psnr]\nbudgets: [1, 8]\nshow: 2\n")
+    models = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
+    answer = command("bench", suite, *models, "-o", tmp_path / "out", "--device", "cpu", "--batch-size", 4)
+    assert answer.code == 0, answer.err
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    one, two = results["models"].values()
+    assert list(one["budgets"]) == ["1", "8"]
+    values = [m["budgets"]["8"]["metrics"]["psnr"]["value"] for m in (one, two)]
+    assert values[0] == values[1]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.lstrip().lower().startswith("<!doctype html")
+    assert "report.html" in answer.out
+
+
+def test_the_kinds_of_the_command_line_are_those_of_the_registry():
+    assert set(KINDS) == {c.kind for c in catalogue()}

@@ -1,0 +1,25 @@
+"""Where a result comes from."""
+
+import json
+import sys
+
+from flexframe import provenance
+
+
+def test_versions_name_every_plugin_and_the_libraries_that_move_numbers():
+    found = provenance.versions()
+    assert {"flexframe", "flexframe-flextok", "flexframe-quantizers", "torch", "numpy", "python"} <= found.keys()
+    assert all(isinstance(version, str) and version for version in found.values())
+
+
+def test_a_manifest_is_plain_data_with_the_facts_laid_in(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/flexframe", "train", "x"])
+    found = json.loads(json.dumps(provenance.manifest(seed=3)))
+    assert found["command"] == ["flexframe", "train", "x"]
+    assert found["seed"] == 3
+    assert {"date", "commit", "versions", "host"} <= found.keys()
+
+
+def test_without_git_there_is_no_commit(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert provenance.commit() is None

@@ -1,0 +1,217 @@
+"""The contract kit finds what breaks a contract: one flaw a part, and the check that must see it."""
+
+from typing import Literal
+
+import pytest
+import torch
+from flexframe_registry import Component, EncoderConfig, MaskerConfig, QuantizerConfig, TokenSpec
+from torch import nn
+
+from flexframe.contracts import Encoder, LengthMasker, Quantizer
+from flexframe.testing import checks, iter_checks, parametrize_contracts
+from flexframe.testing.tables import TableRng
+from flexframe.tokens import Kept, Quantized, prefix
+
+
+class SignConfig(QuantizerConfig):
+    """Signs of a projection."""
+
+    type: Literal["sign"] = "sign"
+
+    def tokens(self, length, features):
+        return TokenSpec(length, 1, 1, 2)
+
+
+class Sign(Quantizer):
+    """Sound: a linear map to one number, straight through its sign."""
+
+    def __init__(self, config, spec):
+        super().__init__(config, spec)
+        self.project = nn.Linear(spec.features, 1)
+
+    def forward(self, values, keep, *, rng):
+        x = self.project(values)
+        codes = self.code(x, keep)
+        hard = self.lookup(codes)
+        return Quantized(x + (hard - x).detach() if self.training else hard, codes, self.losses(x, keep))
+
+    def code(self, x, keep):
+        return (x > 0).long()
+
+    def losses(self, x, keep):
+        return {}
+
+    def lookup(self, codes):
+        return codes * 2.0 - 1
+
+
+class BatchSign(Sign):
+    def code(self, x, keep):
+        return (x.flatten().argsort().argsort() % 2).view_as(x)  # its rank in the batch
+
+
+class GreedySign(Sign):
+    def losses(self, x, keep):
+        return {"size": x.square().mean((1, 2))}
+
+
+class OutOfRange(Sign):
+    def code(self, x, keep):
+        return 2 * (x > 0).long()
+
+
+class DeadSign(Sign):
+    def __init__(self, config, spec):
+        super().__init__(config, spec)
+        self.dead = nn.Parameter(torch.ones(3))
+
+
+class BlockedSign(Sign):
+    def forward(self, values, keep, *, rng):
+        return super().forward(values.detach(), keep, rng=rng)
+
+
+def component(config, part):
+    return Component(config, f"{__name__}:{part.__name__}")
+
+
+def run(check, config, part, monkeypatch):
+    """The check on a part; importlib mode gives this module no name to import it by."""
+    monkeypatch.setattr(Component, "load", lambda self: part)
+    check(component(config, part), {})
+
+
+QUANTIZER = checks.of("quantizer")[2:]
+
+
+@pytest.mark.parametrize("check", QUANTIZER, ids=lambda check: check.__name__)
+def test_a_sound_quantizer_passes(check, monkeypatch):
+    run(check, SignConfig, Sign, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("part", "check", "words"),
+    [
+        (BatchSign, checks.check_quantizer_rows, "not equal"),
+        (GreedySign, checks.check_quantizer_absent_slots, "not close"),
+        (OutOfRange, checks.check_quantizer_codes, None),
+        (DeadSign, checks.check_quantizer_gradients, "no gradient reaches .'dead'.; declare it in `unused`"),
+        (BlockedSign, checks.check_quantizer_gradients, "no gradient reaches the encoder"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_flawed_quantizer_is_caught(part, check, words, monkeypatch):
+    with pytest.raises(AssertionError, match=words):
+        run(check, SignConfig, part, monkeypatch)
+
+
+class HalfConfig(MaskerConfig):
+    """The first half."""
+
+    type: Literal["half"] = "half"
+
+    def budgets(self, length):
+        return (length // 2, length)
+
+
+class Tail(LengthMasker):
+    def draw(self, batch, length, *, rng):
+        return Kept(length, ~prefix(torch.full((batch,), length // 2), length))
+
+
+class Unlisted(LengthMasker):
+    def draw(self, batch, length, *, rng):
+        return Kept(length, prefix(torch.full((batch,), 3), length))
+
+
+class Careless(LengthMasker):
+    def draw(self, batch, length, *, rng):
+        return Kept(length, prefix(length // 2 * (1 + torch.randint(2, (batch,))), length))
+
+
+class Half(LengthMasker):
+    def draw(self, batch, length, *, rng):
+        return Kept(length, prefix(length // 2 * (1 + rng.integers("half", 2)), length))
+
+
+def test_a_sound_masker_passes(monkeypatch):
+    run(checks.check_masker_draws, HalfConfig, Half, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"), [(Tail, "not a prefix"), (Unlisted, "budgets do not list"), (Careless, "unequal draws")]
+)
+def test_a_flawed_masker_is_caught(part, words, monkeypatch):
+    with pytest.raises(AssertionError, match=words):
+        run(checks.check_masker_draws, HalfConfig, part, monkeypatch)
+
+
+class MeanConfig(EncoderConfig):
+    """A map of the mean image."""
+
+    type: Literal["mean"] = "mean"
+
+    def features(self):
+        return 5
+
+
+class Mean(Encoder):
+    def __init__(self, config, spec):
+        super().__init__(config, spec)
+        self.slots = nn.Parameter(torch.randn(spec.tokens.length, 5))
+        self.project = nn.Linear(spec.latents.channels, 5)
+
+    def forward(self, latents, keep):
+        return self.project(latents.mean((2, 3)))[:, None] + self.slots[: keep.shape[1]]
+
+
+class Nosy(Mean):
+    def forward(self, latents, keep):
+        return super().forward(latents, keep) + keep.sum(1)[:, None, None]
+
+
+class Mixing(Mean):
+    def forward(self, latents, keep):
+        return super().forward(latents - latents.mean(0), keep)
+
+
+@pytest.mark.parametrize("check", checks.of("encoder")[2:], ids=lambda check: check.__name__)
+def test_a_sound_encoder_passes(check, monkeypatch):
+    run(check, MeanConfig, Mean, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("part", "check"), [(Nosy, checks.check_encoder_absent_slots), (Mixing, checks.check_encoder_shape_and_rows)]
+)
+def test_a_flawed_encoder_is_caught(part, check, monkeypatch):
+    with pytest.raises(AssertionError):
+        run(check, MeanConfig, part, monkeypatch)
+
+
+def test_a_config_without_docstrings_is_caught():
+    class BareConfig(MaskerConfig):
+        type: Literal["bare"] = "bare"
+        most: int = 3
+
+    with pytest.raises(AssertionError, match=r"fields without a docstring: \['most'\]"):
+        checks.check_config_round_trips(Component(BareConfig, "nowhere:Bare"), {})
+
+
+def test_a_plugin_that_is_not_installed_is_told():
+    with pytest.raises(LookupError, match=r"'flexframe-lenghts' provides no components here\. Installed: .*-lengths"):
+        parametrize_contracts("flexframe-lenghts")
+
+
+def test_every_component_of_a_distribution_is_checked():
+    names = [name for name, _ in iter_checks("flexframe-lengths")]
+    assert "masker-pow2-masker-draws" in names
+    assert {name.split("-")[0] for name in names} == {"masker"}
+    assert len(names) == len(set(names))
+
+
+def test_a_table_stands_in_for_the_draws_that_it_names():
+    rng = TableRng({"a": torch.tensor([[1.0], [2.0]])}, 2)
+    assert rng.normal("a", (1,)).tolist() == [[1.0], [2.0]]
+    assert rng.uniform("b").shape == (2,)
+    with pytest.raises(ValueError, match="table 'a' has shape"):
+        rng.uniform("a", (2,))
