@@ -10,8 +10,6 @@ from pydantic import Field
 
 from flexframe.builtin import metric_configs
 
-from . import metric_configs
-
 
 class IdentityCodecConfig(CodecConfig):
     """Latents are the images themselves, or latents that come from elsewhere."""

@@ -214,11 +214,11 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         below = merged.get(key)
         if isinstance(below, str) and key in SLOTS and isinstance(value, Mapping):
             below = {"type": below}
-        same = isinstance(value, Mapping) and isinstance(below, Mapping)
-        if same and value.get("type", below.get("type")) == below.get("type"):
-            merged[key] = merge(below, value)
-        else:
-            merged[key] = value
+        merged[key] = value
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            kind = below.get("type")
+            if value.get("type", kind) == kind:
+                merged[key] = merge(below, value)
     return merged
 
 

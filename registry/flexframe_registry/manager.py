@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import cast
 
 import pluggy
 
@@ -51,7 +52,8 @@ class Manager(pluggy.PluginManager):
         for impl in list(self.hook.flexframe_components.get_hookimpls()):
             provider = self.providers[impl.plugin_name]
             try:
-                stamped = [replace(component, provider=provider) for component in impl.function()]
+                given = cast(Iterable[Component], impl.function())
+                stamped = [replace(component, provider=provider) for component in given]
                 Catalogue(stamped)  # a plugin at odds with itself is its own fault, not the catalogue's
             except Exception as error:  # see add_entry_point
                 self.broken.append(Broken(impl.plugin_name, provider, _one_line(error)))
@@ -65,7 +67,7 @@ class Manager(pluggy.PluginManager):
         found: list[Path] = []
         for impl in self.hook.flexframe_cards.get_hookimpls():
             try:
-                found += [Path(folder) for folder in impl.function()]
+                found += [Path(folder) for folder in cast(Iterable[Path], impl.function())]
             except Exception as error:  # see add_entry_point
                 self.broken.append(Broken(impl.plugin_name, self.providers[impl.plugin_name], _one_line(error)))
         return found
