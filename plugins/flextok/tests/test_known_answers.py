@@ -1,0 +1,449 @@
+"""What is known of FlexTok without any file: sizes, causality, densities, positions, the sampler."""
+
+import math
+from importlib.util import find_spec
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+
+from flexframe.nn.ranges import Rescale
+from flexframe.rng import Rng
+from flexframe.testing.checks import redraw_zeros
+from flexframe.tokenizer import Tokenizer
+from flexframe.tokens import Batch, Tokens, prefix
+from flexframe_flextok import FlowDecoderConfig, FlowSampling
+from flexframe_flextok.blocks import LayerNorm, PatchEmbed, sincos
+from flexframe_flextok.decoder import FlowDecoder, TimeEmbed
+from flexframe_flextok.flow import Guidance, draw_times, euler, mode_times
+from flexframe_registry import ConfigError, LatentSpec, Spec, TokenizerConfig, TokenSpec, cards
+
+needs_vae = pytest.mark.skipif(find_spec("diffusers") is None, reason="the codec needs diffusers: the extra `vae`")
+MIDDLE = 32036  # levels 8 8 8 5 5 5: (4, 4, 4, 2, 2, 2), and 4 + 4*8 + 4*64 + 2*512 + 2*2560 + 2*12800
+
+
+def count(*modules):
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+# --- the published sizes -----------------------------------------------------------------------------------------
+
+
+def on_meta(name, codec=None):
+    """A card's model without data."""
+    raw = cards().get(f"flextok/{name}").model.model_dump(mode="json")
+    config = TokenizerConfig.read(raw | ({"codec": codec} if codec else {}))
+    with torch.device("meta"):
+        return Tokenizer(config)
+
+
+LATENTS = {"type": "identity", "channels": 16, "downsample": 8, "range": None}
+SIZES = {
+    "d12-d12": (85_181_184, 4_614, 172_251_712),
+    "d18-d18": (287_024_256, 6_918, 578_292_544),
+    "d18-d28": (287_024_256, 6_918, 2_169_276_992),
+}
+TRUNKS = {
+    "d12-d12": (84_934_656, 84_934_656, 86_226_432),
+    "d18-d18": (286_654_464, 286_654_464, 289_559_808),
+    "d18-d28": (286_654_464, 1_078_884_352, 1_086_012_928),
+}
+TOTALS = {"d12-d12": 341_651_737, "d18-d18": 949_734_553, "d18-d28": 2_540_882_841}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_parameters_of_the_published_sizes(name):
+    model = on_meta(name, LATENTS)
+    assert (count(model.encoder), count(model.quantizer), count(model.decoder)) == SIZES[name]
+    assert count(model.masker) == 0
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_parameters_of_the_published_trunks(name):
+    model = on_meta(name, LATENTS)
+    encoder, decoder = model.encoder, model.decoder
+    modulation = count(decoder.head.modulation, *(block.modulation for block in decoder.blocks))
+    trunk = count(*(part for block in decoder.blocks for part in (block.attn, block.mlp)))
+    assert (count(encoder.blocks), trunk, modulation) == TRUNKS[name]
+
+
+@needs_vae
+@pytest.mark.parametrize("name", TOTALS)
+def test_published_totals_are_ours_and_two_stored_position_tables(name):
+    model = on_meta(name)
+    assert count(model.codec) == 83_821_011
+    tables = 256 * model.encoder.config.width + 256 * model.decoder.config.width
+    assert count(model) + tables == TOTALS[name]
+
+
+def test_cards_resolve():
+    names = [name for name in cards().names() if name.startswith("flextok/")]
+    assert {"flextok/digits-tiny", *(f"flextok/{name}" for name in SIZES)} <= set(names)
+    for name in names:
+        card = cards().get(name)
+        assert TokenizerConfig.read(card.model.model_dump(mode="json")) == card.model
+        settings = card.model.decoder.sampling.read(card.file.sampling)
+        assert settings.steps >= 1
+        assert card.model.budgets[-1] == card.model.length
+        if card.file.run is not None:
+            assert card.run.steps >= 1
+
+
+# --- the encoder -------------------------------------------------------------------------------------------------
+
+
+def tokenizer(redrawn=True, **model):
+    torch.manual_seed(0)
+    parts = {"encoder": "registers", "quantizer": "fsq", "masker": "pow2", "decoder": "flow", **model}
+    found = Tokenizer(TokenizerConfig.read({"size": "tiny", "image_size": 16, "length": 8, **parts}))
+    if redrawn:
+        redraw_zeros(found)
+        # else all features are nearly one vector, and every code the middle one
+        torch.nn.init.normal_(found.quantizer.project.weight, std=0.2)
+        torch.nn.init.normal_(found.encoder.registers)
+    return found.eval()
+
+
+def pictures(batch=4, height=16, width=16):
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def test_zero_initialised_head_gives_the_middle_code():
+    codes = tokenizer(redrawn=False).encode(pictures()).codes
+    assert codes.shape == (4, 8, 1)
+    assert codes.unique().tolist() == [MIDDLE]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("i", [0, 3, 7])
+def test_a_register_knows_of_earlier_ones_only(i):
+    encoder = tokenizer().encoder
+    keep = torch.ones(4, 8, dtype=torch.bool)
+    before = encoder(pictures(), keep)
+    encoder.registers[i] += torch.randn(64)  # a constant would vanish in the norms
+    changed = (encoder(pictures(), keep) - before).abs().amax((0, 2))
+    assert not changed[:i].any()
+    assert (changed[i:] > 1e-3).all()
+
+
+@torch.no_grad()
+def test_patches_do_not_read_registers():
+    encoder = tokenizer().encoder
+    seen = []
+    hook = encoder.blocks[-1].register_forward_hook(lambda _module, _inputs, out: seen.append(out[:, :16]))
+    for _ in range(2):
+        encoder(pictures(), torch.ones(4, 8, dtype=torch.bool))
+        encoder.registers += torch.randn(8, 64)
+    hook.remove()
+    assert torch.equal(*seen)
+
+
+def test_codes_do_not_depend_on_the_batch():
+    model = tokenizer()
+    together = model.encode(pictures()).codes
+    assert len(together.unique()) > 8
+    for i in range(4):
+        assert torch.equal(model.encode(pictures()[i : i + 1]).codes, together[i : i + 1])
+    assert torch.equal(model.encode(pictures(), lengths=3).codes, together[:, :3])
+
+
+def test_absent_registers_are_not_computed():
+    model = tokenizer()
+    sizes = []
+    hook = model.encoder.blocks[0].register_forward_hook(lambda _module, _inputs, out: sizes.append(out.shape[1]))
+    model.encode(pictures(), lengths=3)
+    hook.remove()
+    assert sizes == [16 + 3]
+
+
+# --- positions, time, norms --------------------------------------------------------------------------------------
+
+
+def table(height, width, dim):
+    """Channel by channel in Python's floats: rows first, each half sines then cosines."""
+    quarter = dim // 4
+    omega = [10000 ** (-k / quarter) for k in range(quarter)]
+    waves = (math.sin, math.cos)
+    rows = [[[f(y * o) for f in waves for o in omega] for _ in range(width)] for y in range(height)]
+    columns = [[[f(x * o) for f in waves for o in omega] for x in range(width)] for _ in range(height)]
+    return torch.cat([torch.tensor(rows, dtype=torch.float64), torch.tensor(columns, dtype=torch.float64)], -1)
+
+
+@pytest.mark.parametrize(("height", "width", "dim"), [(16, 16, 768), (4, 6, 8), (1, 5, 64)])
+def test_positions_are_the_formulas(height, width, dim):
+    found = sincos(height, width, dim)
+    torch.testing.assert_close(found.double(), table(height, width, dim), atol=1e-7, rtol=0)
+    assert found[0, 0].reshape(2, 2, -1).tolist() == [[[0.0] * (dim // 4), [1.0] * (dim // 4)]] * 2
+
+
+def test_stretched_positions_are_interpolated_with_corners_aligned():
+    grid = table(4, 4, 16).float().permute(2, 0, 1)[None]
+    expected = F.interpolate(grid, size=(6, 3), mode="bilinear", align_corners=True)[0].permute(1, 2, 0)
+    found = sincos(6, 3, 16, within=(4, 4))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+        torch.testing.assert_close(found[corner], table(4, 4, 16).float()[corner], atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stretch", [True, False])
+def test_a_patch_is_its_pixels_rows_first_then_columns_then_channels(stretch):
+    embed = PatchEmbed(3, 16, 2, (2, 2), stretch=stretch)
+    latents = torch.randn(1, 3, 4, 8, generator=torch.Generator().manual_seed(0))
+    where = sincos(2, 4, 16, (2, 2) if stretch else None)
+    pixels = [latents[0, c, 2 + p, 4 + q] for p in range(2) for q in range(2) for c in range(3)]
+    expected = embed.proj(torch.stack(pixels)) + where[1, 2]
+    torch.testing.assert_close(embed(latents)[0, 1 * 4 + 2], expected)
+    with pytest.raises(ValueError, match="do not divide into patches of 2"):
+        embed(latents[..., :3, :])
+
+
+@pytest.mark.parametrize("most", [1.0, 1000.0])
+def test_time_frequencies(most):
+    time = TimeEmbed(8, most)
+    expected = torch.tensor([1000 / most * 256 ** (-k / 128) for k in range(128)], dtype=torch.float64)
+    torch.testing.assert_close(time.frequencies.double(), expected, rtol=1e-6, atol=0)
+    assert time.frequencies[0] == 1000 / most
+    assert time.frequencies[-1] == pytest.approx(1000 / most / 256 ** (127 / 128), rel=1e-6)
+    angle = 0.5 * expected
+    found = time.sinusoid(torch.tensor([0.5]))[0]
+    torch.testing.assert_close(found.double(), torch.cat([angle.cos(), angle.sin()]), atol=5e-5, rtol=0)
+
+
+def test_norms_are_computed_in_fp32():
+    x = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert torch.equal(LayerNorm()(x), F.layer_norm(x.float(), (64,), eps=1e-5).bfloat16())
+    assert not list(LayerNorm().parameters())
+
+
+# --- training of the decoder -------------------------------------------------------------------------------------
+
+
+def small(bounds=None, masked=True, redrawn=False, **fields):
+    """A decoder of one block over one patch, for many rows."""
+    torch.manual_seed(0)
+    config = FlowDecoderConfig(**{"width": 16, "depth": 1, "head_dim": 16, "patch": 4, **fields})
+    decoder = FlowDecoder(config, Spec(LatentSpec(3, 4, 4, bounds), 8, TokenSpec(2, 6, 1, 64, masked)))
+    if redrawn:
+        redraw_zeros(decoder)
+    return decoder
+
+
+def some_tokens(batch, slots=2, lengths=None):
+    values = torch.randn(batch, slots, 6, generator=torch.Generator().manual_seed(1))
+    keep = prefix(torch.tensor(lengths or [slots] * batch), slots)
+    return Tokens(values, keep, torch.zeros(batch, slots, 1, dtype=torch.long))
+
+
+def rng(batch, seed=0):
+    return Rng(seed, torch.arange(batch))
+
+
+@torch.no_grad()
+def test_zero_initialised_decoder_has_no_velocity_and_the_loss_of_none():
+    rows = 2048
+    decoder = small()
+    data = 0.5 * torch.randn(rows, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+    out = decoder(some_tokens(rows), Batch(torch.arange(rows), latents=data), taps=frozenset(), rng=rng(rows))
+    noise = rng(rows).normal("decoder/noise", (3, 4, 4))
+    torch.testing.assert_close(out.losses["flow"], (noise - data).square().mean((1, 2, 3)))
+    assert out.losses["flow"].mean() == pytest.approx(1 + 0.5**2, rel=0.02)  # E|noise|^2 + E|data|^2
+    registers = decoder.registers(some_tokens(rows), None)
+    velocity, _ = decoder.velocity(data, torch.full((rows,), 0.3), registers, some_tokens(rows).keep)
+    assert not velocity.any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
+def test_share_of_samples_that_train_the_null_condition(share, monkeypatch):
+    rows, seen = 4096, []
+    decoder = small(null_dropout=share).train()
+    original = decoder.registers
+    monkeypatch.setattr(decoder, "registers", lambda *args: seen.append(original(*args)) or seen[-1])
+    tokens, data = some_tokens(rows, lengths=[1, 2] * (rows // 2)), torch.zeros(rows, 3, 4, 4)
+    decoder(tokens, Batch(torch.arange(rows), latents=data), taps=frozenset(), rng=rng(rows))
+    null = (seen[0] == decoder.null_condition).all(-1)
+    assert torch.equal(null.any(1), null.all(1))  # all slots of a row, the masked ones too
+    assert null.all(1).double().mean() == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / rows))
+    assert decoder.config.unused() == (() if share else ("null_condition",))
+
+
+def density(times, bins=10):
+    return torch.histc(times.double(), bins, 0, 1) * bins / len(times)
+
+
+def test_mode_sampling():
+    even = (torch.arange(1_000_000, dtype=torch.float64) + 0.5) / 1_000_000
+    found = density(mode_times(even, 0.25))
+    torch.testing.assert_close(found, found.flip(0), atol=1e-4, rtol=0)
+    assert found[0] == pytest.approx(0.83, abs=0.005)
+    assert found[4] == pytest.approx(1.155, abs=0.005)
+    torch.testing.assert_close(density(mode_times(even, 0.0)), torch.ones(10, dtype=torch.float64), atol=1e-4, rtol=0)
+    times = mode_times(even, 0.25)
+    assert (times.diff() < 0).all()  # each time from one draw, 1 first
+    for u, t in ((0.0, 1.0), (0.5, 0.5), (1.0, 0.0)):
+        assert mode_times(torch.tensor([u], dtype=torch.float64), 0.25).item() == pytest.approx(t, abs=1e-12)
+    drawn = draw_times("mode", 0.25, rng(100_000))
+    torch.testing.assert_close(density(drawn), found, atol=0.05, rtol=0)
+
+
+def test_logit_normal_sampling():
+    times = draw_times("logit-normal", 0.25, rng(100_000)).double()
+    assert times.min() > 0
+    assert times.max() < 1
+    assert times.mean() == pytest.approx(0.5, abs=0.003)
+    assert times.var() == pytest.approx(0.04338, abs=0.0008)  # of a logit-normal(0, 1), by quadrature
+    logits = torch.logit(times)
+    assert logits.mean() == pytest.approx(0, abs=0.015)
+    assert logits.std() == pytest.approx(1, abs=0.01)
+
+
+# --- sampling ----------------------------------------------------------------------------------------------------
+
+
+def test_euler_visits_one_down_to_a_step_and_never_zero():
+    visited = []
+    noise, data = torch.randn(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+
+    def velocity(x, t):
+        visited.append(t)
+        return noise - data
+
+    torch.testing.assert_close(euler(velocity, noise, 5), data)
+    assert visited == [1.0, 0.8, 0.6, 0.4, 0.2]
+
+
+def passes(decoder, monkeypatch, **settings):
+    """Rows and time of each pass of the network."""
+    seen = []
+    original = decoder.velocity
+    monkeypatch.setattr(
+        decoder, "velocity", lambda x, t, *rest: seen.append((len(x), t[0].item())) or original(x, t, *rest)
+    )
+    with torch.no_grad():
+        decoder.integrate(some_tokens(3), torch.randn(3, 3, 4, 4), FlowSampling(**settings))
+    monkeypatch.undo()
+    return seen
+
+
+def test_null_passes_are_made_where_they_count(monkeypatch):
+    decoder = small()
+    assert passes(decoder, monkeypatch, steps=4) == [(3, 1.0), (3, 0.75), (3, 0.5), (3, 0.25)]
+    assert [n for n, _ in passes(decoder, monkeypatch, steps=4, guidance=3.0)] == [6] * 4
+    interval = ((0.5, 1.0), (0.75, 4.0))
+    assert [n for n, _ in passes(decoder, monkeypatch, steps=4, guidance=interval)] == [6, 6, 3, 3]
+    assert [n for n, _ in passes(decoder, monkeypatch, steps=2, guidance=lambda t: 1 + (t < 1))] == [3, 6]
+
+
+@torch.no_grad()
+def test_guidance_is_between_the_two_predictions():
+    decoder = small(redrawn=True)
+    tokens, noise = some_tokens(3), torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def predict(null):
+        return decoder.velocity(noise, torch.ones(3), decoder.registers(tokens, null), tokens.keep)[0]
+
+    conditional, null = predict(None), predict(torch.ones(3, dtype=torch.bool))
+    assert not torch.allclose(conditional, null)
+    for scale in (0.0, 1.0, 3.0):
+        found = decoder.integrate(tokens, noise, FlowSampling(steps=1, guidance=scale))
+        torch.testing.assert_close(found, noise - (null + scale * (conditional - null)))
+
+
+def test_guidance_schedules():
+    ramp = FlowSampling(guidance=((0.8, 5.0), (0.2, 1.0)))  # in any order
+    assert [ramp.scale(t) for t in (0.0, 0.2, 0.5, 0.8, 1.0)] == pytest.approx([1, 1, 3, 5, 5])
+    step = FlowSampling(guidance=((0.0, 1.0), (0.5, 1.0), (0.5, 3.0), (1.0, 3.0)))
+    assert [step.scale(t) for t in (0.25, 0.5, 0.51, 1.0)] == pytest.approx([1, 1, 3, 3])
+    assert FlowSampling(guidance=((0.5, 2.0),)).scale(0.9) == 2
+    assert FlowSampling(guidance=lambda t: 1 + 4 * t).scale(0.25) == 2
+    assert FlowSampling(guidance=7.5).scale(0.3) == 7.5
+    assert FlowSampling.read({"guidance": [[0, 1], [1, 3]]}).scale(0.5) == 2  # as YAML has it
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"steps": 0},
+        {"steps": 2.5},
+        {"guidance": ()},
+        {"guidance": ((0.0,),)},
+        {"guidance": "strong"},
+        {"guidance": float("nan")},
+        {"apg_threshold": 0.0},
+        {"momentum": 0.5},
+    ],
+    ids=str,
+)
+def test_senseless_settings_are_refused(settings):
+    with pytest.raises(ConfigError):
+        FlowSampling.read(settings)
+    with pytest.raises(ValidationError):
+        FlowSampling(**settings)
+
+
+def test_apg_of_equal_predictions_is_that_prediction():
+    conditional = torch.randn(2, 3, 4, 4)
+    guidance = Guidance(FlowSampling(apg=True))
+    for _ in range(2):
+        assert torch.equal(guidance(conditional, conditional, 7.5), conditional)
+    zero = torch.zeros(2, 3, 4, 4)
+    assert torch.equal(Guidance(FlowSampling(apg=True))(zero, zero, 7.5), zero)
+
+
+def test_apg_keeps_the_direction_orthogonal_and_bounded():
+    draw = torch.Generator().manual_seed(0)
+    conditional, null = (torch.randn(2, 3, 4, 4, generator=draw) for _ in range(2))
+    moved = Guidance(FlowSampling(apg=True))(conditional, null, 3.0) - conditional
+    assert (moved * conditional).sum((1, 2, 3)).abs().max() < 1e-4
+    assert moved.flatten(1).norm(dim=1).max() <= (3.0 - 1) * 2.5 + 1e-4
+    # all of it, unlimited and without memory, is plain guidance
+    plain = FlowSampling(apg=True, apg_eta=1.0, apg_momentum=0.0, apg_threshold=1e9)
+    torch.testing.assert_close(Guidance(plain)(conditional, null, 3.0), null + 3 * (conditional - null))
+
+
+# --- sizes and ranges --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", ["absolute", "interpolate"])
+def test_other_sizes(positions):
+    parts = {
+        "encoder": {"type": "registers", "positions": positions},
+        "decoder": {"type": "flow", "positions": positions},
+    }
+    model = tokenizer(**parts)
+    tokens = model.encode(pictures(2, 24, 16))
+    assert tokens.codes.shape == (2, 8, 1)
+    wide = model.decode(tokens, size=(8, 20), rng=0, sampling={"steps": 2, "guidance": 2.0})
+    assert wide.shape == (2, 3, 8, 20)
+    assert wide.isfinite().all()
+    usual = model.decode(tokens, rng=0, sampling={"steps": 2})
+    assert torch.equal(usual, model.decode(tokens, size=(16, 16), rng=0, sampling={"steps": 2}))
+    with pytest.raises(ValueError, match="patches of 4"):
+        model.decode(tokens, size=(18, 16))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bounds", [None, (0.0, 1.0), (-3.0, 5.0)])
+def test_bounded_latents_are_rescaled_and_unbounded_left_alone(bounds):
+    latents = LatentSpec(3, 4, 4, bounds)
+    rescale, x = Rescale(latents, (-1.0, 1.0)), torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(rescale.inverse(rescale(x)), x)
+    low, high = bounds or (-1.0, 1.0)
+    torch.testing.assert_close(rescale(torch.tensor([low, high])), torch.tensor([-1.0, 1.0]))
+    # a decoder without velocity returns its noise, in the codec's range
+    noise = rng(2).normal("decoder/sample", (3, 4, 4))
+    found = small(bounds).decode(
+        some_tokens(2), condition=None, size=(4, 4), rng=rng(2), sampling=FlowSampling(steps=2)
+    )
+    torch.testing.assert_close(found, low + (noise + 1) / 2 * (high - low))
+
+
+def test_what_cannot_be_built_is_refused():
+    for encoder, words in (
+        ({"type": "registers", "patch": 3}, "do not divide into patches of 3"),
+        ({"type": "registers", "width": 48}, "width 48 must divide by head_dim 32"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            tokenizer(encoder=encoder)
