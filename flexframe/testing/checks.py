@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from flexframe_registry import Component, LatentSpec, Spec, TokenSpec
-from flexframe_registry.configs import ComponentConfig, SamplingConfig
 from torch import Tensor, nn
 
-from flexframe.contracts import Part
+from flexframe.contracts import Metric, Part, Reconstructions, Sample, Source
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Outputs, Tokens, prefix
+from flexframe_registry import Component, LatentSpec, Spec, TokenSpec
+from flexframe_registry.configs import ComponentConfig, SamplingConfig, SourceConfig
 
 Fields = Mapping[str, Any]
 Check = Callable[[Component, Fields], None]
@@ -112,13 +112,17 @@ def assert_gradients(part: nn.Module, unused: Sequence[str], forward: Callable[[
                     wanting.discard(name)
         if wanting <= set(unused):
             break
-    assert wanting <= set(unused), f"no gradient reaches {sorted(wanting - set(unused))}; declare it in `unused`, or use it"
+    assert wanting <= set(unused), (
+        f"no gradient reaches {sorted(wanting - set(unused))}; declare it in `unused`, or use it"
+    )
     assert set(unused) <= wanting, f"declared unused, but a gradient reaches {sorted(set(unused) - wanting)}"
 
 
 def scalar(losses: Mapping[str, Tensor]) -> Tensor:
     for name, loss in losses.items():
-        assert loss.shape in ((BATCH,), ()), f"loss {name!r} has shape {tuple(loss.shape)}; a value a sample, or a scalar"
+        assert loss.shape in ((BATCH,), ()), (
+            f"loss {name!r} has shape {tuple(loss.shape)}; a value a sample, or a scalar"
+        )
         assert loss.isfinite().all(), f"loss {name!r} is not finite"
     return sum((loss.mean() for loss in losses.values()), start=torch.zeros(()))
 
@@ -222,7 +226,7 @@ def check_quantizer_codes(component: Component, fields: Fields) -> None:
             assert found.codes.shape == found.values.shape and found.codes.is_floating_point()
         else:
             assert found.codes.shape == (BATCH, LENGTH, spec.tokens.codebooks) and found.codes.dtype == torch.long
-            assert 0 <= found.codes.min() and found.codes.max() < spec.tokens.codebook_size
+            assert found.codes.min() >= 0 and found.codes.max() < spec.tokens.codebook_size
             assert len(found.codes.unique()) > 1, "random features all got one code"
         assert torch.equal(found.codes, quantizer(values, keep, rng=rng()).codes), "equal seeds gave unequal codes"
 
@@ -402,6 +406,125 @@ def check_source(component: Component, fields: Fields) -> None:
     json.dumps(dict(source.protocol()))
 
 
+# --- metrics -----------------------------------------------------------------------------------------------------
+
+IMAGES = 8
+SAME = {"atol": 1e-6, "rtol": 1e-6, "equal_nan": True}
+
+
+class Pictures(Source):
+    """Random labelled images in memory: the images of a suite."""
+
+    def __init__(self) -> None:
+        super().__init__(SourceConfig(type="pictures"), (16, 16))
+        draws = Rng(2, torch.arange(IMAGES))
+        self.images = draws.integers("images", 256, (3, 16, 16)).byte()
+        self.labels = draws.integers("labels", 10).tolist()
+
+    def __len__(self) -> int:
+        return IMAGES
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(self.images[index], self.labels[index], f"picture-{index}")
+
+    def protocol(self) -> Mapping[str, Any]:
+        return {"made": "at random"}
+
+
+def reconstructions(source: Pictures, spec: Spec, start: int = 0, stop: int = IMAGES) -> Reconstructions:
+    """Images `start` to `stop`, and a noisy form of each that is the same in whatever batch it stands."""
+    rows = torch.arange(start, stop)
+    draws, width = Rng(3, rows), spec.tokens
+    real = source.images[start:stop]
+    exact = (real.float() / 255 + 0.2 * draws.normal("noise", real.shape[1:])).clamp(0, 1)
+    if width.codebook_size is None:
+        codes = draws.normal("codes", (width.length, width.dim))
+    else:
+        codes = draws.integers("codes", width.codebook_size, (width.length, width.codebooks))
+    keep = prefix(1 + rows % width.length, width.length)
+    made = Tokens(draws.normal("values", (width.length, width.dim)), keep, codes)
+    return Reconstructions(real.clone(), (exact * 255).round().byte(), exact, source.labels[start:stop], made)
+
+
+def suites(component: Component, fields: Fields) -> list[tuple[Metric, Pictures, Spec]]:
+    """The metric over a small suite, for a model of discrete tokens and for one of continuous ones, if it has numbers.
+
+    A metric that is unavailable here (weights that are not at hand, too few images) is asked for nothing more.
+    """
+    config = tiny(component, fields)
+    found = []
+    for codebook_size in (CODES, None):
+        spec = spec_of(config)
+        spec = dataclasses.replace(spec, tokens=dataclasses.replace(spec.tokens, codebook_size=codebook_size))
+        source = Pictures()
+        metric = component.load()(config, source)
+        assert isinstance(metric, Metric)
+        why = metric.start(spec).unavailable()
+        if why is None:
+            found.append((metric, source, spec))
+        else:
+            assert why == " ".join(why.split()) != "", f"why it is unavailable is one sentence, not {why!r}"
+    return found
+
+
+def check_metric_measures(component: Component, fields: Fields) -> None:
+    """Its measures can be named before any image is seen, each by one name."""
+    metric = component.load()(tiny(component, fields), Pictures())
+    names = [measure.name for measure in metric.measures()]
+    assert names and len(names) == len(set(names)), f"measures need a name of their own each, not {names}"
+    assert all(measure.label for measure in metric.measures())
+
+
+def check_metric_numbers(component: Component, fields: Fields) -> None:
+    """A number for each measure, per-image values one an image, a protocol that is plain data, nothing written to."""
+    import json
+
+    for metric, source, spec in suites(component, fields):
+        tally, batch = metric.start(spec), reconstructions(source, spec)
+        for name, values in tally.update(batch).items():
+            assert values.shape == (IMAGES,), f"{name!r} has shape {tuple(values.shape)}; a value an image"
+        found = tally.compute()
+        assert set(found) == {measure.name for measure in metric.measures()}, f"`compute` gives {sorted(found)}"
+        assert all(type(value) is float for value in found.values()), f"numbers are plain floats, not {found}"
+        assert tally.unavailable() is None, "it took part, and then was unavailable"
+        json.dumps(dict(tally.protocol()))
+        fresh = reconstructions(source, spec)
+        for name in ("real", "fake", "exact"):
+            assert torch.equal(getattr(batch, name), getattr(fresh, name)), f"`update` wrote into the batch's {name}"
+        assert torch.equal(batch.tokens.codes, fresh.tokens.codes), "`update` wrote into the batch's codes"
+
+
+def check_metric_tallies(component: Component, fields: Fields) -> None:
+    """What `start` gives is empty and its own: no tally moves another, whether fed or started beside it."""
+    for metric, source, spec in suites(component, fields):
+        halves = [reconstructions(source, spec, 0, IMAGES // 2), reconstructions(source, spec, IMAGES // 2)]
+        alone = []
+        for half in halves:
+            tally = metric.start(spec)
+            tally.update(half)
+            alone.append(dict(tally.compute()))
+        beside = [metric.start(spec) for _ in halves]
+        for tally, half in zip(beside, halves, strict=True):
+            tally.update(half)
+        metric.start(spec).update(halves[0])
+        for tally, expected in zip(beside, alone, strict=True):
+            text = "a tally has other numbers beside others than alone; `reset` must make state of its own"
+            torch.testing.assert_close(dict(tally.compute()), expected, **SAME, msg=lambda m, t=text: f"{t}: {m}")
+
+
+def check_metric_batches(component: Component, fields: Fields) -> None:
+    """Numbers depend neither on how images are batched nor on their order."""
+    for metric, source, spec in suites(component, fields):
+        whole, parts = metric.start(spec), metric.start(spec)
+        values = whole.update(reconstructions(source, spec))
+        later = parts.update(reconstructions(source, spec, IMAGES // 2))
+        first = parts.update(reconstructions(source, spec, 0, IMAGES // 2))
+        assert set(first) == set(later) == set(values)
+        for name in values:
+            torch.testing.assert_close(torch.cat([first[name], later[name]]), values[name], **CLOSE)
+        torch.testing.assert_close(dict(parts.compute()), dict(whole.compute()), **SAME)
+
+
 PARTS = (check_builds_and_state_dict_round_trips, check_builds_without_data_on_meta)
 CHECKS: dict[str, tuple[Check, ...]] = {
     "codec": (*PARTS, check_codec),
@@ -415,7 +538,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     ),
     "objective": (*PARTS, check_objective),
     "source": (check_source,),
-    "metric": (),
+    "metric": (check_metric_measures, check_metric_numbers, check_metric_tallies, check_metric_batches),
 }  # fmt: skip
 
 

@@ -4,13 +4,13 @@ from typing import Literal
 
 import pytest
 import torch
-from flexframe_registry import Component, EncoderConfig, MaskerConfig, QuantizerConfig, TokenSpec
 from torch import nn
 
-from flexframe.contracts import Encoder, LengthMasker, Quantizer
+from flexframe.contracts import Encoder, LengthMasker, Measure, Metric, Quantizer
 from flexframe.testing import checks, iter_checks, parametrize_contracts
 from flexframe.testing.tables import TableRng
 from flexframe.tokens import Kept, Quantized, prefix
+from flexframe_registry import Component, EncoderConfig, MaskerConfig, MetricConfig, QuantizerConfig, TokenSpec
 
 
 class SignConfig(QuantizerConfig):
@@ -186,6 +186,131 @@ def test_a_sound_encoder_passes(check, monkeypatch):
 def test_a_flawed_encoder_is_caught(part, check, monkeypatch):
     with pytest.raises(AssertionError):
         run(check, MeanConfig, part, monkeypatch)
+
+
+class DarknessConfig(MetricConfig):
+    """How dark images are."""
+
+    type: Literal["darkness"] = "darkness"
+
+
+class Darkness(Metric):
+    """Sound: the mean of each image's mean."""
+
+    def measures(self):
+        return [Measure("darkness", "Darkness")]
+
+    def reset(self, spec):
+        self.seen = []
+
+    def update(self, batch):
+        values = 1 - batch.exact.mean((1, 2, 3))
+        self.seen += values.tolist()
+        return {"darkness": values}
+
+    def compute(self):
+        return {"darkness": sum(self.seen) / len(self.seen)}
+
+
+class Absent(Darkness):
+    """Sound: says that it has no numbers, and is asked for none."""
+
+    def unavailable(self):
+        return "there is no lamp; bring one"
+
+    def update(self, batch):
+        raise AssertionError("asked all the same")
+
+    compute = update
+
+
+class Twice(Darkness):
+    def measures(self):
+        return 2 * super().measures()
+
+
+class Misnamed(Darkness):
+    def compute(self):
+        return {"dark": super().compute()["darkness"]}
+
+
+class Summed(Darkness):
+    def update(self, batch):
+        return {"darkness": super().update(batch)["darkness"].sum()}
+
+
+class Painting(Darkness):
+    def update(self, batch):
+        batch.exact[:, :, 0] = 0
+        return super().update(batch)
+
+
+class Opaque(Darkness):
+    def protocol(self):
+        return {"source": self.source}
+
+
+class Rambling(Darkness):
+    def unavailable(self):
+        return "there is no lamp.\nBring one."
+
+
+class Crowded(Darkness):
+    def __init__(self, config, source):
+        super().__init__(config, source)
+        self.seen = []  # of all tallies: `start` copies the reference
+
+    def reset(self, spec):
+        pass
+
+
+class Forgetful(Crowded):
+    def reset(self, spec):
+        self.seen.clear()
+
+
+class Averaging(Darkness):
+    def update(self, batch):
+        values = super().update(batch)["darkness"]
+        self.seen[-len(values) :] = [float(values.max())]  # one a batch
+        return {"darkness": values}
+
+
+class Relative(Darkness):
+    def update(self, batch):
+        values = super().update(batch)["darkness"]
+        return {"darkness": values - values.mean()}
+
+
+@pytest.mark.parametrize("check", checks.of("metric")[2:], ids=lambda check: check.__name__)
+@pytest.mark.parametrize("part", [Darkness, Absent], ids=lambda part: part.__name__)
+def test_a_sound_metric_passes(part, check, monkeypatch):
+    run(check, DarknessConfig, part, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("part", "check", "words"),
+    [
+        (Twice, checks.check_metric_measures, "a name of their own each"),
+        (Misnamed, checks.check_metric_numbers, r"`compute` gives \['dark'\]"),
+        (Summed, checks.check_metric_numbers, r"'darkness' has shape \(\); a value an image"),
+        (Painting, checks.check_metric_numbers, "wrote into the batch's exact"),
+        (Rambling, checks.check_metric_numbers, "one sentence"),
+        (Crowded, checks.check_metric_tallies, "`reset` must make state of its own"),
+        (Forgetful, checks.check_metric_tallies, "`reset` must make state of its own"),
+        (Averaging, checks.check_metric_batches, "not close"),
+        (Relative, checks.check_metric_batches, "not close"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_flawed_metric_is_caught(part, check, words, monkeypatch):
+    with pytest.raises(AssertionError, match=words):
+        run(check, DarknessConfig, part, monkeypatch)
+
+
+def test_a_metrics_protocol_is_plain_data(monkeypatch):
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        run(checks.check_metric_numbers, DarknessConfig, Opaque, monkeypatch)
 
 
 def test_a_config_without_docstrings_is_caught():
