@@ -1,0 +1,267 @@
+"""A stranger's plugin: a package outside this repository, installed by pip, that everything here then knows of.
+
+It is installed into a folder of its own, which only these tests' child processes have on their path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+NAME = "flexframe-stranger"
+pytestmark = pytest.mark.slow
+
+PYPROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "flexframe-stranger"
+version = "0.7.0"
+description = "A uniform grid and a small MLP decoder"
+requires-python = ">=3.11"
+dependencies = ["flexframe"]
+
+[project.entry-points.flexframe]
+stranger = "flexframe_stranger"
+
+[tool.hatch.build.targets.wheel]
+packages = ["flexframe_stranger"]
+"""
+
+CONFIGS = '''
+"""A quantizer that rounds to a uniform grid, and a decoder that is a small MLP on each token, summed."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from flexframe import Component, DecoderConfig, QuantizerConfig, Spec, TokenSpec, hookimpl
+
+
+class RoundingConfig(QuantizerConfig):
+    """Each dimension rounded to one of `levels` values, evenly spaced in [-1, 1]."""
+
+    type: Literal["rounding"] = "rounding"
+    sizes = {"tiny": {"dim": 3}}
+
+    dim: int = Field(5, ge=1)
+    """Width of a token."""
+    levels: int = Field(6, ge=2)
+    """Values of a dimension."""
+
+    def tokens(self, length: int, features: int) -> TokenSpec:
+        return TokenSpec(length, self.dim, codebooks=self.dim, codebook_size=self.levels)
+
+
+class SlotMLPConfig(DecoderConfig):
+    """Each token, with its slot's learned position, through an MLP to a picture; the pictures are added."""
+
+    type: Literal["slot-mlp"] = "slot-mlp"
+    sizes = {"tiny": {"hidden": 32}}
+
+    hidden: int = Field(256, ge=1)
+    """Width inside the MLP."""
+
+    def provides(self) -> frozenset[str]:
+        return frozenset({"reconstruction"})
+
+    def usual_objectives(self) -> tuple[str, ...]:
+        return ("mse",)
+
+    def check(self, spec: Spec) -> None:
+        if spec.latents.height * spec.latents.width > 128 * 128:
+            raise ValueError("the slot-mlp decoder is for small pictures, of 128 x 128 at the most")
+
+
+@hookimpl
+def flexframe_components() -> list[Component]:
+    return [
+        Component(RoundingConfig, "flexframe_stranger.parts:Rounding"),
+        Component(SlotMLPConfig, "flexframe_stranger.parts:SlotMLP"),
+    ]
+'''
+
+PARTS = '''
+"""The parts; the front door imports no torch."""
+
+import torch
+from torch import nn
+
+from flexframe.contracts import Decoder, Quantizer
+from flexframe.nn.ranges import Rescale
+from flexframe.tokens import Outputs, Quantized
+
+
+class Rounding(Quantizer):
+    def __init__(self, config, spec):
+        super().__init__(config, spec)
+        self.project = nn.Linear(spec.features, config.dim)
+
+    def forward(self, values, keep, *, rng):
+        z = torch.tanh(self.project(values).float())
+        codes = ((z + 1) / 2 * (self.config.levels - 1)).round().long()
+        found = self.lookup(codes)
+        return Quantized(z + (found - z).detach() if self.training else found, codes)
+
+    def lookup(self, codes):
+        return codes / (self.config.levels - 1) * 2 - 1
+
+
+class SlotMLP(Decoder):
+    def __init__(self, config, spec):
+        super().__init__(config, spec)
+        self.shape = (spec.latents.channels, spec.latents.height, spec.latents.width)
+        self.rescale = Rescale(spec.latents, (-1.0, 1.0))
+        self.positions = nn.Parameter(0.02 * torch.randn(spec.tokens.length, config.hidden))
+        self.read = nn.Linear(spec.tokens.dim, config.hidden)
+        self.write = nn.Sequential(nn.SiLU(), nn.Linear(config.hidden, config.hidden), nn.SiLU())
+        self.paint = nn.Linear(config.hidden, spec.latents.channels * spec.latents.height * spec.latents.width)
+
+    def forward(self, tokens, batch, *, taps, rng):
+        if taps:
+            raise ValueError(f"the slot-mlp decoder has no taps; asked for {sorted(taps)}")
+        return Outputs({}, reconstruction=self.picture(tokens))
+
+    def decode(self, tokens, *, condition, size, rng, sampling):
+        if size != self.shape[1:]:
+            raise ValueError(f"the slot-mlp decoder gives latents of {self.shape[1:]}, not {size}")
+        return self.picture(tokens)
+
+    def picture(self, tokens):
+        hidden = self.write(self.read(tokens.values) + self.positions[: tokens.keep.shape[1]])
+        present = torch.where(tokens.keep[..., None], hidden, 0)
+        return self.rescale.inverse(self.paint(present.sum(1)).unflatten(1, self.shape))
+'''
+
+TESTS = """
+from flexframe.testing import parametrize_contracts
+
+
+@parametrize_contracts("flexframe-stranger")
+def test_contract(check):
+    check()
+"""
+
+FILES = {
+    "pyproject.toml": PYPROJECT,
+    "flexframe_stranger/__init__.py": CONFIGS,
+    "flexframe_stranger/parts.py": PARTS,
+    "tests/test_contracts.py": TESTS,
+}
+
+QUIET = ("-q", "-p", "no:cacheprovider", "-W", "error", "--import-mode=importlib")
+
+
+@dataclass
+class Stranger:
+    """The installed package, and where its author and its users stand: no folder of theirs is this repository."""
+
+    source: Path
+    site: Path
+    home: Path
+
+    def run(self, *command: object) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "PYTHONPATH": str(self.site), "COLUMNS": "200"}
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=self.home, env=env, timeout=250)
+        assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
+        return done
+
+    def python(self, *arguments: object) -> str:
+        return self.run(sys.executable, *arguments).stdout
+
+    def flexframe(self, *arguments: object) -> str:
+        return self.python("-m", "flexframe.cli", *arguments)
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Stranger:
+    """The package, built and installed by pip."""
+    root = tmp_path_factory.mktemp("stranger")
+    source, site, home = root / "flexframe-stranger", root / "site", root / "home"
+    for name, text in FILES.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(text.lstrip())
+    home.mkdir()
+    found = Stranger(source, site, home)
+    # without the build backend at hand, pip fetches it into a build environment of its own
+    offline = ["--no-build-isolation"] if find_spec("hatchling") else []
+    pip = ["pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", *offline]
+    found.python("-m", *pip, "--target", site, source)
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(stranger: Stranger) -> Path:
+    """A FlexTok with the stranger's quantizer and decoder, trained for three steps."""
+    folder = stranger.home / "run"
+    parts = ["quantizer=rounding", "decoder=slot-mlp"]
+    stranger.flexframe("train", "flextok/digits-tiny", *parts, "run.steps=3", "run.log_every=1", "-o", folder)
+    return folder
+
+
+def test_it_is_listed_with_its_provider(stranger: Stranger) -> None:
+    lines = stranger.flexframe("list").splitlines()
+    for kind, name in (("quantizer", "rounding"), ("decoder", "slot-mlp")):
+        (line,) = [line for line in lines if line.split()[:2] == [kind, name]]
+        assert line.rstrip().endswith(f"{NAME} 0.7.0")
+    assert "Values of a dimension." in stranger.flexframe("show", "quantizer/rounding")
+
+
+def test_it_trains_by_config(trained: Path) -> None:
+    model = json.loads((trained / "config.json").read_text())["model"]
+    assert model["quantizer"] == {"type": "rounding", "dim": 3, "levels": 6}  # a swap in a tiny card stays tiny
+    assert model["decoder"] == {"type": "slot-mlp", "hidden": 32}
+    assert json.loads((trained / "manifest.json").read_text())["versions"][NAME] == "0.7.0"
+    steps = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == [1, 2, 3]
+
+
+def test_it_passes_the_contract_kit(stranger: Stranger) -> None:
+    said = stranger.python("-B", "-m", "pytest", *QUIET, "--rootdir", stranger.source, stranger.source / "tests")
+    assert " passed" in said
+    assert "skipped" not in said
+
+
+def test_it_joins_the_matrix(stranger: Stranger) -> None:
+    matrix = Path(__file__).with_name("test_matrix.py")
+    code = "import json, runpy, sys; print(json.dumps(runpy.run_path(sys.argv[1])['CELLS']))"
+    cells = [tuple(cell) for cell in json.loads(stranger.python("-B", "-c", code, matrix))]
+    assert ("registers", "rounding", "full", "slot-mlp") in cells
+    assert ("latent-tokens", "fsq", "tail-drop", "slot-mlp") in cells
+    assert ("latent-tokens", "rounding", "pow2", "flow") in cells
+    tried = [cell for cell in cells if cell[1:3] == ("rounding", "pow2")]
+    said = stranger.python("-B", "-m", "pytest", *QUIET, matrix, "-k", "rounding-pow2")
+    assert f"{len(tried)} passed" in said
+
+
+def test_it_is_measured(stranger: Stranger, trained: Path) -> None:
+    suite, out = stranger.home / "eight.yaml", stranger.home / "measured"
+    copy = "from flexframe_registry.cards import SUITES; print((SUITES / 'digits-smoke.yaml').read_text())"
+    suite.write_text(stranger.python("-c", copy).replace("count: 64", "count: 8"))
+    stranger.flexframe("bench", suite, trained, "-o", out)
+    found = json.loads((out / "results.json").read_text())
+    model = found["models"]["run"]
+    assert found["protocol"]["count"] == 8
+    assert list(model["budgets"]) == ["1", "2", "4", "8"]
+    assert model["bits_per_token"] == pytest.approx(3 * 2.584962500721156)  # three of six values
+    for budget in model["budgets"].values():
+        assert budget["metrics"]["psnr"]["value"] > 0
+    assert f"{NAME} 0.7.0" in (out / "results.json").read_text()
+    assert (out / "report.html").is_file()
+
+
+def test_nothing_of_it_is_known_here(trained: Path) -> None:
+    from flexframe_registry import catalogue
+
+    assert NAME not in {component.provider.rsplit(" ", 1)[0] for component in catalogue()}
+    with pytest.raises(LookupError):
+        catalogue().get("quantizer", "rounding")
