@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from flexframe_registry import ConfigError, cards, catalogue, suite
-from flexframe_registry.cards import SUITES, read_yaml
-from flexframe_registry.catalogue import UnknownName, nearest
-from flexframe_registry.configs import KINDS
 from rich.console import Console
 from rich.table import Table
+
+from flexframe_registry import ConfigError, cards, catalogue, suite
+from flexframe_registry.cards import SUITES, read_yaml
+from flexframe_registry.cards import card as find_card
+from flexframe_registry.catalogue import UnknownName, nearest
+from flexframe_registry.configs import KINDS
 
 app = typer.Typer(
     name="flexframe",
@@ -23,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(soft_wrap=False)
+out = Console(width=None if sys.stdout.isatty() else 240)  # whole lines for pipes
 say = Console(stderr=True, highlight=False)
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the best there is.")]
@@ -123,7 +125,7 @@ def train(
     if resume is not None and folder is not None:
         raise ConfigError([("--out", "a resumed run stays in its folder; leave -o out")])
     if card is not None:
-        found = read_card(card)
+        found = find_card(card)
         config = found.train(overrides or [])  # a typo is told before torch is imported
         folder = folder or _fresh_folder(found.id)
     from flexframe.train.console import Console as TrainConsole
@@ -133,7 +135,7 @@ def train(
     on = pick_device(device)
     if resume is not None:
         run = Run.resume(resume, on)
-        if run.step >= run.config.run.steps:
+        if run.step >= run.config.run.steps and (resume / "model.safetensors").is_file():
             out.print(f"{resume} is finished: {run.step} steps")
             return
     else:
@@ -146,20 +148,6 @@ def train(
     finally:
         console.stop()  # gives the terminal its cursor back
     out.print(f"trained {run.step} steps; load it with flexframe.load({str(run.folder)!r})")
-
-
-def read_card(name: str) -> Any:
-    """A card by id, or from a file."""
-    from flexframe_registry.cards import Card, CardFile, merge, read_yaml
-
-    path = Path(name)
-    if name in cards().files or not path.is_file():
-        return cards().get(name)
-    raw = read_yaml(path)
-    if raw.get("base"):
-        inherited = cards().get(raw["base"]).file.model_dump(exclude={"base", "weights", "metrics"}, exclude_unset=True)
-        raw = merge(inherited, raw)
-    return Card(path.stem, CardFile.read(raw, name), path.parent)
 
 
 # --- measuring ---------------------------------------------------------------------------------------------------

@@ -13,6 +13,11 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+
+from flexframe.rng import Rng
+from flexframe.tokens import Batch, Condition, Kept, Losses, Outputs, Quantized, Tokens, prefix
 from flexframe_registry.configs import (
     CodecConfig,
     ComponentConfig,
@@ -26,11 +31,6 @@ from flexframe_registry.configs import (
     SourceConfig,
     Spec,
 )
-from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor, nn
-
-from flexframe.rng import Rng
-from flexframe.tokens import Batch, Condition, Kept, Losses, Outputs, Quantized, Tokens, prefix
 
 C = TypeVar("C", bound=ComponentConfig)
 
@@ -77,7 +77,7 @@ class Quantizer(Part[QuantizerConfig]):
 
 
 class LengthMasker(Part[MaskerConfig]):
-    """How many tokens of each sample training keeps (nested dropout and its kin). Keeps prefixes, at least one token."""
+    """How many tokens of each sample training keeps (nested dropout and its kin). Keeps prefixes of at least one."""
 
     @abstractmethod
     def draw(self, batch: int, length: int, *, rng: Rng) -> Kept:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flexframe_registry import ConfigError, TokenizerConfig, cards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from flexframe.tokenizer import Tokenizer
+from flexframe_registry import ConfigError, TokenizerConfig, cards
 
 FORMAT = "flexframe/1"
 MAX_CONFIG = 1 << 20
@@ -46,7 +46,9 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
-        raise ConfigError([(str(path), f"is not a whole safetensors file ({error}); fetch or train it again")]) from None
+        raise ConfigError(
+            [(str(path), f"is not a whole safetensors file ({error}); fetch or train it again")]
+        ) from None
     if metadata.get("format") != FORMAT:
         raise ConfigError([(str(path), f"is no flexframe model: its metadata names no format {FORMAT!r}")])
     text = metadata.get("flexframe", "")

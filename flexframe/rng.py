@@ -56,11 +56,11 @@ class Rng:
         """One row for draws that the whole batch has in common, whatever samples are in it."""
         return self.rows(self.index.new_zeros(1))
 
-    def uniform(self, purpose: str, shape: Sequence[int] = ()) -> Float[Tensor, "b *shape"]:
+    def uniform(self, purpose: str, shape: Sequence[int] = ()) -> Float[Tensor, b * shape]:
         """Uniform on [0, 1), float32, of 24 bits."""
         return self._fill(torch.stack([(w >> 8).float() * 2.0**-24 for w in self._words(purpose, shape)], -1), shape)
 
-    def normal(self, purpose: str, shape: Sequence[int] = ()) -> Float[Tensor, "b *shape"]:
+    def normal(self, purpose: str, shape: Sequence[int] = ()) -> Float[Tensor, b * shape]:
         """Standard normal, float32 (Box-Muller, in float64 where the device has it)."""
         words = self._words(purpose, shape)
         dtype = torch.float32 if self.index.device.type == "mps" else torch.float64
@@ -71,7 +71,7 @@ class Rng:
             drawn += [radius * torch.cos(angle), radius * torch.sin(angle)]
         return self._fill(torch.stack(drawn, -1).float(), shape)
 
-    def integers(self, purpose: str, high: int, shape: Sequence[int] = ()) -> Int[Tensor, "b *shape"]:
+    def integers(self, purpose: str, high: int, shape: Sequence[int] = ()) -> Int[Tensor, b * shape]:
         """Uniform integers in [0, high), for `high` up to 2**31."""
         if not 0 < high <= 2**31:
             raise ValueError(f"integers are drawn below a bound in 1..2**31, not {high}")

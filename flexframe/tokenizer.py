@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
-from flexframe_registry import SamplingConfig, TokenizerConfig, catalogue
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flexframe.contracts import Codec, Decoder, Encoder, LengthMasker, Quantizer
 from flexframe.rng import Rng, as_rng
 from flexframe.tokens import Batch, Codes, Condition, Outputs, Tokens, prefix
+from flexframe_registry import SamplingConfig, TokenizerConfig, catalogue
 
 Random = Rng | torch.Generator | int | None
 Lengths = int | Sequence[int] | Tensor | None
@@ -136,7 +136,9 @@ class Tokenizer(nn.Module):
             given = {name: getattr(self.sampling, name) for name in self.sampling.model_fields_set}
             sampling = kind.read(given | dict(sampling or {}), "sampling")
         if type(sampling) is not kind:  # a decoder without settings would ignore another's in silence
-            raise ValueError(f"decoder {self.config.decoder.type!r} takes {kind.__name__}, not {type(sampling).__name__}")
+            raise ValueError(
+                f"decoder {self.config.decoder.type!r} takes {kind.__name__}, not {type(sampling).__name__}"
+            )
         latents = self.config.codec.latents(*(size or self.config.image_size))
         rows = as_rng(rng, len(tokens), tokens.values.device)
         decoded = self.decoder.decode(

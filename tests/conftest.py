@@ -14,7 +14,6 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
-from flexframe_registry import cards
 from rich.console import Console as Terminal
 
 from flexframe.testing.checks import redraw_zeros
@@ -22,6 +21,7 @@ from flexframe.tokenizer import Tokenizer
 from flexframe.train.console import Console
 from flexframe.train.loop import train
 from flexframe.train.run import Run
+from flexframe_registry import cards
 
 CARD = "flextok/digits-tiny"
 SHORT = ("run.steps=4", "run.batch_size=8", "run.log_every=1", "run.warmup=2", "run.checkpoint_every=4")

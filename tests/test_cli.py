@@ -3,12 +3,13 @@
 import json
 
 import pytest
-from flexframe_registry import ConfigError, RunConfig, TokenizerConfig, cards, catalogue
-from flexframe_registry.configs import KINDS
 from ruamel.yaml import YAML
 
 import flexframe
 from flexframe import cli
+from flexframe_registry import ConfigError, RunConfig, TokenizerConfig, cards, catalogue
+from flexframe_registry.cards import card
+from flexframe_registry.configs import KINDS
 
 CARD = "flextok/digits-tiny"
 QUICK = ("run.batch_size=8", "run.warmup=2", "run.log_every=1", "run.checkpoint_every=2")
@@ -58,7 +59,7 @@ def test_a_cards_yaml_reads_back_as_the_same_model(command, tmp_path):
     assert RunConfig.read(shown["run"]) == cards().get(CARD).run
     path = tmp_path / "mine.yaml"
     path.write_text(answer.out)
-    assert cli.read_card(str(path)).train() == cards().get(CARD).train()
+    assert card(str(path)).train() == cards().get(CARD).train()
 
 
 @pytest.mark.parametrize("part", ["decoder/flow", "source/digits", "metric/psnr"])
@@ -188,7 +189,7 @@ def test_runs_without_a_folder_get_fresh_ones(tmp_path, monkeypatch):
 def test_a_card_may_be_a_file_that_builds_on_another(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(f"base: {CARD}\nmodel: {{length: 4}}\n")
-    assert cli.read_card(str(path)).model == cards().get(CARD).model.model_copy(update={"length": 4})
+    assert card(str(path)).model == cards().get(CARD).model.model_copy(update={"length": 4})
 
 
 def test_bench_measures_models_and_writes_a_page(command, tmp_path, tiny):

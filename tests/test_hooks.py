@@ -8,13 +8,13 @@ from typing import Literal
 
 import pytest
 import torch
-from flexframe_registry import Component, MaskerConfig, SuiteConfig, create_manager, hookimpl, hookspecs, manager
-from flexframe_registry.cards import find_cards
-from flexframe_registry.catalogue import Catalogue
 from safetensors.torch import load_file
 
 from flexframe.bench import runner
 from flexframe.train.run import Run
+from flexframe_registry import Component, MaskerConfig, SuiteConfig, create_manager, hookimpl, hookspecs, manager
+from flexframe_registry.cards import find_cards
+from flexframe_registry.catalogue import Catalogue
 
 ROOT = Path(__file__).parent.parent
 HOOKS = {name: spec for name, spec in vars(hookspecs).items() if name.startswith("flexframe_")}

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from flexframe_registry import Card, Cards, ConfigError, cards
-from flexframe_registry.cards import CardFile
 from safetensors.torch import save_file
 
 import flexframe
 from flexframe import loading
+from flexframe_registry import Card, Cards, ConfigError, cards
+from flexframe_registry.cards import CardFile
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from flexframe_registry import ConfigError, cards
 
 from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch
+from flexframe_registry import ConfigError, cards
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 

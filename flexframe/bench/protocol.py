@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from flexframe_registry import ComponentConfig, TokenizerConfig, catalogue
 from torch import Tensor, nn
+
+from flexframe_registry import ComponentConfig, TokenizerConfig, catalogue
 
 SCHEMA = 1
 UINT8_RULE = (

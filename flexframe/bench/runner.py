@@ -11,7 +11,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from flexframe_registry import SuiteConfig, catalogue, manager
 from jaxtyping import UInt8
 from rich.progress import Progress
 from torch import Tensor
@@ -20,6 +19,7 @@ from flexframe.bench import protocol
 from flexframe.contracts import Measure, Metric, Reconstructions, Sample, Source
 from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
+from flexframe_registry import SuiteConfig, catalogue, manager
 
 Models = Sequence[tuple[str, Tokenizer]]
 

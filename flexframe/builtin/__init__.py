@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from flexframe_registry import CodecConfig, Component, LatentSpec, SourceConfig, hookimpl
 from pydantic import Field
 
 from flexframe.builtin import metric_configs
+from flexframe_registry import CodecConfig, Component, LatentSpec, SourceConfig, hookimpl
 
 
 class IdentityCodecConfig(CodecConfig):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from flexframe_registry import Component, MetricConfig, SourceConfig
 from flexframe_registry.configs import Slot
-from pydantic import Field
 
 
 class PsnrConfig(MetricConfig):

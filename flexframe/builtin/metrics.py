@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from flexframe_registry import MetricConfig, Spec, catalogue
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from flexframe.contracts import Measure, Metric, Reconstructions, Source
+from flexframe_registry import MetricConfig, Spec, catalogue
 
 
 class _PerImage(Metric):

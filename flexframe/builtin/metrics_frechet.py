@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from flexframe_registry import MetricConfig, Spec
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from flexframe.contracts import Measure, Metric, Reconstructions, Source
+from flexframe_registry import MetricConfig, Spec
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from flexframe_registry import RunConfig
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from flexframe.contracts import Source
 from flexframe.rng import Rng
 from flexframe.tokens import Batch
+from flexframe_registry import RunConfig
 
 Row = tuple[int, Tensor]
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from flexframe_registry import ConfigError
-from flexframe_registry.configs import SourceConfig
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL import __version__ as pillow_version
 from torch import Tensor
 
 from flexframe.contracts import Sample, Source
+from flexframe_registry import ConfigError
+from flexframe_registry.configs import SourceConfig
 
 FILTERS = {
     "torchvision-bicubic": Image.Resampling.BICUBIC,
@@ -30,7 +30,7 @@ def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
 
 
 def fit(image: Image.Image, size: tuple[int, int], resize: str) -> Image.Image:
-    """Bring the shorter edge to size and crop the centre, as torchvision's Resize and CenterCrop do on Pillow images."""
+    """Shorter edge to size, then a centre crop, as torchvision's Resize and CenterCrop do on Pillow images."""
     height, width = size
     scale = max(height / image.height, width / image.width)
     if height == width:  # torchvision's own rounding: the longer edge is truncated

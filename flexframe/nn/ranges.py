@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from flexframe_registry import LatentSpec
 from torch import Tensor
+
+from flexframe_registry import LatentSpec
 
 
 class Rescale:

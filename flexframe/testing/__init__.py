@@ -1,10 +1,10 @@
 """The contract kit: what every part must keep to, as checks that a plugin's author runs in four lines.
 
-    from flexframe.testing import parametrize_contracts
+from flexframe.testing import parametrize_contracts
 
-    @parametrize_contracts("flexframe-flextok")
-    def test_contract(check):
-        check()
+@parametrize_contracts("flexframe-flextok")
+def test_contract(check):
+    check()
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent. Written beside, flushed, renamed; each file's hash is in the state that is read first."""
+"""Checkpoints: whole or absent. Written beside, flushed, renamed; the state, read first, holds the hashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a progress bar and a table of recent log lines; plain lines where no terminal."""
+"""What a person sees of a training run: a progress bar and a table of recent log lines; plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -77,8 +77,8 @@ def train(run: Run, console: Console) -> None:
             values = {name: float(value) / steps_since for name, value in sums.items()}  # the only host sync
             if not torch.tensor(list(values.values())).isfinite().all():  # so no checkpoint holds what is not finite
                 raise FloatingPointError(
-                    f"a loss or gradient is not finite between steps {run.step - steps_since} and {run.step}: {values}; "
-                    f"the last whole checkpoint is in {run.folder / 'checkpoints'}; try a lower run.lr"
+                    f"a loss or gradient is not finite between steps {run.step - steps_since} and {run.step}: {values};"
+                    f" the last whole checkpoint is in {run.folder / 'checkpoints'}; try a lower run.lr"
                 )
         if logs:
             now = time.perf_counter()

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 
 import torch
-from flexframe_registry import RunConfig
 from torch import Tensor, nn
+
+from flexframe_registry import RunConfig
 
 from .trainee import Trainee
 

@@ -1,8 +1,8 @@
 """A training run: its folder, its parts, and how they are saved and resumed.
 
-    <run>/config.json      the resolved config          <run>/manifest.json    versions, commit, seed, command
-    <run>/log.jsonl        one line a logged step       <run>/checkpoints/     step-NNNNNNNN/, the last few
-    <run>/model.safetensors   the finished model, averaged weights
+<run>/config.json      the resolved config          <run>/manifest.json    versions, commit, seed, command
+<run>/log.jsonl        one line a logged step       <run>/checkpoints/     step-NNNNNNNN/, the last few
+<run>/model.safetensors   the finished model, averaged weights
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flexframe_registry import ConfigError, TrainConfig, catalogue, manager
 from torch import Tensor, nn
 
 from flexframe import loading, provenance
+from flexframe_registry import ConfigError, TrainConfig, catalogue, manager
 
 from . import checkpoint
 from .optim import Average, create_optimizer
@@ -24,7 +24,7 @@ from .trainee import Trainee
 
 
 class Run:
-    """Everything that a training step reads or writes. Built fresh or resumed from its folder's last whole checkpoint."""
+    """Everything that a training step reads or writes. Built fresh, or resumed from its last whole checkpoint."""
 
     def __init__(self, config: TrainConfig, folder: Path, device: torch.device, sampling: Mapping[str, Any]) -> None:
         self.config, self.folder, self.device, self.sampling = config, folder, device, dict(sampling)
@@ -42,7 +42,9 @@ class Run:
     def create(cls, config: TrainConfig, folder: Path, device: torch.device, sampling: Mapping[str, Any]) -> Run:
         """A fresh run in a folder that holds none yet."""
         if (folder / "config.json").exists():
-            raise ConfigError([(str(folder), "holds a run already; go on with --resume, or name another folder with -o")])
+            raise ConfigError(
+                [(str(folder), "holds a run already; go on with --resume, or name another folder with -o")]
+            )
         run = cls(config, folder, device, sampling)
         folder.mkdir(parents=True, exist_ok=True)
         resolved = {**config.model_dump(mode="json"), "sampling": run.sampling}

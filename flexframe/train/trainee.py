@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flexframe_registry import TrainConfig, catalogue
 from torch import Tensor, nn
 
 from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Codes, Losses
+from flexframe_registry import TrainConfig, catalogue
 
 
 @dataclass(frozen=True, slots=True)

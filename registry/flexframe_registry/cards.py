@@ -121,7 +121,10 @@ class Cards:
             known = ", ".join(self.names()) or "none is installed"
             lost = "".join(f" (plugin {b.plugin!r} could not be read: {b.error})" for b in self.broken)
             raise UnknownName(f"no card named {name!r}.{nearest(name, self.files)} Known: {known}{lost}")
-        path = self.files[name]
+        return self.read(self.files[name], name, above)
+
+    def read(self, path: Path, name: str, above: tuple[str, ...] = ()) -> Card:
+        """The card in a file, laid on its base."""
         raw = read_yaml(path)
         base = raw.get("base")
         if base is not None:
@@ -148,6 +151,14 @@ def find_cards(plugins: Manager) -> Cards:
 def cards() -> Cards:
     """The process's cards, over the installed plugins."""
     return find_cards(manager())
+
+
+def card(name: str) -> Card:
+    """A card by id, or by path to a YAML file of the same form."""
+    path = Path(name)
+    if name in cards().files or not path.is_file():
+        return cards().get(name)
+    return cards().read(path, path.stem)
 
 
 SUITES = Path(__file__).parent / "suites"

@@ -50,7 +50,9 @@ class Component:
         found = _resolve(self.target)
         contract = _resolve(self.config.contract)
         if not (isinstance(found, type) and issubclass(found, contract)):
-            raise TypeError(f"{self.kind} {self.name!r} of {self.provider}: {self.target} is no {contract.__qualname__}")
+            raise TypeError(
+                f"{self.kind} {self.name!r} of {self.provider}: {self.target} is no {contract.__qualname__}"
+            )
         return found
 
 

@@ -9,6 +9,13 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+
+from flexframe import tokenizer as tokenizer_module
+from flexframe.bench import protocol, runner
+from flexframe.builtin import metrics
+from flexframe.contracts import Decoder, Encoder, Quantizer
+from flexframe.tokenizer import Tokenizer
+from flexframe.tokens import Outputs, Quantized
 from flexframe_registry import (
     Component,
     DecoderConfig,
@@ -23,13 +30,6 @@ from flexframe_registry import (
     hookimpl,
 )
 from flexframe_registry.catalogue import Catalogue
-
-from flexframe import tokenizer as tokenizer_module
-from flexframe.bench import protocol, runner
-from flexframe.builtin import metrics
-from flexframe.contracts import Decoder, Encoder, Quantizer
-from flexframe.tokenizer import Tokenizer
-from flexframe.tokens import Outputs, Quantized
 
 SIDE = 16
 LENGTH = 8

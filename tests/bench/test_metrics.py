@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flexframe_registry import SourceConfig, Spec, SuiteConfig
-from flexframe_registry.configs import LatentSpec, TokenSpec
 
 from flexframe.builtin import metrics_frechet
 from flexframe.builtin.metrics_frechet import Extractor, Moments, frechet_distance
 from flexframe.contracts import Reconstructions, Sample, Source
 from flexframe.tokens import Tokens
+from flexframe_registry import SourceConfig, Spec, SuiteConfig
+from flexframe_registry.configs import LatentSpec, TokenSpec
 
 
 class Images(Source):

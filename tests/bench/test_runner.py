@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from flexframe_registry import suite as shipped
 from rich.console import Console
 from rich.progress import Progress
 
 from flexframe.bench import protocol
 from flexframe.bench.runner import Report, run
 from flexframe.bench.table import best_models, print_table, reasons
+from flexframe_registry import suite as shipped
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from flexframe_registry import cards
 
 from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch
+from flexframe_registry import cards
 
 LATENT = "codec={type: identity, channels: 4, downsample: 4, range: null}"
 

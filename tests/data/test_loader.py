@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from flexframe_registry import RunConfig
-from flexframe_registry.configs import SourceConfig
 
 from flexframe.contracts import Sample, Source
 from flexframe.data.loader import augment, batches, order, split
 from flexframe.rng import Rng
 from flexframe.tokens import Batch
+from flexframe_registry import RunConfig
+from flexframe_registry.configs import SourceConfig
 
 CPU = torch.device("cpu")
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from flexframe_registry import ConfigError, catalogue
 from PIL import Image
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from flexframe.data.sources import fit, to_tensor
+from flexframe_registry import ConfigError, catalogue
 
 FILTERS = {"torchvision-bicubic": InterpolationMode.BICUBIC, "torchvision-bilinear": InterpolationMode.BILINEAR}
 

@@ -7,12 +7,12 @@ from itertools import product
 
 import pytest
 import torch
-from flexframe_registry import ConfigError, TrainConfig, catalogue
 
 from flexframe.rng import Rng
 from flexframe.testing.checks import assert_gradients, redraw_zeros, sampling
 from flexframe.tokens import Batch
 from flexframe.train.trainee import Trainee, total
+from flexframe_registry import ConfigError, TrainConfig, catalogue
 
 KINDS = ("encoder", "quantizer", "masker", "decoder")
 CELLS = list(product(*(catalogue().names(kind) for kind in KINDS)))

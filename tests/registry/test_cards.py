@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+
 from flexframe_registry import ConfigError, UnknownName, cards, create_manager, hookimpl, suite
 from flexframe_registry.cards import CardFile, find_cards, merge, read_yaml, split_override
 

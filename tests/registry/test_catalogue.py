@@ -3,6 +3,7 @@
 from typing import Literal
 
 import pytest
+
 from flexframe_registry import Catalogue, Component, MaskerConfig, QuantizerConfig, UnknownName, catalogue
 
 

@@ -4,6 +4,8 @@ import math
 from typing import Literal
 
 import pytest
+from pydantic import ValidationError
+
 from flexframe_registry import (
     ConfigError,
     LatentSpec,
@@ -17,7 +19,6 @@ from flexframe_registry import (
     catalogue,
 )
 from flexframe_registry.configs import KINDS
-from pydantic import ValidationError
 
 CARD = "flextok/digits-tiny"
 MODEL = {

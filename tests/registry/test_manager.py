@@ -4,6 +4,7 @@ from typing import Literal
 
 import pluggy
 import pytest
+
 from flexframe_registry import Component, QuantizerConfig, create_manager, hookimpl
 from flexframe_registry.cards import find_cards
 from flexframe_registry.catalogue import Catalogue

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from flexframe_registry import RunConfig, cards
 from torch import nn
 
 from flexframe.train.optim import Average, create_optimizer, learning_rate
 from flexframe.train.trainee import Trainee
+from flexframe_registry import RunConfig, cards
 
 
 def trainee(*overrides):

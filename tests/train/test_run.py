@@ -5,12 +5,12 @@ import signal
 
 import pytest
 import torch
-from flexframe_registry import ConfigError, TrainConfig, hookimpl, manager
 from safetensors.torch import load_file
 
 import flexframe as front
 from flexframe.train import checkpoint
 from flexframe.train.run import Run
+from flexframe_registry import ConfigError, TrainConfig, hookimpl, manager
 
 LONGER = ("run.steps=12", "run.shift=1", "run.flip=true")
 REVIVING = "quantizer={type: vq, codebook_size: 64, dim: 8, l2_norm: false, ema: true, dead_code_threshold: 0.5}"

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from flexframe_registry import cards
 
 from flexframe.data.loader import split
 from flexframe.rng import Rng
 from flexframe.testing.checks import redraw_zeros
 from flexframe.tokens import Batch
 from flexframe.train.trainee import Trainee, total
+from flexframe_registry import cards
 
 
 def build(*overrides):

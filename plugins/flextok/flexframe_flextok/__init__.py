@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
 
 from flexframe_registry import (
     CodecConfig,
@@ -17,7 +20,6 @@ from flexframe_registry import (
     hookimpl,
 )
 from flexframe_registry.cards import folders
-from pydantic import Field, field_validator, model_validator
 
 
 def check_grid(patch: int, spec: Spec) -> None:
@@ -93,7 +95,7 @@ class FlowSampling(SamplingConfig):
         knots = self.guidance
         if t <= knots[0][0]:
             return knots[0][1]
-        for (t0, g0), (t1, g1) in zip(knots, knots[1:], strict=False):
+        for (t0, g0), (t1, g1) in itertools.pairwise(knots):
             if t <= t1:
                 return g0 + (g1 - g0) * (t - t0) / (t1 - t0)
         return knots[-1][1]

@@ -37,7 +37,7 @@ class Attention(nn.Module):
         self.wq, self.wk, self.wv, self.proj = (linear(width, width, bias=False) for _ in range(4))
         self.norm = LayerNorm()
 
-    def forward(self, x: Float[Tensor, "b n e"], mask: Bool[Tensor, "..."] | None) -> Float[Tensor, "b n e"]:
+    def forward(self, x: Float[Tensor, "b n e"], mask: Bool[Tensor, ...] | None) -> Float[Tensor, "b n e"]:
         q, k, v = (rearrange(w(x), "b n (h d) -> b h n d", d=self.head_dim) for w in (self.wq, self.wk, self.wv))
         q, k = self.norm(q).to(v.dtype), self.norm(k).to(v.dtype)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=8 / self.head_dim)
@@ -65,7 +65,7 @@ class Block(nn.Module):
         self.norm = LayerNorm()
         self.attn, self.mlp = Attention(width, head_dim), GatedMLP(width)
 
-    def forward(self, x: Float[Tensor, "b n e"], mask: Bool[Tensor, "..."] | None) -> Float[Tensor, "b n e"]:
+    def forward(self, x: Float[Tensor, "b n e"], mask: Bool[Tensor, ...] | None) -> Float[Tensor, "b n e"]:
         x = x + self.attn(self.norm(x), mask)
         return x + self.mlp(self.norm(x))
 
@@ -83,7 +83,7 @@ class ModulatedBlock(nn.Module):
         self.modulation = linear(width, 2 * 6 * width, zero=True)
 
     def forward(
-        self, x: Float[Tensor, "b n e"], time: Float[Tensor, "b e"], split: int, mask: Bool[Tensor, "..."] | None
+        self, x: Float[Tensor, "b n e"], time: Float[Tensor, "b e"], split: int, mask: Bool[Tensor, ...] | None
     ) -> Float[Tensor, "b n e"]:
         chunks = rearrange(self.modulation(time), "b (s m e) -> m s b 1 e", s=2, m=6)
         gate_attn, gate_mlp, shift_attn, scale_attn, shift_mlp, scale_mlp = chunks

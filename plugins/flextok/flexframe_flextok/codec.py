@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from flexframe.contracts import Codec
 from flexframe.rng import Rng
 from flexframe_registry import Spec
-from jaxtyping import Float
-from torch import Tensor
 
 from . import VAECodecConfig
 

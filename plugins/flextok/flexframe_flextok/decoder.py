@@ -7,13 +7,14 @@ import math
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
 from flexframe.contracts import Decoder
 from flexframe.nn.ranges import Rescale
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Condition, Outputs, Tokens
 from flexframe_registry import SamplingConfig, Spec
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
 
 from . import FlowDecoderConfig, FlowSampling
 from .blocks import LayerNorm, ModulatedBlock, PatchEmbed, linear
@@ -49,16 +50,14 @@ class Head(nn.Module):
         self.modulation = linear(width, 2 * width, zero=True)
         self.proj = linear(width, channels * patch * patch, zero=True)
 
-    def forward(
-        self, x: Float[Tensor, "b n e"], time: Float[Tensor, "b e"], rows: int
-    ) -> Float[Tensor, "b c y x"]:
+    def forward(self, x: Float[Tensor, "b n e"], time: Float[Tensor, "b e"], rows: int) -> Float[Tensor, "b c y x"]:
         shift, scale = self.modulation(time)[:, None].chunk(2, -1)
         patches = self.proj(self.norm(x) * (1 + scale) + shift)
         return rearrange(patches, "b (y x) (p q c) -> b c (y p) (x q)", y=rows, p=self.patch, q=self.patch)
 
 
 class FlowDecoder(Decoder):
-    """Velocity from noised latents, time and tokens. Absent tokens are a learned mask token, or are not there at all."""
+    """Velocity from noised latents, time and tokens. Absent tokens are a mask token, or are not there at all."""
 
     def __init__(self, config: FlowDecoderConfig, spec: Spec) -> None:
         super().__init__(config, spec)

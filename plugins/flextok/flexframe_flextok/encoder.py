@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
 from flexframe.contracts import Encoder
 from flexframe.nn.ranges import Rescale
 from flexframe_registry import Spec
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
 
 from . import RegisterEncoderConfig
 from .blocks import Block, LayerNorm, PatchEmbed

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable
 
 import torch
-from flexframe.rng import Rng
 from jaxtyping import Float
 from torch import Tensor
+
+from flexframe.rng import Rng
 
 from . import FlowSampling
 

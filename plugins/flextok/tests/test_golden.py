@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from flexframe.rng import Rng
 from flexframe.testing.golden import assert_parity, shared
 from flexframe.testing.tables import TableRng
@@ -15,7 +17,6 @@ from flexframe_flextok import FlowSampling
 from flexframe_flextok.flow import Guidance, mode_times
 from flexframe_flextok.reference import rename, translate
 from flexframe_registry import TokenizerConfig
-from safetensors.torch import load_file
 
 GOLDEN = shared(Path(__file__)) / "golden" / "flextok_tiny"
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden tensors at {GOLDEN}")
@@ -76,9 +77,7 @@ def test_encode():
     golden, blocks = case("encode"), []
     hooks = [b.register_forward_hook(lambda _m, _i, out: blocks.append(out)) for b in tokenizer().encoder.blocks]
     packed_in = []
-    hooks.append(
-        tokenizer().encoder.blocks[0].register_forward_pre_hook(lambda _m, args: packed_in.append(args[0]))
-    )
+    hooks.append(tokenizer().encoder.blocks[0].register_forward_pre_hook(lambda _m, args: packed_in.append(args[0])))
     quantized = encode(golden["vae_latents"])
     for hook in hooks:
         hook.remove()

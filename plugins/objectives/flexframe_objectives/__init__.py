@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from flexframe_registry import Component, ObjectiveConfig, hookimpl
 from pydantic import Field
+
+from flexframe_registry import Component, ObjectiveConfig, hookimpl
 
 
 class MSEConfig(ObjectiveConfig):
@@ -28,7 +29,7 @@ class L1Config(ObjectiveConfig):
 
 
 class ProxyCodesConfig(ObjectiveConfig):
-    """Cross-entropy of the decoder's logits with a teacher's codes, `batch.features["proxy_codes"]` (TiTok, stage 1)."""
+    """Cross-entropy of logits with a teacher's codes, `batch.features["proxy_codes"]` (TiTok, stage 1)."""
 
     type: Literal["proxy-codes"] = "proxy-codes"
     label_smoothing: float = Field(0.0, ge=0, lt=1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
 from flexframe.contracts import Objective
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Losses, Outputs
-from jaxtyping import Float
-from torch import Tensor
 
 
 def difference(outputs: Outputs, batch: Batch) -> Float[Tensor, "b c h w"]:

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from math import prod
 from typing import Literal
 
-from flexframe_registry import Component, QuantizerConfig, TokenSpec, hookimpl
 from pydantic import Field, field_validator, model_validator
+
+from flexframe_registry import Component, QuantizerConfig, TokenSpec, hookimpl
 
 EXACT = 2**24
 """The largest codebook whose ids float32 arithmetic tells apart."""

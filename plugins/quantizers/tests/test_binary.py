@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from flexframe_quantizers import BSQConfig, LFQConfig
-from flexframe_quantizers.binary import codebook_entropy, joint, token_entropy
-from flexframe_registry import LatentSpec, Spec, catalogue
 from vector_quantize_pytorch import LFQ
 
 from flexframe.rng import Rng
+from flexframe_quantizers import BSQConfig, LFQConfig
+from flexframe_quantizers.binary import codebook_entropy, joint, token_entropy
+from flexframe_registry import LatentSpec, Spec, catalogue
 
 
 def build(config):

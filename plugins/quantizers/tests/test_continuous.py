@@ -1,11 +1,11 @@
 """The Gaussian bottleneck against the reference's numbers, and none at all."""
 
 import torch
-from flexframe_quantizers import KLConfig, UnquantizedConfig
-from flexframe_registry import LatentSpec, Spec, catalogue
 
 from flexframe.rng import Rng
 from flexframe.testing.tables import TableRng
+from flexframe_quantizers import KLConfig, UnquantizedConfig
+from flexframe_registry import LatentSpec, Spec, catalogue
 
 
 def build(config, features=16):

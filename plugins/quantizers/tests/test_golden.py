@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from flexframe_quantizers import FSQConfig, KLConfig
-from flexframe_quantizers.codebooks import LearnedCodebook
-from flexframe_registry import LatentSpec, Spec, catalogue
 from safetensors.torch import load_file
 
 from flexframe.testing.golden import assert_parity, shared
 from flexframe.testing.tables import TableRng
+from flexframe_quantizers import FSQConfig, KLConfig
+from flexframe_quantizers.codebooks import LearnedCodebook
+from flexframe_registry import LatentSpec, Spec, catalogue
 
 GOLDEN = shared(Path(__file__)) / "golden"
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no reference numbers at {GOLDEN}")

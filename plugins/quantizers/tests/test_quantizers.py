@@ -4,6 +4,9 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from flexframe.rng import Rng
 from flexframe_quantizers import (
     BSQConfig,
     FSQConfig,
@@ -16,9 +19,6 @@ from flexframe_quantizers import (
     VQConfig,
 )
 from flexframe_registry import ConfigError, LatentSpec, Spec, catalogue
-from torch._subclasses.fake_tensor import FakeTensorMode
-
-from flexframe.rng import Rng
 
 LENGTH, FEATURES = 8, 16
 NINE = {

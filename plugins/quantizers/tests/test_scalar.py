@@ -1,10 +1,10 @@
 """FSQ and its residual form: known answers, the reference's numbers, and the two kinds of noise."""
 
 import torch
-from flexframe_quantizers import FSQConfig, ResidualFSQConfig
-from flexframe_registry import LatentSpec, Spec, catalogue
 
 from flexframe.rng import Rng
+from flexframe_quantizers import FSQConfig, ResidualFSQConfig
+from flexframe_registry import LatentSpec, Spec, catalogue
 
 
 def build(config, length=8, features=16):

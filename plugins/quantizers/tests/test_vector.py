@@ -1,11 +1,11 @@
 """Codebooks: the reference's numbers, running means, the linear map, and residuals against the library's own."""
 
 import torch
-from flexframe_quantizers import ResidualVQConfig, SimVQConfig, VQConfig
-from flexframe_registry import LatentSpec, Spec, catalogue
 from vector_quantize_pytorch import ResidualVQ, SimVQ, VectorQuantize
 
 from flexframe.rng import Rng
+from flexframe_quantizers import ResidualVQConfig, SimVQConfig, VQConfig
+from flexframe_registry import LatentSpec, Spec, catalogue
 
 
 def build(config, features=16):

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from flexframe_registry import Component, Config, DecoderConfig, EncoderConfig, Spec, hookimpl
 from flexframe_registry.cards import folders
-from pydantic import Field
 
 SMALL = {"width": 512, "depth": 8, "heads": 8, "patch": 16}
 BASE = {"width": 768, "depth": 12, "heads": 12, "patch": 16}

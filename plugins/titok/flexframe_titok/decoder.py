@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from einops import rearrange
 from einops.layers.torch import Rearrange
-from flexframe_registry import SamplingConfig, Spec
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from flexframe.contracts import Batch, Condition, Decoder, Outputs, Rng, Tokens
 from flexframe.nn.ranges import Rescale
 from flexframe.nn.vqgan import VQGANDecoder
+from flexframe_registry import SamplingConfig, Spec
 
 from . import MaskTokenDecoderConfig, PixelDecoderConfig
 from .blocks import Block, embedding, init_weights

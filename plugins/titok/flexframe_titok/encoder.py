@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from flexframe_registry import Spec
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from flexframe.contracts import Encoder
 from flexframe.nn.ranges import Rescale
+from flexframe_registry import Spec
 
 from . import LatentTokenEncoderConfig
 from .blocks import Block, embedding, init_weights

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from flexframe_registry import TokenizerConfig
-from flexframe_titok.reference import convert, translate
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -17,6 +15,8 @@ from flexframe.testing.golden import assert_parity, shared
 from flexframe.testing.tables import TableRng
 from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch
+from flexframe_registry import TokenizerConfig
+from flexframe_titok.reference import convert, translate
 
 GOLDEN = shared(Path(__file__)) / "golden" / "titok_tiny"
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden tensors at {GOLDEN}; set FLEXFRAME_SHARED")

@@ -2,17 +2,17 @@
 
 import pytest
 import torch
+
+from flexframe.nn.vqgan import ResidualBlock, VQGANDecoder
+from flexframe.rng import Rng
+from flexframe.tokenizer import Tokenizer
+from flexframe.tokens import Batch, Tokens, prefix
 from flexframe_registry import LatentSpec, SamplingConfig, Spec, TokenSpec
 from flexframe_registry.cards import cards
 from flexframe_titok import LatentTokenEncoderConfig, MaskTokenDecoderConfig, PixelDecoderConfig
 from flexframe_titok.decoder import MaskTokenDecoder
 from flexframe_titok.encoder import LatentTokenEncoder
 from flexframe_titok.reference import translate
-
-from flexframe.nn.vqgan import ResidualBlock, VQGANDecoder
-from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
-from flexframe.tokens import Batch, Tokens, prefix
 
 LENGTH, DIM = 8, 5
 NONE: frozenset[str] = frozenset()
