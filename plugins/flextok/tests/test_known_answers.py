@@ -255,6 +255,17 @@ def test_zero_initialised_decoder_has_no_velocity_and_the_loss_of_none():
 
 
 @torch.no_grad()
+def test_the_target_is_noise_less_data_at_a_point_between_them():
+    rows, decoder = 8, small(redrawn=True, null_dropout=0.0)
+    tokens, data = some_tokens(rows), torch.randn(rows, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+    out = decoder(tokens, Batch(torch.arange(rows), latents=data), taps=frozenset(), rng=rng(rows))
+    noise, times = rng(rows).normal("decoder/noise", (3, 4, 4)), draw_times("mode", 0.25, rng(rows))
+    between = torch.stack([t * e + (1 - t) * x for t, e, x in zip(times, noise, data, strict=True)])
+    velocity, _ = decoder.velocity(between, times, decoder.registers(tokens, None), tokens.keep)
+    torch.testing.assert_close(out.losses["flow"], (velocity - (noise - data)).square().mean((1, 2, 3)))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
 def test_share_of_samples_that_train_the_null_condition(share, monkeypatch):
     rows, seen = 4096, []

@@ -71,6 +71,15 @@ def test_shapes_at_any_size():
 
 @needs_diffusers
 @torch.no_grad()
+def test_images_lie_in_0_to_1_here_and_in_minus_1_to_1_inside():
+    part, pixels = codec(), pictures()
+    latents = part.encode(pixels, rng=rng(0, 1, 2))
+    torch.testing.assert_close(latents, part.vae.encode(2 * pixels - 1).latent_dist.mean)
+    torch.testing.assert_close(2 * part.decode(latents) - 1, part.vae.decode(latents).sample)
+
+
+@needs_diffusers
+@torch.no_grad()
 def test_the_posteriors_mode_is_drawn_from_nothing():
     one = codec().encode(pictures(), rng=rng(0, 1, 2))
     assert torch.equal(one, codec().encode(pictures(), rng=rng(5, 6, 7, seed=9)))
