@@ -258,6 +258,7 @@ def _print_yaml(data: Any) -> None:
     from ruamel.yaml import YAML
 
     yaml = YAML()
+    yaml.width = 120
     yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.dump(json.loads(json.dumps(data)), sys.stdout)
 
