@@ -53,8 +53,9 @@ class Rng:
         return Rng(self.seed, index, self.step)
 
     def shared(self) -> Rng:
-        """One row for draws that the whole batch has in common, whatever samples are in it."""
-        return self.rows(self.index.new_zeros(1))
+        """One row for draws that the whole batch has in common, whatever samples are in it. On the CPU, where draws are
+        the same: they decide shapes, and reading one from a device would wait for it."""
+        return Rng(self.seed, torch.zeros(1, dtype=torch.long), self.step)
 
     def uniform(self, purpose: str, shape: Sequence[int] = ()) -> Float[Tensor, b * shape]:
         """Uniform on [0, 1), float32, of 24 bits."""
