@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from rich.progress import Progress
 from torch import Tensor
 
+from flexframe import provenance
 from flexframe.bench import protocol
 from flexframe.contracts import Measure, Metric, Reconstructions, Sample, Source
 from flexframe.rng import Rng
@@ -262,7 +263,7 @@ def _results(
         "protocols": protocols,
         "per_image": {e.name: {str(lane.budget): lane.per_image for lane in e.lanes} for e in entrants},
         "codes_sha256": {e.name: {str(lane.budget): lane.codes.hex() for lane in e.lanes} for e in entrants},
-        "manifest": protocol.manifest(device),
+        "manifest": provenance.manifest(device),
     }
 
 

@@ -14,7 +14,7 @@ from .trainee import Trainee
 
 
 def learning_rate(run: RunConfig, step: int) -> float:
-    """Linear warm-up to `lr`, then a cosine to `final_lr` at the last step."""
+    """Linear warm-up to `lr`, then a cosine that reaches `final_lr` as the last step ends."""
     if step < run.warmup:
         return run.lr * (step + 1) / run.warmup
     progress = (step - run.warmup) / max(1, run.steps - run.warmup)

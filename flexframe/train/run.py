@@ -49,7 +49,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         resolved = {**config.model_dump(mode="json"), "sampling": run.sampling}
         (folder / "config.json").write_text(json.dumps(resolved, indent=1))
-        facts = provenance.manifest(seed=config.run.seed, device=str(device), parameters=run.parameters())
+        facts = provenance.manifest(device, seed=config.run.seed, parameters=run.parameters())
         (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
         return run
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -233,6 +233,6 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def folders(package: str, names: Iterable[str] = ("cards",)) -> list[Path]:
-    """Data folders beside a plugin's `__init__.py`: what `flexframe_cards` usually returns."""
-    return [Path(package).parent / name for name in names]
+def folders(package: str) -> list[Path]:
+    """The folder `cards` beside a plugin's `__init__.py`, which is given as `__file__`: for `flexframe_cards`."""
+    return [Path(package).parent / "cards"]

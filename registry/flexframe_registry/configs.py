@@ -53,7 +53,8 @@ class TokenSpec:
     codebooks: int = 1
     codebook_size: int | None = None
     masked: bool = False
-    """How a decoder shows an absent token: True, as a learned mask token in its place; False, not at all."""
+    """Whether training puts a learned mask token in an absent one's place, for decoders that have one; else, and in
+    all others, an absent token is not there at all."""
 
 
 @dataclass(frozen=True, slots=True)

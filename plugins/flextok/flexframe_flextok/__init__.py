@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from flexframe_registry import (
     CodecConfig,
     Component,
+    ComponentConfig,
     DecoderConfig,
     EncoderConfig,
     LatentSpec,
@@ -22,27 +23,8 @@ from flexframe_registry import (
 from flexframe_registry.cards import folders
 
 
-def check_grid(patch: int, spec: Spec) -> None:
-    height, width = spec.latents.height, spec.latents.width
-    if height % patch or width % patch:
-        raise ValueError(f"latents of {height} x {width} do not divide into patches of {patch}; change `patch`")
-
-
-def check_heads(width: int, head_dim: int) -> None:
-    if width % head_dim or width % 4:
-        raise ValueError(f"width {width} must divide by head_dim {head_dim} and by 4 (sine-cosine positions)")
-
-
-class RegisterEncoderConfig(EncoderConfig):
-    """ViT over latent patches and learned registers; register i sees all patches and registers up to i."""
-
-    type: Literal["registers"] = "registers"
-    sizes = {
-        "tiny": {"width": 64, "depth": 2, "head_dim": 32, "patch": 4},
-        "small": {"width": 384, "depth": 6},
-        "base": {"width": 768, "depth": 12},
-        "large": {"width": 1152, "depth": 18},
-    }
+class TrunkConfig(ComponentConfig):
+    """What encoder and decoder share: a transformer over patches of latents."""
 
     width: int = Field(768, ge=4)
     """Width of the trunk; 64 x depth in the published models."""
@@ -55,12 +37,31 @@ class RegisterEncoderConfig(EncoderConfig):
     positions: Literal["absolute", "interpolate"] = "absolute"
     """Positions of a grid unlike the model's own: by its own coordinates, or stretched over the model's grid."""
 
+    def check(self, spec: Spec) -> None:
+        height, width = spec.latents.height, spec.latents.width
+        if height % self.patch or width % self.patch:
+            raise ValueError(
+                f"latents of {height} x {width} do not divide into patches of {self.patch}; change `patch`"
+            )
+        if self.width % self.head_dim or self.width % 4:
+            raise ValueError(
+                f"width {self.width} must divide by head_dim {self.head_dim} and by 4 (sine-cosine positions)"
+            )
+
+
+class RegisterEncoderConfig(TrunkConfig, EncoderConfig):
+    """ViT over latent patches and learned registers; register i sees all patches and registers up to i."""
+
+    type: Literal["registers"] = "registers"
+    sizes = {
+        "tiny": {"width": 64, "depth": 2, "head_dim": 32, "patch": 4},
+        "small": {"width": 384, "depth": 6},
+        "base": {"width": 768, "depth": 12},
+        "large": {"width": 1152, "depth": 18},
+    }
+
     def features(self) -> int:
         return self.width
-
-    def check(self, spec: Spec) -> None:
-        check_grid(self.patch, spec)
-        check_heads(self.width, self.head_dim)
 
 
 class FlowSampling(SamplingConfig):
@@ -101,7 +102,7 @@ class FlowSampling(SamplingConfig):
         return knots[-1][1]
 
 
-class FlowDecoderConfig(DecoderConfig):
+class FlowDecoderConfig(TrunkConfig, DecoderConfig):
     """Rectified-flow transformer on latents, conditioned on tokens; predicts the velocity noise - data."""
 
     type: Literal["flow"] = "flow"
@@ -113,16 +114,6 @@ class FlowDecoderConfig(DecoderConfig):
         "large": {"width": 1152, "depth": 18},
     }
 
-    width: int = Field(768, ge=4)
-    """Width of the trunk; 64 x depth in the published models."""
-    depth: int = Field(12, ge=1)
-    """Transformer blocks."""
-    head_dim: int = Field(64, ge=1)
-    """Channels of an attention head."""
-    patch: int = Field(2, ge=1)
-    """Latents along each axis that one patch covers."""
-    positions: Literal["absolute", "interpolate"] = "absolute"
-    """Positions of a grid unlike the model's own: by its own coordinates, or stretched over the model's grid."""
     null_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of training samples whose tokens are all replaced by the null condition, for guidance."""
     time_sampling: Literal["mode", "logit-normal"] = "mode"
@@ -137,10 +128,6 @@ class FlowDecoderConfig(DecoderConfig):
 
     def unused(self) -> tuple[str, ...]:
         return () if self.null_dropout else ("null_condition",)
-
-    def check(self, spec: Spec) -> None:
-        check_grid(self.patch, spec)
-        check_heads(self.width, self.head_dim)
 
 
 class VAECodecConfig(CodecConfig):
