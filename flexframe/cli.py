@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from flexframe.commands.common import Device, out, pick_device, say
 from flexframe_registry import ConfigError, cards, catalogue, suite
 from flexframe_registry.cards import SUITES, read_yaml
 from flexframe_registry.cards import card as find_card
@@ -25,10 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(width=None if sys.stdout.isatty() else 240)  # whole lines for pipes
-say = Console(stderr=True, highlight=False)
-
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the best there is.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="key.path=value: `run.*` sets the run, anything else the model.", metavar="[KEY=VALUE]..."),
@@ -215,21 +211,6 @@ def demo(
 
 
 # --- helpers -----------------------------------------------------------------------------------------------------
-
-
-def pick_device(name: str) -> Any:
-    """A torch device by name; `auto` takes CUDA, then MPS, then the CPU."""
-    import torch
-
-    if name == "auto":
-        mps = torch.backends.mps.is_available()
-        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError([("--device", f"{name!r} cannot be used here: {str(error).splitlines()[0]}")]) from None
-    return device
 
 
 def _fresh_folder(card: str) -> Path:
