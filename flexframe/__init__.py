@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flexframe_registry import (
+    AllocatorConfig,
     CodecConfig,
     Component,
     ConfigError,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AllocatorConfig",
     "CodecConfig",
     "Component",
     "ConfigError",

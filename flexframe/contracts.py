@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Condition, Kept, Losses, Outputs, Quantized, Tokens, prefix
 from flexframe_registry.configs import (
+    AllocatorConfig,
     CodecConfig,
     ComponentConfig,
     DecoderConfig,
@@ -31,6 +32,9 @@ from flexframe_registry.configs import (
     SourceConfig,
     Spec,
 )
+
+if TYPE_CHECKING:
+    from flexframe.tokenizer import Tokenizer  # which is composed of what stands here
 
 C = TypeVar("C", bound=ComponentConfig)
 
@@ -115,6 +119,14 @@ class Objective(Part[ObjectiveConfig]):
     @abstractmethod
     def forward(self, outputs: Outputs, batch: Batch, *, step: int, rng: Rng) -> Losses:
         """Unweighted losses, a value a sample; the trainee applies `weight` and `start`."""
+
+
+class Allocator(Part[AllocatorConfig]):
+    """How many tokens each image gets at use, built as `(config, tokenizer.spec)`; never part of a model."""
+
+    @abstractmethod
+    def choose(self, tokenizer: Tokenizer, images: Float[Tensor, "b 3 h w"], *, rng: Rng) -> Int[Tensor, " b"]:
+        """A length in 1..K for each image in [0, 1]. It depends on that image and its row of `rng` alone."""
 
 
 # --- the harness's own kinds: not modules, built as (config, ...) --------------------------------------------------
@@ -215,6 +227,7 @@ class Metric(ABC):
 
 
 __all__ = [
+    "Allocator",
     "Batch",
     "Codec",
     "Condition",

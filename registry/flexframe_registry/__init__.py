@@ -3,6 +3,7 @@
 from .cards import Card, Cards, cards, suite
 from .catalogue import Broken, Catalogue, Component, UnknownName
 from .configs import (
+    AllocatorConfig,
     CodecConfig,
     ComponentConfig,
     Config,
@@ -25,6 +26,7 @@ from .manager import catalogue, create_manager, manager
 from .runs import RunConfig, SuiteConfig, TrainConfig
 
 __all__ = [
+    "AllocatorConfig",
     "Broken",
     "Card",
     "Cards",

@@ -178,6 +178,11 @@ class ObjectiveConfig(ComponentConfig):
         return frozenset()
 
 
+class AllocatorConfig(ComponentConfig):
+    kind = "allocator"
+    contract = "flexframe.contracts:Allocator"
+
+
 class SourceConfig(ComponentConfig):
     kind = "source"
     contract = "flexframe.contracts:Source"
@@ -191,8 +196,8 @@ class MetricConfig(ComponentConfig):
 KINDS: dict[str, type[ComponentConfig]] = {
     base.kind: base
     for base in (
-        CodecConfig, EncoderConfig, QuantizerConfig, MaskerConfig, DecoderConfig, ObjectiveConfig, SourceConfig,
-        MetricConfig,
+        CodecConfig, EncoderConfig, QuantizerConfig, MaskerConfig, DecoderConfig, ObjectiveConfig,
+        AllocatorConfig, SourceConfig, MetricConfig,
     )
 }  # fmt: skip
 
