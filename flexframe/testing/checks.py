@@ -19,7 +19,9 @@ Fields = Mapping[str, Any]
 Check = Callable[[Component, Fields], None]
 
 BATCH, LENGTH, CODES = 4, 8, 64
-LATENTS = LatentSpec(3, 16, 16, (0.0, 1.0))
+SIZE = (8, 16)
+"""Height and width of images: not square, and as many cells of 4 x 4 as there are tokens, for parts with a grid."""
+LATENTS = LatentSpec(3, *SIZE, (0.0, 1.0))
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 ATTEMPTS = 24
 """Training passes within which every dropout branch must have been drawn."""
@@ -38,7 +40,7 @@ def spec_of(config: ComponentConfig, masked: bool = True) -> Spec:
     tokens = TokenSpec(LENGTH, 6, 1, CODES)
     if config.kind == "quantizer":
         tokens = config.tokens(LENGTH, features)
-    latents = config.latents(16, 16) if config.kind == "codec" else LATENTS
+    latents = config.latents(*SIZE) if config.kind == "codec" else LATENTS
     spec = Spec(latents, features, dataclasses.replace(tokens, masked=masked))
     config.check(spec)
     return spec
@@ -70,8 +72,8 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def images(batch: int = BATCH, height: int = 16, width: int = 16) -> Tensor:
-    return torch.sigmoid(draw(batch, 3, height, width))
+def images() -> Tensor:
+    return torch.sigmoid(draw(BATCH, 3, *SIZE))
 
 
 def tokens(spec: Spec, lengths: Sequence[int], seed: int = 0) -> Tokens:
