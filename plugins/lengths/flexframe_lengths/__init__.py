@@ -1,11 +1,13 @@
-"""Length maskers: how many tokens of each image training keeps, and so at which lengths a model can be used."""
+"""Lengths: maskers say how many tokens of each image training keeps, allocators how many each image gets at use."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
-from flexframe_registry import Component, MaskerConfig, Spec, hookimpl
+from pydantic import Field, field_validator
+
+from flexframe_registry import AllocatorConfig, Component, MaskerConfig, Spec, hookimpl
 
 
 def powers_of_two(length: int) -> tuple[int, ...]:
@@ -74,6 +76,48 @@ class TailDropConfig(MaskerConfig):
         return tuple(range(1, length + 1))
 
 
+class ByReconstructionConfig(AllocatorConfig):
+    """What allocators share that decode an image at several lengths and look at the result."""
+
+    budgets: tuple[int, ...] | None = None
+    """Lengths to try; the model's own if null. Each costs a reconstruction."""
+    sampling: dict[str, Any] = {}
+    """Decoder settings while choosing, laid on the model's own; fewer steps choose faster."""
+
+    @field_validator("budgets")
+    @classmethod
+    def _rising(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and (not value or min(value) < 1):
+            raise ValueError(f"budgets are lengths of at least 1, and at least one of them, not {value}")
+        return None if value is None else tuple(sorted(set(value)))
+
+    def check(self, spec: Spec) -> None:
+        if self.budgets is not None and self.budgets[-1] > spec.tokens.length:
+            raise ValueError(f"a budget of {self.budgets[-1]} tokens; the model has at most {spec.tokens.length}")
+
+
+class PsnrConfig(ByReconstructionConfig):
+    """The shortest length whose reconstruction reaches `target`, else the longest (after ElasticTok, 2410.08368)."""
+
+    type: Literal["psnr"] = "psnr"
+
+    target: float = 22.0
+    """PSNR to reach, in dB, of the 8-bit reconstruction."""
+
+
+class RateDistortionConfig(ByReconstructionConfig):
+    """The length with the least error plus `price` a token: among all choices of the same mean length, the least error.
+
+    Lagrangian rate control (Everett 1963; Shoham and Gersho 1988): one price for all images spends tokens where they
+    save most, and still each image is decided by itself.
+    """
+
+    type: Literal["rate-distortion"] = "rate-distortion"
+
+    price: float = Field(10.0, ge=0)
+    """Mean squared error, in squared 8-bit steps, that one more token must save. 0 takes the length of least error."""
+
+
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
     return [
@@ -82,4 +126,6 @@ def flexframe_components() -> Iterable[Component]:
         Component(Pow2Config, "flexframe_lengths.maskers:Pow2"),
         Component(UniformPow2Config, "flexframe_lengths.maskers:UniformPow2"),
         Component(TailDropConfig, "flexframe_lengths.maskers:TailDrop"),
+        Component(PsnrConfig, "flexframe_lengths.allocators:Psnr"),
+        Component(RateDistortionConfig, "flexframe_lengths.allocators:RateDistortion"),
     ]

@@ -1,0 +1,97 @@
+"""What allocators choose, against rules worked out here from every reconstruction."""
+
+import itertools
+
+import pytest
+import torch
+
+import flexframe
+from flexframe.builtin import DigitsConfig
+from flexframe.rng import Rng
+from flexframe_lengths import PsnrConfig, RateDistortionConfig
+from flexframe_registry import ConfigError, catalogue
+
+MODEL = "flextok/digits-tiny"
+BUDGETS = (1, 2, 4, 8)
+QUICK = {"steps": 4, "guidance": 1.0}
+
+
+@pytest.fixture(scope="module")
+def model():
+    if MODEL not in flexframe.cards().files:
+        pytest.skip(f"needs the model {MODEL}")
+    return flexframe.load(MODEL)
+
+
+@pytest.fixture(scope="module")
+def images():
+    held_out = catalogue().build(DigitsConfig(split="val"), (16, 16))
+    return torch.stack([held_out[i].image for i in range(8)]) / 255
+
+
+@pytest.fixture(scope="module")
+def errors(model, images):
+    """Mean squared error in 8-bit steps, by image and budget, each image decoded alone."""
+    rows = []
+    for i in range(len(images)):
+        rng = Rng(5, torch.tensor([i]))
+        tokens = model.encode(images[i : i + 1], rng=rng)
+        fakes = [model.decode(tokens.truncate(k), rng=rng, sampling=QUICK) for k in BUDGETS]
+        rows.append([float(((f * 255).round() - images[i] * 255).square().mean()) for f in fakes])
+    return torch.tensor(rows)
+
+
+def choose(config, model, images):
+    allocator = catalogue().build(config, model.spec)
+    return allocator.choose(model, images, rng=Rng(5, torch.arange(len(images)))).tolist()
+
+
+def test_psnr_takes_the_first_budget_that_reaches_the_target_else_the_last(model, images, errors):
+    psnr = 10 * torch.log10(255**2 / errors)
+    target = 19.0
+    expected = [next((k for k, value in zip(BUDGETS, row, strict=True) if value >= target), 8) for row in psnr]
+    assert choose(PsnrConfig(target=target, sampling=QUICK), model, images) == expected
+    assert len(set(expected)) >= 3  # else this shows little
+    assert (psnr[:, 3] < target).any() or 8 in expected
+
+
+def test_psnr_at_its_ends(model, images):
+    assert choose(PsnrConfig(target=-1, sampling=QUICK), model, images) == [1] * 8
+    assert choose(PsnrConfig(target=99, sampling=QUICK), model, images) == [8] * 8
+
+
+def test_rate_distortion_takes_the_least_sum(model, images, errors):
+    seen = set()
+    for price in (60.0, 100.0):
+        expected = [BUDGETS[i] for i in (errors + price * torch.tensor(BUDGETS)).argmin(1)]
+        assert choose(RateDistortionConfig(price=price, sampling=QUICK), model, images) == expected
+        assert len(set(expected)) >= 2  # else this shows little
+        seen |= set(expected)
+    assert len(seen) >= 3
+
+
+def test_a_higher_price_never_buys_more_tokens(model, images):
+    found = [choose(RateDistortionConfig(price=p, sampling=QUICK), model, images) for p in (0, 50, 200, 1e9)]
+    for cheap, dear in itertools.pairwise(found):
+        assert all(a >= b for a, b in zip(cheap, dear, strict=True))
+    assert found[-1] == [1] * 8
+
+
+def test_budgets_may_be_given(model, images):
+    assert set(choose(PsnrConfig(target=99, budgets=(3, 1), sampling=QUICK), model, images)) == {3}
+    found = choose(RateDistortionConfig(price=0, budgets=(2, 5), sampling=QUICK), model, images)
+    assert set(found) <= {2, 5}
+
+
+def test_budgets_beyond_the_model_are_refused(model):
+    with pytest.raises(ValueError, match="a budget of 9 tokens; the model has at most 8"):
+        PsnrConfig(budgets=(9,)).check(model.spec)
+    with pytest.raises(ConfigError, match="at least 1"):
+        PsnrConfig.read({"budgets": [0, 2]})
+    with pytest.raises(ConfigError, match="at least one"):
+        PsnrConfig.read({"budgets": []})
+
+
+def test_settings_of_another_decoder_are_refused(model, images):
+    with pytest.raises(ConfigError, match=r"stepps.*Did you mean 'steps'"):
+        choose(PsnrConfig(sampling={"stepps": 3}), model, images)
