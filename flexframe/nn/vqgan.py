@@ -1,4 +1,4 @@
-"""The convolutional decoder of MaskGIT-VQGAN (Chang et al., CVPR 2022): residual blocks, no attention."""
+"""The convolutional networks of MaskGIT-VQGAN (Chang et al., CVPR 2022): residual blocks, no attention."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ GROUPS = 32
 
 def norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(GROUPS, channels, eps=1e-6)
+
+
+def level_widths(hidden: int, multipliers: Sequence[int]) -> list[int]:
+    """Channels of each resolution, the finest first."""
+    if hidden % GROUPS:
+        raise ValueError(f"hidden is a multiple of {GROUPS}, which is the number of norm groups, not {hidden}")
+    return [hidden * m for m in multipliers]
+
+
+def residual_blocks(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(outputs if i else inputs, outputs) for i in range(blocks)))
 
 
 class ResidualBlock(nn.Module):
@@ -36,17 +47,61 @@ class ResidualBlock(nn.Module):
         return y + (x if self.nin_shortcut is None else self.nin_shortcut(y))
 
 
+class DownLevel(nn.Module):
+    """The residual blocks of one resolution; then, but for the last, halving by the mean of 2 x 2."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, halve: bool) -> None:
+        super().__init__()
+        self.block = residual_blocks(inputs, outputs, blocks)
+        self.halve = halve
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o y x"]:
+        x = self.block(x)
+        return F.avg_pool2d(x, 2) if self.halve else x
+
+
 class UpLevel(nn.Module):
     """The residual blocks of one resolution; then, but for the last, nearest-neighbour doubling and a convolution."""
 
     def __init__(self, inputs: int, outputs: int, blocks: int, double: bool) -> None:
         super().__init__()
-        self.block = nn.Sequential(*(ResidualBlock(outputs if i else inputs, outputs) for i in range(blocks)))
+        self.block = residual_blocks(inputs, outputs, blocks)
         self.upsample_conv = nn.Conv2d(outputs, outputs, 3, padding=1) if double else None
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o y x"]:
         x = self.block(x)
         return x if self.upsample_conv is None else self.upsample_conv(F.interpolate(x, scale_factor=2.0))
+
+
+class VQGANEncoder(nn.Module):
+    """An image to a grid of features 2 ** (len(multipliers) - 1) times as small along each axis.
+
+    The published network ends in one more 1x1 convolution, to the width of a code vector.
+
+    Args:
+        channels: of the image.
+        hidden: base width, a multiple of 32.
+        multipliers: width of each resolution in units of `hidden`, the finest first.
+        blocks: residual blocks at each resolution.
+    """
+
+    def __init__(self, channels: int, hidden: int, multipliers: Sequence[int], blocks: int) -> None:
+        super().__init__()
+        widths = level_widths(hidden, multipliers)
+        last = len(widths) - 1
+        self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
+        self.down = nn.ModuleList(
+            DownLevel(inputs, outputs, blocks, halve=i < last)
+            for i, (inputs, outputs) in enumerate(zip([widths[0], *widths[:-1]], widths, strict=True))
+        )
+        self.mid = residual_blocks(widths[-1], widths[-1], blocks)
+        self.norm_out = norm(widths[-1])
+
+    def forward(self, images: Float[Tensor, "b c y x"]) -> Float[Tensor, "b e h w"]:
+        x = self.conv_in(images)
+        for level in self.down:
+            x = level(x)
+        return F.silu(self.norm_out(self.mid(x)))
 
 
 class VQGANDecoder(nn.Module):
@@ -62,11 +117,9 @@ class VQGANDecoder(nn.Module):
 
     def __init__(self, z: int, hidden: int, multipliers: Sequence[int], blocks: int, out: int) -> None:
         super().__init__()
-        if hidden % GROUPS:
-            raise ValueError(f"hidden is a multiple of {GROUPS}, which is the number of norm groups, not {hidden}")
-        widths = [hidden * m for m in multipliers]
+        widths = level_widths(hidden, multipliers)
         self.conv_in = nn.Conv2d(z, widths[-1], 3, padding=1)
-        self.mid = nn.Sequential(*(ResidualBlock(widths[-1], widths[-1]) for _ in range(blocks)))
+        self.mid = residual_blocks(widths[-1], widths[-1], blocks)
         coarser = [*widths[1:], widths[-1]]
         self.up = nn.ModuleList(
             UpLevel(inputs, outputs, blocks, double=i > 0)

@@ -17,16 +17,17 @@ from flexframe_registry import ConfigError, TrainConfig, catalogue
 KINDS = ("encoder", "quantizer", "masker", "decoder")
 CELLS = list(product(*(catalogue().names(kind) for kind in KINDS)))
 BATCH = 4
+SIZE = (8, 16)  # as many cells of 4 x 4 as tokens, so that parts with a grid fit
 
 
 def config_of(cell):
     parts = dict(zip(KINDS, cell, strict=True))
-    raw = {"model": {"size": "tiny", "image_size": 16, "length": 8, **parts}, "run": {"data": "digits", "steps": 2}}
-    return TrainConfig.read(raw)
+    model = {"size": "tiny", "image_size": SIZE, "length": 8, **parts}
+    return TrainConfig.read({"model": model, "run": {"data": "digits", "steps": 2}})
 
 
 def batch_of(step):
-    images = torch.rand(BATCH, 3, 16, 16, generator=torch.Generator().manual_seed(step))
+    images = torch.rand(BATCH, 3, *SIZE, generator=torch.Generator().manual_seed(step))
     return Batch(torch.arange(BATCH), images)
 
 
@@ -34,8 +35,8 @@ def test_the_matrix_holds_what_is_promised():
     quantizers = {"fsq", "vq", "lfq", "bsq", "simvq", "residual-vq", "residual-fsq", "kl", "none"}
     assert quantizers <= set(catalogue().names("quantizer"))
     assert {"full", "uniform", "pow2", "uniform-pow2", "tail-drop"} <= set(catalogue().names("masker"))
-    assert {"flow", "vit"} <= set(catalogue().names("decoder"))
-    assert {"registers", "latent-tokens"} <= set(catalogue().names("encoder"))
+    assert {"flow", "vit", "vqgan"} <= set(catalogue().names("decoder"))
+    assert {"registers", "latent-tokens", "vqgan"} <= set(catalogue().names("encoder"))
 
 
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)

@@ -1,12 +1,117 @@
-"""2D convolutional tokenizers and codecs: a grid of latents in row-major order as the token sequence."""
+"""2D convolutional tokenizers and codecs: the token sequence is a grid of latents in row-major order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
 
-from flexframe_registry import Component, hookimpl
+from pydantic import Field
+
+from flexframe_registry import (
+    CodecConfig,
+    Component,
+    ComponentConfig,
+    DecoderConfig,
+    EncoderConfig,
+    LatentSpec,
+    Spec,
+    hookimpl,
+)
+from flexframe_registry.cards import folders
+
+
+class VQGANConfig(ComponentConfig):
+    """What encoder and decoder share: the shape of MaskGIT-VQGAN's network. The defaults are the published model's."""
+
+    sizes = {"tiny": {"hidden": 32, "multipliers": (1, 1, 1), "blocks": 1}, "small": {"hidden": 64}}
+
+    hidden: int = Field(128, ge=32, multiple_of=32)
+    """Base width."""
+    multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 1, 2, 2, 4), min_length=1)
+    """Width of each resolution in units of `hidden`, the finest first; each one after the first halves the grid."""
+    blocks: int = Field(2, ge=1)
+    """Residual blocks at each resolution."""
+
+    @property
+    def stride(self) -> int:
+        """Side of a token's cell, in latent pixels."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    def grid(self, spec: Spec) -> tuple[int, int]:
+        """Rows and columns of tokens on these latents."""
+        return spec.latents.height // self.stride, spec.latents.width // self.stride
+
+    def check(self, spec: Spec) -> None:
+        height, width = spec.latents.height, spec.latents.width
+        if height % self.stride or width % self.stride:
+            raise ValueError(
+                f"{len(self.multipliers)} multipliers make cells of {self.stride} x {self.stride}, which do not divide "
+                f"latents of {height} x {width}; change the image size or `multipliers`"
+            )
+        rows, columns = self.grid(spec)
+        if spec.tokens.length != rows * columns:
+            raise ValueError(
+                f"latents of {height} x {width} in cells of {self.stride} x {self.stride} are a grid of "
+                f"{rows} x {columns}: set length to {rows * columns}, not {spec.tokens.length}"
+            )
+
+
+class VQGANEncoderConfig(VQGANConfig, EncoderConfig):
+    """MaskGIT-VQGAN's convolutional encoder (arXiv 2202.04200): a token for each cell of a grid, row by row."""
+
+    type: Literal["vqgan"] = "vqgan"
+
+    def features(self) -> int:
+        return self.hidden * self.multipliers[-1]
+
+
+class VQGANDecoderConfig(VQGANConfig, DecoderConfig):
+    """MaskGIT-VQGAN's convolutional decoder (arXiv 2202.04200), of a token for each cell of a grid, row by row."""
+
+    type: Literal["vqgan"] = "vqgan"
+
+    def provides(self) -> frozenset[str]:
+        return frozenset({"reconstruction"})
+
+    def usual_objectives(self) -> tuple[str, ...]:
+        return ("mse",)
+
+
+class TAEF2CodecConfig(CodecConfig):
+    """TAEF2, a small convolutional autoencoder of 8-fold downsampling, frozen and deterministic.
+
+    With its published weights, latents of the Kodak photographs at 256 pixels have mean 0.03 and deviation 0.85 (by
+    channel: -0.28 to 0.28, and 0.64 to 1.07). `scaling_factor: 1.17` gives them a deviation of 1.
+    """
+
+    type: Literal["taef2"] = "taef2"
+    sizes = {"tiny": {"channels": 4, "width": 8, "blocks": 1}}
+
+    channels: int = Field(32, ge=1)
+    """Latent channels."""
+    width: int = Field(64, ge=1)
+    """Channels of every convolution inside."""
+    blocks: int = Field(3, ge=1)
+    """Residual blocks at each resolution; at the finest there is one."""
+    scaling_factor: float = Field(1.0, gt=0)
+    """Latents are multiplied by this after encoding and divided by it before decoding."""
+
+    def latents(self, height: int, width: int) -> LatentSpec:
+        if height % 8 or width % 8:
+            raise ValueError(f"images of {height} x {width} must divide by 8, the codec's downsampling")
+        return LatentSpec(self.channels, height // 8, width // 8, None)
 
 
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
-    return []
+    return [
+        Component(VQGANEncoderConfig, "flexframe_grid.vqgan:GridEncoder"),
+        Component(VQGANDecoderConfig, "flexframe_grid.vqgan:GridDecoder"),
+        Component(TAEF2CodecConfig, "flexframe_grid.taef2:TAEF2Codec"),
+    ]
+
+
+@hookimpl
+def flexframe_cards() -> Iterable[Path]:
+    return folders(__file__)

@@ -1,0 +1,88 @@
+"""MaskGIT-VQGAN's two networks as an encoder and a decoder of token sequences."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from flexframe.contracts import Batch, Condition, Decoder, Encoder, Outputs, Rng, Tokens
+from flexframe.nn.ranges import Rescale
+from flexframe.nn.vqgan import VQGANDecoder, VQGANEncoder
+from flexframe_registry import SamplingConfig, Spec
+
+from . import VQGANDecoderConfig, VQGANEncoderConfig
+
+RANGE = (0.0, 1.0)
+
+
+class GridEncoder(Encoder):
+    """The grid's cells, row by row, are the features.
+
+    All cells are always encoded. The reference's last 1x1 convolution is the quantizer's projection here.
+    """
+
+    config: VQGANEncoderConfig
+
+    def __init__(self, config: VQGANEncoderConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.rescale = Rescale(spec.latents, RANGE)
+        self.net = VQGANEncoder(spec.latents.channels, config.hidden, config.multipliers, config.blocks)
+
+    def forward(self, latents: Float[Tensor, "b c y x"], keep: Bool[Tensor, "b k"]) -> Float[Tensor, "b k e"]:
+        own = (self.spec.latents.channels, self.spec.latents.height, self.spec.latents.width)
+        if latents.shape[1:] != own:
+            raise ValueError(f"this encoder reads latents of shape {own}, not {tuple(latents.shape[1:])}; resize them")
+        features = rearrange(self.net(self.rescale(latents)), "b e h w -> b (h w) e")
+        return features[:, : keep.shape[1]]
+
+
+class GridDecoder(Decoder):
+    """Tokens in their cells, decoded to the image.
+
+    Where training masks tokens, a learned one stands in an absent one's cell. Otherwise the cell is zero: to a
+    convolution that is padded with zeros, it lies outside the image.
+    """
+
+    config: VQGANDecoderConfig
+
+    def __init__(self, config: VQGANDecoderConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        dim, channels = spec.tokens.dim, spec.latents.channels
+        self.grid = config.grid(spec)
+        self.rescale = Rescale(spec.latents, RANGE)
+        self.mask_token = nn.Parameter(torch.randn(dim) * dim**-0.5) if spec.tokens.masked else None
+        self.net = VQGANDecoder(dim, config.hidden, config.multipliers, config.blocks, channels)
+
+    def forward(self, tokens: Tokens, batch: Batch, *, taps: frozenset[str], rng: Rng) -> Outputs:
+        """The reconstruction; there are no taps."""
+        if taps:
+            raise ValueError(f"decoder {self.config.type!r} has no taps; asked for {', '.join(sorted(taps))}")
+        return Outputs({}, self._run(tokens))
+
+    def decode(
+        self,
+        tokens: Tokens,
+        *,
+        condition: Condition | None,
+        size: tuple[int, int],
+        rng: Rng,
+        sampling: SamplingConfig,
+    ) -> Float[Tensor, "b c h w"]:
+        """The reconstruction; the same for every `rng`, and at the model's own `size` only."""
+        own = (self.spec.latents.height, self.spec.latents.width)
+        if size != own:
+            raise ValueError(f"decoder {self.config.type!r} gives latents of {own}, not {size}: its grid is fixed")
+        return self._run(tokens)
+
+    def cells(self, tokens: Tokens) -> Float[Tensor, "b d h w"]:
+        """Every token in its cell, and what stands for the absent ones in theirs."""
+        values, length = tokens.values, self.spec.tokens.length
+        absent = values.new_zeros(values.shape[2]) if self.mask_token is None else self.mask_token.to(values.dtype)
+        cut = absent.expand(len(tokens), length - tokens.keep.shape[1], -1)
+        filled = torch.cat([torch.where(tokens.keep[..., None], values, absent), cut], 1)
+        return rearrange(filled, "b (h w) d -> b d h w", h=self.grid[0])
+
+    def _run(self, tokens: Tokens) -> Float[Tensor, "b c y x"]:
+        return self.rescale.inverse(self.net(self.cells(tokens)))
