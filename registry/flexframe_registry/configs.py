@@ -6,7 +6,7 @@ mapping with `type`, or a config object. Fields that are not given come from the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -86,6 +86,9 @@ class Config(BaseModel):
 
 class SamplingConfig(Config):
     """How a decoder or a prior draws at use. Parts that take settings subclass it; a deterministic part takes none."""
+
+    on_step: Callable[[int, int], None] | None = Field(None, exclude=True, repr=False)
+    """In Python, told (steps done, steps in all) by a decoder that takes steps; moves no number, and is never saved."""
 
 
 class ComponentConfig(Config):

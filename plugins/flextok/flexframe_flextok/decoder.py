@@ -165,4 +165,4 @@ class FlowDecoder(Decoder):
             guided, unguided = self.velocity(x.repeat(2, 1, 1, 1), times, both, keep)[0].float().chunk(2)
             return guidance(guided, unguided, scale)
 
-        return euler(velocity, noise, sampling.steps)
+        return euler(velocity, noise, sampling.steps, sampling.on_step)

@@ -65,9 +65,16 @@ class Guidance:
         return conditional + (scale - 1) * (orthogonal + settings.apg_eta * parallel).to(conditional.dtype)
 
 
-def euler(velocity: Velocity, noise: Float[Tensor, "b c h w"], steps: int) -> Float[Tensor, "b c h w"]:
+def euler(
+    velocity: Velocity,
+    noise: Float[Tensor, "b c h w"],
+    steps: int,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Float[Tensor, "b c h w"]:
     """Integrate from t=1 to t=0; the model is called at t = 1, ..., 1/steps and never at 0. The state stays fp32."""
     x = noise
     for i in range(steps, 0, -1):
         x = x - velocity(x, i / steps).float() / steps
+        if on_step is not None:
+            on_step(steps - i + 1, steps)
     return x

@@ -414,6 +414,16 @@ def test_apg_keeps_the_direction_orthogonal_and_bounded():
     torch.testing.assert_close(Guidance(plain)(conditional, null, 3.0), null + 3 * (conditional - null))
 
 
+def test_on_step_is_told_every_step_and_moves_no_number():
+    model, told = tokenizer(), []
+    tokens = model.encode(pictures(2))
+    plain = model.decode(tokens, rng=0, sampling={"steps": 3})
+    watched = model.decode(tokens, rng=0, sampling={"steps": 3, "on_step": lambda done, of: told.append((done, of))})
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert torch.equal(plain, watched)
+    assert "on_step" not in FlowSampling(on_step=print).model_dump(mode="json")
+
+
 # --- sizes and ranges --------------------------------------------------------------------------------------------
 
 
