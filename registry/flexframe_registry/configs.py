@@ -6,7 +6,7 @@ mapping with `type`, or a config object. Fields that are not given come from the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -89,6 +89,11 @@ class SamplingConfig(Config):
 
     on_step: Callable[[int, int], None] | None = Field(None, exclude=True, repr=False)
     """In Python, told (steps done, steps in all) by a decoder that takes steps; moves no number, and is never saved."""
+
+    def by_step(self) -> Sequence[tuple[Self, int]]:
+        """Settings, and how often each occurs, that together cost what these do. For estimates: a part that draws in
+        many like steps gives one step of each kind."""
+        return [(self, 1)]
 
 
 class ComponentConfig(Config):
