@@ -9,39 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from PIL import __version__ as pillow_version
-from torch import Tensor
 
 from flexframe.contracts import Sample, Source
+from flexframe.data.images import COLOUR, SUFFIXES, fit, read_image, to_tensor
 from flexframe_registry import ConfigError
 from flexframe_registry.configs import SourceConfig
-
-FILTERS = {
-    "torchvision-bicubic": Image.Resampling.BICUBIC,
-    "torchvision-bilinear": Image.Resampling.BILINEAR,
-}
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-
-
-def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
-
-
-def fit(image: Image.Image, size: tuple[int, int], resize: str) -> Image.Image:
-    """Shorter edge to size, then a centre crop, as torchvision's Resize and CenterCrop do on Pillow images."""
-    height, width = size
-    scale = max(height / image.height, width / image.width)
-    if height == width:  # torchvision's own rounding: the longer edge is truncated
-        short = min(image.height, image.width)
-        new = (int(height * image.width / short), int(height * image.height / short))
-    else:
-        new = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    if new != image.size:
-        image = image.resize(new, FILTERS[resize])
-    top, left = round((new[1] - height) / 2), round((new[0] - width) / 2)
-    return image.crop((left, top, left + width, top + height))
 
 
 class Digits(Source):
@@ -94,13 +68,9 @@ class Folder(Source):
 
     def __getitem__(self, index: int) -> Sample:
         path = self.files[index]
-        try:
-            with Image.open(path) as opened:
-                image = fit(ImageOps.exif_transpose(opened).convert("RGB"), self.size, self.config.resize)
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"cannot read image {path}: {error}; repair or remove the file") from error
+        image = fit(read_image(path, str(path)), self.size, self.config.resize)
         name = path.relative_to(self.root)
         return Sample(to_tensor(image), self.classes.get(name.parts[0]), name.as_posix())
 
     def protocol(self) -> Mapping[str, Any]:
-        return {"resize": self.config.resize, "crop": "centre", "pillow": pillow_version}
+        return {"resize": self.config.resize, "crop": "centre", "colour": COLOUR, "pillow": pillow_version}

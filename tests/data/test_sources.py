@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
-from flexframe.data.sources import fit, to_tensor
+from flexframe.data.images import fit, to_tensor
 from flexframe_registry import ConfigError, catalogue
 
 FILTERS = {"torchvision-bicubic": InterpolationMode.BICUBIC, "torchvision-bilinear": InterpolationMode.BILINEAR}

@@ -1,0 +1,69 @@
+"""From an image file to the pixels that a model sees: one way, for training, measuring and use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+FILTERS = {
+    "torchvision-bicubic": Image.Resampling.BICUBIC,
+    "torchvision-bilinear": Image.Resampling.BILINEAR,
+}
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+COLOUR = "turned as its EXIF orientation says; alpha over white; 16-bit grey divided by 257; profiles not applied"
+
+
+class BrokenImage(ValueError):
+    """An image that cannot be read."""
+
+
+def read_image(file: Path | BinaryIO, name: str) -> Image.Image:
+    """The first frame of an image file as 8-bit RGB, by the rules of `COLOUR`.
+
+    Raises:
+        BrokenImage: with `name` and the reason; Pillow's limit on the number of pixels among them.
+    """
+    try:
+        with Image.open(file) as opened:
+            return to_rgb(opened)
+    except Exception as error:  # Pillow's decoders raise whatever they come upon in a broken file
+        reason = str(error) or type(error).__name__
+        raise BrokenImage(f"cannot read image {name}: {reason}; repair or remove the file") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as upright 8-bit RGB."""
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    image = ImageOps.exif_transpose(image)
+    if sixteen:
+        image = Image.fromarray(np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}) of no stated range; save it with 8 or 16")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+def fit(image: Image.Image, size: tuple[int, int], resize: str) -> Image.Image:
+    """Shorter edge to size, then a centre crop, as torchvision's Resize and CenterCrop do on Pillow images."""
+    height, width = size
+    scale = max(height / image.height, width / image.width)
+    if height == width:  # torchvision's own rounding: the longer edge is truncated
+        short = min(image.height, image.width)
+        new = (int(height * image.width / short), int(height * image.height / short))
+    else:
+        new = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    if new != image.size:
+        image = image.resize(new, FILTERS[resize])
+    top, left = round((new[1] - height) / 2), round((new[0] - width) / 2)
+    return image.crop((left, top, left + width, top + height))
