@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flexframe_registry import ComponentConfig, TokenizerConfig, catalogue
 
@@ -45,16 +45,6 @@ class Digest:
 
     def hex(self) -> str:
         return self._hash.hexdigest()
-
-
-def fingerprint(model: nn.Module) -> str:
-    """sha256 over a model's state: names, types, shapes and values, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        flat = value.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def short_id(record: Mapping[str, Any]) -> str:

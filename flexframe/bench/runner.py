@@ -18,6 +18,7 @@ from torch import Tensor
 from flexframe import provenance
 from flexframe.bench import protocol
 from flexframe.contracts import Measure, Metric, Reconstructions, Sample, Source
+from flexframe.fingerprint import weights
 from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
 from flexframe_registry import SuiteConfig, catalogue, manager
@@ -288,7 +289,7 @@ def _model(
         }
     return {
         "config": config.model_dump(mode="json"),
-        "fingerprint": protocol.fingerprint(model),
+        "fingerprint": weights(model),
         "parameters": _parameters(model),
         "length": config.length,
         "bits_per_token": bits,
