@@ -8,7 +8,7 @@ inside. Subclasses are final.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -17,16 +17,19 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from flexframe.rng import Rng
-from flexframe.tokens import Batch, Condition, Kept, Losses, Outputs, Quantized, Tokens, prefix
+from flexframe.tokens import Batch, Codes, Condition, Kept, Losses, Outputs, Quantized, Tokens, prefix
 from flexframe_registry.configs import (
     AllocatorConfig,
     CodecConfig,
+    CodesSpec,
     ComponentConfig,
     DecoderConfig,
     EncoderConfig,
+    ImporterConfig,
     MaskerConfig,
     MetricConfig,
     ObjectiveConfig,
+    PriorConfig,
     QuantizerConfig,
     SamplingConfig,
     SourceConfig,
@@ -34,6 +37,9 @@ from flexframe_registry.configs import (
 )
 
 if TYPE_CHECKING:
+    from flexframe.importing import Foreign, Imported
+    from flexframe.importing.compare import Comparison
+    from flexframe.loading import Model
     from flexframe.tokenizer import Tokenizer  # which is composed of what stands here
 
 C = TypeVar("C", bound=ComponentConfig)
@@ -119,6 +125,30 @@ class Objective(Part[ObjectiveConfig]):
     @abstractmethod
     def forward(self, outputs: Outputs, batch: Batch, *, step: int, rng: Rng) -> Losses:
         """Unweighted losses, a value a sample; the trainee applies `weight` and `start`."""
+
+
+class Prior(nn.Module, ABC):
+    """A model of a tokenizer's codes, built as `(config, spec)` with the spec of the codes."""
+
+    def __init__(self, config: PriorConfig, spec: CodesSpec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+
+    @abstractmethod
+    def forward(self, codes: Codes, condition: Condition | None, *, rng: Rng) -> Losses:
+        """Training: the losses of these codes, a value a sample."""
+
+    @abstractmethod
+    def sample(
+        self,
+        condition: Condition | None,
+        lengths: Int[Tensor, " b"],
+        *,
+        rng: Rng,
+        sampling: SamplingConfig,
+        on_token: Callable[[int], None] | None = None,
+    ) -> Codes:
+        """Draw codes, `lengths[i]` of them for row i; `on_token` is told how many steps are done."""
 
 
 class Allocator(Part[AllocatorConfig]):
@@ -226,13 +256,38 @@ class Metric(ABC):
         return {}
 
 
+class Importer(ABC):
+    """Reads checkpoints of one published format. Built as `(config,)`; holds no state.
+
+    What it may use of a checkpoint is a whitelist: it reads plain settings and tensors, and refuses what it does not
+    know. It never imports, calls or builds anything that a checkpoint names.
+    """
+
+    def __init__(self, config: ImporterConfig) -> None:
+        self.config = config
+
+    @abstractmethod
+    def recognises(self, source: Foreign) -> bool:
+        """Whether the checkpoint is of this format, judged by names only; it may still be broken."""
+
+    @abstractmethod
+    def convert(self, source: Foreign) -> Imported:
+        """The checkpoint as one of our configs and its state; `ConfigError` lists what cannot be taken over."""
+
+    def compare(self, source: Foreign, model: Model) -> Iterable[Comparison]:
+        """Run the golden cases that lie beside a checkpoint (`case*.safetensors`) on the model made from it."""
+        return ()
+
+
 __all__ = [
     "Allocator",
     "Batch",
     "Codec",
+    "Codes",
     "Condition",
     "Decoder",
     "Encoder",
+    "Importer",
     "Kept",
     "LengthMasker",
     "Losses",
@@ -240,6 +295,7 @@ __all__ = [
     "Objective",
     "Outputs",
     "Part",
+    "Prior",
     "Quantized",
     "Quantizer",
     "Reconstructions",

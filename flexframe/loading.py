@@ -1,38 +1,70 @@
-"""Our own model format, and `flexframe.load`.
+"""Model files, and `flexframe.load`: cards, paths and the hub, our own format and published ones.
 
-A model is one safetensors file whose metadata holds its config as JSON: nothing to unpickle, nothing to lose.
+A model of ours is one safetensors file whose metadata holds its config as JSON: nothing to unpickle, nothing to lose.
+A checkpoint of another code base is translated by an importer (`flexframe.importing`) as it is loaded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
+from flexframe import hub
+from flexframe.generator import CodecModel, Generator
+from flexframe.importing import Foreign, Imported, importer_of, open_foreign
 from flexframe.tokenizer import Tokenizer
-from flexframe_registry import ConfigError, TokenizerConfig, cards
+from flexframe_registry import (
+    Card,
+    CodecModelConfig,
+    ConfigError,
+    GeneratorConfig,
+    ModelConfig,
+    TokenizerConfig,
+    UnknownName,
+    cards,
+)
+from flexframe_registry.cards import put, split_override
+from flexframe_registry.models import MODELS, kind_of
 
 FORMAT = "flexframe/1"
 MAX_CONFIG = 1 << 20
+Model = Tokenizer | Generator | CodecModel
+Kind = Literal["tokenizer", "generator", "codec"]
+log = logging.getLogger("flexframe")
+
+
+# --- our own files -----------------------------------------------------------------------------------------------
 
 
 def save(
     state: Mapping[str, Tensor],
-    config: TokenizerConfig,
+    config: ModelConfig,
     path: Path,
     *,
     sampling: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model file atomically. `about` is kept beside the config (step, run, provenance)."""
-    header = {"config": config.model_dump(mode="json"), "sampling": dict(sampling or {}), "about": dict(about or {})}
+    header = {
+        "kind": kind_of(config),
+        "config": config.model_dump(mode="json"),
+        "sampling": dict(sampling or {}),
+        "about": dict(about or {}),
+    }
     whole = {name: value.detach().contiguous().clone() for name, value in state.items()}
     temporary = path.with_name(f".{path.name}.part")
     save_file(whole, temporary, metadata={"format": FORMAT, "flexframe": json.dumps(header, sort_keys=True)})
@@ -49,6 +81,20 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ConfigError(
             [(str(path), f"is not a whole safetensors file ({error}); fetch or train it again")]
         ) from None
+    return _header(metadata, path), state
+
+
+def header_of(path: Path) -> dict[str, Any] | None:
+    """A model file's header alone; None where the file is whole but not of our format."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError):
+        return None
+    return _header(metadata, path) if metadata.get("format") == FORMAT else None
+
+
+def _header(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     if metadata.get("format") != FORMAT:
         raise ConfigError([(str(path), f"is no flexframe model: its metadata names no format {FORMAT!r}")])
     text = metadata.get("flexframe", "")
@@ -56,64 +102,313 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ConfigError([(str(path), f"its config has {len(text)} characters; at most {MAX_CONFIG} are read")])
     try:
         header = json.loads(text)
-        return {"config": header["config"], "sampling": header["sampling"], "about": header["about"]}, state
-    except (ValueError, KeyError, TypeError) as error:
+        whole = {name: header[name] for name in ("config", "sampling", "about")}
+        return {"kind": header.get("kind", "tokenizer"), **whole}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         text = f"its metadata holds no whole config ({error}); fetch or train it again"
         raise ConfigError([(str(path), text)]) from None
 
 
-def load_file(path: Path, *, device: str | torch.device = "cpu") -> Tokenizer:
-    """A tokenizer from a model file, in evaluation mode. Tensors left over, missing or misshapen are all listed."""
-    header, state = read(path)
-    tokenizer = Tokenizer(TokenizerConfig.read(header["config"], str(path)), header["sampling"])
-    own = tokenizer.state_dict()
-    problems = [f"missing {name}" for name in own.keys() - state.keys()]
-    problems += [f"left over {name}" for name in state.keys() - own.keys()]
-    problems += [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own.keys() & state.keys()
-        if own[name].shape != state[name].shape
-    ]
-    if problems:
-        raise ConfigError([(str(path), "its tensors do not fit its config: " + "; ".join(sorted(problems)))])
-    tokenizer.load_state_dict(state)
-    return tokenizer.eval().to(device)
+# --- names -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a name stands for: a card, a path, or a repository of the hub. Nothing is fetched to find out."""
+
+    id: str
+    """The name in full, with its prefix: what `load` takes again."""
+    card: Card | None = None
+    path: Path | None = None
+    repo: str | None = None
+    revision: str | None = None
+
+
+def locate(where: str | Path) -> Place:
+    """The place that a name stands for: a card's id, else a path, else a repository of the hub.
+
+    `card:`, `path:` and `hf:` (`hf:owner/name@revision`) say which is meant. A published model's name on the hub finds
+    its card. A bare name that starts with a family of cards never means the hub.
+    """
+    text = str(where)
+    prefix, _, rest = text.partition(":")
+    if isinstance(where, Path):
+        return _path(where)
+    if prefix == "card":
+        return Place(f"card:{rest}", card=cards().get(rest))
+    if prefix == "path":
+        return _path(Path(rest))
+    if prefix == "hf":
+        return _hub(rest)
+    if text in cards().files:
+        return Place(f"card:{text}", card=cards().get(text))
+    if Path(text).exists():
+        return _path(Path(text))
+    families = {name.split("/")[0] for name in cards().files}
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", text) and text[0] != "." and text.split("/")[0] not in families:
+        repo = text.partition("@")[0]
+        found = [name for name in cards().names() if _hub_name(name) == repo]
+        if found and "@" not in text:
+            return Place(f"card:{found[0]}", card=cards().get(found[0]))
+        log.warning("%s is no card and no path: it is looked for on huggingface.co (hf:%s says so itself)", text, text)
+        return _hub(text)
+    try:
+        cards().get(text)
+    except LookupError as error:
+        raise ConfigError([("", f"{error}; and there is no such file or folder")]) from None
+    raise AssertionError(text)
 
 
 def find(where: str | Path) -> Path:
-    """The model file that a name stands for: a card's id, else a file, else a model's or a run's folder."""
-    path = Path(where)
-    if isinstance(where, str) and where in cards().files:
-        return cards().get(where).weights_path()
-    if path.is_file():
-        return path
-    if path.is_dir():
-        checkpoints = sorted((path / "checkpoints").glob("step-*/ema.safetensors"))
-        candidates = [path / "model.safetensors", path / "ema.safetensors", *reversed(checkpoints)]
-        found = next((c for c in candidates if c.is_file()), None)
-        if found is None:
-            raise ConfigError([(str(path), "holds no model.safetensors and no whole checkpoint")])
-        return found
+    """The file or folder of a model; a card's weights or the hub's are fetched where they are not on this disk."""
+    return fetch(locate(where))[0]
+
+
+def fetch(place: Place) -> tuple[Path, str | None]:
+    """A place's file or folder on this disk, and its commit if it is from the hub."""
+    if place.path is not None:
+        return _model_in(place.path), None
+    if place.repo is not None:
+        return hub.fetch(place.repo, place.revision)
+    card = place.card
+    assert card is not None
+    weights = card.file.weights
+    if weights is None or weights.hub is None:
+        return card.weights_path(), None
+    path, commit = hub.fetch(weights.hub, weights.revision, weights.file)
+    if weights.sha256 is not None and path.is_file():
+        found = _sha256(path)
+        if found != weights.sha256:
+            text = f"{path} hashes to {found[:12]}, the card says {weights.sha256[:12]}; delete it and fetch it again"
+            raise ConfigError([(card.id, text)])
+    return path, commit
+
+
+def _path(path: Path) -> Place:
+    if not path.exists():
+        raise ConfigError([(str(path), "is no file or folder; give a card's id as a string, not as a path")])
+    return Place(f"path:{path}", path=path)
+
+
+def _hub(text: str) -> Place:
+    repo, _, revision = text.partition("@")
+    return Place(f"hf:{text}", repo=repo, revision=revision or None)
+
+
+def _hub_name(name: str) -> str | None:
     try:
-        cards().get(str(where))
-    except LookupError as error:
-        raise ConfigError([("", f"{error}; and there is no such file or folder")]) from None
-    raise ConfigError([(str(path), "is no file or folder; give a card's id as a string, not as a path")])
+        weights = cards().get(name).file.weights
+    except (ConfigError, UnknownName):
+        return None  # a broken card is told where it is named, and must not hide the others
+    return weights.hub if weights is not None and weights.file is None else None
 
 
-def load(where: str | Path, *, device: str | torch.device = "cpu") -> Tokenizer:
-    """A trained tokenizer, ready for use.
+def _model_in(path: Path) -> Path:
+    """The model file of a run's or a model's folder; the folder itself where it is another code base's."""
+    if not path.is_dir():
+        return path
+    checkpoints = sorted((path / "checkpoints").glob("step-*/ema.safetensors"))
+    own = [path / "model.safetensors", path / "ema.safetensors", *reversed(checkpoints)]
+    found = next((c for c in own if c.is_file()), None)
+    if found is not None:
+        return found if found.name != "model.safetensors" or header_of(found) is not None else path
+    if any(p.suffix in (".safetensors", ".bin") for p in path.iterdir()):
+        return path
+    raise ConfigError([(str(path), "holds no model.safetensors and no whole checkpoint")])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- loading -----------------------------------------------------------------------------------------------------
+
+
+@overload
+def load(
+    where: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    overrides: Sequence[str] = (),
+    assume: Mapping[str, Any] | None = None,
+    drop: Sequence[str] = (),
+    kind: Literal["tokenizer"] = "tokenizer",
+) -> Tokenizer: ...
+@overload
+def load(
+    where: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    overrides: Sequence[str] = (),
+    assume: Mapping[str, Any] | None = None,
+    drop: Sequence[str] = (),
+    kind: Literal["generator"],
+) -> Generator: ...
+@overload
+def load(
+    where: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    overrides: Sequence[str] = (),
+    assume: Mapping[str, Any] | None = None,
+    drop: Sequence[str] = (),
+    kind: Literal["codec"],
+) -> CodecModel: ...
+@overload
+def load(
+    where: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    overrides: Sequence[str] = (),
+    assume: Mapping[str, Any] | None = None,
+    drop: Sequence[str] = (),
+    kind: None,
+) -> Model: ...
+def load(
+    where: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    overrides: Sequence[str] = (),
+    assume: Mapping[str, Any] | None = None,
+    drop: Sequence[str] = (),
+    kind: Kind | None = "tokenizer",
+) -> Model:
+    """A trained model, ready for use.
 
     Args:
-        where: a card's id (`flextok/digits-tiny`), a model file, or the folder of a model or a training run. A card's
-            id comes first; write `./name` for a path that looks like one.
+        where: a card's id (`flextok/digits-tiny`), else a file or folder (a model of ours, a training run, a published
+            checkpoint), else a repository of the hub (`EPFL-VILAB/flextok_d12_d12_in1k`). `card:`, `path:` and `hf:`
+            before a name say which is meant.
         device: where to put it.
+        overrides: `key.path=value` over the model's config, `sampling.key=value` over its settings of use.
+        assume: settings that a published checkpoint's config lacks, by dotted path.
+        drop: dotted paths of a published checkpoint's settings and tensors to go without.
+        kind: what it must be; None takes anything.
 
     Raises:
         ConfigError: an unknown name, a file that is broken or of another format, tensors that do not fit.
     """
-    tokenizer = load_file(find(where), device=device)
-    if isinstance(where, str) and where in cards().files:
-        kind = tokenizer.config.decoder.sampling
-        tokenizer.sampling = kind.read(cards().get(where).file.sampling, f"{where}: sampling")
-    return tokenizer
+    place = locate(where)
+    found, _ = imported(place, assume=assume, drop=drop)
+    if kind is not None and kind_of(found.config) != kind:
+        held = kind_of(found.config)
+        raise ConfigError([(str(where), f"holds a {held}, not a {kind}; load it with kind={held!r}")])
+    for note in found.notes:
+        log.warning("%s: %s", place.id, note)
+    sampling = dict(found.sampling)
+    if place.card is not None:
+        sampling |= place.card.file.sampling
+    config = found.config
+    if overrides:
+        config, sampling = override(config, sampling, overrides)
+    model = assemble(config, found.state, place.id, sampling, found.names)
+    model.id = place.id.removeprefix("card:")
+    return model.eval().to(device)
+
+
+def load_file(path: Path, *, device: str | torch.device = "cpu") -> Tokenizer:
+    """A tokenizer from a file, in evaluation mode."""
+    return load(path, device=device)
+
+
+def imported(
+    place: Place, *, assume: Mapping[str, Any] | None = None, drop: Sequence[str] = (), importer: str | None = None
+) -> tuple[Imported, dict[str, Any]]:
+    """Config and state of a place, whatever its format, and what is known about them."""
+    path, commit = fetch(place)
+    if path.is_file() and header_of(path) is not None:
+        if assume or drop:
+            raise ConfigError([(str(path), "is a model of our own format: it has nothing to assume or to drop")])
+        header, state = read(path)
+        if header["kind"] not in MODELS:
+            raise ConfigError([(str(path), f"holds a {header['kind']!r}; this version knows: {', '.join(MODELS)}")])
+        config = MODELS[header["kind"]].read(header["config"], str(path))
+        return Imported(config, state, header["sampling"]), header["about"]
+    source = open_foreign(path, assume=assume, drop=drop, origin=place.id, revision=commit)
+    found = importer_of(source, importer).convert(source)
+    return found, about_import(source, found)
+
+
+def about_import(source: Foreign, found: Imported) -> dict[str, Any]:
+    """What is recorded of an import: where it is from, what was assumed and dropped, what a user must know."""
+    about = {
+        "source": source.origin,
+        "revision": source.revision,
+        "assumed": dict(source.assumed),
+        "dropped": list(source.dropped),
+        "notes": list(found.notes),
+    }
+    return {"import": about}
+
+
+def override(
+    config: ModelConfig, sampling: Mapping[str, Any], overrides: Sequence[str]
+) -> tuple[ModelConfig, dict[str, Any]]:
+    """A model's config and settings of use with `key.path=value` laid on."""
+    raw: dict[str, Any] = {"model": config.model_dump(mode="json"), "sampling": dict(sampling)}
+    for text in overrides:
+        key, value = split_override(text)
+        path = key.split(".")
+        raw = put(raw, path if path[0] == "sampling" else ["model", *path], value)
+    return type(config).read(raw["model"]), raw["sampling"]
+
+
+def assemble(
+    config: ModelConfig,
+    state: Mapping[str, Tensor],
+    where: str,
+    sampling: Mapping[str, Any] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Model:
+    """A model of this config with these tensors. Tensors left over, missing or misshapen are all listed.
+
+    Args:
+        names: the tensors' names in the file that they are from, where those are others.
+    """
+    with undrawn():
+        model = build(config, sampling)
+    own, theirs = model.state_dict(), names or {}
+
+    def told(name: str) -> str:
+        return f"{name} (there {theirs[name]})" if theirs.get(name, name) != name else name
+
+    problems = [f"missing {name}" for name in own.keys() - state.keys()]
+    problems += [f"left over {told(name)}" for name in state.keys() - own.keys()]
+    problems += [
+        f"{told(name)} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape
+    ]
+    if problems:
+        raise ConfigError([(where, "its tensors do not fit its config: " + "; ".join(sorted(problems)))])
+    model.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()}, assign=True)
+    return model.eval()
+
+
+def build(config: ModelConfig, sampling: Mapping[str, Any] | None = None) -> Model:
+    """A model of this config with random weights."""
+    if isinstance(config, GeneratorConfig):
+        return Generator(config, sampling)
+    if isinstance(config, CodecModelConfig):
+        return CodecModel(config, sampling)
+    assert isinstance(config, TokenizerConfig)
+    return Tokenizer(config, sampling)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves the in-place draws of initializers out: what they would fill is about to be replaced."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.uniform_, Tensor.erfinv_):
+            return args[0]
+        if func is Tensor.normal_:
+            return args[0].zero_()  # truncated draws repeat until they lie within bounds: leave nothing to chance
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Build a model without drawing its weights: minutes less for billions of parameters."""
+    with _Undrawn():
+        yield

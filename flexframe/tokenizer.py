@@ -35,6 +35,7 @@ class Tokenizer(nn.Module):
     def __init__(self, config: TokenizerConfig, sampling: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
+        self.id = ""  # where it was loaded from
         self.sampling: SamplingConfig = config.decoder.sampling.read(dict(sampling or {}), "sampling")
         build = catalogue().build
         self.codec = build(config.codec, self.spec).eval().requires_grad_(False)

@@ -86,7 +86,7 @@ def test_a_truncated_file_is_told_and_named(path, size):
 def test_a_foreign_safetensors_file_is_told(tmp_path):
     path = tmp_path / "foreign.safetensors"
     save_file({"a": torch.zeros(2)}, path)
-    with pytest.raises(ConfigError, match=r"foreign\.safetensors: is no flexframe model"):
+    with pytest.raises(ConfigError, match=r"foreign\.safetensors: is of no format known here"):
         flexframe.load(path)
 
 

@@ -5,14 +5,17 @@ from .catalogue import Broken, Catalogue, Component, UnknownName
 from .configs import (
     AllocatorConfig,
     CodecConfig,
+    CodesSpec,
     ComponentConfig,
     Config,
     DecoderConfig,
     EncoderConfig,
+    ImporterConfig,
     LatentSpec,
     MaskerConfig,
     MetricConfig,
     ObjectiveConfig,
+    PriorConfig,
     QuantizerConfig,
     SamplingConfig,
     SourceConfig,
@@ -23,6 +26,7 @@ from .configs import (
 from .errors import ConfigError
 from .hookspecs import hookimpl, hookspec
 from .manager import catalogue, create_manager, manager
+from .models import CodecModelConfig, GeneratorConfig, ModelConfig
 from .runs import RunConfig, SuiteConfig, TrainConfig
 
 __all__ = [
@@ -32,16 +36,22 @@ __all__ = [
     "Cards",
     "Catalogue",
     "CodecConfig",
+    "CodecModelConfig",
+    "CodesSpec",
     "Component",
     "ComponentConfig",
     "Config",
     "ConfigError",
     "DecoderConfig",
     "EncoderConfig",
+    "GeneratorConfig",
+    "ImporterConfig",
     "LatentSpec",
     "MaskerConfig",
     "MetricConfig",
+    "ModelConfig",
     "ObjectiveConfig",
+    "PriorConfig",
     "QuantizerConfig",
     "RunConfig",
     "SamplingConfig",

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -22,6 +22,7 @@ from .catalogue import Broken, UnknownName, nearest
 from .configs import KINDS, Config, TokenizerConfig
 from .errors import ConfigError
 from .manager import Manager, manager
+from .models import ModelConfig, kind_of, read_model
 from .runs import RunConfig, SuiteConfig, TrainConfig
 
 SLOTS = frozenset(KINDS) | {"data"}
@@ -29,11 +30,32 @@ SLOTS = frozenset(KINDS) | {"data"}
 
 
 class Weights(Config):
-    """Where a card's weights are, and what they must hash to."""
+    """Where a card's weights are: a file beside it, which must hash to `sha256`, or a repository of the hub."""
 
-    path: str
+    path: str | None = None
     """File beside the card."""
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
+    """Repository `owner/name` on the Hugging Face hub, in the format of its publisher."""
+    revision: str | None = None
+    """The repository's commit, where it is known; else that of the first download is recorded."""
+    file: str | None = None
+    """The one file of the repository that is meant, where it holds several models."""
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Weights:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("weights have a `path` beside the card or a `hub` repository; give one of the two")
+        if self.path is not None and self.sha256 is None:
+            raise ValueError("weights beside a card need their `sha256`")
+        return self
+
+
+class Preprocessing(Config):
+    """From an image file to the model's input."""
+
+    resize: Literal["torchvision-bicubic", "torchvision-bilinear"] = "torchvision-bicubic"
+    """How the shorter edge is brought to size (Pillow, antialiased), before a centre crop."""
 
 
 class CardFile(Config):
@@ -48,13 +70,17 @@ class CardFile(Config):
     source: str = ""
     """Where the model comes from: paper, repository, data."""
     model: dict[str, Any]
-    """A `TokenizerConfig`."""
+    """A `TokenizerConfig`; or, with a `prior`, a `GeneratorConfig`; or, with a `codec` alone, a `CodecModelConfig`."""
     run: dict[str, Any] | None = None
     """A `RunConfig`: how the weights were, or are to be, trained."""
     sampling: dict[str, Any] = {}
     """Default settings of the decoder at use."""
     weights: Weights | None = None
-    """The trained weights, if the card ships them."""
+    """The trained weights: shipped with the card, or on the hub."""
+    preprocessing: Preprocessing = Preprocessing()
+    """What images go through before the model."""
+    verified: str = ""
+    """How the import of these weights was checked against the reference; empty: it was not."""
     metrics: dict[str, Any] = {}
     """Measured or published numbers, each with its origin."""
 
@@ -69,7 +95,16 @@ class Card:
 
     @property
     def model(self) -> TokenizerConfig:
-        return TokenizerConfig.read(self.file.model, self.id)
+        """The tokenizer that the card describes; `described` takes the other kinds of model too."""
+        found = self.described
+        if not isinstance(found, TokenizerConfig):
+            raise ConfigError([(self.id, f"describes a {kind_of(found)}, not a tokenizer")])
+        return found
+
+    @property
+    def described(self) -> ModelConfig:
+        """The model's config, whichever kind it is."""
+        return read_model(self.file.model, self.id)
 
     @property
     def run(self) -> RunConfig:
@@ -93,7 +128,7 @@ class Card:
     def weights_path(self) -> Path:
         """The checked weights file; `ConfigError` if the card has none, or it is missing or not the one described."""
         weights = self.file.weights
-        if weights is None:
+        if weights is None or weights.path is None or weights.sha256 is None:
             raise ConfigError([(self.id, f"ships no weights; train them with `flexframe train {self.id}`")])
         path = self.folder / weights.path
         if not path.is_file():

@@ -67,6 +67,17 @@ class Spec:
     tokens: TokenSpec
 
 
+@dataclass(frozen=True, slots=True)
+class CodesSpec:
+    """The codes that a prior models: `length` slots of `codebooks` integers below `codebook_size`."""
+
+    length: int
+    codebook_size: int
+    codebooks: int = 1
+    classes: int | None = None
+    """Class labels it is conditioned on, 0..classes-1; None without."""
+
+
 # --- configs -----------------------------------------------------------------------------------------------------
 
 
@@ -201,11 +212,25 @@ class MetricConfig(ComponentConfig):
     contract = "flexframe.contracts:Metric"
 
 
+class PriorConfig(ComponentConfig):
+    kind = "prior"
+    contract = "flexframe.contracts:Prior"
+    sampling: ClassVar[type[SamplingConfig]] = SamplingConfig
+
+    def check_codes(self, spec: CodesSpec) -> None:
+        """Raise `ValueError`, in one sentence, where this prior cannot model such codes."""
+
+
+class ImporterConfig(ComponentConfig):
+    kind = "importer"
+    contract = "flexframe.contracts:Importer"
+
+
 KINDS: dict[str, type[ComponentConfig]] = {
     base.kind: base
     for base in (
         CodecConfig, EncoderConfig, QuantizerConfig, MaskerConfig, DecoderConfig, ObjectiveConfig,
-        AllocatorConfig, SourceConfig, MetricConfig,
+        AllocatorConfig, SourceConfig, MetricConfig, PriorConfig, ImporterConfig,
     )
 }  # fmt: skip
 

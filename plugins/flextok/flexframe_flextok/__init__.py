@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -101,7 +101,7 @@ class FlowSampling(SamplingConfig):
                 return g0 + (g1 - g0) * (t - t0) / (t1 - t0)
         return knots[-1][1]
 
-    def by_step(self) -> Sequence[tuple[Self, int]]:
+    def by_step(self) -> Sequence[tuple[FlowSampling, int]]:
         guided = sum(self.scale(i / self.steps) != 1 for i in range(1, self.steps + 1))
         kinds = [(2.0, guided), (1.0, self.steps - guided)]  # any scale but 1 evaluates the model twice
         return [(self.model_copy(update={"steps": 1, "guidance": scale}), count) for scale, count in kinds if count]

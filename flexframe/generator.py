@@ -1,0 +1,104 @@
+"""Models beside the tokenizer: a generator (a prior and the codes it is of), and a codec by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from flexframe.contracts import Codec, Prior
+from flexframe.rng import as_rng
+from flexframe.tokenizer import Random
+from flexframe.tokens import Codes, Condition, Losses
+from flexframe_registry import CodecModelConfig, GeneratorConfig, SamplingConfig, Spec, TokenSpec, catalogue
+
+
+@final
+class Generator(nn.Module):
+    """A prior over the codes of a tokenizer, ready to train or to draw from."""
+
+    prior: Prior
+
+    def __init__(self, config: GeneratorConfig, sampling: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.config, self.spec = config, config.spec
+        self.id = ""
+        self.sampling: SamplingConfig = config.prior.sampling.read(dict(sampling or {}), "sampling")
+        self.prior = catalogue().build(config.prior, config.spec)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def forward(self, codes: Codes, condition: Condition | None = None, *, rng: Random = None) -> Losses:
+        """The prior's losses of these codes."""
+        return self.prior(codes, condition, rng=as_rng(rng, len(codes.keep), codes.keep.device))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        labels: Int[Tensor, " b"] | None = None,
+        *,
+        count: int | None = None,
+        lengths: Int[Tensor, " b"] | int | None = None,
+        rng: Random = None,
+        sampling: SamplingConfig | Mapping[str, Any] | None = None,
+    ) -> Codes:
+        """Draw sequences.
+
+        Args:
+            labels: a class a row; without, `count` unconditional rows.
+            lengths: tokens of each row, one number or one each; the model's length if None.
+            rng: a seed, a generator, an `Rng`, or None for seed 0.
+            sampling: the prior's settings, or a mapping that is laid on the model's own.
+        """
+        if (labels is None) == (count is None):
+            raise ValueError("give labels, or a count of unconditional rows; one of the two")
+        batch = len(labels) if labels is not None else count
+        assert batch is not None
+        if labels is not None:
+            classes = self.spec.classes
+            if classes is None:
+                raise ValueError("this generator knows no classes; give a count")
+            if batch and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+                span = f"{int(labels.min())}..{int(labels.max())}"
+                raise ValueError(f"labels span {span}; this generator's classes are 0..{classes - 1}")
+        null = torch.full((batch,), labels is None, device=self.device)
+        condition = Condition(null, labels=labels) if self.spec.classes is not None else None
+        wanted = torch.as_tensor(self.spec.length if lengths is None else lengths, device=self.device).expand(batch)
+        if batch and not 1 <= int(wanted.min()) <= int(wanted.max()) <= self.spec.length:
+            raise ValueError(f"lengths must lie in 1..{self.spec.length}, not {wanted.tolist()[:4]}")
+        if not isinstance(sampling, SamplingConfig):
+            given = {name: getattr(self.sampling, name) for name in self.sampling.model_fields_set}
+            sampling = self.config.prior.sampling.read(given | dict(sampling or {}), "sampling")
+        rows = as_rng(rng, batch, self.device)
+        return self.prior.sample(condition, wanted, rng=rows, sampling=sampling)
+
+
+@final
+class CodecModel(nn.Module):
+    """A codec by itself, always in evaluation mode."""
+
+    codec: Codec
+
+    def __init__(self, config: CodecModelConfig, sampling: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.id = ""
+        if sampling:
+            raise ValueError(f"a codec takes no sampling settings; found {', '.join(sampling)}")
+        spec = Spec(config.latents, 1, TokenSpec(1, 1))  # a codec is built before any token is known
+        self.codec = catalogue().build(config.codec, spec).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def encode(self, images: Float[Tensor, "b 3 h w"], *, rng: Random = None) -> Float[Tensor, "b c y x"]:
+        """Images in [0, 1] to latents."""
+        return self.codec.encode(images, rng=as_rng(rng, len(images), images.device))
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
+        """Latents to images in [0, 1]."""
+        return self.codec.decode(latents).clamp(0, 1)

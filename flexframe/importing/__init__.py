@@ -1,0 +1,34 @@
+"""Published checkpoints of other code bases, made ours: opened safely, translated by an importer, checked, kept.
+
+An importer is a component (kind `importer`). `convert` finds the one that knows a checkpoint; `flexframe.load` and
+`flexframe import` go through it.
+"""
+
+from __future__ import annotations
+
+from flexframe_registry import ConfigError, catalogue
+from flexframe_registry.configs import resolve
+
+from .compare import Comparison, compare
+from .foreign import Foreign, Imported, TensorFile, open_foreign
+from .settings import Settings
+
+
+def importer_of(source: Foreign, name: str | None = None):  # type: ignore[no-untyped-def]
+    """The importer of a checkpoint: the named one, or the one that recognises it."""
+    known = catalogue().names("importer")
+    built = {each: catalogue().build(resolve("importer", each)) for each in ([name] if name else known)}
+    if name:
+        return built[name]
+    found = [each for each, importer in built.items() if importer.recognises(source)]
+    if len(found) == 1:
+        return built[found[0]]
+    if found:
+        text = f"could be of several formats: {', '.join(found)}; say which with --as"
+    else:
+        keys, tensors = ", ".join(list(source.settings)[:6]) or "none", ", ".join(list(source.tensors)[:4]) or "none"
+        text = f"is of no format known here ({', '.join(known)}). Its settings: {keys}; its tensors: {tensors}"
+    raise ConfigError([(str(source.path), text)])
+
+
+__all__ = ["Comparison", "Foreign", "Imported", "Settings", "TensorFile", "compare", "importer_of", "open_foreign"]

@@ -1,0 +1,56 @@
+"""Golden cases: tensors that a reference implementation computed, against ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One tensor of a case: the largest error, and what it may be."""
+
+    case: str
+    tensor: str
+    error: float
+    """Largest absolute difference; entries that differ, for integers; infinite where shapes differ."""
+    tolerance: float
+    largest: float = 0.0
+    """Largest magnitude of the golden tensor, to judge the error by."""
+    exact: bool = False
+    """Integers: none may differ."""
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.tolerance
+
+
+def compare(
+    case: str, tensor: str, found: Tensor, golden: Tensor, atol: float = 2e-5, rtol: float = 0.0, note: str = ""
+) -> Comparison:
+    """Compare a tensor of ours with the golden one. `rtol` is of the golden tensor's largest magnitude."""
+    if found.shape != golden.shape:
+        told = f"shape {tuple(found.shape)}, golden {tuple(golden.shape)}"
+        return Comparison(case, tensor, float("inf"), atol, exact=not golden.is_floating_point(), note=told)
+    if not golden.is_floating_point():
+        return Comparison(case, tensor, float((found != golden).sum()), 0.0, float(golden.numel()), True, note)
+    largest = float(golden.abs().max()) if golden.numel() else 0.0
+    error = float((found.detach().double() - golden.double()).abs().max()) if golden.numel() else 0.0
+    error = error if error == error else float("inf")  # NaN passes no comparison
+    return Comparison(case, tensor, error, atol + rtol * largest, largest, False, note)
+
+
+def summary(found: Sequence[Comparison]) -> str:
+    """One line: how many, how many past their tolerance, the largest error against its tolerance."""
+    failed = [c for c in found if not c.passed]
+    worst = max(found, key=lambda c: (not c.passed, c.error / c.tolerance if c.tolerance else c.error))
+    told = f"{len(found)} tensors, {len(failed)} past tolerance"
+    return f"{told}; nearest to it: {worst.case}/{worst.tensor} {worst.error:.1e} of {worst.tolerance:.0e}"
+
+
+def cases(found: Iterable[Comparison]) -> list[str]:
+    """The cases that were run, in order, each once."""
+    return list(dict.fromkeys(c.case for c in found))

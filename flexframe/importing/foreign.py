@@ -1,0 +1,225 @@
+"""A checkpoint of somebody else: its tensors and its settings, opened without running anything in it."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from flexframe_registry import ConfigError, ModelConfig
+
+from .plain import MAX_CONFIG, parse, plain, read_config
+from .settings import Settings
+
+CONFIGS = ("config.json", "config.yaml", "config.yml")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
+
+class TensorFile(Mapping[str, Tensor]):
+    """Tensors of one checkpoint, over one file or several, read when they are asked for.
+
+    Safetensors, or a PyTorch file that holds tensors by name and nothing else: it is read with `weights_only`, so a
+    pickle that would run code is refused before it does.
+    """
+
+    def __init__(self, paths: Sequence[Path], hidden: Iterable[str] = ()) -> None:
+        self.paths, self.metadata = tuple(paths), dict[str, str]()
+        self._where: dict[str, Any] = {}
+        for path in paths:
+            handle = _open(path)
+            if not isinstance(handle, dict):
+                self.metadata |= handle.metadata() or {}
+            for name in handle.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
+                if name in self._where:
+                    raise ConfigError([(str(path), f"holds {name!r}, which another file of the checkpoint holds too")])
+                self._where[name] = handle
+        self.hidden = tuple(name for name in self._where if any(_below(name, prefix) for prefix in hidden))
+        for name in self.hidden:
+            del self._where[name]
+
+    def __getitem__(self, name: str) -> Tensor:
+        handle = self._where[name]
+        return handle[name] if isinstance(handle, dict) else handle.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, from the header alone; `ConfigError` where there is no such tensor."""
+        if name not in self._where:
+            raise ConfigError([(str(self.paths[0]), f"has no tensor {name!r}, so it is not of the form it claims")])
+        handle = self._where[name]
+        return tuple(handle[name].shape if isinstance(handle, dict) else handle.get_slice(name).get_shape())
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What an importer sees of a checkpoint."""
+
+    path: Path
+    """The folder or file that was named."""
+    tensors: TensorFile
+    settings: Mapping[str, Any]
+    """Its config as plain data, with what the user assumes laid on and what the user drops taken out."""
+    assumed: Mapping[str, Any] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    origin: str = ""
+    """Where it comes from: `hf:owner/name`, or a path."""
+    revision: str | None = None
+    """The hub's commit."""
+
+    def config(self) -> Settings:
+        """The settings, none of them read yet."""
+        return Settings(self.settings)
+
+    def beside(self, name: str) -> Path | None:
+        """A file in the checkpoint's folder, if it is there."""
+        path = (self.path if self.path.is_dir() else self.path.parent) / name
+        return path if path.is_file() else None
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A checkpoint in our terms."""
+
+    config: ModelConfig
+    state: Mapping[str, Tensor]
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of use that the checkpoint itself names."""
+    notes: tuple[str, ...] = ()
+    """What a user must know: what was inferred, what is not there."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """The checkpoint's name of each tensor of `state`, for messages."""
+
+
+def open_foreign(
+    path: Path,
+    *,
+    assume: Mapping[str, Any] | None = None,
+    drop: Sequence[str] = (),
+    origin: str = "",
+    revision: str | None = None,
+) -> Foreign:
+    """Open a checkpoint: a folder, or a weights file with its config beside it or in its own metadata.
+
+    Args:
+        assume: settings, by dotted path, that the config lacks or has otherwise.
+        drop: dotted paths of settings and of tensors (with all below them) to go without.
+    """
+    weights = _weights(path)
+    tensors = TensorFile(weights, drop)
+    settings = _settings(path, weights[0], tensors.metadata)
+    for dotted in drop:
+        removed = _remove(settings, dotted.split("."))
+        if not removed and not any(_below(name, dotted) for name in tensors.hidden):
+            raise ConfigError([("--drop", f"{path} has neither a setting nor a tensor {dotted!r}")])
+    for dotted, value in (assume or {}).items():
+        _put(settings, dotted.split("."), value)
+    return Foreign(path, tensors, settings, dict(assume or {}), tuple(drop), origin or str(path), revision)
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def _weights(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ConfigError([(str(path), "is no file and no folder")])
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        named = sorted(set(read_config(index).get("weight_map", {}).values()))
+        lost = [name for name in named if Path(name).name != name or not (path / name).is_file()]
+        if lost or not named:
+            raise ConfigError([(str(index), f"names files that are not beside it: {', '.join(lost) or 'none at all'}")])
+        return [path / name for name in named]
+    for name in WEIGHTS:
+        if (path / name).is_file():
+            return [path / name]
+    found = sorted(
+        p for p in path.iterdir() if p.suffix in (".safetensors", *PICKLES) and not p.stem.startswith("case")
+    )
+    if len(found) == 1:
+        return found
+    listed = ", ".join(p.name for p in found) or "no weights"
+    raise ConfigError([(str(path), f"holds {listed}; name the one file to read, or call it model.safetensors")])
+
+
+def _open(path: Path) -> Any:
+    with path.open("rb") as file:
+        head = file.read(4)
+    if path.suffix == ".safetensors" or (path.suffix not in PICKLES and not _is_pickle(head)):
+        try:
+            return safe_open(path, framework="pt")
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ConfigError([(str(path), f"is not a whole safetensors file ({error}); fetch it again")]) from None
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError) as error:
+        why = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        text = f"is not a plain file of tensors, so nothing in it was run ({why}); ask for it as safetensors"
+        raise ConfigError([(str(path), text)]) from None
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) and isinstance(k, str) for k, v in found.items()):
+        raise ConfigError([(str(path), "holds something else than tensors by name; ask for the bare state dict")])
+    return found
+
+
+def _is_pickle(head: bytes) -> bool:
+    return head[:2] == b"PK" or head[:1] == b"\x80"
+
+
+def _settings(path: Path, weights: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    folder = path if path.is_dir() else path.parent
+    stems = () if path.is_dir() else tuple(f"{weights.stem}{Path(name).suffix}" for name in CONFIGS)
+    for name in (*stems, *CONFIGS):
+        if (folder / name).is_file():
+            return read_config(folder / name)
+    found = {}
+    for key, text in metadata.items():
+        where = f"{weights} (metadata {key!r})"
+        if len(text) > MAX_CONFIG:
+            raise ConfigError([(where, f"has {len(text):,} characters; a config has at most {MAX_CONFIG:,}")])
+        if key != "format":
+            # a mapping is what we are after; any other text is a plain value, such as a name
+            found[key] = plain(parse(text, where), where) if text.lstrip()[:1] in ("{", "[", "(") else _scalar(text)
+    return found
+
+
+def _scalar(text: str) -> Any:
+    return {"None": None, "null": None, "True": True, "False": False}.get(text, text)
+
+
+def _below(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def _put(data: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for part in path[:-1]:
+        inner = data.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(
+                [("--assume", f"{'.'.join(path)}: {part!r} is {inner!r}, which has no settings below it")]
+            )
+        data = inner
+    data[path[-1]] = value
+
+
+def _remove(data: dict[str, Any], path: Sequence[str]) -> bool:
+    inner: Any = data
+    for part in path[:-1]:
+        inner = inner.get(part) if isinstance(inner, dict) else None
+    if not isinstance(inner, dict) or path[-1] not in inner:
+        return False
+    del inner[path[-1]]
+    return True
