@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from flexframe.commands import importing
 from flexframe.commands.common import Device, out, pick_device, say
 from flexframe_registry import ConfigError, cards, catalogue, suite
 from flexframe_registry.cards import SUITES, read_yaml
@@ -208,6 +209,10 @@ def demo(
             trained.append(str(target))
         models = trained
     _bench("digits", suite("digits"), models, folder, 64, device)
+
+
+app.command("import")(importing.import_)
+app.command()(importing.verify)
 
 
 # --- helpers -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,132 @@
+"""Published checkpoints: import them, and verify that an import gives the reference's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from flexframe.commands.common import out, say
+from flexframe_registry import ConfigError
+from flexframe_registry.cards import split_override
+
+Assume = Annotated[
+    list[str] | None,
+    typer.Option("--assume", metavar="PATH=VALUE", help="A setting that the checkpoint's config lacks, or has wrong."),
+]
+Drop = Annotated[
+    list[str] | None,
+    typer.Option("--drop", metavar="PATH", help="A setting, or tensors by their prefix, to go without."),
+]
+
+
+def import_(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A folder, a weights file, a card, or hf:owner/name.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for model.safetensors and card.yaml.")],
+    assume: Assume = None,
+    drop: Drop = None,
+    importer: Annotated[str | None, typer.Option("--as", help="Importer, where several could read it.")] = None,
+) -> None:
+    """Turn a published checkpoint into a model of ours: one safetensors file with its config, and a card."""
+    target = folder / "model.safetensors"
+    if target.exists():
+        raise ConfigError([(str(target), "is there already; name another folder with -o")])
+    from flexframe.loading import assemble, imported, locate, save
+
+    place = locate(source)
+    with say.status(f"reading {place.id}"):
+        found, about = imported(place, assume=assumptions(assume), drop=drop or [], importer=importer)
+        card = None if place.card is None else place.card.file
+        sampling = {**found.sampling, **({} if card is None else card.sampling)}
+        model = assemble(found.config, found.state, place.id, sampling, found.names)
+        folder.mkdir(parents=True, exist_ok=True)
+        if card is not None:
+            about |= {"preprocessing": card.preprocessing.model_dump(mode="json"), "licence": card.licence}
+        save(model.state_dict(), found.config, target, sampling=sampling, about=about)
+    _write_card(folder / "card.yaml", place, found.config, sampling, about)
+    for note in found.notes:
+        say.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
+    total = sum(value.numel() for value in found.state.values())
+    out.print(f"{place.id}: {total:,} numbers in {len(found.state)} tensors -> {target}", soft_wrap=True)
+
+
+def verify(
+    folders: Annotated[list[str], typer.Argument(metavar="DIR...", help="Checkpoints with case*.safetensors beside.")],
+    table: Annotated[Path | None, typer.Option(help="Also write the errors as a Markdown table.")] = None,
+    assume: Assume = None,
+    drop: Drop = None,
+    importer: Annotated[str | None, typer.Option("--as", help="Importer, where several could read it.")] = None,
+) -> None:
+    """Compare an import with tensors that the reference computed: the largest error of each, and whether it may be."""
+    from rich.progress import Progress
+
+    from flexframe.importing.verify import markdown, verify_folder
+
+    runs: list[tuple[str, Any]] = []
+    with Progress(console=say, transient=True) as progress:
+        task = progress.add_task("verify", total=len(folders))
+        for each in folders:
+            progress.update(task, description=each)
+            found = verify_folder(Path(each), assume=assumptions(assume), drop=drop or [], importer=importer)
+            runs.append((each, found))
+            progress.advance(task)
+    for each, found in runs:
+        _print_comparisons(each, found)
+    if table is not None:
+        table.parent.mkdir(parents=True, exist_ok=True)
+        table.write_text(markdown([(Path(each).name, found) for each, found in runs]), encoding="utf-8")
+        out.print(f"table: {table}", soft_wrap=True)
+    failed = sum(not c.passed for _, found in runs for c in found)
+    if failed:
+        say.print(f"{failed} tensors are past their tolerance", style="red")
+        raise typer.Exit(1)
+
+
+def assumptions(texts: Sequence[str] | None) -> dict[str, Any]:
+    """`path=value` texts as a mapping; values are read as YAML."""
+    return dict(split_override(text) for text in texts or [])
+
+
+def _print_comparisons(folder: str, found: Any) -> None:
+    from flexframe.importing.compare import summary
+
+    table = Table(box=None, header_style="bold", pad_edge=False, title=folder, title_justify="left")
+    table.add_column("case", style="dim")
+    table.add_column("tensor", overflow="fold")
+    for name in ("largest error", "may be", ""):
+        table.add_column(name, justify="right", no_wrap=True)
+    for c in found:
+        error = f"{c.error:.0f} of {c.largest:.0f} differ" if c.exact else f"{c.error:.1e}"
+        verdict = "[green]ok[/]" if c.passed else "[red]NO[/]"
+        table.add_row(c.case, f"{c.tensor} {c.note}".strip(), error, "0" if c.exact else f"{c.tolerance:.0e}", verdict)
+    out.print(table)
+    out.print(summary(found), style="dim", highlight=False)
+    out.print()
+
+
+def _write_card(path: Path, place: Any, config: Any, sampling: dict[str, Any], about: dict[str, Any]) -> None:
+    import hashlib
+    import json
+
+    from ruamel.yaml import YAML
+
+    base = {} if place.card is None else place.card.file.model_dump(mode="json", exclude_unset=True)
+    base = {key: base[key] for key in ("licence", "metrics", "preprocessing", "verified") if key in base}
+    with (path.parent / "model.safetensors").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    card = {
+        "summary": f"imported from {place.id}" if place.card is None else place.card.file.summary,
+        "licence": base.pop("licence", "that of its source"),
+        "source": json.dumps(about.get("import", {}), sort_keys=True),
+        "model": config.model_dump(mode="json"),
+        "sampling": sampling,
+        "weights": {"path": "model.safetensors", "sha256": digest},
+        **base,
+    }
+    yaml = YAML()
+    yaml.width = 120
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(json.loads(json.dumps(card)), file)
