@@ -53,6 +53,15 @@ class Part(nn.Module, ABC, Generic[C]):
         self.config = config
         self.spec = spec
 
+    def adapt(self, state: Mapping[str, Tensor], spec: Spec) -> Mapping[str, Tensor]:
+        """Another model's tensors of this part, made to fit this one's widths where that has a meaning.
+
+        Args:
+            state: tensors by their names within the part.
+            spec: the other model's widths.
+        """
+        return state
+
 
 class Codec(Part[CodecConfig]):
     """A frozen map between images and the latents that the model works on."""

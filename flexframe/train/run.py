@@ -19,6 +19,7 @@ from flexframe import loading, provenance
 from flexframe_registry import ConfigError, TrainConfig, catalogue, manager
 
 from . import checkpoint
+from .init import initialise
 from .optim import Average, create_optimizer
 from .trainee import Trainee
 
@@ -26,12 +27,22 @@ from .trainee import Trainee
 class Run:
     """Everything that a training step reads or writes. Built fresh, or resumed from its last whole checkpoint."""
 
-    def __init__(self, config: TrainConfig, folder: Path, device: torch.device, sampling: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        device: torch.device,
+        sampling: Mapping[str, Any],
+        *,
+        initial: bool = True,
+    ) -> None:
         self.config, self.folder, self.device, self.sampling = config, folder, device, dict(sampling)
         self.step = 0
         self.source = catalogue().build(config.run.data, config.model.image_size)
         torch.manual_seed(config.run.seed)  # initial weights, and draws inside libraries
-        self.trainee = Trainee(config).to(device)
+        trainee = Trainee(config)
+        self.taken = initialise(trainee.model, config.run.init) if initial else []
+        self.trainee = trainee.to(device)
         self.optimizer = create_optimizer(self.trainee, config.run)
         self.average = Average(self.trainee.model, config.run.ema)
         if config.run.compile:
@@ -49,7 +60,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         resolved = {**config.model_dump(mode="json"), "sampling": run.sampling}
         (folder / "config.json").write_text(json.dumps(resolved, indent=1))
-        facts = provenance.manifest(device, seed=config.run.seed, parameters=run.parameters())
+        facts = provenance.manifest(device, seed=config.run.seed, parameters=run.parameters(), init=run.taken)
         (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
         return run
 
@@ -60,8 +71,9 @@ class Run:
             raise ConfigError([(str(folder), "holds no run to resume; there is no config.json")])
         raw = json.loads((folder / "config.json").read_text())
         sampling = raw.pop("sampling", {})
-        run = cls(TrainConfig.read(raw, str(folder / "config.json")), folder, device, sampling)
         last = checkpoint.read_last(folder / "checkpoints")
+        config = TrainConfig.read(raw, str(folder / "config.json"))
+        run = cls(config, folder, device, sampling, initial=last is None)
         if last is not None:
             run.trainee.load_state_dict(last.tensors["trainee.safetensors"])
             run.average.load(last.tensors["ema.safetensors"])

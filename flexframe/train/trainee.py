@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Codes, Losses
-from flexframe_registry import TrainConfig, catalogue
+from flexframe_registry import ConfigError, TrainConfig, catalogue
+from flexframe_registry.catalogue import nearest
+
+from .init import PARTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,19 @@ class Trainee(nn.Module):
         super().__init__()
         self.model = Tokenizer(config.model)
         self.objectives = nn.ModuleList(catalogue().build(o, self.model.spec) for o in config.objectives)
+        self.frozen = [_find(self.model, name) for name in config.run.freeze]
+        for module in self.frozen:
+            module.requires_grad_(False)
+        if not any(p.requires_grad for p in self.model.parameters()):
+            raise ConfigError([("run.freeze", "leaves nothing of the model to train")])
+        self.train()
         self.taps = frozenset().union(*(o.needs() for o in config.objectives)) - {"reconstruction", "logits"}
+
+    def train(self, mode: bool = True) -> Trainee:
+        super().train(mode)
+        for module in self.frozen:  # dropout and running statistics included
+            module.eval()
+        return self
 
     def forward(self, batch: Batch, *, step: int, rng: Rng) -> tuple[Losses, Codes]:
         """Weighted losses by name (a value a sample, or a scalar for a batch statistic), and the batch's codes."""
@@ -56,6 +71,14 @@ class Trainee(nn.Module):
                 [p for p in trainable if id(p) in matrices], [p for p in trainable if id(p) not in matrices]
             )
         }
+
+
+def _find(model: Tokenizer, name: str) -> nn.Module:
+    known = dict(model.named_modules())
+    if not name or name not in known:
+        near = nearest(name, known)
+        raise ConfigError([("run.freeze", f"the model has no module {name!r}.{near} Parts: {', '.join(PARTS)}")])
+    return known[name]
 
 
 def total(losses: Losses) -> Tensor:

@@ -62,7 +62,7 @@ class CardFile(Config):
     """The fields of a card. `model` and `run` are checked when they are used, so that listing needs no plugin."""
 
     base: str | None = None
-    """Card that this one builds on."""
+    """Card that this one builds on: its id, or a YAML file's path from where the command runs."""
     summary: str
     """One line for listings."""
     licence: str = "Apache-2.0"
@@ -112,9 +112,10 @@ class Card:
 
     def train(self, overrides: Sequence[str] = ()) -> TrainConfig:
         """The card's model and run, with `key.path=value` on top: `run.*` goes to the run, the rest to the model."""
-        raw = {"model": self.file.model, "run": self.file.run}
-        if self.file.run is None:
-            raise ConfigError([(self.id, "has no `run`, so it does not say how to train it")])
+        raw = {"model": self.file.model, "run": self.file.run or {}}
+        if self.file.run is None and not any(o.startswith("run.") for o in overrides):
+            text = "has no `run`, so it does not say how to train it; give at least run.data=SOURCE"
+            raise ConfigError([(self.id, text)])
         for override in overrides:
             key, value = split_override(override)
             path = key.split(".")
@@ -158,6 +159,12 @@ class Cards:
             raise UnknownName(f"no card named {name!r}.{nearest(name, self.files)} Known: {known}{lost}")
         return self.read(self.files[name], name, above)
 
+    def _base(self, base: str, above: tuple[str, ...]) -> Card:
+        file = Path(base)
+        if base not in self.files and file.suffix in (".yaml", ".yml") and file.is_file():
+            return self.read(file, base, above)
+        return self.get(base, above)
+
     def read(self, path: Path, name: str, above: tuple[str, ...] = ()) -> Card:
         """The card in a file, laid on its base."""
         raw = read_yaml(path)
@@ -165,7 +172,7 @@ class Cards:
         if base is not None:
             if base in (name, *above):
                 raise ConfigError([(str(path), f"its base {base!r} is built on it in turn")])
-            below = self.get(base, (name, *above)).file
+            below = self._base(base, (name, *above)).file
             raw = merge(below.model_dump(exclude={"base", "weights", "metrics"}, exclude_unset=True), raw)
         return Card(name, CardFile.read(raw, str(path)), path.parent)
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from .configs import Config, MetricConfig, ObjectiveConfig, Slot, SourceConfig, TokenizerConfig, resolve
 from .errors import ConfigError
+
+
+class InitConfig(Config):
+    """Weights to start from: another model's, whole or by part."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True, validate_by_alias=True)
+
+    source: str = Field(alias="from")
+    """The model, as `flexframe.load` takes it: a card, a file, a run's folder, a published checkpoint."""
+    parts: tuple[Literal["codec", "encoder", "quantizer", "masker", "decoder"], ...] | None = None
+    """Parts that are taken; not given: all that it has."""
+    rename: dict[str, str] = {}
+    """Beginnings of tensor names there, and what they are here."""
 
 
 class RunConfig(Config):
@@ -17,6 +31,10 @@ class RunConfig(Config):
     """Training images."""
     objectives: tuple[Slot[ObjectiveConfig], ...] | None = None
     """Losses beside the model's own; not given: the decoder's usual ones."""
+    init: tuple[InitConfig, ...] = ()
+    """Models that weights are taken from before the first step, in order; the rest starts random."""
+    freeze: tuple[str, ...] = ()
+    """Parts that do not learn, or modules within them by dotted name: `encoder`, `decoder.blocks.0`."""
     steps: int = Field(1000, ge=1)
     """Optimizer steps."""
     batch_size: int = Field(64, ge=1)
@@ -55,6 +73,12 @@ class RunConfig(Config):
     """Steps between checkpoints; the last step always has one."""
     keep: int = Field(2, ge=1)
     """Checkpoints kept; older ones are deleted."""
+
+    @field_validator("init", mode="before")
+    @classmethod
+    def _one_init(cls, value: Any) -> Any:
+        given = (value,) if isinstance(value, (str, Mapping)) else value
+        return tuple({"from": v} if isinstance(v, str) else v for v in given) if isinstance(given, Iterable) else given
 
     @model_validator(mode="after")
     def _splits(self) -> RunConfig:

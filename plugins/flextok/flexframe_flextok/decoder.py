@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -111,6 +112,11 @@ class FlowDecoder(Decoder):
             if f"block.{i}" in taps:
                 features[f"block.{i}"] = rearrange(h[:, :split], "b (y x) e -> b y x e", y=rows)
         return self.head(h[:, :split], time, rows), features
+
+    def adapt(self, state: Mapping[str, Tensor], spec: Spec) -> Mapping[str, Tensor]:
+        """Tokens are ordered: a shorter sequence takes the first ones' positions."""
+        length = self.spec.tokens.length
+        return {name: value[:length] if name == "positions" else value for name, value in state.items()}
 
     # --- training and use ----------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -34,6 +36,11 @@ class RegisterEncoder(Encoder):
         self.registers = nn.Parameter(nn.init.trunc_normal_(torch.empty(spec.tokens.length, config.width), std=0.02))
         self.blocks = nn.ModuleList(Block(config.width, config.head_dim) for _ in range(config.depth))
         self.norm = LayerNorm()
+
+    def adapt(self, state: Mapping[str, Tensor], spec: Spec) -> Mapping[str, Tensor]:
+        """Registers are ordered: a shorter sequence takes the first ones."""
+        length = self.spec.tokens.length
+        return {name: value[:length] if name == "registers" else value for name, value in state.items()}
 
     def forward(self, latents: Float[Tensor, "b c y x"], keep: Bool[Tensor, "b k"]) -> Float[Tensor, "b k e"]:
         patches = self.patches(self.rescale(latents))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from einops import rearrange
 from einops.layers.torch import Rearrange
@@ -14,7 +16,7 @@ from flexframe.nn.vqgan import VQGANDecoder
 from flexframe_registry import SamplingConfig, Spec
 
 from . import MaskTokenDecoderConfig, PixelDecoderConfig
-from .blocks import Block, embedding, init_weights
+from .blocks import Block, adapt_positions, embedding, init_weights
 
 
 class PixelDecoder(nn.Module):
@@ -66,6 +68,10 @@ class MaskTokenDecoder(Decoder):
         self.apply(init_weights)
         stage2 = config.pixel_decoder
         self.pixels = None if stage2 is None else PixelDecoder(stage2, config.proxy_codebook, channels)
+
+    def adapt(self, state: Mapping[str, Tensor], spec: Spec) -> Mapping[str, Tensor]:
+        """Positions of another image size are stretched to this one's grid."""
+        return adapt_positions(state, spec, self.spec, self.config.patch)
 
     def forward(self, tokens: Tokens, batch: Batch, *, taps: frozenset[str], rng: Rng) -> Outputs:
         """The reconstruction, or proxy logits `b v h w`; the tap `block.i` is the patches after block i, `b h w e`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from flexframe.nn.ranges import Rescale
 from flexframe_registry import Spec
 
 from . import LatentTokenEncoderConfig
-from .blocks import Block, embedding, init_weights
+from .blocks import Block, adapt_positions, embedding, init_weights
 
 
 class LatentTokenEncoder(Encoder):
@@ -37,6 +39,10 @@ class LatentTokenEncoder(Encoder):
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.ln_post = nn.LayerNorm(width)
         self.apply(init_weights)
+
+    def adapt(self, state: Mapping[str, Tensor], spec: Spec) -> Mapping[str, Tensor]:
+        """Positions of another image size are stretched to this one's grid."""
+        return adapt_positions(state, spec, self.spec, self.config.patch)
 
     def forward(self, latents: Float[Tensor, "b c y x"], keep: Bool[Tensor, "b k"]) -> Float[Tensor, "b k e"]:
         own = (self.spec.latents.channels, self.spec.latents.height, self.spec.latents.width)

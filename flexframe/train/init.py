@@ -1,0 +1,64 @@
+"""Weights that a run starts from: another model's, whole or by part, at its own size or another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flexframe.contracts import Part
+from flexframe.loading import imported, locate
+from flexframe.tokenizer import Tokenizer
+from flexframe_registry import CodecModelConfig, ConfigError, GeneratorConfig, Spec, TokenSpec
+from flexframe_registry.runs import InitConfig
+
+PARTS = ("codec", "encoder", "quantizer", "masker", "decoder")
+
+
+def initialise(model: Tokenizer, init: Sequence[InitConfig]) -> list[dict[str, Any]]:
+    """Put other models' weights into a model's parts; returns what was taken from where, for the manifest.
+
+    Each part fits the tensors to its own widths where that has a meaning (`Part.adapt`: positions of another grid, a
+    shorter sequence). What then is missing, left over or of another shape is an error that lists all of it.
+    """
+    taken, problems = [], list[tuple[str, str]]()
+    for i, config in enumerate(init):
+        place = locate(config.source)
+        found, about = imported(place)
+        if isinstance(found.config, GeneratorConfig):
+            raise ConfigError([(f"run.init.{i}", f"{config.source} is a generator, not a tokenizer or a codec")])
+        if isinstance(found.config, CodecModelConfig):
+            spec = Spec(found.config.latents, 1, TokenSpec(1, 1))
+        else:
+            spec = found.config.spec
+        state = {_rename(name, config.rename): value for name, value in found.state.items()}
+        there = {name.partition(".")[0] for name in state}
+        for part in config.parts or tuple(p for p in PARTS if p in there):
+            own: Part[Any] = getattr(model, part)
+            given = {n.partition(".")[2]: value for n, value in state.items() if n.partition(".")[0] == part}
+            given = dict(own.adapt(given, spec))
+            here = own.state_dict()
+            problems += [(f"{part}.{n}", f"is not in {config.source}") for n in here.keys() - given.keys()]
+            problems += [(f"{part}.{n}", f"of {config.source} has no place here") for n in given.keys() - here.keys()]
+            problems += [
+                (f"{part}.{n}", f"is {tuple(given[n].shape)} in {config.source}, {tuple(here[n].shape)} here")
+                for n in given.keys() & here.keys()
+                if given[n].shape != here[n].shape
+            ]
+            if not problems:
+                own.load_state_dict(given)
+                taken.append({"from": place.id, "part": part, "tensors": len(given), **about.get("import", {})})
+    if problems:
+        hint = ("run.init", "name the parts that do fit with `parts`; the others start random")
+        raise ConfigError([*sorted(problems), hint])
+    drawn = [name for name, _ in model.codec.named_parameters()]
+    if drawn and not any(t["part"] == "codec" for t in taken):
+        text = f"codec {model.config.codec.type!r} has weights, and no model is named that has them"
+        raise ConfigError([("run.init", f"{text}: a frozen codec cannot start random. Give run.init.from=MODEL")])
+    return taken
+
+
+def _rename(name: str, renames: dict[str, str]) -> str:
+    for old, new in renames.items():
+        if name == old or name.startswith(old + "."):
+            return new + name[len(old) :]
+    return name
