@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from flexframe.commands import importing
+from flexframe.commands import importing, use
 from flexframe.commands.common import Device, out, pick_device, say
 from flexframe_registry import ConfigError, cards, catalogue, suite
 from flexframe_registry.cards import SUITES, read_yaml
@@ -213,6 +213,9 @@ def demo(
 
 app.command("import")(importing.import_)
 app.command()(importing.verify)
+app.command()(use.encode)
+app.command()(use.decode)
+app.command()(use.reconstruct)
 
 
 # --- helpers -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,211 @@
+"""A token file to PNG files, each written whole, and from where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from flexframe.data.images import SUFFIXES
+from flexframe.fingerprint import fingerprint, weights
+from flexframe.rng import Rng
+from flexframe.tokenizer import Tokenizer
+from flexframe.use.inputs import check_id
+from flexframe.use.tokenfile import Rows, TokenFile
+from flexframe_registry import ConfigError
+
+RECORD = "decode.json"
+FORMAT = "flexframe-decode/1"
+Progress = Callable[[float, int], None]
+"""Told how many images are done, with fractions for steps, and of how many."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a decoding came to."""
+
+    folder: Path
+    count: int
+    kept: int
+    """How many images were there before this run."""
+
+
+def decode(
+    file: TokenFile,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    model: str = "",
+    length: int | None = None,
+    seed: int = 0,
+    sampling: Mapping[str, Any] | None = None,
+    batch_size: int = 8,
+    force: bool = False,
+    progress: Progress = lambda done, of: None,
+) -> Decoded:
+    """Decode every image of a token file to `<folder>/<id>.png`, with `.png` in place of the id's suffix.
+
+    A PNG appears when it is whole. `decode.json` in the folder says what the run was, so that one that was broken off
+    goes on, and pictures of two runs are never mixed. An image draws by the number it had when it was encoded.
+
+    Args:
+        length: the most tokens of an image to use; all if None.
+        sampling: decoder settings, laid on the model's own.
+        force: decode with a model whose token ids mean something else.
+
+    Raises:
+        ConfigError: a broken file, another model, a folder with other things in it.
+    """
+    compatible(file, tokenizer, force)
+    if length is not None and not 1 <= length <= file.longest:
+        raise ConfigError([("--length", f"{length} is not within 1..{file.longest}, the longest of {file.path}")])
+    file.check()
+    named = names(file)
+    settings = _settings(tokenizer, sampling)
+    record = {
+        "format": FORMAT,
+        "tokens_sha256": _digest(file.path),
+        "model": model,
+        "fingerprint": fingerprint(tokenizer),
+        "decoder": weights(tokenizer.decoder),
+        "length": length,
+        "seed": seed,
+        "sampling": settings.model_dump(mode="json"),
+    }
+    _begin(folder, record)
+    done = kept = 0
+    progress(0, len(file))
+    for rows in file.batches(batch_size):
+        targets = [folder / named(name) for name in rows.ids]
+        todo = [i for i, target in enumerate(targets) if not target.is_file()]
+        kept += len(targets) - len(todo)
+        start, share = done + len(targets) - len(todo), len(todo)
+
+        def on_step(step: int, of: int, start: int = start, share: int = share) -> None:
+            progress(start + share * step / of, len(file))
+
+        if todo:
+            watched = settings.model_copy(update={"on_step": on_step})
+            for i, image in zip(todo, _decode(tokenizer, rows, todo, length, seed, watched), strict=True):
+                save(image, targets[i], folder)
+        done += len(targets)
+        progress(done, len(file))
+    return Decoded(folder, done, kept)
+
+
+def compatible(file: TokenFile, tokenizer: Tokenizer, force: bool = False) -> None:
+    """Raise `ConfigError` unless the model can read the file's tokens, and reads them as they were meant."""
+    about, spec, place = file.about, tokenizer.spec.tokens, str(file.path)
+    if file.longest > spec.length:
+        raise ConfigError([(place, f"has sequences of {file.longest} tokens; this model's have at most {spec.length}")])
+    held, own = (
+        f"{each.codebooks} x {each.codebook_size}" if each.codebook_size else f"{each.dim} values"
+        for each in (about.spec, spec)
+    )
+    if held != own:
+        raise ConfigError([(place, f"has tokens of {held}; this model's are of {own}, so it cannot decode them")])
+    if about.fingerprint != fingerprint(tokenizer) and not force:
+        text = f"was encoded by another model ({about.model}), whose token ids mean something else; name that one"
+        raise ConfigError([(place, f"{text} with --model, or decode with --force")])
+
+
+def names(file: TokenFile) -> Callable[[str], str]:
+    """Where each image goes, below the folder: its id, with `.png` for its suffix.
+
+    Where two ids would meet (`a.jpg`, `a.png`), each keeps its suffix before the `.png`. Costs 8 bytes an image.
+    """
+    meeting = _twice(file, _short)
+
+    def name(id_: str) -> str:
+        short = _short(id_)
+        return short if _hash(short) not in meeting or id_ == short else f"{id_}.png"
+
+    clash = _twice(file, name)
+    if clash:
+        found = next(id_ for id_ in file.ids() if _hash(name(id_)) in clash)
+        raise ConfigError([(str(file.path), f"two of its images would be written to {name(found)!r}")])
+    return name
+
+
+def save(image: UInt8[Tensor, "3 h w"], target: Path, folder: Path) -> None:
+    """Write a PNG whole or not at all, and nowhere but below `folder`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.parent.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError([(str(target), f"leads out of {folder}, by a link; remove the link")])
+    temporary = target.with_name(f".{target.name}.part")
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
+    os.replace(temporary, target)
+
+
+def to_uint8(images: Tensor) -> UInt8[Tensor, "b 3 h w"]:
+    """Images in [0, 1] as 8-bit values on the CPU, rounded half to even."""
+    return (images.float() * 255).round().to(torch.uint8).cpu()
+
+
+def _decode(
+    tokenizer: Tokenizer, rows: Rows, todo: list[int], length: int | None, seed: int, sampling: Any
+) -> UInt8[Tensor, "b 3 h w"]:
+    device, longest = tokenizer.device, int(rows.lengths[todo].max())
+    lengths = rows.lengths[todo].clamp(max=length or longest)
+    codes = rows.codes[todo, : int(lengths.max())].to(device)
+    tokens = tokenizer.tokens(codes, lengths=lengths.to(device))
+    rng = Rng(seed, rows.index[todo].to(device))
+    return to_uint8(tokenizer.decode(tokens, rng=rng, sampling=sampling))
+
+
+def _settings(tokenizer: Tokenizer, sampling: Mapping[str, Any] | None) -> Any:
+    own = tokenizer.sampling
+    given = {name: getattr(own, name) for name in own.model_fields_set}
+    return type(own).read(given | dict(sampling or {}), "sampling")
+
+
+def _begin(folder: Path, record: Mapping[str, Any]) -> None:
+    """Make the folder, or see that what is in it is of this same run."""
+    path = folder / RECORD
+    if path.is_file():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            before = {}
+        differ = [name for name in record if not isinstance(before, dict) or before.get(name) != record[name]]
+        if differ:
+            text = f"holds the images of another decoding; it differs in {', '.join(differ)}; choose another folder"
+            raise ConfigError([(str(folder), text)])
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError([(str(folder), f"is no empty folder and has no {RECORD} to go on from; choose another")])
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{RECORD}.part")
+    temporary.write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _short(id_: str) -> str:
+    path = PurePosixPath(check_id(id_))
+    return f"{path.with_suffix('') if path.suffix.lower() in SUFFIXES else path}.png"
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+def _twice(file: TokenFile, name: Callable[[str], str]) -> frozenset[int]:
+    """Hashes of the names that more than one image has."""
+    hashes = np.fromiter((_hash(name(id_)) for id_ in file.ids()), np.uint64, len(file))
+    hashes.sort()
+    return frozenset(int(value) for value in hashes[1:][hashes[1:] == hashes[:-1]])
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

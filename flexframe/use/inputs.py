@@ -1,0 +1,167 @@
+"""Which images a command is given: files, folders, globs and `.tar` shards, as entries that hold no pixels."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from flexframe.data.images import SUFFIXES, BrokenImage
+from flexframe_registry import ConfigError
+
+KNOWN = " ".join(sorted(SUFFIXES))
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # of two letters at least: `C:` is a drive
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]|^[A-Za-z]:")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image: where it lies, and the name it goes by."""
+
+    argument: int
+    """Number of the input it came with."""
+    id: str
+    """Its name: of a file the file's; in a folder, a glob or a shard its path there, with `/` between the parts."""
+    path: str
+    offset: int = -1
+    """Where its bytes begin in a shard; -1 for a file of its own."""
+    size: int = 0
+    stamp: int = 0
+    """When the file, or the shard, was last written, in nanoseconds."""
+    problem: str = ""
+    """Why it cannot be read, where that is known from its name."""
+
+    @property
+    def shown(self) -> str:
+        """What an error calls it."""
+        return self.path if self.offset < 0 else f"{self.path}:{self.id}"
+
+    def open(self) -> Path | BinaryIO:
+        """What `read_image` takes; `BrokenImage` where there is nothing to read."""
+        if self.problem:
+            raise BrokenImage(f"cannot read image {self.shown}: {self.problem}")
+        if self.offset < 0:
+            return Path(self.path)
+        with open(self.path, "rb") as shard:
+            shard.seek(self.offset)
+            return BytesIO(shard.read(self.size))
+
+    def digest(self) -> int:
+        """A number for this entry, as it is: name, place, size and time of writing."""
+        record = (self.argument, self.id, self.path, self.offset, self.size, self.stamp, self.problem)
+        return int.from_bytes(hashlib.sha256(repr(record).encode()).digest())
+
+
+def check_id(name: str) -> str:
+    """The id, if a file could be called so: a relative path that stays where it is put. Else `ConfigError`."""
+    parts = name.split("/")
+    if not name or any(part in ("", ".", "..") for part in parts) or _UNSAFE.search(name):
+        raise ConfigError([(repr(name), "is no id: ids are relative paths of plain names, without '..' and '\\'")])
+    return name
+
+
+def entries(inputs: Iterable[str | Path]) -> Iterator[Entry]:
+    """All images of all inputs, in no particular order within one; nothing is held.
+
+    Raises:
+        ConfigError: an input that is not there, is no local path, or holds no image.
+    """
+    given = [str(each) for each in inputs]
+    if not given:
+        raise ConfigError([("", "name at least one image, folder, glob or .tar shard")])
+    for number, text in enumerate(given):
+        found = False
+        for entry in _of(number, text):
+            found = True
+            check_id(entry.id)
+            yield entry
+        if not found:
+            raise ConfigError([(text, f"holds no images; looked for {KNOWN}")])
+
+
+def _of(number: int, text: str) -> Iterator[Entry]:
+    path = Path(text).expanduser()
+    if path.is_dir():
+        yield from _folder(number, path)
+    elif path.is_file():
+        yield from _file(number, path, path.name, asked=True)
+    elif _SCHEME.match(text):
+        what = "a command" if text.startswith("pipe:") else "an address"
+        raise ConfigError([(text, f"is {what}; images are read from this machine's disks only, so fetch them first")])
+    elif glob.has_magic(text):
+        yield from _glob(number, str(path))
+    else:
+        hint = " (braces are the shell's: leave them unquoted, or use *)" if "{" in text else ""
+        raise ConfigError([(text, f"there is no such file or folder{hint}")])
+
+
+def _file(number: int, path: Path, name: str, asked: bool = False) -> Iterator[Entry]:
+    """The file's entry, or its members'. Files of other kinds are an error where they are `asked` for by name."""
+    suffix = path.suffix.lower()
+    if suffix == ".tar":
+        yield from _shard(number, path)
+    elif suffix in SUFFIXES:
+        about = path.stat()
+        yield Entry(number, name, str(path), -1, about.st_size, about.st_mtime_ns)
+    elif asked:
+        raise ConfigError([(str(path), f"is no image by its name (images end in {KNOWN}) and no uncompressed .tar")])
+
+
+def _folder(number: int, root: Path) -> Iterator[Entry]:
+    """Images at any depth; folders behind links are not entered."""
+    below = [str(root)]
+    while below:
+        with os.scandir(below.pop()) as found:
+            for each in found:
+                path = Path(each.path)
+                if each.is_dir(follow_symlinks=False):
+                    below.append(each.path)
+                elif path.suffix.lower() in SUFFIXES:
+                    name = path.relative_to(root).as_posix()
+                    if each.is_file():
+                        yield from _file(number, path, name)
+                    elif each.is_symlink() and not path.exists():
+                        yield Entry(number, name, each.path, problem="it is a link to a file that is not there")
+
+
+def _glob(number: int, pattern: str) -> Iterator[Entry]:
+    """Files that match; ids are paths from the last folder that the pattern names in full. `**` means any depth."""
+    parts = Path(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:fixed])
+    for name in glob.iglob(str(Path(*parts[fixed:])), root_dir=root, recursive=True):
+        path = root / name
+        if path.is_file():
+            yield from _file(number, path, Path(name).as_posix())
+
+
+def _shard(number: int, path: Path) -> Iterator[Entry]:
+    """Image members of a tar file, which is read header by header and not unpacked."""
+    about = path.stat()
+    try:
+        with tarfile.open(path, "r:") as shard:
+            while (member := shard.next()) is not None:
+                shard.members = []  # else it keeps every header that it has read
+                name = member.name.removeprefix("./")
+                if Path(name).suffix.lower() not in SUFFIXES or member.isdir():
+                    continue
+                problem = ""
+                if not member.isreg() or member.issparse():
+                    problem = "it is a link, or else no plain file, inside of the shard; pack the image itself"
+                elif member.offset_data + member.size > about.st_size:
+                    raise tarfile.ReadError("unexpected end of data")
+                yield Entry(number, name, str(path), member.offset_data, member.size, about.st_mtime_ns, problem)
+            end = shard.offset
+        with path.open("rb") as file:  # tarfile takes a file that breaks off between members, or in a header, as whole
+            file.seek(end)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it breaks off before its end mark")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise ConfigError([(str(path), f"is not a whole, uncompressed tar file ({error}); pack it again")]) from None

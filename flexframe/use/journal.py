@@ -1,0 +1,194 @@
+"""What an encoding has done so far, in one SQLite file beside its output: killed at any moment, it goes on from there.
+
+The file also holds the list of images, so that a directory of any size is sorted, counted and searched for names that
+occur twice on disk and not in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import Any, Self
+
+import numpy as np
+
+from flexframe.use.inputs import Entry
+from flexframe.use.tokenfile import Row
+from flexframe_registry import ConfigError
+
+COMMIT_EVERY = 1.0
+"""Seconds of work that a kill may cost, at the most, beyond the batch in hand."""
+TABLES = """
+CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS found (argument INTEGER, id TEXT, path TEXT, start INTEGER, size INTEGER, problem TEXT);
+CREATE TABLE IF NOT EXISTS images (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, path TEXT, start INTEGER, size INTEGER, problem TEXT,
+    wanted INTEGER);
+CREATE TABLE IF NOT EXISTS rows (number INTEGER PRIMARY KEY, codes BLOB, error TEXT);
+"""
+
+
+class Digest:
+    """A hash of a set of images, whatever their order: names, places, sizes and times of writing."""
+
+    def __init__(self) -> None:
+        self.count = self.sum = 0
+
+    def over(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """The entries, taken into account as they pass."""
+        for entry in entries:
+            self.count, self.sum = self.count + 1, (self.sum + entry.digest()) % (1 << 256)
+            yield entry
+
+    def text(self) -> str:
+        return f"{self.count} {self.sum:064x}"
+
+
+class Journal:
+    """Images in order, and the tokens of those that are done. One process at a time may hold it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._db = sqlite3.connect(path, timeout=0, isolation_level=None)
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("BEGIN EXCLUSIVE")
+            for statement in TABLES.strip().split(";\n"):
+                self._db.execute(statement)
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise ConfigError([(str(path), "another process is at work on it; wait for it, or end it")]) from None
+            raise ConfigError([(str(path), f"cannot be written ({error})")]) from None
+        except sqlite3.DatabaseError as error:
+            text = f"is not what an encoding left behind ({error}); delete it to start over"
+            raise ConfigError([(str(path), text)]) from None
+        self._saved = monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def remove(self) -> None:
+        """Close and delete the file."""
+        self._db.close()
+        self.path.unlink()
+
+    # --- what is to be done --------------------------------------------------------------------------------------
+
+    def settings(self) -> dict[str, Any] | None:
+        """What `fill` was given; None where the list of images was never finished."""
+        found = self._db.execute("SELECT value FROM about WHERE key = 'settings'").fetchone()
+        return None if found is None else json.loads(found[0])
+
+    def inputs(self) -> str:
+        """`digest` of the images that were taken down."""
+        return str(self._db.execute("SELECT value FROM about WHERE key = 'inputs'").fetchone()[0])
+
+    def fill(self, entries: Iterable[Entry], settings: Mapping[str, Any]) -> None:
+        """Take down all images, in the order of their input and then of their id; wholly or not at all."""
+        total = Digest()
+        db = self._db
+        db.execute("BEGIN")
+        try:
+            rows = ((e.argument, e.id, e.path, e.offset, e.size, e.problem) for e in total.over(entries))
+            db.executemany("INSERT INTO found VALUES (?, ?, ?, ?, ?, ?)", rows)
+            twice = db.execute(
+                "SELECT id, min(path), max(path) FROM found GROUP BY id HAVING count(*) > 1 ORDER BY id LIMIT 1"
+            ).fetchone()
+            if twice is not None:
+                name, one, other = twice
+                text = f"two images have this id: {one} and {other}; an input that is a folder or a quoted pattern "
+                raise ConfigError([(name, text + "keeps the subfolders in the ids, else encode them apart")])
+            db.execute(
+                "INSERT INTO images SELECT row_number() OVER (ORDER BY argument, id) - 1, id, path, start, size, "
+                "problem, NULL FROM found ORDER BY argument, id"
+            )
+            db.execute("DROP TABLE found")
+            db.execute("INSERT INTO about VALUES ('settings', ?)", [json.dumps(settings, sort_keys=True)])
+            db.execute("INSERT INTO about VALUES ('inputs', ?)", [total.text()])
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")
+
+    def want(self, lengths: Iterable[tuple[int | str, int, str]]) -> None:
+        """Lengths for single images, by number or by id, each with the place to name in an error; one for every image.
+
+        Given before the first image is encoded, wholly or not at all.
+        """
+        db = self._db
+        db.execute("BEGIN")
+        try:
+            db.execute("UPDATE images SET wanted = NULL WHERE wanted IS NOT NULL")
+            for key, length, place in lengths:
+                column = "number" if isinstance(key, int) else "id"
+                found = db.execute(f"SELECT number, wanted FROM images WHERE {column} = ?", [key]).fetchone()
+                if found is None:
+                    raise ConfigError([(place, f"there is no image {key!r} among the inputs")])
+                if found[1] is not None:
+                    raise ConfigError([(place, f"image {key!r} has a length already")])
+                db.execute("UPDATE images SET wanted = ? WHERE number = ?", [length, found[0]])
+            missing = db.execute("SELECT id FROM images WHERE wanted IS NULL ORDER BY number LIMIT 1").fetchone()
+            if missing is not None:
+                raise ConfigError([("--lengths", f"gives no length for image {missing[0]!r}; each image needs one")])
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")
+
+    def __len__(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM images").fetchone()[0])
+
+    # --- what is done --------------------------------------------------------------------------------------------
+
+    def done(self) -> int:
+        """How many images are encoded, or put aside as broken: the first ones."""
+        return int(self._db.execute("SELECT count(*) FROM rows").fetchone()[0])
+
+    def pending(self, size: int) -> Iterator[list[tuple[int, Entry, int | None]]]:
+        """Number, image and wanted length of those still to be done, `size` at a time; more may be done meanwhile."""
+        start = self.done()
+        while True:
+            found = self._db.execute(
+                "SELECT number, id, path, start, size, problem, wanted FROM images WHERE number >= ? "
+                "ORDER BY number LIMIT ?",
+                [start, size],
+            ).fetchall()
+            if not found:
+                return
+            yield [(n, Entry(0, id_, path, at, long, 0, why), want) for n, id_, path, at, long, why, want in found]
+            start += len(found)
+
+    def add(self, rows: Iterable[tuple[int, np.ndarray | None, str]]) -> None:
+        """Take down codes by image number, or why there are none. On disk within a second, or by `save`."""
+        if not self._db.in_transaction:
+            self._db.execute("BEGIN")
+        self._db.executemany(
+            "INSERT INTO rows VALUES (?, ?, ?)",
+            [(number, None if codes is None else codes.tobytes(), error or None) for number, codes, error in rows],
+        )
+        if monotonic() - self._saved >= COMMIT_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Put all that was added on disk."""
+        if self._db.in_transaction:
+            self._db.execute("COMMIT")
+        self._saved = monotonic()
+
+    def rows(self, dtype: str, width: int) -> Iterator[Row]:
+        """The encoded images, in order."""
+        query = "SELECT number, id, codes FROM rows JOIN images USING (number) WHERE codes IS NOT NULL ORDER BY number"
+        for number, name, codes in self._db.execute(query):
+            yield Row(number, name, np.frombuffer(codes, dtype).reshape(-1, width))
+
+    def broken(self) -> Iterator[str]:
+        """Why each image that was put aside was, in order."""
+        for (error,) in self._db.execute("SELECT error FROM rows WHERE error IS NOT NULL ORDER BY number"):
+            yield error

@@ -1,0 +1,189 @@
+"""How many tokens each image gets: one number, a number each, or what an allocator chooses."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flexframe.contracts import Allocator
+from flexframe.rng import Rng
+from flexframe.tokenizer import Tokenizer
+from flexframe_registry import ConfigError, catalogue
+from flexframe_registry.cards import put, split_override
+from flexframe_registry.configs import AllocatorConfig, resolve
+
+
+class Rule(ABC):
+    """How images get their lengths."""
+
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """The rule as plain data: equal where the lengths are."""
+
+    def each(self, count: int) -> Iterator[tuple[int | str, int, str]] | None:
+        """A length by number or id for each of `count` images, and its place for errors; None without a list."""
+        return None
+
+    @abstractmethod
+    def lengths(
+        self, tokenizer: Tokenizer, images: Float[Tensor, "b 3 h w"], wanted: Sequence[int | None], rng: Rng
+    ) -> Int[Tensor, " b"]:
+        """The lengths of a batch; `wanted` is what `each` gave for it."""
+
+
+@dataclass(frozen=True)
+class Fixed(Rule):
+    """The same for every image."""
+
+    length: int
+
+    def record(self) -> dict[str, Any]:
+        return {"rule": "fixed", "length": self.length}
+
+    def lengths(
+        self, tokenizer: Tokenizer, images: Float[Tensor, "b 3 h w"], wanted: Sequence[int | None], rng: Rng
+    ) -> Int[Tensor, " b"]:
+        return torch.full((len(images),), self.length)
+
+
+class _Given(Rule):
+    """A length each, taken down before the first image is read."""
+
+    def lengths(
+        self, tokenizer: Tokenizer, images: Float[Tensor, "b 3 h w"], wanted: Sequence[int | None], rng: Rng
+    ) -> Int[Tensor, " b"]:
+        return torch.tensor(list(wanted))
+
+
+@dataclass(frozen=True)
+class Listed(_Given):
+    """One for each image, in the order of the images."""
+
+    numbers: tuple[int, ...]
+
+    def record(self) -> dict[str, Any]:
+        return {"rule": "listed", "sha256": hashlib.sha256(repr(self.numbers).encode()).hexdigest()}
+
+    def each(self, count: int) -> Iterator[tuple[int | str, int, str]]:
+        if len(self.numbers) != count:
+            text = f"lists {len(self.numbers)} lengths for {count} images; give one number, or one for each"
+            raise ConfigError([("--lengths", text)])
+        yield from ((number, length, "--lengths") for number, length in enumerate(self.numbers))
+
+
+@dataclass(frozen=True)
+class Table(_Given):
+    """A CSV file of `id,length`, in any order; a first line `id,length` is its heading."""
+
+    path: Path
+    most: int
+
+    def record(self) -> dict[str, Any]:
+        with self.path.open("rb") as file:
+            return {"rule": "table", "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+    def each(self, count: int) -> Iterator[tuple[int | str, int, str]]:
+        try:
+            with self.path.open(newline="", encoding="utf-8-sig") as file:
+                for number, row in enumerate(csv.reader(file), 1):
+                    place = f"{self.path}, line {number}"
+                    if not row or (number == 1 and [cell.strip().lower() for cell in row] == ["id", "length"]):
+                        continue
+                    if len(row) != 2:
+                        raise ConfigError([(place, f"has {len(row)} columns, not the two of id,length")])
+                    yield row[0], whole(row[1], self.most, place), place
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ConfigError([(str(self.path), f"is no CSV file in UTF-8 ({error})")]) from None
+
+
+@dataclass(frozen=True)
+class Chosen(Rule):
+    """What an allocator chooses."""
+
+    config: AllocatorConfig
+    allocator: Allocator
+
+    def record(self) -> dict[str, Any]:
+        provider = catalogue().of(self.config).provider
+        return {"rule": "chosen", "allocator": self.config.model_dump(mode="json"), "provider": provider}
+
+    def lengths(
+        self, tokenizer: Tokenizer, images: Float[Tensor, "b 3 h w"], wanted: Sequence[int | None], rng: Rng
+    ) -> Int[Tensor, " b"]:
+        found = self.allocator.choose(tokenizer, images, rng=rng)
+        low, high, most = int(found.min()), int(found.max()), tokenizer.config.length
+        if found.shape != (len(images),) or low < 1 or high > most:
+            name, shape = self.config.type, tuple(found.shape)
+            text = f"allocator {name!r} chose lengths {low}..{high} of shape {shape} for {len(images)} images"
+            raise ValueError(f"{text}; they must be one each in 1..{most}")
+        return found
+
+
+def whole(text: str, most: int, place: str) -> int:
+    """A length in 1..most, read from text."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise ConfigError([(place, f"{text.strip()!r} is no whole number")]) from None
+    if not 1 <= value <= most:
+        raise ConfigError([(place, f"a length of {value}; this model's are 1..{most}")])
+    return value
+
+
+def read_lengths(text: str, most: int) -> tuple[int, ...]:
+    """`4,8,16` as numbers in 1..most."""
+    return tuple(whole(part, most, "--lengths") for part in text.split(","))
+
+
+def read_rule(lengths: str | None, allocator: str | None, settings: Sequence[str], tokenizer: Tokenizer) -> Rule:
+    """The rule that the command line names; every token where it names none.
+
+    Args:
+        lengths: `16`, `4,8,16`, or `@table.csv`.
+        allocator: an allocator's name.
+        settings: `key.path=value` of the allocator.
+    """
+    most = tokenizer.config.length
+    if lengths is not None and allocator is not None:
+        raise ConfigError([("--allocator", "chooses the lengths that --lengths gives; name one of the two")])
+    if allocator is not None:
+        return _chosen(allocator, settings, tokenizer)
+    if settings:
+        raise ConfigError([(settings[0], "is a setting of an allocator, and --allocator names none")])
+    if lengths is None:
+        return Fixed(most)
+    if lengths.startswith("@"):
+        path = Path(lengths[1:]).expanduser()
+        if not path.is_file():
+            raise ConfigError([("--lengths", f"there is no file {str(path)!r}")])
+        return Table(path, most)
+    found = read_lengths(lengths, most)
+    return Fixed(found[0]) if len(found) == 1 else Listed(found)
+
+
+def _chosen(name: str, settings: Sequence[str], tokenizer: Tokenizer) -> Chosen:
+    raw: dict[str, Any] = {"type": name}
+    for setting in settings:
+        key, value = split_override(setting)
+        raw = put(raw, key.split("."), value)
+    catalogue().get("allocator", name)
+    config = resolve("allocator", raw)
+    assert isinstance(config, AllocatorConfig)
+    try:
+        config.check(tokenizer.spec)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError([(f"allocator {name!r}", str(error))]) from None
+    built = catalogue().build(config, tokenizer.spec)
+    assert isinstance(built, Allocator)
+    return Chosen(config, built.eval().to(tokenizer.device))

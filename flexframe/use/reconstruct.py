@@ -1,0 +1,157 @@
+"""Images beside their reconstructions at several lengths, as one picture and as numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import nsmallest
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from flexframe.rng import Rng
+from flexframe.tokenizer import Tokenizer
+from flexframe.use.decode import to_uint8
+from flexframe.use.encode import load
+from flexframe.use.inputs import Entry, entries
+
+COLUMNS = 8
+"""Reconstructions of an image, where no lengths are given."""
+PSNR_CAP = 100.0
+"""Of equal images, in dB, as in `flexframe bench`."""
+TILE, MARGIN, LINE = 128, 12, 18
+FONT = 13
+INK, FAINT, PAPER = (20, 20, 20), (110, 110, 110), (255, 255, 255)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One image and what became of it, all 8-bit: reconstructions and PSNR in dB by number of tokens."""
+
+    id: str
+    original: UInt8[Tensor, "3 h w"]
+    found: Mapping[int, UInt8[Tensor, "3 h w"]]
+    psnr: Mapping[int, float]
+
+
+def reconstruct(
+    tokenizer: Tokenizer,
+    inputs: Sequence[str | Path],
+    *,
+    lengths: Sequence[int] | None = None,
+    count: int = 8,
+    resize: str = "torchvision-bicubic",
+    seed: int = 0,
+    sampling: Mapping[str, Any] | None = None,
+    batch_size: int = 1,
+    progress: Callable[[float, int], None] = lambda done, of: None,
+) -> tuple[list[Strip], int]:
+    """Encode the first `count` images once each, and decode prefixes of their tokens.
+
+    Args:
+        lengths: the prefixes; if None the model's budgets, of which at most eight are taken, evenly in proportion.
+        progress: told how many reconstructions are done, with fractions for steps, and of how many.
+
+    Returns:
+        A strip for each image, and the number of images that there are.
+    """
+    lengths = tuple(dict.fromkeys(lengths or columns(tokenizer.config.budgets)))
+    seen = 0
+
+    def counted() -> Iterator[Entry]:
+        nonlocal seen
+        for entry in entries(inputs):
+            seen += 1
+            yield entry
+
+    shown = nsmallest(count, counted(), key=lambda entry: (entry.argument, entry.id))
+    total, done, strips = len(shown) * len(lengths), 0, []
+    progress(0, total)
+    for batch in _parts(list(enumerate(shown)), batch_size):
+        original = torch.stack([load(entry, tokenizer.config.image_size, resize) for _, entry in batch])
+        rng = Rng(seed, torch.tensor([number for number, _ in batch], device=tokenizer.device))
+        tokens = tokenizer.encode(original.to(tokenizer.device).float() / 255, rng=rng)
+        found: dict[int, Tensor] = {}
+        for length in lengths:
+
+            def on_step(step: int, of: int, start: int = done, share: int = len(batch)) -> None:
+                progress(start + share * step / of, total)
+
+            settings = {**(sampling or {}), "on_step": on_step}
+            found[length] = to_uint8(tokenizer.decode(tokens.truncate(length), rng=rng, sampling=settings))
+            done += len(batch)
+            progress(done, total)
+        for i, (_, entry) in enumerate(batch):
+            own = {length: images[i] for length, images in found.items()}
+            psnr = {length: psnr_of(original[i], image) for length, image in own.items()}
+            strips.append(Strip(entry.id, original[i], own, psnr))
+    return strips, seen
+
+
+def columns(budgets: Sequence[int]) -> tuple[int, ...]:
+    """All of at most eight budgets; else eight of them, first and last among them, spaced evenly in proportion."""
+    if len(budgets) <= COLUMNS:
+        return tuple(budgets)
+    first, last = math.log(budgets[0]), math.log(budgets[-1])
+    wanted = [first + i * (last - first) / (COLUMNS - 1) for i in range(COLUMNS)]
+    chosen: list[int] = []
+    for place in wanted:
+        free = [budget for budget in budgets if budget not in chosen]
+        chosen.append(min(free, key=lambda budget: abs(math.log(budget) - place)))
+    return tuple(sorted(chosen))
+
+
+def psnr_of(real: UInt8[Tensor, "3 h w"], fake: UInt8[Tensor, "3 h w"]) -> float:
+    """10 log10(255² / MSE) over pixels and channels, at most `PSNR_CAP`."""
+    error = (real.double() - fake.double()).square().mean()
+    return min(float(10 * torch.log10(255.0**2 / error)), PSNR_CAP)
+
+
+def numbers(strips: Sequence[Strip]) -> list[dict[str, Any]]:
+    """The strips' numbers as plain data."""
+    return [{"id": s.id, "psnr": {str(k): round(value, 4) for k, value in s.psnr.items()}} for s in strips]
+
+
+def grid(strips: Sequence[Strip]) -> Image.Image:
+    """A row an image: the original, then its reconstructions, each with its tokens and PSNR below. Small images are
+    enlarged by a whole number, pixel by pixel."""
+    height, width = strips[0].original.shape[1:]
+    scale = max(1, -(-TILE // max(height, width)))
+    cell = (width * scale, height * scale)
+    lengths = list(strips[0].found)
+    step = (cell[0] + MARGIN, cell[1] + 2 * LINE + MARGIN)
+    sheet = Image.new("RGB", (MARGIN + step[0] * (1 + len(lengths)), MARGIN + step[1] * len(strips)), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
+    for y, strip in enumerate(strips):
+        tiles = [(strip.original, _short(strip.id, draw, font, cell[0]), "original")]
+        for length in lengths:
+            tokens = f"{length} token{'s' if length > 1 else ''}"
+            tiles.append((strip.found[length], tokens, f"{strip.psnr[length]:.2f} dB"))
+        for x, (image, above, below) in enumerate(tiles):
+            left, top = MARGIN + x * step[0], MARGIN + y * step[1]
+            tile = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(cell, Image.Resampling.NEAREST)
+            sheet.paste(tile, (left, top))
+            draw.text((left, top + cell[1] + 2), above, INK, font)
+            draw.text((left, top + cell[1] + 2 + LINE), below, FAINT, font)
+    return sheet
+
+
+def _short(text: str, draw: ImageDraw.ImageDraw, font: Any, width: int) -> str:
+    """The end of a text that is too wide, which is what tells files apart."""
+    if draw.textlength(text, font) <= width:
+        return text
+    while text and draw.textlength(f"…{text}", font) > width:
+        text = text[1:]
+    return f"…{text}"
+
+
+def _parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
