@@ -325,7 +325,8 @@ def imported(
             raise ConfigError([(str(path), f"holds a {header['kind']!r}; this version knows: {', '.join(MODELS)}")])
         config = MODELS[header["kind"]].read(header["config"], str(path))
         return Imported(config, state, header["sampling"]), header["about"]
-    source = open_foreign(path, assume=assume, drop=drop, origin=place.id, revision=commit)
+    described = None if place.card is None else place.card.described
+    source = open_foreign(path, assume=assume, drop=drop, origin=place.id, revision=commit, card_model=described)
     found = importer_of(source, importer).convert(source)
     return found, about_import(source, found)
 

@@ -78,6 +78,8 @@ class Foreign:
     """Where it comes from: `hf:owner/name`, or a path."""
     revision: str | None = None
     """The hub's commit."""
+    card_model: ModelConfig | None = None
+    """The model of the card that names the checkpoint: for formats that may come without a config."""
 
     def config(self) -> Settings:
         """The settings, none of them read yet."""
@@ -110,6 +112,7 @@ def open_foreign(
     drop: Sequence[str] = (),
     origin: str = "",
     revision: str | None = None,
+    card_model: ModelConfig | None = None,
 ) -> Foreign:
     """Open a checkpoint: a folder, or a weights file with its config beside it or in its own metadata.
 
@@ -126,7 +129,7 @@ def open_foreign(
             raise ConfigError([("--drop", f"{path} has neither a setting nor a tensor {dotted!r}")])
     for dotted, value in (assume or {}).items():
         _put(settings, dotted.split("."), value)
-    return Foreign(path, tensors, settings, dict(assume or {}), tuple(drop), origin or str(path), revision)
+    return Foreign(path, tensors, settings, dict(assume or {}), tuple(drop), origin or str(path), revision, card_model)
 
 
 # --- files -------------------------------------------------------------------------------------------------------
