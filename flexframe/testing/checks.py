@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flexframe.contracts import Metric, Part, Reconstructions, Sample, Source
+from flexframe.importing import open_foreign
 from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Outputs, Tokens, prefix
@@ -565,6 +569,20 @@ def check_metric_batches(component: Component, fields: Fields) -> None:
         torch.testing.assert_close(dict(parts.compute()), dict(whole.compute()), **SAME)
 
 
+# --- importers ---------------------------------------------------------------------------------------------------
+
+
+def check_importer_recognises_its_own_alone(component: Component, fields: Fields) -> None:
+    """A checkpoint of nobody's format, with a config or without, is not taken for one of its own."""
+    importer = component.load()(tiny(component, fields))
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_file({"nobody.weight": torch.zeros(2), "nobody.bias": torch.zeros(3)}, path)
+        assert not importer.recognises(open_foreign(path))
+        path.with_name("config.json").write_text('{"nobody": {"width": 2}, "depth": 3}')
+        assert not importer.recognises(open_foreign(path))
+
+
 PARTS = (check_builds_and_state_dict_round_trips, check_builds_without_data_on_meta)
 CHECKS: dict[str, tuple[Check, ...]] = {
     "codec": (*PARTS, check_codec),
@@ -579,6 +597,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "objective": (*PARTS, check_objective),
     "allocator": (*PARTS, check_allocator),
     "source": (check_source,),
+    "importer": (check_importer_recognises_its_own_alone,),
     "metric": (check_metric_measures, check_metric_numbers, check_metric_tallies, check_metric_batches),
 }  # fmt: skip
 
