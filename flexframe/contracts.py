@@ -157,7 +157,19 @@ class Prior(nn.Module, ABC):
         sampling: SamplingConfig,
         on_token: Callable[[int], None] | None = None,
     ) -> Codes:
-        """Draw codes, `lengths[i]` of them for row i; `on_token` is told how many steps are done."""
+        """Draw codes, `lengths[i]` of them for row i; `on_token` is told how many steps are done.
+
+        Codes have the longest row's slots; what stands in an absent one means nothing. Row i depends on its own
+        condition, length and row of `rng` alone.
+        """
+
+
+class LikelihoodPrior(Prior):
+    """A prior that says how likely codes are."""
+
+    @abstractmethod
+    def log_prob(self, codes: Codes, condition: Condition | None) -> Float[Tensor, "b k"]:
+        """Natural logarithm of each token's probability given those before it; 0 where a token is absent."""
 
 
 class Allocator(Part[AllocatorConfig]):
@@ -299,6 +311,7 @@ __all__ = [
     "Importer",
     "Kept",
     "LengthMasker",
+    "LikelihoodPrior",
     "Losses",
     "Metric",
     "Objective",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import torch
@@ -35,6 +35,7 @@ class Generator(nn.Module):
 
     def forward(self, codes: Codes, condition: Condition | None = None, *, rng: Random = None) -> Losses:
         """The prior's losses of these codes."""
+        self._check(codes, condition)
         return self.prior(codes, condition, rng=as_rng(rng, len(codes.keep), codes.keep.device))
 
     @torch.no_grad()
@@ -46,6 +47,7 @@ class Generator(nn.Module):
         lengths: Int[Tensor, " b"] | int | None = None,
         rng: Random = None,
         sampling: SamplingConfig | Mapping[str, Any] | None = None,
+        on_token: Callable[[int], None] | None = None,
     ) -> Codes:
         """Draw sequences.
 
@@ -54,18 +56,17 @@ class Generator(nn.Module):
             lengths: tokens of each row, one number or one each; the model's length if None.
             rng: a seed, a generator, an `Rng`, or None for seed 0.
             sampling: the prior's settings, or a mapping that is laid on the model's own.
+            on_token: told how many of the prior's steps are done.
         """
         if (labels is None) == (count is None):
             raise ValueError("give labels, or a count of unconditional rows; one of the two")
         batch = len(labels) if labels is not None else count
         assert batch is not None
         if labels is not None:
-            classes = self.spec.classes
-            if classes is None:
+            if self.spec.classes is None:
                 raise ValueError("this generator knows no classes; give a count")
-            if batch and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-                span = f"{int(labels.min())}..{int(labels.max())}"
-                raise ValueError(f"labels span {span}; this generator's classes are 0..{classes - 1}")
+            _check_span("labels", labels, self.spec.classes)
+            labels = labels.to(self.device)
         null = torch.full((batch,), labels is None, device=self.device)
         condition = Condition(null, labels=labels) if self.spec.classes is not None else None
         wanted = torch.as_tensor(self.spec.length if lengths is None else lengths, device=self.device).expand(batch)
@@ -75,7 +76,27 @@ class Generator(nn.Module):
             given = {name: getattr(self.sampling, name) for name in self.sampling.model_fields_set}
             sampling = self.config.prior.sampling.read(given | dict(sampling or {}), "sampling")
         rows = as_rng(rng, batch, self.device)
-        return self.prior.sample(condition, wanted, rng=rows, sampling=sampling)
+        if type(sampling) is not self.config.prior.sampling:
+            kind = self.config.prior.sampling.__name__
+            raise ValueError(f"prior {self.config.prior.type!r} takes {kind}, not {type(sampling).__name__}")
+        return self.prior.sample(condition, wanted, rng=rows, sampling=sampling, on_token=on_token)
+
+    def _check(self, codes: Codes, condition: Condition | None) -> None:
+        spec, shape = self.spec, tuple(codes.codes.shape)
+        if codes.codes.is_floating_point():
+            raise ValueError("this generator models integer codes; these are a continuous quantizer's values")
+        if len(shape) != 3 or not 1 <= shape[1] <= spec.length or shape[2] != spec.codebooks:
+            expected = f"b k {spec.codebooks} with k in 1..{spec.length}"
+            raise ValueError(f"codes have shape {shape}; this generator's are {expected}")
+        _check_span("codes", codes.codes[codes.keep], spec.codebook_size)
+        if condition is not None and condition.labels is not None and spec.classes is not None:
+            _check_span("labels", condition.labels[~condition.null], spec.classes)
+
+
+def _check_span(what: str, values: Tensor, size: int) -> None:
+    low, high = (int(values.min()), int(values.max())) if values.numel() else (0, 0)
+    if low < 0 or high >= size:
+        raise ValueError(f"{what} span {low}..{high}; this generator's are 0..{size - 1}")
 
 
 @final
