@@ -169,7 +169,8 @@ def fetch(place: Place) -> tuple[Path, str | None]:
     if place.path is not None:
         return _model_in(place.path), None
     if place.repo is not None:
-        return hub.fetch(place.repo, place.revision)
+        path, commit = hub.fetch(place.repo, place.revision)
+        return _model_in(path), commit
     card = place.card
     assert card is not None
     weights = card.file.weights
@@ -181,7 +182,7 @@ def fetch(place: Place) -> tuple[Path, str | None]:
         if found != weights.sha256:
             text = f"{path} hashes to {found[:12]}, the card says {weights.sha256[:12]}; delete it and fetch it again"
             raise ConfigError([(card.id, text)])
-    return path, commit
+    return _model_in(path), commit
 
 
 def _path(path: Path) -> Place:

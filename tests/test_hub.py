@@ -1,0 +1,132 @@
+"""Models from the hub: what is fetched, at which commit, and that nothing is fetched unasked."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import save
+
+from flexframe import loading
+from flexframe_registry import ConfigError
+
+from .hub import serve
+
+SHOW = "import flexframe, sys; m = flexframe.load(sys.argv[1]); print(m.id, m.config.length)"
+
+
+@pytest.fixture
+def hub(tmp_path):
+    with serve(tmp_path / "server") as hub:
+        yield hub
+
+
+@pytest.fixture
+def model(tiny, tmp_path):
+    """The bytes of a model file."""
+    loading.save(tiny.state_dict(), tiny.config, tmp_path / "made.safetensors")
+    return (tmp_path / "made.safetensors").read_bytes()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs code in a process whose hub is the given one."""
+
+    def call(url, code, *args):
+        own = {"HF_HOME": str(tmp_path / "hf"), "FLEXFRAME_HOME": str(tmp_path / "ff")}
+        env = {**os.environ, "HF_ENDPOINT": url, "HF_HUB_ETAG_TIMEOUT": "2", "OMP_NUM_THREADS": "1", **own}
+        return subprocess.run([sys.executable, "-c", code, *args], env=env, capture_output=True, text=True, timeout=200)
+
+    return call
+
+
+def test_a_model_is_fetched_once_and_its_commit_is_kept(hub, model, run, tmp_path):
+    first = hub.publish("who/model", {"model.safetensors": model, "README.md": b"no", "pytorch_model.bin": b"no"})
+    done = run(hub.url, SHOW, "hf:who/model")
+    assert done.stdout.split() == ["hf:who/model", "8"], done.stderr
+    assert json.loads((tmp_path / "ff" / "revisions.json").read_text()) == {"who/model": first}
+    fetched = {path.rsplit("/", 1)[-1] for path in hub.asked if "/resolve/" in path}
+    assert fetched == {"model.safetensors"}  # safetensors are there, so the pickle stays away
+
+    hub.publish("who/model", {"model.safetensors": b"another"})
+    again = run(hub.url, SHOW, "hf:who/model")
+    assert again.stdout.split() == ["hf:who/model", "8"], again.stderr
+    newest = run(hub.url, SHOW, "hf:who/model@main")
+    assert "is not a whole safetensors file" in newest.stderr
+
+    offline = run("http://127.0.0.1:9", SHOW, "hf:who/model")
+    assert offline.stdout.split() == ["hf:who/model", "8"], offline.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hf:who/nobody", "there is no such repository on the hub"),
+        ("hf:who/model@0000000", "has no such revision"),
+        ("hf:not a name", "is no repository's name"),
+    ],
+)
+def test_what_the_hub_has_not_is_told(hub, model, run, name, message):
+    hub.publish("who/model", {"model.safetensors": model})
+    done = run(hub.url, SHOW, name)
+    assert message in done.stderr.strip().splitlines()[-1]
+
+
+def test_no_network_is_told(run):
+    done = run("http://127.0.0.1:9", SHOW, "hf:who/model")
+    last = done.stderr.strip().splitlines()[-1]
+    assert "hf:who/model@main: cannot be fetched and is not cached" in last
+    assert "path:FOLDER" in last
+
+
+def test_a_bare_name_says_that_it_goes_to_the_hub(hub, model, run):
+    hub.publish("who/model", {"model.safetensors": model})
+    done = run(hub.url, SHOW, "who/model")
+    assert done.stdout.split() == ["hf:who/model", "8"]
+    assert "is no card and no path: it is looked for on huggingface.co" in done.stderr
+
+
+# --- what a name means; none of this may fetch -------------------------------------------------------------------
+
+
+def test_a_card_comes_before_a_path_and_a_path_before_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flextok" / "digits-tiny").mkdir(parents=True)
+    (tmp_path / "who" / "model").mkdir(parents=True)
+    assert loading.locate("flextok/digits-tiny").card is not None
+    assert loading.locate("./flextok/digits-tiny").path is not None
+    assert loading.locate("path:flextok/digits-tiny").path is not None
+    assert loading.locate("who/model").path is not None
+    assert loading.locate("hf:who/model").repo == "who/model"
+    assert loading.locate("hf:who/model@abc").revision == "abc"
+    assert loading.locate("nobody/model").repo == "nobody/model"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("flextok/digits-tyny", "Did you mean 'flextok/digits-tiny'"),
+        ("card:who/model", "no card named 'who/model'"),
+        ("path:who/model", "is no file or folder"),
+        ("nothing", "no card named 'nothing'"),
+        ("/no/such/file", "no such file or folder"),
+    ],
+)
+def test_a_name_of_nothing_is_told_without_asking_the_hub(name, message, monkeypatch):
+    monkeypatch.setattr("flexframe.hub.fetch", lambda *_: pytest.fail("asked the hub"))
+    with pytest.raises((ConfigError, LookupError), match=message):
+        loading.load(name)
+
+
+def test_a_record_of_revisions_that_is_broken_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLEXFRAME_HOME", str(tmp_path))
+    (tmp_path / "revisions.json").write_text("{")
+    with pytest.raises(ConfigError, match="delete it, and revisions are recorded anew"):
+        loading.hub.recorded("who/model")
+
+
+def test_a_file_that_no_importer_knows_is_told(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(save({}))
+    with pytest.raises(ConfigError, match="is of no format known here"):
+        loading.load(tmp_path / "a.safetensors")

@@ -1,0 +1,316 @@
+"""Checkpoints of strangers: opened without running anything, bounded, each fault told in one error."""
+
+import json
+import os
+import pickle
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from flexframe.importing import Settings, compare, open_foreign
+from flexframe.importing.plain import MAX_CONFIG, MAX_DEPTH, parse, read_config
+from flexframe.importing.verify import markdown, verify_folder
+from flexframe_registry import ConfigError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A checkpoint of nobody's format."""
+    save_file({"a.weight": torch.zeros(2), "b.weight": torch.ones(3)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"a": {"width": 2, "odd": 1}, "b": 3}))
+    return tmp_path
+
+
+class Bomb:
+    """Unpickled with code execution allowed, it leaves a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def refused(path, match, **options):
+    with pytest.raises(ConfigError, match=match) as told:
+        open_foreign(path, **options)
+    assert len(str(told.value).splitlines()) == 1
+    return str(told.value)
+
+
+# --- weights -----------------------------------------------------------------------------------------------------
+
+
+def test_tensors_are_read_on_demand(folder):
+    source = open_foreign(folder)
+    assert sorted(source.tensors) == ["a.weight", "b.weight"]
+    assert source.tensors.shape("b.weight") == (3,)
+    assert source.tensors["b.weight"].sum() == 3
+
+
+@pytest.mark.parametrize("suffix", ["bin", "pt", "pth"])
+@pytest.mark.parametrize("how", ["plain", "zip", "inside"])
+def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path, suffix, how):
+    path, mark = tmp_path / f"model.{suffix}", tmp_path / "ran"
+    bomb = Bomb(mark)
+    if how == "plain":
+        path.write_bytes(pickle.dumps(bomb))
+    elif how == "zip":
+        torch.save(bomb, path)
+    else:
+        torch.save({"a": torch.zeros(1), "b": bomb}, path)
+    refused(path, r"nothing in it was run")
+    assert not mark.exists()
+
+
+def test_a_plain_torch_file_is_read(tmp_path):
+    torch.save({"a": torch.arange(3.0)}, tmp_path / "model.bin")
+    assert open_foreign(tmp_path / "model.bin").tensors["a"].tolist() == [0, 1, 2]
+
+
+def test_a_torch_file_of_other_things_is_refused(tmp_path):
+    torch.save({"epoch": 3, "model": {"a": torch.zeros(1)}}, tmp_path / "model.bin")
+    refused(tmp_path / "model.bin", "holds something else than tensors by name")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.bin", "model"])
+@pytest.mark.parametrize("content", [b"", b"ab", b"\x80\x02", b"PK\x03\x04junk", b"x" * 100])
+def test_a_file_of_rubbish_is_one_error(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    refused(tmp_path / name, "fetch it again|nothing in it was run")
+
+
+def header_file(path, header, body=b""):
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+
+
+@pytest.mark.parametrize(
+    "offsets", [[0, 1 << 40], [4, 0], [0, 4], [-8, 0], [0, 8.5], [1 << 62, (1 << 62) + 8]], ids=str
+)
+def test_a_header_that_lies_about_offsets_is_one_error(tmp_path, offsets):
+    path = tmp_path / "model.safetensors"
+    header_file(path, {"a": {"dtype": "F32", "shape": [2], "data_offsets": offsets}}, b"\0" * 8)
+    refused(path, "is not a whole safetensors file")
+
+
+def test_overlapping_tensors_are_one_error(tmp_path):
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    header_file(tmp_path / "model.safetensors", {"a": entry, "b": entry}, b"\0" * 8)
+    refused(tmp_path / "model.safetensors", "is not a whole safetensors file")
+
+
+def test_a_header_longer_than_the_file_is_one_error(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 60) + b"{}")
+    refused(tmp_path / "model.safetensors", "is not a whole safetensors file")
+
+
+def test_several_weights_are_not_guessed_between(tmp_path):
+    for name in "ab":
+        save_file({"x": torch.zeros(1)}, tmp_path / f"{name}.safetensors")
+    refused(tmp_path, r"holds a\.safetensors, b\.safetensors; name the one file")
+
+
+def test_shards_are_one_checkpoint(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "m-1.safetensors")
+    save_file({"b": torch.zeros(1)}, tmp_path / "m-2.safetensors")
+    index = {"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert sorted(open_foreign(tmp_path).tensors) == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["../m-1.safetensors", "/etc/passwd", "lost.safetensors"])
+def test_an_index_cannot_point_elsewhere(tmp_path, name):
+    index = {"weight_map": {"a": name}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(tmp_path, "names files that are not beside it")
+
+
+# --- configs -----------------------------------------------------------------------------------------------------
+
+
+def test_a_config_of_ten_megabytes_is_refused_unread(folder, monkeypatch):
+    (folder / "config.json").write_text("[" * (10 << 20))
+    monkeypatch.setattr(json, "loads", lambda *_: pytest.fail("parsed it"))
+    refused(folder, "a config has at most")
+
+
+@pytest.mark.parametrize("text", ["[" * 1000 + "]" * 1000, '{"a":' * 1000 + "1" + "}" * 1000, "(" * 100_000])
+def test_a_config_too_deep_is_refused_unparsed(folder, text):
+    (folder / "config.json").write_text(text)
+    refused(folder, f"more than {MAX_DEPTH} brackets")
+
+
+def test_deep_yaml_is_refused(folder):
+    (folder / "config.json").unlink()
+    (folder / "config.yaml").write_text("\n".join(" " * i + f"a{i}:" for i in range(1000)))
+    refused(folder, "no config nests so deep")
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "{", "{'a': 1}", "\x00"])
+def test_a_config_that_is_no_json_mapping_is_one_error(folder, text):
+    (folder / "config.json").write_text(text)
+    refused(folder, "config.json")
+
+
+def test_yaml_builds_nothing(tmp_path, folder):
+    mark = tmp_path / "ran"
+    (folder / "config.json").unlink()
+    (folder / "config.yaml").write_text(f"a: !!python/object/apply:os.system ['touch {mark}']\n")
+    refused(folder, "cannot be read")
+    assert not mark.exists()
+
+
+def test_metadata_is_read_as_literals(tmp_path):
+    values = {
+        "encoder": str({"width": 2, "none": None, "flag": True, "f": 0.5}),
+        "_target_": "some.Name",
+        "vae": "None",
+    }
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"format": "pt", **values})
+    settings = open_foreign(tmp_path).settings
+    assert settings["encoder"] == {"width": 2, "none": None, "flag": True, "f": 0.5}
+    assert settings["_target_"] == "some.Name"
+    assert settings["vae"] is None
+    assert "format" not in settings
+
+
+@pytest.mark.parametrize(
+    "text", ["{'a': __import__('os').system('true')}", "{'a': open('x')}", "[x for x in ()]", "{'a': 1 + b}", "{" * 200]
+)
+def test_metadata_that_is_code_is_refused(tmp_path, text):
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"encoder": text})
+    refused(tmp_path, "metadata 'encoder'")
+
+
+def test_metadata_too_long_is_refused(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"vae": "{" + " " * MAX_CONFIG + "}"})
+    refused(tmp_path, "a config has at most")
+
+
+@pytest.mark.parametrize("text", ["{1: 2}", "{'a': b'x'}", "{'a': {1, 2}}", "{'a': 1j}"])
+def test_what_is_no_plain_data_is_refused(tmp_path, text):
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"vae": text})
+    refused(tmp_path, "no plain data|is no text")
+
+
+def test_brackets_within_text_do_not_nest():
+    assert parse(json.dumps({"a": "[" * 500}), "here") == {"a": "[" * 500}
+
+
+def test_a_config_with_a_comment_and_an_apostrophe_is_read(tmp_path):
+    (tmp_path / "c.yaml").write_text("# it's one\na: 1e-4\nb: [1, 2]\n")
+    assert read_config(tmp_path / "c.yaml") == {"a": 1e-4, "b": [1, 2]}
+
+
+# --- what a user assumes and drops -------------------------------------------------------------------------------
+
+
+def test_assumptions_are_laid_on_and_kept(folder):
+    source = open_foreign(folder, assume={"a.depth": 4, "c.d.e": "x"})
+    assert source.settings["a"] == {"width": 2, "odd": 1, "depth": 4}
+    assert source.settings["c"] == {"d": {"e": "x"}}
+    assert source.assumed == {"a.depth": 4, "c.d.e": "x"}
+
+
+def test_what_is_dropped_is_gone_settings_and_tensors(folder):
+    source = open_foreign(folder, drop=["a.odd", "b"])
+    assert source.settings == {"a": {"width": 2}}
+    assert list(source.tensors) == ["a.weight"]
+    assert source.dropped == ("a.odd", "b")
+
+
+def test_dropping_what_is_not_there_is_told(folder):
+    refused(folder, "neither a setting nor a tensor 'a.od'", drop=["a.od"])
+
+
+def test_assuming_below_a_value_is_told(folder):
+    refused(folder, "'b' is 3, which has no settings below it", assume={"b.c": 1})
+
+
+# --- settings read one by one ------------------------------------------------------------------------------------
+
+
+def test_what_nobody_read_is_listed_with_path_and_value():
+    settings = Settings({"a": {"b": 1, "c": [2]}, "d": "x", "e": 5})
+    assert settings.child("a").number("b") == 1
+    assert settings.take("e", int) == 5
+    with pytest.raises(ConfigError) as told:
+        settings.finish()
+    assert [path for path, _ in told.value.problems] == ["a.c", "d"]
+    assert "--drop a.c" in str(told.value)
+    assert "[2]" in str(told.value)
+
+
+def test_a_child_that_was_read_through_leaves_nothing():
+    settings = Settings({"a": {"b": 1}, "c": {"x": 1, "y": {"z": 2}}})
+    settings.child("a").number("b")
+    settings.ignore("c")
+    settings.finish()
+
+
+def test_a_child_that_nobody_looked_into_is_listed_whole():
+    settings = Settings({"a": {"b": 1}})
+    settings.child("a")
+    assert settings.unread() == [("a", {"b": 1})]
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (lambda s: s.number("lost"), "a.lost: is not given; if you know it, say --assume a.lost=VALUE"),
+        (lambda s: s.number("zero"), "a.zero: is 0; expected at least 1"),
+        (lambda s: s.number("yes"), "a.yes: is True; expected int"),
+        (lambda s: s.take("word", float), "a.word: is 'wrd'; expected float"),
+        (lambda s: s.numbers("list"), "a.list: is [1, 'x']; expected whole numbers above 0"),
+        (lambda s: s.choice("word", ("word", "other")), "Did you mean 'word'"),
+        (lambda s: s.child("zero"), "a.zero: is 0; expected dict"),
+    ],
+)
+def test_a_setting_of_another_kind_is_told(read, message):
+    settings = Settings({"a": {"zero": 0, "yes": True, "word": "wrd", "list": [1, "x"]}}).child("a")
+    with pytest.raises(ConfigError) as told:
+        read(settings)
+    assert message in str(told.value)
+
+
+def test_whole_numbers_pass_for_fractions_and_not_the_other_way():
+    assert Settings({"a": 2}).take("a", float) == 2.0
+    with pytest.raises(ConfigError):
+        Settings({"a": 2.0}).take("a", int)
+
+
+# --- comparisons -------------------------------------------------------------------------------------------------
+
+
+def test_comparisons_pass_and_fail_where_they_should():
+    ones = torch.ones(3)
+    assert compare("c", "t", ones + 1e-5, ones).passed
+    assert not compare("c", "t", ones + 1e-4, ones).passed
+    assert compare("c", "t", ones * 100 + 1e-4, ones * 100, rtol=1e-5).passed
+    assert not compare("c", "t", torch.ones(2), ones).passed
+    assert not compare("c", "t", ones * float("nan"), ones).passed
+    ids = torch.arange(3)
+    assert compare("c", "t", ids, ids).passed
+    wrong = compare("c", "t", ids + torch.tensor([0, 0, 1]), ids)
+    assert (wrong.error, wrong.largest, wrong.passed) == (1, 3, False)
+
+
+def test_nothing_to_compare_with_is_told(folder, tmp_path):
+    with pytest.raises(ConfigError, match=r"holds no case\*\.safetensors"):
+        verify_folder(folder)
+    with pytest.raises(ConfigError, match="is no folder"):
+        verify_folder(tmp_path / "lost")
+
+
+def test_the_table_tells_failures():
+    found = [
+        compare("c", "t", torch.ones(1), torch.zeros(1)),
+        compare("c", "ids", torch.ones(1).long(), torch.ones(1).long()),
+    ]
+    text = markdown([("one", found)])
+    assert "1 of 2 within tolerance" in text
+    assert "| c | `t` | 1.0e+00 | 2e-05 | **no** |" in text
+    assert "| c | `ids` | 0 of 1 | 0 | ok |" in text
