@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from math import gcd
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -20,6 +22,24 @@ def level_widths(hidden: int, multipliers: Sequence[int]) -> list[int]:
     if hidden % GROUPS:
         raise ValueError(f"hidden is a multiple of {GROUPS}, which is the number of norm groups, not {hidden}")
     return [hidden * m for m in multipliers]
+
+
+def shape_of(shapes: Mapping[str, Sequence[int]]) -> tuple[int, tuple[int, ...], int]:
+    """`hidden`, `multipliers` and `blocks` of the encoder or decoder whose tensors have these shapes.
+
+    Raises:
+        ValueError: there are no tensors of such a network, or no whole multipliers give their widths.
+    """
+    levels = [name for name in shapes if re.fullmatch(r"(down|up)\.\d+\.block\.0\.conv1\.weight", name)]
+    if not levels:
+        raise ValueError("has no tensors down.*.block.* or up.*.block.*, so it is no network of MaskGIT-VQGAN")
+    widths = [shapes[name][0] for name in sorted(levels, key=lambda name: int(name.split(".")[1]))]
+    side = levels[0].split(".")[0]
+    blocks = sum(re.fullmatch(rf"{side}\.0\.block\.\d+\.conv1\.weight", name) is not None for name in shapes)
+    hidden = shapes["conv_in.weight"][0] if side == "down" and "conv_in.weight" in shapes else gcd(*widths)
+    if not hidden or any(width % hidden for width in widths):
+        raise ValueError(f"has levels of {widths} channels, which are no multiples of its base width {hidden}")
+    return hidden, tuple(width // hidden for width in widths), blocks
 
 
 def residual_blocks(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
@@ -89,10 +109,10 @@ class VQGANEncoder(nn.Module):
         super().__init__()
         widths = level_widths(hidden, multipliers)
         last = len(widths) - 1
-        self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
+        self.conv_in = nn.Conv2d(channels, hidden, 3, padding=1, bias=False)
         self.down = nn.ModuleList(
             DownLevel(inputs, outputs, blocks, halve=i < last)
-            for i, (inputs, outputs) in enumerate(zip([widths[0], *widths[:-1]], widths, strict=True))
+            for i, (inputs, outputs) in enumerate(zip([hidden, *widths[:-1]], widths, strict=True))
         )
         self.mid = residual_blocks(widths[-1], widths[-1], blocks)
         self.norm_out = norm(widths[-1])
