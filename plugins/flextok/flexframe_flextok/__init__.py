@@ -65,10 +65,12 @@ class RegisterEncoderConfig(TrunkConfig, EncoderConfig):
 
 
 class FlowSampling(SamplingConfig):
-    """Euler steps from noise to data, with classifier-free guidance against the null condition."""
+    """Steps from noise to data, with classifier-free guidance against the null condition."""
 
     steps: int = Field(25, ge=1)
-    """Model evaluations from t=1 to t=1/steps."""
+    """Equal steps from t=1 to t=0."""
+    solver: Literal["euler", "heun", "midpoint"] = "euler"
+    """Euler, of one model evaluation a step; or a second-order solver of two (Heun's last step is Euler's)."""
     guidance: float | tuple[tuple[float, float], ...] | Callable[[float], float] = 1.0
     """Guidance scale; or knots (t, scale), linear between and constant beyond; or, in Python, a function of t."""
     apg: bool = False
@@ -101,10 +103,22 @@ class FlowSampling(SamplingConfig):
                 return g0 + (g1 - g0) * (t - t0) / (t1 - t0)
         return knots[-1][1]
 
+    def times(self) -> list[float]:
+        """The times at which the model is evaluated, in order; never 0."""
+        second = {"euler": None, "heun": 1.0, "midpoint": 0.5}[self.solver]
+        found = []
+        for i in range(self.steps, 0, -1):
+            found.append(i / self.steps)
+            if second is not None and i > second:
+                found.append((i - second) / self.steps)
+        return found
+
     def by_step(self) -> Sequence[tuple[FlowSampling, int]]:
-        guided = sum(self.scale(i / self.steps) != 1 for i in range(1, self.steps + 1))
-        kinds = [(2.0, guided), (1.0, self.steps - guided)]  # any scale but 1 evaluates the model twice
-        return [(self.model_copy(update={"steps": 1, "guidance": scale}), count) for scale, count in kinds if count]
+        times = self.times()
+        guided = sum(self.scale(t) != 1 for t in times)
+        kinds = [(2.0, guided), (1.0, len(times) - guided)]  # any scale but 1 evaluates the model twice
+        single = {"steps": 1, "solver": "euler"}
+        return [(self.model_copy(update={**single, "guidance": scale}), count) for scale, count in kinds if count]
 
 
 class FlowDecoderConfig(TrunkConfig, DecoderConfig):

@@ -19,7 +19,7 @@ from flexframe_registry import SamplingConfig, Spec
 
 from . import FlowDecoderConfig, FlowSampling
 from .blocks import LayerNorm, ModulatedBlock, PatchEmbed, linear
-from .flow import Guidance, draw_times, euler
+from .flow import Guidance, draw_times, integrate
 
 
 class TimeEmbed(nn.Module):
@@ -171,4 +171,4 @@ class FlowDecoder(Decoder):
             guided, unguided = self.velocity(x.repeat(2, 1, 1, 1), times, both, keep)[0].float().chunk(2)
             return guidance(guided, unguided, scale)
 
-        return euler(velocity, noise, sampling.steps, sampling.on_step)
+        return integrate(velocity, noise, sampling)

@@ -65,16 +65,22 @@ class Guidance:
         return conditional + (scale - 1) * (orthogonal + settings.apg_eta * parallel).to(conditional.dtype)
 
 
-def euler(
-    velocity: Velocity,
-    noise: Float[Tensor, "b c h w"],
-    steps: int,
-    on_step: Callable[[int, int], None] | None = None,
-) -> Float[Tensor, "b c h w"]:
-    """Integrate from t=1 to t=0; the model is called at t = 1, ..., 1/steps and never at 0. The state stays fp32."""
-    x = noise
+def integrate(velocity: Velocity, noise: Float[Tensor, "b c h w"], sampling: FlowSampling) -> Float[Tensor, "b c h w"]:
+    """Integrate from t=1 to t=0 with the solver of the settings; the state stays fp32.
+
+    The model is evaluated at `sampling.times()`: never at 0, where nothing was trained. With APG each evaluation moves
+    the running direction.
+    """
+    x, steps = noise, sampling.steps
     for i in range(steps, 0, -1):
-        x = x - velocity(x, i / steps).float() / steps
-        if on_step is not None:
-            on_step(steps - i + 1, steps)
+        first = velocity(x, i / steps).float()
+        if sampling.solver == "midpoint":
+            slope = velocity(x - first / (2 * steps), (i - 0.5) / steps).float()
+        elif sampling.solver == "heun" and i > 1:
+            slope = (first + velocity(x - first / steps, (i - 1) / steps).float()) / 2
+        else:
+            slope = first
+        x = x - slope / steps
+        if sampling.on_step is not None:
+            sampling.on_step(steps - i + 1, steps)
     return x

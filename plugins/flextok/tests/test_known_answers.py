@@ -16,7 +16,7 @@ from flexframe.tokens import Batch, Tokens, prefix
 from flexframe_flextok import FlowDecoderConfig, FlowSampling
 from flexframe_flextok.blocks import LayerNorm, PatchEmbed, sincos
 from flexframe_flextok.decoder import FlowDecoder, TimeEmbed
-from flexframe_flextok.flow import Guidance, draw_times, euler, mode_times
+from flexframe_flextok.flow import Guidance, draw_times, integrate, mode_times
 from flexframe_registry import ConfigError, LatentSpec, Spec, TokenizerConfig, TokenSpec, cards
 
 needs_vae = pytest.mark.skipif(find_spec("diffusers") is None, reason="the codec needs diffusers: the extra `vae`")
@@ -321,8 +321,35 @@ def test_euler_visits_one_down_to_a_step_and_never_zero():
         visited.append(t)
         return noise - data
 
-    torch.testing.assert_close(euler(velocity, noise, 5), data)
+    torch.testing.assert_close(integrate(velocity, noise, FlowSampling(steps=5)), data)
     assert visited == [1.0, 0.8, 0.6, 0.4, 0.2]
+
+
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("midpoint", 2)])
+def test_solvers_converge_at_their_order(solver, order):
+    start = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+
+    def error(steps):
+        found = integrate(lambda x, t: (2 * t * x).float(), start.float(), FlowSampling(steps=steps, solver=solver))
+        return abs(float(found) - math.exp(-1))  # dx/dt = 2 t x from t=1, x=1 is exp(t^2 - 1)
+
+    rate = math.log2(error(8) / error(16))
+    assert rate == pytest.approx(order, abs=0.35)
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "midpoint"])
+def test_solvers_evaluate_where_they_say(solver):
+    asked = []
+
+    def velocity(x, t):
+        asked.append(t)
+        return x
+
+    sampling = FlowSampling(steps=3, solver=solver, guidance=2.0)
+    integrate(velocity, torch.ones(1, 1, 1, 1), sampling)
+    assert asked == pytest.approx(sampling.times())
+    assert min(asked) > 0
+    assert sum(count for _, count in sampling.by_step()) == len(asked)
 
 
 def passes(decoder, monkeypatch, **settings):
