@@ -95,6 +95,7 @@ def measure(
     sampling: Mapping[str, Any] | None = None,
     *,
     batch_size: int = 1,
+    frozen: Sequence[str] = (),
     uses: Sequence[str] = USES,
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> Profile:
@@ -103,6 +104,7 @@ def measure(
     Args:
         sampling: the decoder's settings, over its defaults.
         batch_size: images at a time; memory is for all of them, FLOPs for one.
+        frozen: parts, or modules within them by dotted name, that a run does not train.
         uses: which of `pass`, `encode`, `decode` and `train` are measured.
         on_stage: told what is measured next.
     """
@@ -114,12 +116,12 @@ def measure(
         "train": (Uses.train, ("encoder", "quantizer", "decoder")),
     }
     on_stage("parameters")
-    parts, sizes = build(config)
+    parts, sizes = build(config, frozen)
     costs = {}
     with FakeTensorMode(allow_non_fake_inputs=True):
         for part in parts.values():
             part.to_empty(device="cpu")
-        run = Uses(config, parts, {s.kind: s.missing for s in sizes if s.missing}, batch_size).run
+        run = Uses(config, parts, {s.kind: s.missing for s in sizes if s.missing}, batch_size, frozen).run
         for use, precision in product(uses, PRECISIONS):
             if (use, precision) != ("pass", "bf16"):  # its FLOPs are the same, and its memory is in `decode`
                 on_stage(f"{use}, {precision}")
@@ -130,7 +132,7 @@ def measure(
 # --- parts -------------------------------------------------------------------------------------------------------
 
 
-def build(config: TokenizerConfig) -> tuple[dict[str, nn.Module], list[PartSize]]:
+def build(config: TokenizerConfig, frozen: Sequence[str] = ()) -> tuple[dict[str, nn.Module], list[PartSize]]:
     """A tokenizer's parts on the meta device, without those whose libraries are missing, and the sizes of all."""
     parts: dict[str, nn.Module] = {}
     sizes = []
@@ -143,7 +145,10 @@ def build(config: TokenizerConfig) -> tuple[dict[str, nn.Module], list[PartSize]
             sizes.append(PartSize(kind, chosen.type, missing=str(error)))
             continue
         if kind == "codec":
-            part.eval().requires_grad_(False)
+            part.requires_grad_(False)
+        for name in frozen:
+            if name.partition(".")[0] == kind:
+                part.get_submodule(name.partition(".")[2]).requires_grad_(False)
         parts[kind] = part
         sizes.append(size_of(kind, chosen.type, part))
     return parts, sizes
@@ -171,9 +176,15 @@ class Uses:
     """The ways in which a tokenizer is used, each run once on fake tensors, at the full token count."""
 
     def __init__(
-        self, config: TokenizerConfig, parts: Mapping[str, nn.Module], missing: Mapping[str, str], batch: int
+        self,
+        config: TokenizerConfig,
+        parts: Mapping[str, nn.Module],
+        missing: Mapping[str, str],
+        batch: int,
+        frozen: Sequence[str] = (),
     ) -> None:
         self.config, self.parts, self.missing, self.batch = config, parts, missing, batch
+        self.still = [name.partition(".") for name in ("codec", *frozen)]
         self.spec: Spec = config.spec
         self.latents = (batch, self.spec.latents.channels, self.spec.latents.height, self.spec.latents.width)
 
@@ -223,8 +234,11 @@ class Uses:
 
     def train(self, meter: Meter) -> None:
         """Forward and backward of all that the model itself can lose; a run's objectives are not counted."""
-        for part in (part for kind, part in self.parts.items() if kind != "codec"):
+        for part in self.parts.values():
             part.train()
+        for kind, _, inner in self.still:
+            if kind in self.parts:
+                self.parts[kind].get_submodule(inner).eval()
         rng = self._rng()
         with meter.autocast():  # as the training loop has it: the backward pass is outside
             with torch.no_grad():

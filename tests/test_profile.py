@@ -297,3 +297,15 @@ def test_uses_need_no_more_than_their_parts():
     uses = Uses(config(), {"decoder": nn.Identity()}, {"encoder": "is not here"}, 1)
     assert uses.run(Uses.encode, ("encoder",), bf16=False).failed == "encoder: is not here"
     assert set(parts) == set(PARTS)
+
+
+def test_frozen_parts_are_not_trained():
+    whole, less = (
+        measure(config(), uses=("train",), frozen=frozen) for frozen in ((), ("encoder", "decoder.blocks.0", "codec"))
+    )
+    assert [part.trainable for part in less.parts if part.kind == "encoder"] == [0]
+    assert 0 < less.parts[-1].trainable < whole.parts[-1].trainable
+    assert less.parts[-1].parameters == whole.parts[-1].parameters
+    assert less.costs["train", "fp32"].flops["forward"] == whole.costs["train", "fp32"].flops["forward"]
+    assert less.costs["train", "fp32"].flops["backward"] < whole.costs["train", "fp32"].flops["backward"]
+    assert less.training("fp32")["at once"] < whole.training("fp32")["at once"]

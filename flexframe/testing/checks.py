@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from flexframe.contracts import Metric, Part, Reconstructions, Sample, Source
 from flexframe.importing import open_foreign
+from flexframe.nn.init import redraw_zeros
 from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Outputs, Tokens, prefix
@@ -59,14 +60,6 @@ def build(component: Component, fields: Fields, masked: bool = True) -> tuple[An
     part = component.load()(config, spec)
     redraw_zeros(part)
     return part.eval(), spec
-
-
-def redraw_zeros(module: nn.Module) -> None:
-    """Draw parameters that are zero throughout from N(0, 0.02)."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.requires_grad and not parameter.any():
-                nn.init.normal_(parameter, std=0.02)
 
 
 def rng(batch: int = BATCH, step: int = 0) -> Rng:
