@@ -36,6 +36,16 @@ class TrunkConfig(ComponentConfig):
     """Latents along each axis that one patch covers."""
     positions: Literal["absolute", "interpolate"] = "absolute"
     """Positions of a grid unlike the model's own: by its own coordinates, or stretched over the model's grid."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of the stored table that `positions` refer to in place of the model's own grid: of pretraining,
+    where images are now of another size. Imported checkpoints have it."""
+
+    @field_validator("grid")
+    @classmethod
+    def _cells(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and min(value) < 1:
+            raise ValueError(f"a grid has at least one row and one column, not {value}")
+        return value
 
     def check(self, spec: Spec) -> None:
         height, width = spec.latents.height, spec.latents.width
@@ -46,6 +56,12 @@ class TrunkConfig(ComponentConfig):
         if self.width % self.head_dim or self.width % 4:
             raise ValueError(
                 f"width {self.width} must divide by head_dim {self.head_dim} and by 4 (sine-cosine positions)"
+            )
+        rows, columns = height // self.patch, width // self.patch
+        if self.grid and self.positions == "absolute" and (rows > self.grid[0] or columns > self.grid[1]):
+            raise ValueError(
+                f"{rows} x {columns} patches have no positions in `grid` {self.grid[0]} x {self.grid[1]}; "
+                "set `positions: interpolate`"
             )
 
 
@@ -135,6 +151,8 @@ class FlowDecoderConfig(TrunkConfig, DecoderConfig):
 
     null_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of training samples whose tokens are all replaced by the null condition, for guidance."""
+    single_null: bool = False
+    """Whether the null condition is one token in all tokens' place, rather than one in the place of each."""
     time_sampling: Literal["mode", "logit-normal"] = "mode"
     """Distribution of training times (Esser et al., arXiv 2403.03206, section 3.1)."""
     mode_scale: float = Field(0.25, ge=-1, le=1.75)
@@ -163,6 +181,8 @@ class VAECodecConfig(CodecConfig):
     """Residual blocks of a level."""
     groups: int = Field(32, ge=1)
     """Groups of the group norms."""
+    quant_conv: bool = True
+    """Whether 1 x 1 convolutions stand around the latents."""
     scaling_factor: float = Field(1.0, gt=0)
     """Latents are multiplied by this after encoding and divided by it before decoding."""
     sample_posterior: bool = False

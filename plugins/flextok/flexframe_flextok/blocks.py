@@ -117,21 +117,69 @@ def sincos(
 
     if within is None or within == (height, width):
         return table(height, width)
-    grid = rearrange(table(*within), "y x d -> 1 d y x")
-    stretched = F.interpolate(grid, size=(height, width), mode="bilinear", align_corners=True)
-    return rearrange(stretched, "1 d y x -> y x d")
+    return stretched(table(*within), height, width)
+
+
+def stored_table(rows: int, columns: int, dim: int) -> Float[Tensor, "rows columns dim"]:
+    """The reference's table of positions, to the last bit: cells are numbered column by column and read row by row.
+
+    So it is `sincos` of a square grid, and of another grid a table of its own. In fp32 throughout, as the reference:
+    a sine of a large angle is where the two precisions part (1e-6 at 16 cells).
+    """
+    omega = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float32) / (dim // 4))
+    x, y = (torch.arange(n, dtype=torch.float32)[:, None] * omega for n in (columns, rows))
+    x, y = (torch.cat([a.sin(), a.cos()], -1) for a in (x, y))
+    return torch.cat([x.repeat_interleave(rows, 0), y.repeat(columns, 1)], -1).reshape(rows, columns, dim)
+
+
+def stretched(table: Float[Tensor, "y x dim"], rows: int, columns: int) -> Float[Tensor, "rows columns dim"]:
+    """A table over another grid: bilinear, corners aligned."""
+    grid = rearrange(table, "y x d -> 1 d y x")
+    found = F.interpolate(grid, size=(rows, columns), mode="bilinear", align_corners=True)
+    return rearrange(found, "1 d y x -> y x d")
 
 
 class PatchEmbed(nn.Module):
-    """Latents to a sequence of patch embeddings with 2D positions."""
+    """Latents to a sequence of patch embeddings with 2D positions.
+
+    Args:
+        grid: the model's own rows and columns of patches.
+        stretch: whether another grid is stretched over the table, or has the coordinates of its own cells.
+        table: rows and columns of the stored table that positions are taken from; the model's own grid if None.
+    """
 
     positions: Tensor
 
-    def __init__(self, channels: int, width: int, patch: int, grid: tuple[int, int], *, stretch: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        patch: int,
+        grid: tuple[int, int],
+        *,
+        stretch: bool,
+        table: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
-        self.patch, self.grid, self.stretch = patch, grid, stretch
+        self.patch, self.grid, self.stretch, self.table = patch, grid, stretch, table
         self.proj = linear(channels * patch * patch, width)
-        self.register_buffer("positions", sincos(*grid, width), persistent=False)
+        self.register_buffer("positions", self.place(*grid, width), persistent=False)
+
+    def place(self, rows: int, columns: int, width: int) -> Float[Tensor, "rows columns width"]:
+        """Positions of a grid of patches."""
+        if self.table is None:
+            return sincos(rows, columns, width, self.grid if self.stretch else None)
+        whole = stored_table(*self.table, width)
+        if (rows, columns) == self.table:
+            return whole
+        if self.stretch:
+            return stretched(whole, rows, columns)
+        if rows > self.table[0] or columns > self.table[1]:
+            most = " x ".join(map(str, self.table))
+            raise ValueError(
+                f"{rows} x {columns} patches have no positions in a table of {most}; set `positions: interpolate`"
+            )
+        return whole[:rows, :columns]
 
     def forward(self, latents: Float[Tensor, "b c y x"]) -> Float[Tensor, "b n e"]:
         height, width = latents.shape[2] // self.patch, latents.shape[3] // self.patch
@@ -139,7 +187,6 @@ class PatchEmbed(nn.Module):
             raise ValueError(f"latents of {tuple(latents.shape[2:])} do not divide into patches of {self.patch}")
         positions = self.positions
         if (height, width) != self.grid:
-            table = sincos(height, width, positions.shape[-1], self.grid if self.stretch else None)
-            positions = table.to(positions)
+            positions = self.place(height, width, positions.shape[-1]).to(positions)
         patches = rearrange(latents, "b c (y p) (x q) -> b (y x) (p q c)", p=self.patch, q=self.patch)
         return self.proj(patches) + positions.flatten(0, 1)

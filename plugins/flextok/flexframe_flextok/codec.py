@@ -30,6 +30,8 @@ class VAECodec(Codec):
             layers_per_block=config.layers,
             latent_channels=config.channels,
             norm_num_groups=config.groups,
+            use_quant_conv=config.quant_conv,
+            use_post_quant_conv=config.quant_conv,
         )
 
     def posterior(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b c y x"], Float[Tensor, "b c y x"]]:

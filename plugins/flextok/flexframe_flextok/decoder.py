@@ -70,9 +70,8 @@ class FlowDecoder(Decoder):
         self.null_condition = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
         if tokens.masked:
             self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
-        self.patches = PatchEmbed(
-            latents.channels, width, config.patch, grid, stretch=config.positions == "interpolate"
-        )
+        stretch = config.positions == "interpolate"
+        self.patches = PatchEmbed(latents.channels, width, config.patch, grid, stretch=stretch, table=config.grid)
         self.time = TimeEmbed(width, config.max_timestep)
         self.blocks = nn.ModuleList(ModulatedBlock(width, config.head_dim) for _ in range(config.depth))
         self.head = Head(width, latents.channels, config.patch)
@@ -99,11 +98,13 @@ class FlowDecoder(Decoder):
         registers: Float[Tensor, "b k e"],
         keep: Bool[Tensor, "b _"],
         taps: frozenset[str] = frozenset(),
+        null: Bool[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b c h w"], dict[str, Tensor]]:
         """Velocity at x, and the patch features (`b y x e`) of the tapped blocks."""
         patches = self.patches(x)
         split, rows = patches.shape[1], x.shape[2] // self.config.patch
-        mask = None if self.spec.tokens.masked else F.pad(keep, (split, 0), value=True)[:, None, None]
+        seen = self._seen(registers, keep, null)
+        mask = None if seen is None else F.pad(seen, (split, 0), value=True)[:, None, None]
         time = F.silu(self.time(times))
         features: dict[str, Tensor] = {}
         h = torch.cat([patches, registers.to(patches.dtype)], 1)
@@ -112,6 +113,14 @@ class FlowDecoder(Decoder):
             if f"block.{i}" in taps:
                 features[f"block.{i}"] = rearrange(h[:, :split], "b (y x) e -> b y x e", y=rows)
         return self.head(h[:, :split], time, rows), features
+
+    def _seen(self, registers: Tensor, keep: Tensor, null: Tensor | None) -> Bool[Tensor, "b k"] | None:
+        """The registers that attention sees; None where it sees all."""
+        seen = None if self.spec.tokens.masked else keep
+        if null is None or not self.config.single_null:
+            return seen
+        first = torch.arange(registers.shape[1], device=registers.device) == 0
+        return torch.where(null[:, None], first, torch.ones_like(first) if seen is None else seen)
 
     def adapt(self, state: Mapping[str, Tensor], spec: Spec) -> Mapping[str, Tensor]:
         """Tokens are ordered: a shorter sequence takes the first ones' positions."""
@@ -133,7 +142,7 @@ class FlowDecoder(Decoder):
         null = rng.uniform("decoder/null") < self.config.null_dropout if self.config.null_dropout else None
         t = times[:, None, None, None]
         registers = self.registers(tokens, null)
-        velocity, features = self.velocity(t * noise + (1 - t) * data, times, registers, tokens.keep, taps)
+        velocity, features = self.velocity(t * noise + (1 - t) * data, times, registers, tokens.keep, taps, null)
         loss = (velocity.float() - (noise - data)).square().mean((1, 2, 3))
         return Outputs({"flow": loss}, features=features)
 
@@ -159,8 +168,8 @@ class FlowDecoder(Decoder):
         """From noise to data in the decoder's own range."""
         batch, guidance = len(tokens), Guidance(sampling)
         conditional = self.registers(tokens, None)
-        null = self.registers(tokens, torch.ones_like(tokens.keep[:, 0]))
-        both = torch.cat([conditional, null])
+        unguided_rows = torch.arange(2 * batch, device=tokens.keep.device) >= batch
+        both = torch.cat([conditional, self.registers(tokens, unguided_rows[batch:])])
         keep = tokens.keep.repeat(2, 1)
 
         def velocity(x: Tensor, t: float) -> Tensor:
@@ -168,7 +177,8 @@ class FlowDecoder(Decoder):
             if scale == 1:
                 return self.velocity(x, x.new_full((batch,), t), conditional, tokens.keep)[0]
             times = x.new_full((2 * batch,), t)
-            guided, unguided = self.velocity(x.repeat(2, 1, 1, 1), times, both, keep)[0].float().chunk(2)
+            found, _ = self.velocity(x.repeat(2, 1, 1, 1), times, both, keep, frozenset(), unguided_rows)
+            guided, unguided = found.float().chunk(2)
             return guidance(guided, unguided, scale)
 
         return integrate(velocity, noise, sampling)

@@ -30,8 +30,9 @@ class RegisterEncoder(Encoder):
         latents = spec.latents
         grid = (latents.height // config.patch, latents.width // config.patch)
         self.rescale = Rescale(latents, (-1.0, 1.0))
+        stretch = config.positions == "interpolate"
         self.patches = PatchEmbed(
-            latents.channels, config.width, config.patch, grid, stretch=config.positions == "interpolate"
+            latents.channels, config.width, config.patch, grid, stretch=stretch, table=config.grid
         )
         self.registers = nn.Parameter(nn.init.trunc_normal_(torch.empty(spec.tokens.length, config.width), std=0.02))
         self.blocks = nn.ModuleList(Block(config.width, config.head_dim) for _ in range(config.depth))
