@@ -178,6 +178,10 @@ class DecoderConfig(ComponentConfig):
         """What its outputs hold for objectives: of `reconstruction`, `logits`, and the names of features by tap."""
         return frozenset()
 
+    def logits(self, spec: Spec) -> tuple[int, int, int] | None:
+        """Classes, rows and columns of its logits; None where it gives none."""
+        return None
+
     def usual_objectives(self) -> tuple[str, ...]:
         """The objectives of a run that names none."""
         return ()

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from flexframe_registry import Component, Config, DecoderConfig, EncoderConfig, Spec, hookimpl
+from flexframe_registry import Component, Config, DecoderConfig, EncoderConfig, ImporterConfig, Spec, hookimpl
 from flexframe_registry.cards import folders
 
 SMALL = {"width": 512, "depth": 8, "heads": 8, "patch": 16}
@@ -62,6 +62,15 @@ class PixelDecoderConfig(Config):
     """Residual blocks at each resolution."""
 
 
+class TextConfig(Config):
+    """Guidance by text (TA-TiTok, arXiv 2501.07730): its embeddings stand behind the tokens in the sequence."""
+
+    width: int = Field(768, ge=1)
+    """Width of the embeddings that are given; TA-TiTok's are those of CLIP ViT-L/14-336 behind its last norm."""
+    length: int = Field(77, ge=1)
+    """The most embeddings of one text."""
+
+
 class MaskTokenDecoderConfig(DecoderConfig):
     """A vision transformer that fills a grid of mask tokens from the tokens behind it (TiTok, section 3.2)."""
 
@@ -82,6 +91,8 @@ class MaskTokenDecoderConfig(DecoderConfig):
     """Codes that the head `proxy-codes` predicts."""
     pixel_decoder: PixelDecoderConfig | None = None
     """Stage 2 of the head `proxy-codes`, which turns its logits into pixels; without it, logits are all there is."""
+    text: TextConfig | None = None
+    """Guidance by the embeddings of a text, which training and use must then be given; None without."""
 
     @property
     def gives(self) -> Literal["reconstruction", "logits"]:
@@ -90,6 +101,11 @@ class MaskTokenDecoderConfig(DecoderConfig):
 
     def provides(self) -> frozenset[str]:
         return frozenset({self.gives, *(f"block.{i}" for i in range(self.depth))})
+
+    def logits(self, spec: Spec) -> tuple[int, int, int] | None:
+        if self.gives != "logits":
+            return None
+        return self.proxy_codebook, spec.latents.height // self.patch, spec.latents.width // self.patch
 
     def usual_objectives(self) -> tuple[str, ...]:
         return ("mse",) if self.gives == "reconstruction" else ("proxy-codes",)
@@ -108,11 +124,18 @@ class MaskTokenDecoderConfig(DecoderConfig):
             )
 
 
+class TiTokImporterConfig(ImporterConfig):
+    """Checkpoints of TiTok and TA-TiTok, as github.com/bytedance/1d-tokenizer publishes them."""
+
+    type: Literal["titok"] = "titok"
+
+
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
     return [
         Component(LatentTokenEncoderConfig, "flexframe_titok.encoder:LatentTokenEncoder"),
         Component(MaskTokenDecoderConfig, "flexframe_titok.decoder:MaskTokenDecoder"),
+        Component(TiTokImporterConfig, "flexframe_titok.importer:TiTokImporter"),
     ]
 
 

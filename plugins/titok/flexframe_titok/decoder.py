@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from einops import rearrange
 from einops.layers.torch import Rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from flexframe.contracts import Batch, Condition, Decoder, Outputs, Rng, Tokens
@@ -15,7 +15,7 @@ from flexframe.nn.ranges import Rescale
 from flexframe.nn.vqgan import VQGANDecoder
 from flexframe_registry import SamplingConfig, Spec
 
-from . import MaskTokenDecoderConfig, PixelDecoderConfig
+from . import MaskTokenDecoderConfig, PixelDecoderConfig, TextConfig
 from .blocks import Block, adapt_positions, embedding, init_weights
 
 
@@ -34,10 +34,18 @@ class PixelDecoder(nn.Module):
         return self.decoder(self.soft_codes(logits))
 
 
+def check_text(given: Float[Tensor, "b n e"], batch: int, config: TextConfig) -> None:
+    """Raise `ValueError` where embeddings are not a row each, or wider or longer than the decoder takes."""
+    if len(given) != batch or given.shape[2] != config.width or not 1 <= given.shape[1] <= config.length:
+        expected = f"({batch}, 1..{config.length}, {config.width})"
+        raise ValueError(f"text embeddings have shape {tuple(given.shape)}; this decoder takes {expected}")
+
+
 class MaskTokenDecoder(Decoder):
     """`[class | mask tokens | tokens]` through a transformer; what stands at the mask tokens becomes the image.
 
-    An absent token is not there: no position attends to it, and a sequence of fewer slots is really shorter.
+    An absent token is not there: no position attends to it, and a sequence of fewer slots is really shorter. With
+    `config.text`, the embeddings of a text follow the tokens (TA-TiTok), and the same holds of absent ones.
     """
 
     config: MaskTokenDecoderConfig
@@ -52,6 +60,9 @@ class MaskTokenDecoder(Decoder):
         self.mask_token = embedding(1, 1, width)
         self.positional_embedding = embedding(1 + self.grid[0] * self.grid[1], width)
         self.latent_token_positional_embedding = embedding(spec.tokens.length, width)
+        if config.text is not None:
+            self.text_guidance_proj = nn.Linear(config.text.width, width)
+            self.text_guidance_positional_embedding = embedding(config.text.length, width)
         self.ln_pre = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.ln_post = nn.LayerNorm(width)
@@ -79,7 +90,7 @@ class MaskTokenDecoder(Decoder):
         if unknown:
             known = ", ".join(sorted(self.config.provides()))
             raise ValueError(f"decoder {self.config.type!r} has no tap {', '.join(unknown)}; it has: {known}")
-        answer, features = self._run(tokens, taps)
+        answer, features = self._run(tokens, batch.condition, taps)
         if self.config.gives == "logits":
             return Outputs({}, logits=answer, features=features)
         return Outputs({}, self.rescale.inverse(answer), features=features)
@@ -93,7 +104,11 @@ class MaskTokenDecoder(Decoder):
         rng: Rng,
         sampling: SamplingConfig,
     ) -> Float[Tensor, "b c h w"]:
-        """The reconstruction; the same for every `rng`, and at the model's own `size` only."""
+        """The reconstruction; the same for every `rng`, and at the model's own `size` only.
+
+        Args:
+            condition: with `config.text`, the text's `embeddings`; rows that are `null` have no text.
+        """
         own = (self.spec.latents.height, self.spec.latents.width)
         if size != own:
             raise ValueError(
@@ -101,10 +116,32 @@ class MaskTokenDecoder(Decoder):
             )
         if self.config.gives == "logits":
             raise ValueError("this decoder predicts proxy codes; to give pixels it needs a `pixel_decoder` (stage 2)")
-        return self.rescale.inverse(self._run(tokens, frozenset())[0])
+        return self.rescale.inverse(self._run(tokens, condition, frozenset())[0])
+
+    def _text(
+        self, condition: Condition | None, batch: int
+    ) -> tuple[Float[Tensor, "b n w"], Bool[Tensor, "b n"]] | None:
+        """The text's part of the sequence and which of it is there, or None; `ValueError` where it does not fit."""
+        config, given = self.config.text, None if condition is None else condition.embeddings
+        if config is None:
+            if given is not None:
+                raise ValueError("this decoder knows no text; leave the embeddings away, or set its `text`")
+            return None
+        if condition is None or given is None:
+            raise ValueError(
+                f"this decoder is guided by text: give a Condition with embeddings `b n {config.width}`; "
+                "rows that are null have none"
+            )
+        check_text(given, batch, config)
+        there = ~condition.null[:, None].expand(batch, given.shape[1])
+        if condition.present is not None:
+            there = there & condition.present
+        # as with tokens: an absent embedding is never read, whatever it holds
+        projected = self.text_guidance_proj(given.masked_fill(~there[..., None], 0))
+        return projected + self.text_guidance_positional_embedding[: given.shape[1]], there
 
     def _run(
-        self, tokens: Tokens, taps: frozenset[str]
+        self, tokens: Tokens, condition: Condition | None, taps: frozenset[str]
     ) -> tuple[Float[Tensor, "b c y x"], dict[str, Float[Tensor, "b h w e"]]]:
         batch, patches = len(tokens), self.grid[0] * self.grid[1]
         slots = tokens.keep.shape[1]
@@ -113,8 +150,12 @@ class MaskTokenDecoder(Decoder):
         # an absent value is never read, whatever it holds: a masked key of infinite size would still give NaN
         values = tokens.values.masked_fill(~tokens.keep[..., None], 0)
         latents = self.decoder_embed(values) + self.latent_token_positional_embedding[:slots]
-        keys = torch.cat([tokens.keep.new_ones(batch, 1 + patches), tokens.keep], 1)[:, None, None]
-        x = self.ln_pre(torch.cat([grid, latents], 1))
+        parts, there = [grid, latents], [tokens.keep.new_ones(batch, 1 + patches), tokens.keep]
+        text = self._text(condition, batch)
+        if text is not None:
+            parts, there = [*parts, text[0]], [*there, text[1]]
+        keys = torch.cat(there, 1)[:, None, None]
+        x = self.ln_pre(torch.cat(parts, 1))
         features = {}
         for i, block in enumerate(self.blocks):
             x = block(x, keys)

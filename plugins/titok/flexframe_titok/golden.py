@@ -1,0 +1,298 @@
+"""TiTok's golden cases: tensors that the reference computed, and what a model made from its checkpoint gives for them.
+
+A case is known by its tensors' names, not by its own. One that holds gradients or a total loss is a training step.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from flexframe.importing import Comparison, Foreign, Settings, TensorFile, compare
+from flexframe.importing.plain import read_config
+from flexframe.loading import Model, assemble
+from flexframe.testing.tables import TableRng
+from flexframe.tokenizer import Tokenizer
+from flexframe.tokens import Batch, Condition, Quantized, Tokens
+from flexframe_registry import ConfigError
+
+from .reference import convert, translate
+
+INPUTS = frozenset({"images", "eps", "target_codes", "text_guidance"})
+LOSSES = frozenset({"total_loss", "reconstruction_loss", "mse", "quantizer_loss_zeroed"})
+ENCODED = frozenset({"enc_z", "indices", "z_quantized", "mean", "logvar"})
+"""What shows an encoder apart from its decoder."""
+BATCHES = ("images", "indices", "z_quantized", "mean", "z_sampled")
+"""Tensors of one row a sample, one of which any case has."""
+DECODED = re.compile(r"(stage[12]_)?(decode_tokens_)?(logits|pixels|soft_code)(_mode|_sampled)?")
+ATOL = 2e-5
+SECOND_STAGE = 2e-4
+"""Pixels of the second stage: the reference's own move by 3e-5 with the number of threads."""
+GRADIENTS = 1e-3
+"""Of a gradient's largest entry, and of a norm."""
+NONE: frozenset[str] = frozenset()
+UNKNOWN = "nothing here is compared with it"
+
+
+def case_files(source: Foreign) -> list[Path]:
+    """The golden cases beside a checkpoint."""
+    return sorted((source.path if source.path.is_dir() else source.path.parent).glob("case*.safetensors"))
+
+
+def compare_cases(source: Foreign, model: Model) -> Iterator[Comparison]:
+    """Every tensor of every case beside a checkpoint; one that nothing here gives is a comparison that fails."""
+    assert isinstance(model, Tokenizer)
+    first = first_stage(source, model)
+    for path in case_files(source):
+        given = dict(TensorFile([path]))
+        training = LOSSES & given.keys() or any(name.startswith("grad.") for name in given)
+        run = train if training else evaluate
+        yield from run(path, given, model, first)
+
+
+def misfit(source: Foreign, model: Tokenizer, part: str) -> float | None:
+    """The largest relative error in what shows this part of a model; None where no case shows it."""
+    first, errors = first_stage(source, model), []
+    for path in case_files(source):
+        given = dict(TensorFile([path]))
+        case = Evaluation(given, model, first)
+        for name in sorted(given):
+            if name in ENCODED if part == "encoder" else DECODED.fullmatch(name):
+                found = case.compare(path.stem, name)
+                errors.append(found.error / (found.largest or 1.0))
+    return max(errors, default=None)
+
+
+def first_stage(source: Foreign, model: Tokenizer) -> Tokenizer:
+    """The model without its second stage; as `config_stage1.json` has it, where that lies beside a checkpoint."""
+    if model.config.decoder.pixel_decoder is None:
+        return model
+    raw = model.config.model_dump()
+    raw["decoder"]["pixel_decoder"] = None
+    path = source.beside("config_stage1.json")
+    if path is not None:
+        theirs = Settings(read_config(path)).child("model").child("vq_model")
+        raw["quantizer"]["commitment"] = theirs.take("commitment_cost", float, raw["quantizer"]["commitment"])
+        own = source.config().child("model").child("vq_model").data
+        theirs.ignore("finetune_decoder", "pretrained_tokenizer_weight")
+        other = [f"{at} is {value!r}" for at, value in theirs.unread() if own.get(at.split(".")[-1]) != value]
+        if other:
+            raise ConfigError([(str(path), f"is of another model than the config: {', '.join(other)}")])
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("decoder.pixels.")}
+    return assemble(type(model.config).read(raw), state, f"stage 1 of {source.path}")
+
+
+def slots(grid: Tensor) -> Tensor:
+    """The reference's `b d 1 k` as `b k d`."""
+    return grid.flatten(2).transpose(1, 2)
+
+
+def grid(values: Tensor) -> Tensor:
+    """`b k d` as the reference's `b d 1 k`."""
+    return values.transpose(1, 2).unsqueeze(2)
+
+
+def scalar(loss: Tensor) -> Tensor:
+    """A mean as the reference's tensor of one entry."""
+    return loss.mean()[None]
+
+
+def condition_of(given: Mapping[str, Tensor]) -> Condition | None:
+    text = given.get("text_guidance")
+    return None if text is None else Condition(torch.zeros(len(text), dtype=torch.bool), embeddings=text)
+
+
+class Evaluation:
+    """What a model, and its first stage, give of a case's inputs, by the names of the reference's tensors."""
+
+    def __init__(self, given: Mapping[str, Tensor], model: Tokenizer, first: Tokenizer) -> None:
+        self.given, self.model, self.first = given, model, first
+        batch = next(
+            (len(given[n]) for n in ("images", "indices", "z_quantized", "mean", "z_sampled") if n in given), 1
+        )
+        self.rows, self.keep = torch.arange(batch), torch.ones(batch, model.spec.tokens.length, dtype=torch.bool)
+        self.rng = TableRng({"quantizer/kl": slots(given["eps"])} if "eps" in given else {}, batch)
+
+    # --- parts, each computed once
+
+    @cached_property
+    def features(self) -> Tensor:
+        latents = self.model.codec.encode(self.given["images"], rng=self.rng)
+        return self.model.encoder(latents, self.keep)
+
+    @cached_property
+    def projected(self) -> Tensor:
+        return self.model.quantizer.project(self.features)
+
+    @cached_property
+    def posterior(self) -> tuple[Tensor, Tensor]:
+        return self.model.quantizer.posterior(self.projected)
+
+    @cached_property
+    def quantized(self) -> Quantized:
+        return self.first.quantizer(self.features, self.keep, rng=self.rng)
+
+    def drawn(self) -> Tensor:
+        return self.model.quantizer.draw(*self.posterior, self.rng)
+
+    def divergences(self) -> Tensor:
+        """Of each token alone."""
+        each = [self.model.quantizer.divergence(*self.posterior, one.expand_as(self.keep)) for one in self.single()]
+        return torch.stack(each, 1)
+
+    def single(self) -> Tensor:
+        return torch.eye(self.keep.shape[1], dtype=torch.bool)
+
+    def loss(self, *names: str) -> Tensor:
+        return torch.stack([scalar(self.quantized.losses[name]) for name in names]).sum(0)
+
+    def named(self) -> dict[str, Callable[[], Tensor]]:
+        """Everything but what the decoder gives."""
+        if self.model.spec.tokens.codebook_size is None:
+            return {
+                "enc_z": lambda: grid(self.projected),
+                "mean": lambda: grid(self.posterior[0]),
+                "logvar": lambda: grid(self.posterior[1]),
+                "z_sampled": lambda: grid(self.drawn()),
+                "kl": self.divergences,
+            }
+        return {
+            "enc_z": lambda: grid(self.projected),
+            "indices": lambda: self.quantized.codes.transpose(1, 2).reshape(self.given["indices"].shape),
+            "z_quantized": lambda: grid(self.quantized.values),
+            "commitment_loss": lambda: self.loss("commitment"),
+            "codebook_loss": lambda: self.loss("codebook"),
+            "quantizer_loss": lambda: self.loss("commitment", "codebook"),
+        }
+
+    def values(self, kind: str, from_codes: bool) -> Tensor:
+        """What the decoder is given: the case's own tensor of that, else ours."""
+        given = self.given
+        if self.model.spec.tokens.codebook_size is None:
+            own = {"_mode": "mean", "_sampled": "z_sampled"}.get(kind, "z_sampled")
+            return slots(given[own]) if own in given else slots(self.named()[own]())
+        if "z_quantized" in given and not from_codes:
+            return slots(given["z_quantized"])
+        codes = given["indices"].flatten(1)[..., None] if "indices" in given else self.quantized.codes
+        return self.model.quantizer.lookup(codes)
+
+    def decoded(self, name: str) -> Tensor:
+        found = DECODED.fullmatch(name)
+        if found is None:
+            raise LookupError(UNKNOWN)
+        _, from_codes, what, kind = found.groups()
+        if what == "soft_code":
+            logits = self.given["stage1_logits"] if "stage1_logits" in self.given else self.decoded("stage1_logits")
+            return self.model.decoder.pixels.soft_codes(logits)
+        form = self.first if what == "logits" else self.model
+        if form.config.decoder.gives != ("logits" if what == "logits" else "reconstruction"):
+            raise LookupError(f"this model gives no {what}")
+        values = self.values(kind or "", from_codes is not None)
+        tokens = Tokens(values, self.keep, torch.zeros(*values.shape[:2], 1, dtype=torch.long))
+        batch = Batch(self.rows, condition=condition_of(self.given))
+        out = form.decoder(tokens, batch, taps=NONE, rng=self.rng)
+        return out.logits if what == "logits" else out.reconstruction
+
+    # --- answers
+
+    @torch.no_grad()
+    def compare(self, case: str, name: str) -> Comparison:
+        golden, named = self.given[name], self.named()
+        try:
+            found = named[name]() if name in named else self.decoded(name)
+        except LookupError as error:
+            told = f"the case has no {error}" if isinstance(error, KeyError) else str(error)
+            return Comparison(case, name, float("inf"), ATOL, note=told)
+        second = "pixels" in name and self.model.config.decoder.pixel_decoder is not None
+        return compare(case, name, found, golden, SECOND_STAGE if second else ATOL, 1e-5 if name == "kl" else 0.0)
+
+    @torch.no_grad()
+    def through(self, case: str, name: str) -> Comparison:
+        """Pixels as a user gets them, from images through tokens, within [0, 1]."""
+        shown = self.model.decode(self.model.encode(self.given["images"]), condition=condition_of(self.given))
+        bound = ATOL if self.model.config.decoder.pixel_decoder is None else SECOND_STAGE
+        return compare(case, name, shown, self.given[name].clamp(0, 1), bound, note="encode, then decode")
+
+
+def evaluate(path: Path, given: Mapping[str, Tensor], model: Tokenizer, first: Tokenizer) -> Iterator[Comparison]:
+    """A case of use."""
+    case = Evaluation(given, model, first)
+    for name in sorted(given.keys() - INPUTS):
+        found = case.compare(path.stem, name)
+        yield found
+        whole = "images" in given and ("decode_tokens_pixels" in name or name == "pixels_mode")
+        if whole and found.error != float("inf"):
+            yield case.through(path.stem, name)
+
+
+def train(path: Path, given: Mapping[str, Tensor], model: Tokenizer, first: Tokenizer) -> Iterator[Comparison]:
+    """A case of training: one step's losses and gradients.
+
+    Stage 1 learns the teacher's codes; stage 2, and a single stage, the pixels. In stage 2 the encoder and the
+    quantizer are frozen, and the quantizer's losses do not count.
+    """
+    case, codes = path.stem, given.get("target_codes")
+    learner = deepcopy(first if codes is not None else model).train().requires_grad_(True)
+    second = learner.config.decoder.pixel_decoder is not None
+    if second:
+        learner.encoder.requires_grad_(False)
+        learner.quantizer.requires_grad_(False)
+    rows, images = torch.arange(len(given["images"])), given["images"]
+    out = learner(Batch(rows, images, condition=condition_of(given)), rng=Evaluation(given, model, first).rng)
+    parts = {name.removeprefix("quantizer/"): scalar(loss) for name, loss in out.losses.items()}
+    quantizer = torch.stack(list(parts.values())).sum(0)
+    main = scalar(F.mse_loss(out.reconstruction, images) if codes is None else teaching(out.logits, codes))
+    total = main + quantizer if "total_loss" in given or "quantizer_loss" in given else main
+    total.backward()
+
+    found: dict[str, Tensor | None] = {"logits": out.logits, "pixels": out.reconstruction}
+    if "indices" in given and out.codes is not None:
+        found["indices"] = out.codes.codes.transpose(1, 2).reshape(given["indices"].shape)
+    losses = {f"{name}_loss": loss for name, loss in parts.items()} | {"quantizer_loss": quantizer}
+    losses |= {"reconstruction_loss": main, "mse": main, "total_loss": total, "quantizer_loss_zeroed": 0 * quantizer}
+    for name in sorted(given.keys() - INPUTS):
+        golden, own = given[name], found.get(name)
+        if name.startswith("grad."):
+            yield gradient(case, name, golden, learner)
+        elif name in losses:
+            yield compare(case, name, losses[name], golden, 1e-7, 1e-5)
+        elif own is not None:
+            yield compare(case, name, own, golden, SECOND_STAGE if second and name == "pixels" else ATOL)
+        else:
+            yield Comparison(case, name, float("inf"), ATOL, note=UNKNOWN)
+    norms = path.with_name(f"{case}_grad_norms.json")
+    if norms.is_file():
+        yield gradient_norms(case, read_config(norms), learner)
+
+
+def teaching(logits: Tensor, codes: Tensor) -> Tensor:
+    return F.cross_entropy(logits.flatten(2), codes.flatten(1))
+
+
+def gradient(case: str, name: str, golden: Tensor, learner: Tokenizer) -> Comparison:
+    """One parameter's gradient, to a share of its largest entry."""
+    ((own, wanted),) = convert({name.removeprefix("grad."): golden}).items()
+    found = dict(learner.named_parameters()).get(own)
+    if found is None or found.grad is None:
+        return Comparison(case, name, float("inf"), GRADIENTS, note=f"no gradient reaches {own}")
+    return compare(case, name, found.grad, wanted, 1e-8, GRADIENTS)
+
+
+def gradient_norms(case: str, theirs: Mapping[str, float], learner: Tokenizer) -> Comparison:
+    """The norms of all gradients: the largest relative error."""
+    wanted = {translate(name): norm for name, norm in theirs.items()}
+    found = {name: float(p.grad.norm()) for name, p in learner.named_parameters() if p.grad is not None}
+    other = sorted(wanted.keys() ^ found.keys())
+    if other:
+        told = f"on one side only: {', '.join(other)}"
+        return Comparison(case, "gradient norms", float("inf"), GRADIENTS, note=told)
+    errors = torch.tensor([abs(found[name] - norm) / max(norm, 1e-12) for name, norm in wanted.items()])
+    told = f"of {len(errors)}, relative"
+    return compare(case, "gradient norms", errors, torch.zeros(len(errors)), GRADIENTS, note=told)

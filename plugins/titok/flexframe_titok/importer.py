@@ -1,0 +1,253 @@
+"""Checkpoints of TiTok and TA-TiTok (github.com/bytedance/1d-tokenizer, Apache-2.0) as a config and a state.
+
+A config is the project's yaml, nested: `model.vq_model` and `dataset.preprocessing` say what the model computes and are
+read setting by setting; the other sections say how it was trained. Widths and depths are read off the tensors, and what
+the config says of them must agree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from flexframe.contracts import Importer
+from flexframe.importing import Comparison, Foreign, Imported, Settings, TensorFile
+from flexframe.loading import Model, assemble
+from flexframe.nn.vqgan import shape_of
+from flexframe_registry import ConfigError, TokenizerConfig
+
+from . import BASE, LARGE, SMALL, golden
+from .reference import UNUSED, convert, translate
+
+SIZES = {"small": SMALL, "base": BASE, "large": LARGE}
+TRAINING = ("experiment", "optimizer", "lr_scheduler", "training")
+"""Sections that say how the model was trained; nothing that it computes, here or there, depends on them."""
+MARKS = frozenset({"latent_tokens", "encoder.latent_token_positional_embedding"})
+TEXT = "decoder.text_guidance_"
+SIDES = {"encoder": "enc", "decoder": "dec"}
+
+
+class TiTokImporter(Importer):
+    """See `TiTokImporterConfig`."""
+
+    def recognises(self, source: Foreign) -> bool:
+        return not MARKS.isdisjoint(source.tensors)
+
+    def convert(self, source: Foreign) -> Imported:
+        state = convert(source.tensors)
+        names = {translate(name): name for name in source.tensors if name not in UNUSED}
+        if not source.settings:
+            return Imported(from_card(source), state, notes=("it has no config: its card's is taken",), names=names)
+        reader = Reader(source)
+        raw = reader.read()
+        for part in SIDES:
+            if raw[part]["heads"] is None:
+                raw[part]["heads"] = reader.settle_heads(raw, part, state)
+        config = TokenizerConfig.read(raw, str(source.path))
+        notes = (*reader.notes, *against_card(source, config))
+        return Imported(config, state, notes=notes, names=names)
+
+    def compare(self, source: Foreign, model: Model) -> Iterable[Comparison]:
+        return golden.compare_cases(source, model)
+
+
+class Reader:
+    """One config's settings against its tensors; `notes` gathers what a user must know."""
+
+    def __init__(self, source: Foreign) -> None:
+        self.source, self.tensors = source, source.tensors
+        self.notes: list[str] = []
+        self.config = source.config()
+        self.vq = self.config.child("model").child("vq_model")
+
+    def read(self) -> dict[str, Any]:
+        """A `TokenizerConfig` as plain data, in which heads that nothing names are None."""
+        size, length = self.image_size(), self.vq.number("num_latent_tokens")
+        self.agree(self.vq, "num_latent_tokens", length, "latent_tokens", 0)
+        legacy = self.vq.take("is_legacy", bool, True)
+        raw = {
+            "image_size": size,
+            "length": length,
+            "quantizer": self.quantizer(),
+            "encoder": {"type": "latent-tokens", **self.transformer("encoder", size), "legacy": legacy},
+            "decoder": {"type": "vit", **self.transformer("decoder", size), **self.head(legacy), "text": self.text()},
+        }
+        self.vq.ignore("pretrained_tokenizer_weight")  # the teacher's file
+        self.config.child("model").ignore("generator", "maskgen")  # other models, trained on this one's tokens
+        self.config.ignore("losses", *TRAINING)
+        self.config.finish()
+        return raw
+
+    def agree(self, settings: Settings, name: str, value: int, tensor: str, axis: int, times: int = 1) -> None:
+        """Raise where a setting is not what a tensor's shape says."""
+        found = self.tensors.shape(tensor)
+        if len(found) <= axis or found[axis] != value * times:
+            raise ConfigError([(settings.at(name), f"is {value}, but tensor {tensor} has shape {found}")])
+
+    def image_size(self) -> tuple[int, int]:
+        dataset = self.config.child("dataset")
+        dataset.ignore("params")
+        pre = dataset.child("preprocessing")
+        pre.ignore("random_crop", "random_flip", "res_ratio_filtering")  # of training
+        crop = pre.numbers("crop_size") if isinstance(pre.data.get("crop_size"), list) else (pre.number("crop_size"),)
+        if len(crop) > 2:
+            raise ConfigError([(pre.at("crop_size"), f"is {list(crop)}; expected one number, or height and width")])
+        pre.choice("resize_shorter_edge", (min(crop),), min(crop))
+        pre.choice("normalize_mean", ([0, 0, 0],), [0, 0, 0])
+        pre.choice("normalize_std", ([1, 1, 1],), [1, 1, 1])
+        return crop[0], crop[-1]
+
+    def transformer(self, part: str, size: tuple[int, int]) -> dict[str, Any]:
+        """Width, depth, heads and patch of one side; heads None where the config names none."""
+        side, tensors = SIDES[part], self.tensors
+        width = tensors.shape(f"{part}.class_embedding")[-1]
+        depth = sum(re.fullmatch(rf"{part}\.transformer\.\d+\.ln_1\.weight", name) is not None for name in tensors)
+        patch = self.vq.number(f"vit_{side}_patch_size")
+        if part == "encoder":
+            self.agree(self.vq, "vit_enc_patch_size", patch, "encoder.patch_embed.weight", 2)
+        cells, positions = (size[0] // patch) * (size[1] // patch), f"{part}.positional_embedding"
+        if tensors.shape(positions)[0] != 1 + cells:
+            told = f"{size[0]} x {size[1]} in patches of {patch} are {cells}"
+            text = f"{told}, but tensor {positions} has shape {tensors.shape(positions)}, one more than the patches"
+            raise ConfigError([("dataset.preprocessing.crop_size", text)])
+        return {"width": width, "depth": depth, "heads": self.named_heads(side, width, depth), "patch": patch}
+
+    def named_heads(self, side: str, width: int, depth: int) -> int | None:
+        """The heads of a known size, else those that are given, else None."""
+        key = f"vit_{side}_model_size"
+        name, given = self.vq.take(key, str), self.vq.number(f"vit_{side}_heads", None)
+        if name not in SIZES:
+            return given
+        known = SIZES[name]
+        if (width, depth) != (known["width"], known["depth"]):
+            told = f"is {name!r}, {known['width']} wide and {known['depth']} deep"
+            raise ConfigError([(self.vq.at(key), f"{told}, but the tensors are {width} wide and {depth} deep")])
+        if given not in (None, known["heads"]):
+            text = f"is {given}, but size {name!r} has {known['heads']}"
+            raise ConfigError([(self.vq.at(f"vit_{side}_heads"), text)])
+        return known["heads"]
+
+    def quantizer(self) -> dict[str, Any]:
+        dim, vae = self.vq.number("token_size"), self.vq.choice("quantize_mode", ("vq", "vae"), "vq") == "vae"
+        self.agree(self.vq, "token_size", dim, "encoder.conv_out.weight", 0, 2 if vae else 1)
+        scale = self.vq.take("scale_factor", float, None)
+        if scale is not None:
+            self.notes.append(f"scale_factor {scale} is for a generator of its latents; the tokenizer does not use it")
+        if vae:
+            self.vq.ignore("codebook_size", "use_l2_norm", "commitment_cost", "clustering_vq")  # of the other mode
+            losses = self.config.child("losses") if "losses" in self.config else Settings({})
+            return {"type": "kl", "dim": dim, "weight": losses.take("kl_weight", float, 1e-6)}
+        size = self.vq.number("codebook_size")
+        self.agree(self.vq, "codebook_size", size, "quantize.embedding.weight", 0)
+        if self.vq.take("clustering_vq", bool, False) or not UNUSED.isdisjoint(self.tensors):
+            self.notes.append(
+                "its codebook was trained with clustering (clustering_vq), whose statistics are left away: use does "
+                "not read them, and further training here learns the codebook by gradient alone"
+            )
+        norm, commitment = self.vq.take("use_l2_norm", bool), self.vq.take("commitment_cost", float)
+        return {"type": "vq", "codebook_size": size, "dim": dim, "l2_norm": norm, "commitment": commitment}
+
+    def head(self, legacy: bool) -> dict[str, Any]:
+        """Pixels, or proxy codes with or without the second stage."""
+        key, tensors = "finetune_decoder", self.tensors
+        second, there = self.vq.take(key, bool, True), any(name.startswith("pixel_") for name in tensors)
+        if second and (not legacy or self.vq.data.get("quantize_mode", "vq") == "vae"):
+            text = "is true (its default), but only a legacy model with a codebook has a second stage"
+            raise ConfigError([(self.vq.at(key), f"{text}; say --assume {self.vq.at(key)}=false")])
+        if second != there:
+            held = "holds tensors pixel_*" if there else "holds no tensors pixel_*"
+            text = f"is {str(second).lower()}, but the checkpoint {held}; say --assume {self.vq.at(key)}="
+            text += "true, or --drop pixel_decoder --drop pixel_quantize" if there else "false if it is of stage 1"
+            raise ConfigError([(self.vq.at(key), text)])
+        if not legacy:
+            return {"head": "pixels"}
+        found: dict[str, Any] = {"head": "proxy-codes", "proxy_codebook": tensors.shape("decoder.ffn.2.weight")[0]}
+        if second:
+            found["pixel_decoder"] = pixel_decoder(tensors)
+        return found
+
+    def text(self) -> dict[str, int] | None:
+        """TA-TiTok's guidance; its class is not named in a config, its tensors show it."""
+        there = any(name.startswith(TEXT) for name in self.tensors)
+        keys = {"text_embed_dim": ("proj.weight", 1, 768), "text_context_length": ("positional_embedding", 0, 77)}
+        found = {}
+        for key, (tensor, axis, default) in keys.items():
+            if key in self.vq and not there:
+                text = "is set, but the checkpoint holds no tensors of text guidance; --drop it to go without"
+                raise ConfigError([(self.vq.at(key), text)])
+            found[key] = self.vq.number(key, default)
+            if there:
+                self.agree(self.vq, key, found[key], TEXT + tensor, axis)
+        return {"width": found["text_embed_dim"], "length": found["text_context_length"]} if there else None
+
+    def settle_heads(self, raw: Mapping[str, Any], part: str, state: Mapping[str, Tensor]) -> int:
+        """The heads of an unknown size: as golden cases beside the checkpoint tell, else as its name or width does.
+
+        No tensor shows them. Each choice is noted; without any hint it is for the user to say.
+        """
+        side, width = SIDES[part], raw[part]["width"]
+        name = self.vq.take(f"vit_{side}_model_size", str)
+        guess = {other: {**raw[other], "heads": raw[other]["heads"] or 1} for other in SIDES}
+        scores = {}
+        for heads in (n for n in range(1, width + 1) if width % n == 0 and golden.case_files(self.source)):
+            trial = {**raw, **guess, part: {**raw[part], "heads": heads}}
+            model = assemble(TokenizerConfig.read(trial), state, str(self.source.path))
+            score = golden.misfit(self.source, model, part)
+            if score is not None:
+                scores[heads] = score
+        if scores:
+            best, *others = sorted(scores, key=lambda n: scores[n])
+            told = f"its golden cases come out nearest with {best} (relative error {scores[best]:.0e}"
+            told += f", with {others[0]} {scores[others[0]]:.0e})" if others else ")"
+        elif name.startswith("tiny") and width % 32 == 0:
+            best, told = width // 32, "sizes named tiny have 32 channels a head"
+        elif width in (listed := {size["width"]: size["heads"] for size in SIZES.values()}):
+            best, told = listed[width], f"the published size of width {width} has as many"
+        else:
+            path = self.vq.at(f"vit_{side}_heads")
+            text = f"is not given, and no tensor shows it: {name!r} is none of {', '.join(SIZES)}"
+            raise ConfigError([(path, f"{text}; if you know it, say --assume {path}=N, a divisor of {width}")])
+        self.notes.append(f"{part} of unknown size {name!r}: {best} heads, as {told}")
+        return best
+
+
+def pixel_decoder(tensors: TensorFile) -> dict[str, Any]:
+    """The second stage's shape, from its tensors."""
+    prefix = "pixel_decoder."
+    shapes = {name.removeprefix(prefix): tensors.shape(name) for name in tensors if name.startswith(prefix)}
+    try:
+        hidden, multipliers, blocks = shape_of(shapes)
+    except ValueError as error:
+        raise ConfigError([(prefix.rstrip("."), str(error))]) from None
+    dim = tensors.shape("pixel_quantize.embedding.weight")[1]
+    return {"dim": dim, "hidden": hidden, "multipliers": multipliers, "blocks": blocks}
+
+
+def from_card(source: Foreign) -> TokenizerConfig:
+    """The config of a bare weights file: that of the card through which it was named."""
+    if not isinstance(source.card_model, TokenizerConfig):
+        name = source.path.stem if source.path.is_file() else "config"
+        text = f"has no config. Put the yaml it was published with beside it, as {name}.yaml (1d-tokenizer's "
+        text += "configs/infer), or name a card whose weights it is, such as titok/l-32"
+        raise ConfigError([(str(source.path), text)])
+    return source.card_model
+
+
+def against_card(source: Foreign, config: TokenizerConfig) -> Iterable[str]:
+    """What the card through which a checkpoint was named says otherwise than the checkpoint."""
+    if not isinstance(source.card_model, TokenizerConfig):
+        return
+    here, there = flat(config.model_dump(mode="json")), flat(source.card_model.model_dump(mode="json"))
+    other = [f"{k} {here.get(k)} (card: {there.get(k)})" for k in sorted(here | there) if here.get(k) != there.get(k)]
+    if other:
+        yield f"its config is not its card's, and counts: {', '.join(other)}"
+
+
+def flat(data: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        found |= flat(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
+    return {key: value for key, value in found.items() if value is not None}
