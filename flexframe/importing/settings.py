@@ -72,10 +72,10 @@ class Settings:
             raise ConfigError([(self.at(name), f"is {value!r}, which is not supported.{near} Supported: {listed}")])
         return value
 
-    def child(self, name: str) -> Settings:
+    def child(self, name: str, default: Any = _MISSING) -> Settings:
         """The mapping under a name."""
         self._read.discard(self.at(name))
-        value = self.take(name, dict)
+        value = self.take(name, dict, default)
         self._read.discard(self.at(name))
         return Settings(value, self.at(name), self._read)
 
@@ -94,6 +94,13 @@ class Settings:
                 found += Settings(value, path, self._read).unread()
             else:
                 found.append((path, value))
+        return found
+
+    def agreed(self, name: str, found: int) -> int:
+        """A whole number that the tensors tell; where it is set too, it must be the same."""
+        value = self.take(name, int, found)
+        if value != found:
+            raise ConfigError([(self.at(name), f"is {value}, but the tensors have {found}; one of the two is wrong")])
         return found
 
     def finish(self) -> None:

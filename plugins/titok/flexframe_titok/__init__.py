@@ -11,6 +11,8 @@ from pydantic import Field
 from flexframe_registry import Component, Config, DecoderConfig, EncoderConfig, ImporterConfig, Spec, hookimpl
 from flexframe_registry.cards import folders
 
+from .maskgit_configs import BERTMaskGITConfig, MaskGITImporterConfig, UViTMaskGITConfig
+
 SMALL = {"width": 512, "depth": 8, "heads": 8, "patch": 16}
 BASE = {"width": 768, "depth": 12, "heads": 12, "patch": 16}
 LARGE = {"width": 1024, "depth": 24, "heads": 16, "patch": 16}
@@ -135,6 +137,9 @@ def flexframe_components() -> Iterable[Component]:
     return [
         Component(LatentTokenEncoderConfig, "flexframe_titok.encoder:LatentTokenEncoder"),
         Component(MaskTokenDecoderConfig, "flexframe_titok.decoder:MaskTokenDecoder"),
+        Component(BERTMaskGITConfig, "flexframe_titok.maskgit_bodies:BERTMaskGIT"),
+        Component(UViTMaskGITConfig, "flexframe_titok.maskgit_bodies:UViTMaskGIT"),
+        Component(MaskGITImporterConfig, "flexframe_titok.maskgit_importer:MaskGITImporter"),
         Component(TiTokImporterConfig, "flexframe_titok.importer:TiTokImporter"),
     ]
 

@@ -14,17 +14,17 @@ from flexframe_registry import Spec
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with biases, as in `nn.MultiheadAttention`."""
+    """Multi-head self-attention, as in `nn.MultiheadAttention`. `bias` is that of queries, keys and values."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
-        self.heads = heads
-        self.in_proj = nn.Linear(width, 3 * width)
+        self.heads, self.dropout = heads, dropout
+        self.in_proj = nn.Linear(width, 3 * width, bias=bias)
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n w"], keys: Bool[Tensor, "b 1 1 n"] | None = None) -> Float[Tensor, "b n w"]:
         query, key, value = self.in_proj(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, keys)
+        mixed = F.scaled_dot_product_attention(query, key, value, keys, self.dropout if self.training else 0.0)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 

@@ -1,0 +1,147 @@
+"""MaskGIT: masked prediction of codes, and iterative parallel decoding (arXiv 2202.04200, sections 3.1 to 3.3)."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from flexframe.contracts import Codes, Condition, Losses, Prior, Rng, prefix
+from flexframe.nn.priors import class_ids, gumbel
+from flexframe_registry import CodesSpec, SamplingConfig
+
+from .maskgit_configs import MaskGITConfig, MaskGITSampling
+
+MASKED = 2 / math.pi
+"""Mean share of tokens that training masks: the mean of an arc cosine over a quarter turn."""
+
+
+class MaskGIT(Prior):
+    """Training, sampling and the vocabulary; a form gives the logits. An absent token is not there at all.
+
+    The vocabulary is codes, mask, classes, null, in this order. Classes count from 0, and the one past the last is null.
+    """
+
+    config: MaskGITConfig
+
+    def __init__(self, config: MaskGITConfig, spec: CodesSpec) -> None:
+        super().__init__(config, spec)
+        self.mask_id, self.null = spec.codebook_size, spec.classes or 0
+        self.vocabulary = spec.codebook_size + 1 + self.null + 1
+
+    @abstractmethod
+    def logits(
+        self, ids: Int[Tensor, "b k"], classes: Int[Tensor, " b"], keep: Bool[Tensor, "b k"]
+    ) -> Float[Tensor, "b k v"]:
+        """Logits of the code at each slot, of which any may be masked."""
+
+    def with_class(self, ids: Int[Tensor, "b k"], classes: Int[Tensor, " b"]) -> Int[Tensor, "b n"]:
+        """The sequence that a form reads: the class, then the ids."""
+        return torch.cat([classes[:, None] + self.mask_id + 1, ids], 1)
+
+    # --- training ------------------------------------------------------------------------------------------------
+
+    def forward(self, codes: Codes, condition: Condition | None, *, rng: Rng) -> Losses:
+        """Cross-entropy over all tokens, the unmasked ones weighted by `unmasked_weight`.
+
+        It is divided by the weights' expected sum, so that it is a value a sample: over a large batch that is the
+        published division by the sum of the batch's weights.
+        """
+        keep = codes.keep
+        ids = codes.codes[..., 0].masked_fill(~keep, 0)
+        classes = class_ids(condition, self.spec.classes, len(ids), ids.device)
+        if self.training:
+            dropped = rng.uniform("maskgit/class") < self.config.class_dropout
+            classes = torch.where(dropped, self.null, classes)
+        masked = self.choose_masked(keep, rng=rng)
+        logits = self.logits(ids.masked_fill(masked, self.mask_id), classes, keep)
+        smoothing, rest = self.config.label_smoothing, self.config.unmasked_weight
+        losses = F.cross_entropy(logits.mT, ids, reduction="none", label_smoothing=smoothing)
+        weights = torch.where(masked, 1.0, rest) * keep
+        return {"codes": (losses * weights).sum(1) / (keep.sum(1) * (MASKED + (1 - MASKED) * rest))}
+
+    def choose_masked(self, keep: Bool[Tensor, "b k"], *, rng: Rng) -> Bool[Tensor, "b k"]:
+        """Which tokens training masks: a share drawn on an arc cosine, at least one, anywhere among the present."""
+        share = torch.acos(rng.uniform("maskgit/share")) / (math.pi * 0.5)
+        count = (keep.sum(1) * share.clamp(1e-6, 1.0)).round().clamp(min=1)
+        drawn = rng.uniform("maskgit/order", (keep.shape[1],)).masked_fill(~keep, torch.inf)
+        return (drawn.argsort(dim=1, stable=True) < count[:, None]) & keep
+
+    # --- use -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Condition | None,
+        lengths: Int[Tensor, " b"],
+        *,
+        rng: Rng,
+        sampling: SamplingConfig,
+        on_token: Callable[[int], None] | None = None,
+    ) -> Codes:
+        assert isinstance(sampling, MaskGITSampling)
+        keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
+        classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
+        ids = self.fill(classes, keep, self.spec.codebook_size, rng=rng, sampling=sampling, on_token=on_token)
+        return Codes(ids.masked_fill(~keep, 0)[..., None], keep)
+
+    def fill(
+        self,
+        classes: Int[Tensor, " b"],
+        keep: Bool[Tensor, "b k"],
+        entries: int,
+        *,
+        rng: Rng,
+        sampling: MaskGITSampling,
+        on_token: Callable[[int], None] | None = None,
+    ) -> Int[Tensor, "b k"]:
+        """Ids below `entries` for all present slots, from masks alone. What stands in absent slots is meaningless."""
+        ids = torch.full(keep.shape, self.mask_id, device=keep.device)
+        for step in range(sampling.steps):
+            after = (step + 1) / sampling.steps
+            noise = sampling.temperature * (1 - after)
+            masked = (ids == self.mask_id) & keep
+            logits = self._guided(ids, classes, keep, sampling.excess(step / sampling.steps))[..., :entries]
+            if sampling.softmax_annealing:
+                logits = logits / (0.5 + 0.8 * (1 - after))
+            noisy = logits
+            if noise:
+                noisy = logits + noise * gumbel(rng.uniform(f"maskgit/codes.{step}", logits.shape[1:]))
+            drawn = noisy.argmax(-1)
+            ids = torch.where(masked, drawn, ids)
+            if on_token is not None:
+                on_token(step + 1)
+            if step == sampling.steps - 1:
+                break
+            confidence = logits.gather(-1, drawn[..., None])[..., 0].float()
+            if noise:
+                confidence = confidence + noise * gumbel(rng.uniform(f"maskgit/confidence.{step}", ids.shape[1:]))
+            again = self._least_certain(confidence.masked_fill(~masked, torch.inf), keep.sum(1), masked.sum(1), after)
+            ids = ids.masked_fill(again, self.mask_id)
+        return ids
+
+    def _guided(
+        self, ids: Int[Tensor, "b k"], classes: Int[Tensor, " b"], keep: Bool[Tensor, "b k"], excess: float
+    ) -> Float[Tensor, "b k v"]:
+        if not excess:
+            return self.logits(ids, classes, keep)
+        both = torch.cat([classes, torch.full_like(classes, self.null)])
+        given, free = self.logits(ids.repeat(2, 1), both, keep.repeat(2, 1)).chunk(2)
+        return given + excess * (given - free)
+
+    @staticmethod
+    def _least_certain(
+        confidence: Float[Tensor, "b k"], lengths: Int[Tensor, " b"], masked: Int[Tensor, " b"], after: float
+    ) -> Bool[Tensor, "b k"]:
+        """The tokens to mask again: as many as the schedule says, at least one, and fewer than were masked."""
+        share = float(np.arccos(after)) / (math.pi * 0.5)
+        left = (lengths.double() * share).floor().long()
+        left = torch.minimum(masked - 1, left).clamp(min=1)
+        ordered = confidence.sort(dim=1).values
+        return confidence <= ordered.gather(1, left[:, None] - 1)
