@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from flexframe.commands import importing, use
+from flexframe.commands import importing, inspect, use
 from flexframe.commands.common import Device, out, pick_device, say
 from flexframe_registry import ConfigError, cards, catalogue, suite
 from flexframe_registry.cards import SUITES, read_yaml
@@ -81,31 +80,6 @@ def list_(kind: Annotated[str | None, typer.Argument(help="One kind: " + ", ".jo
         out.print("* ships trained weights", style="dim")
     for broken in dict.fromkeys([*found.broken, *cards().broken]):
         say.print(f"plugin {broken.plugin!r} ({broken.provider}) cannot be used: {broken.error}", style="yellow")
-
-
-@app.command()
-def show(name: Annotated[str, typer.Argument(help="A card (flextok/digits-tiny) or a part (decoder/flow).")]) -> None:
-    """Show a card's resolved config as YAML, or a part's settings and what each means."""
-    kind, _, part = name.partition("/")
-    if kind in KINDS:
-        component = catalogue().get(kind, part)
-        out.print(f"[bold]{kind} {part}[/]  ({component.provider})\n{component.config.__doc__}\n")
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for column in ("setting", "default", "meaning"):
-            table.add_column(column)
-        for field, info in component.config.model_fields.items():
-            if field != "type":
-                default = "required" if info.is_required() else str(info.default)
-                table.add_row(field, default, " ".join((info.description or "").split()))
-        out.print(table)
-        return
-    card = cards().get(name)
-    shown = {"summary": card.file.summary, "licence": card.file.licence, "source": card.file.source}
-    shown |= {"model": card.model.model_dump(mode="json")}
-    if card.file.run is not None:
-        shown["run"] = card.run.model_dump(mode="json")
-    shown |= {"sampling": card.file.sampling, "metrics": card.file.metrics}
-    _print_yaml(shown)
 
 
 # --- training ----------------------------------------------------------------------------------------------------
@@ -211,6 +185,9 @@ def demo(
     _bench("digits", suite("digits"), models, folder, 64, device)
 
 
+app.command()(inspect.show)
+app.command()(inspect.doctor)
+app.command()(inspect.init)
 app.command("import")(importing.import_)
 app.command()(importing.verify)
 app.command()(use.encode)
@@ -241,15 +218,6 @@ def _card_line(name: str) -> tuple[str, str]:
     except (ConfigError, LookupError) as error:
         return "", f"cannot be read: {error}"
     return "*" if card.file.weights else "", card.file.summary
-
-
-def _print_yaml(data: Any) -> None:
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.width = 120
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.dump(json.loads(json.dumps(data)), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def test_list_may_be_of_one_kind(command):
 
 
 def test_a_cards_yaml_reads_back_as_the_same_model(command, tmp_path):
-    answer = command("show", CARD)
+    answer = command("show", CARD, "--config")
     assert answer.code == 0
     shown = YAML(typ="safe", pure=True).load(answer.out)
     assert TokenizerConfig.read(shown["model"]) == cards().get(CARD).model
@@ -76,8 +76,8 @@ def test_a_parts_settings_are_shown_with_what_they_mean(command, part):
 
 
 @pytest.mark.parametrize("name", cards().names())
-def test_every_card_can_be_shown(command, name):
-    assert command("show", name).code == 0
+def test_every_cards_config_can_be_shown(command, name):
+    assert command("show", name, "--config").code == 0
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------------

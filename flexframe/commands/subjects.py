@@ -1,0 +1,136 @@
+"""A model as `flexframe show` finds it: a card, a card's file, a model file, a run's or a model's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flexframe_registry import ConfigError, ModelConfig, TrainConfig, cards
+from flexframe_registry.cards import Card
+from flexframe_registry.cards import card as find_card
+from flexframe_registry.models import MODELS
+
+Rows = list[tuple[str, str]]
+
+
+@dataclass
+class Subject:
+    """A model as `show` finds it."""
+
+    name: str
+    config: ModelConfig
+    sampling: dict[str, Any]
+    facts: Rows
+    resolved: dict[str, Any]
+    """Its config in full, as a card has it."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    frozen: Sequence[str] = ()
+
+
+def find(name: str) -> Subject:
+    """The model of a card, of a card's file, of a model file, or of a run's or a model's folder on this disk."""
+    path = Path(name)
+    if name in cards().files or (path.suffix in (".yaml", ".yml") and path.is_file()):
+        return _of_card(find_card(name))
+    from flexframe.loading import locate
+
+    place = locate(name)
+    if place.card is not None:
+        return _of_card(place.card)
+    if place.path is None:
+        text = f"is not on this disk; fetch it with `flexframe import {place.id} -o FOLDER`, then show the folder"
+        raise ConfigError([(place.id, text)])
+    return _of_run(place.path) or _of_file(place.id, name)
+
+
+def _of_card(card: Card) -> Subject:
+    file, config = card.file, card.described
+    resolved: dict[str, Any] = {"summary": file.summary, "licence": file.licence, "source": file.source}
+    resolved |= {"model": config.model_dump(mode="json")}
+    frozen: Sequence[str] = ()
+    if file.run is not None:
+        resolved["run"] = card.run.model_dump(mode="json")
+        frozen = card.run.freeze
+    resolved |= {"sampling": file.sampling, "metrics": file.metrics}
+    preprocessing = f"shorter edge by {file.preprocessing.resize}, centre crop"
+    facts = [("what", file.summary), ("licence", file.licence), ("source", file.source), ("weights", _weights(card))]
+    facts += [("verified", file.verified), ("images", preprocessing)]
+    return Subject(card.id, config, file.sampling, facts, resolved, file.metrics, frozen)
+
+
+def _weights(card: Card) -> str:
+    weights = card.file.weights
+    if weights is None:
+        return "none ship" + (f"; train them with `flexframe train {card.id}`" if card.file.run else "")
+    if weights.path is not None:
+        return f"ship with the card, in {weights.path}"
+    return f"on the hub: {weights.hub}, fetched when they are first used"
+
+
+def _of_run(folder: Path) -> Subject | None:
+    """A training run's folder, finished or not; None for any other."""
+    path = folder / "config.json"
+    raw = _json(path) if path.is_file() else {}
+    if not {"model", "run"} <= raw.keys():
+        return None
+    sampling = raw.pop("sampling", {})
+    config = TrainConfig.read(raw, str(path))
+    done = _last_step(folder / "log.jsonl")
+    facts = [("what", f"a training run on {config.run.data.type}, {done:,} of {config.run.steps:,} steps done")]
+    finished = (folder / "model.safetensors").is_file()
+    facts += [("weights", f"{folder / 'model.safetensors'}" if finished else "not exported yet: the run is unfinished")]
+    made = _json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
+    facts += [("trained", f"from {made.get('date', 'an unknown day')} on, commit {made.get('commit') or 'unknown'}")]
+    resolved = {"model": raw["model"], "run": raw["run"], "sampling": sampling}
+    return Subject(str(folder), config.model, sampling, facts, resolved, frozen=config.run.freeze)
+
+
+def _of_file(where: str, name: str) -> Subject:
+    """A model file of ours, or a checkpoint of another code base as its importer reads it."""
+    from flexframe.loading import fetch, header_of, imported, locate
+
+    place = locate(where)
+    path = fetch(place)[0]
+    header = header_of(path) if path.is_file() else None
+    if header is None:
+        found, about = imported(place)
+        config, sampling = found.config, dict(found.sampling)
+    else:
+        if header["kind"] not in MODELS:
+            raise ConfigError([(str(path), f"holds a {header['kind']!r}; this version knows: {', '.join(MODELS)}")])
+        config, sampling = MODELS[header["kind"]].read(header["config"], str(path)), header["sampling"]
+        about = header["about"]
+    facts = [("weights", f"{path}" if header else f"{path}, of another code base")]
+    facts += [(str(key), flat(value)) for key, value in about.items() if key != "run"]
+    resolved = {"model": config.model_dump(mode="json"), "sampling": sampling, "about": about}
+    return Subject(name, config, sampling, facts, resolved)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ConfigError([(str(path), f"cannot be read: {error}")]) from None
+    return found if isinstance(found, dict) else {}
+
+
+def _last_step(path: Path) -> int:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for line in reversed(lines):
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError):
+            continue  # cut short by a kill
+    return 0
+
+
+def flat(value: Any) -> str:
+    """Plain data in a line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {flat(each)}" for key, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return " ".join(flat(each) for each in value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
