@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,8 @@ from flexframe.commands.common import Device, out, pick_device, say
 from flexframe_registry import ConfigError
 from flexframe_registry.cards import Preprocessing, put, split_override
 
+LINE_EVERY = 60.0
+"""Seconds between lines of progress where there is no terminal."""
 Images = Annotated[
     list[str],
     typer.Argument(metavar="IMAGES...", help="Files, folders (searched in depth), quoted globs, .tar shards."),
@@ -115,7 +118,7 @@ def reconstruct(
     images: Images,
     model: Model,
     to: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path("grid.png"),
-    lengths: Annotated[str | None, typer.Option(help="Tokens, as 1,4,16; the model's own if not given.")] = None,
+    lengths: Annotated[str | None, typer.Option(help="As 1,4,16; else up to four of the model's own.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Images, at most.")] = 8,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -177,7 +180,8 @@ def _open(where: str, device: str, resize: str | None, random: bool = False) -> 
 
     card = locate(where).card
     if not random:
-        tokenizer = load(where, device=on)
+        with say.status(f"loading {where}"):
+            tokenizer = load(where, device=on)
         return tokenizer, tokenizer.id, resize or _resize(where)
     if card is None:
         raise ConfigError([("--random-weights", f"{where!r} is no card; give a card's id")])
@@ -185,9 +189,10 @@ def _open(where: str, device: str, resize: str | None, random: bool = False) -> 
 
     from flexframe.tokenizer import Tokenizer
 
-    torch.manual_seed(0)
     say.print(f"{where}: weights drawn at random; the pictures show nothing", style="yellow")
-    tokenizer = Tokenizer(card.model, card.file.sampling).eval().to(on)
+    torch.manual_seed(0)
+    with say.status("drawing weights"):
+        tokenizer = Tokenizer(card.model, card.file.sampling).eval().to(on)
     return tokenizer, f"{where}, random weights", resize or _resize(where)
 
 
@@ -233,19 +238,32 @@ def _sampling(steps: int | None, guidance: float | None, settings: Sequence[str]
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[float, int], None]]:
-    """A bar on standard error, moved by (done, of all); until it is first told, images are being listed."""
+def _progress(what: str) -> Iterator[Callable[[float | int, int], None]]:
+    """A bar on standard error, moved by (done, of all); until it is first told, images are being listed.
+
+    Where standard error is no terminal, a line a minute.
+    """
+    if not say.is_terminal:
+        last = monotonic()
+
+        def line(done: float | int, of: int) -> None:
+            nonlocal last
+            if monotonic() - last >= LINE_EVERY:
+                last = monotonic()
+                say.print(f"{what}: {done:,.1f} of {of:,}")
+
+        yield line
+        return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    count = TextColumn("{task.fields[count]}")
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}")
     times = TimeElapsedColumn(), TextColumn("left", style="dim"), TimeRemainingColumn()
-    with Progress(TextColumn("{task.description}"), BarColumn(), count, *times, console=say, transient=True) as shown:
+    with Progress(*columns, *times, console=say, transient=True) as shown:
         task = shown.add_task("listing images", total=None, count="")
 
-        def told(done: float, of: int) -> None:
-            shown.update(
-                task, description=what, completed=done, total=of, count=f"{done:,.1f}".removesuffix(".0") + f"/{of:,}"
-            )
+        def told(done: float | int, of: int) -> None:
+            count = f"{done:,.1f}".removesuffix(".0") + f"/{of:,}"
+            shown.update(task, description=what, completed=done, total=of, count=count)
 
         yield told
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ class BrokenImage(ValueError):
     """An image that cannot be read."""
 
 
-def read_image(file: Path | BinaryIO, name: str) -> Image.Image:
+def read_image(file: Path | BytesIO, name: str) -> Image.Image:
     """The first frame of an image file as 8-bit RGB, by the rules of `COLOUR`.
 
     Raises:

@@ -99,7 +99,7 @@ def encode(
         if put_aside == count:
             raise ConfigError([("", f"none of the {count} images can be read; the first: {reasons[0]}")])
         count, tokens = write(out, about, lambda: journal.rows(DTYPES[about.dtype], about.width))
-        journal.remove()
+        journal.finish()
     return Encoded(out, count, tokens, resumed, put_aside, tuple(reasons))
 
 

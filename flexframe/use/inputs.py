@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 from flexframe.data.images import SUFFIXES, BrokenImage
 from flexframe_registry import ConfigError
@@ -43,7 +42,7 @@ class Entry:
         """What an error calls it."""
         return self.path if self.offset < 0 else f"{self.path}:{self.id}"
 
-    def open(self) -> Path | BinaryIO:
+    def open(self) -> Path | BytesIO:
         """What `read_image` takes; `BrokenImage` where there is nothing to read."""
         if self.problem:
             raise BrokenImage(f"cannot read image {self.shown}: {self.problem}")
@@ -83,7 +82,7 @@ def entries(inputs: Iterable[str | Path]) -> Iterator[Entry]:
             check_id(entry.id)
             yield entry
         if not found:
-            raise ConfigError([(text, f"holds no images; looked for {KNOWN}")])
+            raise ConfigError([(text, f"holds no images; looked for {KNOWN} (shards in it are given as '*.tar')")])
 
 
 def _of(number: int, text: str) -> Iterator[Entry]:

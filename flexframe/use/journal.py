@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from time import monotonic
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -66,23 +66,27 @@ class Journal:
         except sqlite3.DatabaseError as error:
             text = f"is not what an encoding left behind ({error}); delete it to start over"
             raise ConfigError([(str(path), text)]) from None
-        self._saved = monotonic()
+        self._saved, self._whole = monotonic(), False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        nothing = self._whole or not self.done()
         self._db.close()
+        if nothing:
+            self.path.unlink()
 
-    def remove(self) -> None:
-        """Close and delete the file."""
-        self._db.close()
-        self.path.unlink()
+    def finish(self) -> None:
+        """All is done: on leaving, the file is deleted, as it is where nothing was done."""
+        self._whole = True
 
     # --- what is to be done --------------------------------------------------------------------------------------
 
     def settings(self) -> dict[str, Any] | None:
-        """What `fill` was given; None where the list of images was never finished."""
+        """What `fill` was given; None where not one image was done, so that nothing binds what is done now."""
+        if not self.done():
+            return None
         found = self._db.execute("SELECT value FROM about WHERE key = 'settings'").fetchone()
         return None if found is None else json.loads(found[0])
 
@@ -92,10 +96,11 @@ class Journal:
 
     def fill(self, entries: Iterable[Entry], settings: Mapping[str, Any]) -> None:
         """Take down all images, in the order of their input and then of their id; wholly or not at all."""
-        total = Digest()
-        db = self._db
+        total, db = Digest(), self._db
         db.execute("BEGIN")
         try:
+            for table in ("about", "found", "images"):
+                db.execute(f"DELETE FROM {table}")
             rows = ((e.argument, e.id, e.path, e.offset, e.size, e.problem) for e in total.over(entries))
             db.executemany("INSERT INTO found VALUES (?, ?, ?, ?, ?, ?)", rows)
             twice = db.execute(
@@ -109,7 +114,7 @@ class Journal:
                 "INSERT INTO images SELECT row_number() OVER (ORDER BY argument, id) - 1, id, path, start, size, "
                 "problem, NULL FROM found ORDER BY argument, id"
             )
-            db.execute("DROP TABLE found")
+            db.execute("DELETE FROM found")
             db.execute("INSERT INTO about VALUES ('settings', ?)", [json.dumps(settings, sort_keys=True)])
             db.execute("INSERT INTO about VALUES ('inputs', ?)", [total.text()])
         except BaseException:

@@ -20,8 +20,9 @@ from flexframe.use.decode import to_uint8
 from flexframe.use.encode import load
 from flexframe.use.inputs import Entry, entries
 
-COLUMNS = 8
-"""Reconstructions of an image, where no lengths are given."""
+COLUMNS = 4
+"""Reconstructions of an image, at most, where no lengths are given: of a large model each takes half a minute on a CPU
+core."""
 PSNR_CAP = 100.0
 """Of equal images, in dB, as in `flexframe bench`."""
 TILE, MARGIN, LINE = 128, 12, 18
@@ -56,7 +57,7 @@ def reconstruct(
     """Encode the first `count` images once each, and decode prefixes of their tokens.
 
     Args:
-        lengths: the prefixes; if None the model's budgets, of which at most eight are taken, evenly in proportion.
+        lengths: the prefixes; if None the model's budgets, of which at most four are taken, evenly in proportion.
         progress: told how many reconstructions are done, with fractions for steps, and of how many.
 
     Returns:
@@ -96,7 +97,7 @@ def reconstruct(
 
 
 def columns(budgets: Sequence[int]) -> tuple[int, ...]:
-    """All of at most eight budgets; else eight of them, first and last among them, spaced evenly in proportion."""
+    """All of at most four budgets; else four of them, first and last among them, spaced evenly in proportion."""
     if len(budgets) <= COLUMNS:
         return tuple(budgets)
     first, last = math.log(budgets[0]), math.log(budgets[-1])

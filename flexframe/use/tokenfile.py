@@ -126,8 +126,11 @@ def write(path: Path, about: About, rows: Callable[[], Iterable[Row]]) -> tuple[
     ]
     text = json.dumps(about.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
     temporary = path.with_name(f".{path.name}.writing")
-    _write_safetensors(temporary, streams, {"format": FORMAT, "flexframe": text})
-    os.replace(temporary, path)
+    try:
+        _write_safetensors(temporary, streams, {"format": FORMAT, "flexframe": text})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return count, tokens
 
 
@@ -260,14 +263,13 @@ class TokenFile:
 
     def _codes(self, start: int, stop: int, lengths: np.ndarray) -> Tensor:
         codes, size = self._read("codes", start, stop), self.about.codebook_size
+        keep = (np.arange(self.longest) < lengths[:, None])[..., None]
+        codes = np.where(keep, codes, 0).astype(np.float32 if size is None else np.int64)  # what is absent is not read
         if size is None:
             if not np.isfinite(codes).all():
                 raise self._error(f"rows {start}..{stop - 1} hold values that are not finite; encode the images again")
-            return torch.from_numpy(codes)
-        codes = codes.astype(np.int64)
-        present = codes[np.arange(self.longest) < lengths[:, None]]
-        if len(present) and not 0 <= present.min() <= present.max() < size:
-            span = f"{present.min()}..{present.max()}"
+        elif codes.size and not 0 <= codes.min() <= codes.max() < size:
+            span = f"{codes.min()}..{codes.max()}"
             raise self._error(f"rows {start}..{stop - 1} hold token ids {span}; its model's are 0..{size - 1}")
         return torch.from_numpy(codes)
 

@@ -1,0 +1,179 @@
+"""`flexframe encode`, `decode` and `reconstruct`, as they are typed."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from flexframe.commands import use
+from flexframe.use.tokenfile import TokenFile
+
+from .conftest import IDS
+
+CPU = ("--device", "cpu")
+
+
+def only_line(answer):
+    assert answer.code == 2
+    assert answer.out == ""
+    (line,) = answer.err.splitlines()
+    return line
+
+
+@pytest.fixture
+def tokens(command, photos, model, tmp_path):
+    path = tmp_path / "t.safetensors"
+    answer = command("encode", photos, "-m", model, "-o", path, *CPU)
+    assert answer.code == 0, answer.err
+    assert answer.out.strip() == f"7 images, 8.0 tokens each on average, in {path}"
+    return path
+
+
+def test_there_and_back(command, tokens, model, tmp_path):
+    file = TokenFile(tokens)
+    assert list(file.ids()) == IDS
+    assert file.about.model == f"path:{model}"
+    answer = command("decode", tokens, "-o", tmp_path / "out", "--steps", 1, "--set", "sampling.guidance=2.0", *CPU)
+    assert answer.code == 0, answer.err
+    assert answer.out.strip() == f"7 images in {tmp_path / 'out'}"
+    with Image.open(tmp_path / "out" / "d" / "e" / "1.png") as image:
+        assert image.size == (16, 16)
+    record = json.loads((tmp_path / "out" / "decode.json").read_text())
+    assert (record["model"], record["sampling"]["steps"], record["sampling"]["guidance"]) == (f"path:{model}", 1, 2.0)
+    again = command("decode", tokens, "-o", tmp_path / "out", "--steps", 1, "--guidance", "2.0", *CPU)
+    assert again.out.strip().endswith("; 7 were there already")
+
+
+def test_a_cards_model_is_found_again_by_its_id(command, photos, tmp_path):
+    path = tmp_path / "t.safetensors"
+    assert command("encode", photos / "b", "-m", "titok/digits-tiny-4", "-o", path, *CPU).code == 0
+    assert TokenFile(path).about.model == "titok/digits-tiny-4"
+    assert command("decode", path, "-o", tmp_path / "out", *CPU).code == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+    line = only_line(command("decode", path, "-o", tmp_path / "more", "--steps", 3, *CPU))
+    assert "sampling.steps: there is no such setting" in line
+
+
+def test_lengths_and_allocators_from_the_command_line(command, photos, model, tmp_path):
+    path = tmp_path / "{}.safetensors"
+    for name, options in {
+        "fixed": ["--lengths", 2],
+        "listed": ["--lengths", "1,2"],
+        "chosen": ["--allocator", "psnr", "--set", "allocator.target=99", "--set", "allocator.budgets=[1, 3]"],
+    }.items():
+        to = str(path).format(name)
+        answer = command("encode", photos / "b", "-m", model, "-o", to, *options, *CPU)
+        assert answer.code == 0, answer.err
+    found = [TokenFile(str(path).format(name)).rows(0, 2).lengths.tolist() for name in ("fixed", "listed", "chosen")]
+    assert found == [[2, 2], [1, 2], [3, 3]]
+
+
+def test_broken_images_are_listed(command, photos, model, tmp_path):
+    (photos / "c.PNG").write_bytes(b"no image")
+    arguments = ("encode", photos, "-m", model, "-o", tmp_path / "t.safetensors", *CPU)
+    assert "flexframe: cannot read image" in only_line(command(*arguments))
+    answer = command(*arguments, "--skip-broken")
+    assert answer.code == 0
+    assert "photos/c.PNG: " in answer.err
+    assert answer.out.strip().endswith("; 1 could not be read")
+
+
+def test_a_picture_and_its_numbers(command, photos, model, tmp_path):
+    picture, numbers = tmp_path / "new" / "grid.png", tmp_path / "new" / "grid.json"
+    answer = command(
+        "reconstruct", photos, "-m", model, "-o", picture, "--lengths", "1,8", "--count", 3, "--steps", 1,
+        "--json", numbers, *CPU,
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert f"3 of 7 images, in {picture}" in answer.out
+    with Image.open(picture) as image:
+        assert image.size == (12 + 3 * 140, 12 + 3 * 176)
+        assert np.asarray(image).std() > 10
+    found = json.loads(numbers.read_text())
+    assert found["sampling"]["steps"] == 1
+    assert [each["id"] for each in found["images"]] == IDS[:3]
+    assert all(set(each["psnr"]) == {"1", "8"} for each in found["images"])
+    assert f"{found['images'][0]['psnr']['8']:.2f}" in answer.out
+
+
+def test_a_card_without_weights_can_be_tried_with_random_ones(command, photos, tmp_path):
+    arguments = ("reconstruct", photos / "a.png", "-o", tmp_path / "g.png", "--random-weights", "--steps", 1, *CPU)
+    answer = command(*arguments, "-m", "flextok/digits-tiny")
+    assert answer.code == 0
+    assert "weights drawn at random; the pictures show nothing" in answer.err
+    assert "1 image, in" in answer.out
+    assert "is no card; give a card's id" in only_line(command(*arguments, "-m", photos / "a.png"))
+
+
+def test_a_token_file_starts_no_download(command, tokens, tmp_path):
+    content = tokens.read_bytes()
+    name = TokenFile(tokens).about.model.encode()
+    for said, words in (
+        (b"hf:evil/repo", "was encoded by hf:evil/repo; give --model hf:evil/repo to fetch and use it"),
+        (b"evil/repo", "no card named 'evil/repo'"),
+    ):
+        padded = said.ljust(len(name))  # the header keeps its length
+        tokens.write_bytes(content.replace(name, padded))
+        line = only_line(command("decode", tokens, "-o", tmp_path / "out", *CPU))
+        assert words.split(";")[0].split("'evil")[0] in line
+        assert not (tmp_path / "out").exists()
+
+
+def test_progress_is_a_line_a_minute_where_there_is_no_terminal(command, photos, model, tmp_path, monkeypatch):
+    given = ("encode", photos, "-m", model, "--batch-size", 3, *CPU)
+    assert command(*given, "-o", tmp_path / "quiet").err == ""
+    monkeypatch.setattr(use, "LINE_EVERY", 0)
+    told = command(*given, "-o", tmp_path / "t").err.splitlines()
+    assert told == [f"encoding: {done}.0 of 7" for done in (0, 3, 6, 7)]
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(use, "say", Console(file=screen, force_terminal=True, width=100))
+    with use._progress("encoding") as told:
+        told(1.5, 1000)
+    assert "listing images" in screen.getvalue()
+    assert "1.5/1,000" in screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--resize", "nearest"), "--resize: there is no 'nearest'; there are: torchvision-bicubic, "),
+        (("--set", "sampling.steps=3"), "sampling.steps=3: is not of the form allocator.key=value"),
+        (("--allocator", "psnr", "--set", "allocator.target"), "target: is not of the form key.path=value"),
+        (("--lengths", "9"), "--lengths: a length of 9; this model's are 1..8"),
+        (("--lengths", "1,2,3"), "--lengths: lists 3 lengths for 7 images"),
+        (("--allocator", "nothing"), "no allocator named 'nothing'"),
+        (("--device", "abacus"), "--device: 'abacus' cannot be used here"),
+    ],
+)
+def test_what_encode_refuses(command, photos, model, tmp_path, arguments, words):
+    given = ("encode", photos, "-m", model, "-o", tmp_path / "t.safetensors", *CPU, *arguments)
+    assert words in only_line(command(*given))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors", "photos"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--steps", 2, "--set", "sampling.steps=3"), "--steps: and --set sampling.steps both say so"),
+        (("--set", "guidance=3"), "guidance=3: is not of the form sampling.key=value"),
+        (("--length", 9), "--length: 9 is not within 1..8"),
+        (("-m", "titok/digits-tiny"), "this model's are of 1 x 4096, so it cannot decode them"),
+        (("-m", "flextok/digits-tiny"), "was encoded by another model"),
+    ],
+)
+def test_what_decode_refuses(command, tokens, tmp_path, arguments, words):
+    assert words in only_line(command("decode", tokens, "-o", tmp_path / "out", *CPU, *arguments))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_truncated_file_and_a_wrong_picture_are_told(command, tokens, photos, model, tmp_path):
+    tokens.write_bytes(tokens.read_bytes()[:-5])
+    assert "is not a whole safetensors file" in only_line(command("decode", tokens, "-o", tmp_path / "out"))
+    line = only_line(command("reconstruct", photos, "-m", model, "-o", tmp_path / "grid.txt", *CPU))
+    assert "has no suffix of a picture that can be written; end it in .png" in line
