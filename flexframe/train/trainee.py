@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from flexframe.rng import Rng
@@ -24,6 +25,27 @@ class ParameterGroup:
     plain: list[nn.Parameter]
 
 
+class Latents:
+    """Latents of images that were seen before, by their number in the data set; on the device of the first."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Tensor] = {}
+
+    def prepare(self, model: Tokenizer, batch: Batch, rng: Rng) -> Batch:
+        """The batch with latents, of which those that are new are encoded."""
+        if batch.latents is not None or batch.images is None:
+            return model.prepare(batch, rng=rng)
+        numbers = batch.index.tolist()
+        new = [place for place, number in enumerate(numbers) if number not in self.rows]
+        if new:
+            places = torch.tensor(new, device=batch.index.device)
+            part = Batch(batch.index[places], batch.images[places])
+            found = model.prepare(part, rng=rng.rows(part.index)).latents
+            assert found is not None
+            self.rows |= {numbers[place]: row.clone() for place, row in zip(new, found, strict=True)}
+        return batch.with_latents(torch.stack([self.rows[number] for number in numbers]))
+
+
 class Trainee(nn.Module):
     """A tokenizer under training. Objectives are here and not in the model, so no checkpoint of a model holds them."""
 
@@ -31,6 +53,7 @@ class Trainee(nn.Module):
         super().__init__()
         self.model = Tokenizer(config.model)
         self.objectives = nn.ModuleList(catalogue().build(o, self.model.spec) for o in config.objectives)
+        self.latents = Latents() if config.run.keep_latents else None
         self.frozen = [_find(self.model, name) for name in config.run.freeze]
         for module in self.frozen:
             module.requires_grad_(False)
@@ -47,7 +70,8 @@ class Trainee(nn.Module):
 
     def forward(self, batch: Batch, *, step: int, rng: Rng) -> tuple[Losses, Codes]:
         """Weighted losses by name (a value a sample, or a scalar for a batch statistic), and the batch's codes."""
-        batch = self.model.prepare(batch, rng=rng)
+        kept = self.latents
+        batch = self.model.prepare(batch, rng=rng) if kept is None else kept.prepare(self.model, batch, rng)
         out = self.model(batch, taps=self.taps, rng=rng)
         losses: dict[str, Tensor] = dict(out.losses)
         for objective in self.objectives:

@@ -57,6 +57,9 @@ class RunConfig(Config):
     """Decay of the weight average that is exported; warmed up as min(ema, (1+s)/(10+s)). 0 exports the raw weights."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Autocast precision of forward passes; weights and optimizer stay fp32."""
+    keep_latents: bool = False
+    """Encode each image once with the frozen codec and keep its latents in memory (4 bytes a value, for all images).
+    A codec that draws then draws once for each image. Images must be the same each time: no `flip`, no `shift`."""
     compile: bool = False
     """Compile the model's forward with torch.compile."""
     flip: bool = False
@@ -84,6 +87,12 @@ class RunConfig(Config):
     def _splits(self) -> RunConfig:
         if self.batch_size % self.accumulate:
             raise ConfigError([("accumulate", f"{self.accumulate} does not divide batch_size {self.batch_size}")])
+        return self
+
+    @model_validator(mode="after")
+    def _latents_stay(self) -> RunConfig:
+        if self.keep_latents and (self.flip or self.shift):
+            raise ConfigError([("keep_latents", "holds one picture an image; leave it out, or `flip` and `shift`")])
         return self
 
 

@@ -8,7 +8,7 @@ from flexframe.rng import Rng
 from flexframe.testing.checks import redraw_zeros
 from flexframe.tokens import Batch
 from flexframe.train.trainee import Trainee, total
-from flexframe_registry import cards
+from flexframe_registry import ConfigError, cards
 
 
 def build(*overrides):
@@ -69,3 +69,26 @@ def test_only_the_model_is_in_the_models_state():
     trainee = build("decoder=vit", "run.objectives=[mse, l1]")
     assert len(trainee.objectives) == 2
     assert not [name for name in trainee.model.state_dict() if "objective" in name]
+
+
+def test_kept_latents_are_the_codecs_and_are_encoded_once(batch, monkeypatch):
+    kept, fresh = build("run.keep_latents=true"), build()
+    encoded = []
+    encode = kept.model.codec.encode
+
+    def counted(images, *, rng):
+        encoded.extend(rng.index.tolist())
+        return encode(images, rng=rng)
+
+    monkeypatch.setattr(kept.model.codec, "encode", counted)
+    order = torch.tensor([5, 0, 3, 6, 1, 1, 7, 2])
+    mixed = Batch(batch.index[order], batch.images[order])
+    for given in (split(batch, 2)[0], mixed):
+        for name, loss in losses(fresh, given).items():
+            assert torch.equal(losses(kept, given)[name], loss)
+    assert encoded == [100, 101, 102, 103, 105, 106, 107]
+
+
+def test_kept_latents_and_pictures_that_move_are_refused():
+    with pytest.raises(ConfigError, match=r"^run\.keep_latents: holds one picture an image"):
+        build("run.keep_latents=true", "run.shift=1")

@@ -21,10 +21,13 @@ from flexframe_registry import (
 from flexframe_registry.cards import folders
 
 
-class VQGANConfig(ComponentConfig):
-    """What encoder and decoder share: the shape of MaskGIT-VQGAN's network. The defaults are the published model's."""
+class NetworkConfig(ComponentConfig):
+    """The shape of MaskGIT-VQGAN's networks. The defaults are the published model's."""
 
-    sizes = {"tiny": {"hidden": 32, "multipliers": (1, 1, 1), "blocks": 1}, "small": {"hidden": 64}}
+    sizes = {
+        "tiny": {"hidden": 32, "multipliers": (1, 1, 1), "blocks": 1},
+        "small": {"hidden": 64, "multipliers": (1, 2), "blocks": 1, "stem": 4},
+    }
 
     hidden: int = Field(128, ge=32, multiple_of=32)
     """Base width."""
@@ -32,11 +35,18 @@ class VQGANConfig(ComponentConfig):
     """Width of each resolution in units of `hidden`, the finest first; each one after the first halves the grid."""
     blocks: int = Field(2, ge=1)
     """Residual blocks at each resolution."""
+    stem: int = Field(1, ge=1)
+    """Side of the squares of pixels that are folded into channels, so that the finest resolution is as much coarser;
+    1 in the published model. At 4, a network costs a twentieth."""
 
     @property
     def stride(self) -> int:
         """Side of a token's cell, in latent pixels."""
-        return 2 ** (len(self.multipliers) - 1)
+        return self.stem * 2 ** (len(self.multipliers) - 1)
+
+
+class VQGANConfig(NetworkConfig):
+    """What encoder and decoder of token grids share."""
 
     def grid(self, spec: Spec) -> tuple[int, int]:
         """Rows and columns of tokens on these latents."""
@@ -46,8 +56,9 @@ class VQGANConfig(ComponentConfig):
         height, width = spec.latents.height, spec.latents.width
         if height % self.stride or width % self.stride:
             raise ValueError(
-                f"{len(self.multipliers)} multipliers make cells of {self.stride} x {self.stride}, which do not divide "
-                f"latents of {height} x {width}; change the image size or `multipliers`"
+                f"{len(self.multipliers)} multipliers and a stem of {self.stem} make cells of {self.stride} x "
+                f"{self.stride}, which do not divide latents of {height} x {width}; change the image size, "
+                "`multipliers` or `stem`"
             )
         rows, columns = self.grid(spec)
         if spec.tokens.length != rows * columns:
@@ -76,6 +87,30 @@ class VQGANDecoderConfig(VQGANConfig, DecoderConfig):
 
     def usual_objectives(self) -> tuple[str, ...]:
         return ("mse",)
+
+
+class AutoencoderCodecConfig(NetworkConfig, CodecConfig):
+    """The networks of a trained grid tokenizer as a frozen codec; latents are the quantizer's means, nothing is drawn.
+
+    Train encoder `vqgan`, quantizer `kl` and decoder `vqgan` first; a run then takes this codec's weights from there:
+
+        init: {from: grid/scenes-64, parts: [codec], rename: {encoder.net: codec.encoder, quantizer.project:
+          codec.project, decoder.net: codec.decoder}}
+
+    `benchmarks/latents.py` measures the `scaling_factor`.
+    """
+
+    type: Literal["autoencoder"] = "autoencoder"
+
+    channels: int = Field(8, ge=1)
+    """Latent channels: the tokenizer's `quantizer.dim`."""
+    scaling_factor: float = Field(1.0, gt=0)
+    """Latents are multiplied by this after encoding and divided by it before decoding."""
+
+    def latents(self, height: int, width: int) -> LatentSpec:
+        if height % self.stride or width % self.stride:
+            raise ValueError(f"images of {height} x {width} must divide by {self.stride}, the codec's downsampling")
+        return LatentSpec(self.channels, height // self.stride, width // self.stride, None)
 
 
 class TAEF2CodecConfig(CodecConfig):
@@ -108,6 +143,7 @@ def flexframe_components() -> Iterable[Component]:
     return [
         Component(VQGANEncoderConfig, "flexframe_grid.vqgan:GridEncoder"),
         Component(VQGANDecoderConfig, "flexframe_grid.vqgan:GridDecoder"),
+        Component(AutoencoderCodecConfig, "flexframe_grid.autoencoder:AutoencoderCodec"),
         Component(TAEF2CodecConfig, "flexframe_grid.taef2:TAEF2Codec"),
     ]
 

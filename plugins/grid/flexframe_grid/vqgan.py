@@ -6,6 +6,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from flexframe.contracts import Batch, Condition, Decoder, Encoder, Outputs, Rng, Tokens
 from flexframe.nn.ranges import Rescale
@@ -28,13 +29,15 @@ class GridEncoder(Encoder):
     def __init__(self, config: VQGANEncoderConfig, spec: Spec) -> None:
         super().__init__(config, spec)
         self.rescale = Rescale(spec.latents, RANGE)
-        self.net = VQGANEncoder(spec.latents.channels, config.hidden, config.multipliers, config.blocks)
+        folded = spec.latents.channels * config.stem**2
+        self.net = VQGANEncoder(folded, config.hidden, config.multipliers, config.blocks)
 
     def forward(self, latents: Float[Tensor, "b c y x"], keep: Bool[Tensor, "b k"]) -> Float[Tensor, "b k e"]:
         own = (self.spec.latents.channels, self.spec.latents.height, self.spec.latents.width)
         if latents.shape[1:] != own:
             raise ValueError(f"this encoder reads latents of shape {own}, not {tuple(latents.shape[1:])}; resize them")
-        features = rearrange(self.net(self.rescale(latents)), "b e h w -> b (h w) e")
+        folded = F.pixel_unshuffle(self.rescale(latents), self.config.stem)
+        features = rearrange(self.net(folded), "b e h w -> b (h w) e")
         return features[:, : keep.shape[1]]
 
 
@@ -49,7 +52,7 @@ class GridDecoder(Decoder):
 
     def __init__(self, config: VQGANDecoderConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        dim, channels = spec.tokens.dim, spec.latents.channels
+        dim, channels = spec.tokens.dim, spec.latents.channels * config.stem**2
         self.grid = config.grid(spec)
         self.rescale = Rescale(spec.latents, RANGE)
         self.mask_token = nn.Parameter(torch.randn(dim) * dim**-0.5) if spec.tokens.masked else None
@@ -85,4 +88,4 @@ class GridDecoder(Decoder):
         return rearrange(filled, "b (h w) d -> b d h w", h=self.grid[0])
 
     def _run(self, tokens: Tokens) -> Float[Tensor, "b c y x"]:
-        return self.rescale.inverse(self.net(self.cells(tokens)))
+        return self.rescale.inverse(F.pixel_shuffle(self.net(self.cells(tokens)), self.config.stem))

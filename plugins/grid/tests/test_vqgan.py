@@ -204,7 +204,8 @@ def test_a_length_that_is_not_the_grid_s_is_refused(config):
     words = "8 x 16 in cells of 4 x 4 are a grid of 2 x 4: set length to 8, not 16"
     with pytest.raises(ValueError, match=words):
         config.sized("tiny").check(make_spec(length=16))
-    with pytest.raises(ValueError, match="5 multipliers make cells of 16 x 16, which do not divide latents of 8 x 16"):
+    words = "5 multipliers and a stem of 1 make cells of 16 x 16, which do not divide latents of 8 x 16"
+    with pytest.raises(ValueError, match=words):
         config().check(make_spec())
 
 

@@ -1,0 +1,87 @@
+"""The codec `autoencoder`: a trained tokenizer's networks give what the tokenizer gives, as latents and as pictures."""
+
+import pytest
+import torch
+
+from flexframe.loading import save
+from flexframe.rng import Rng
+from flexframe.tokenizer import Tokenizer
+from flexframe.train.init import initialise
+from flexframe_registry import ConfigError, TokenizerConfig
+from flexframe_registry.runs import InitConfig
+
+SHAPE = {"hidden": 32, "multipliers": [1, 2], "blocks": 1, "stem": 2}
+RENAME = {"encoder.net": "codec.encoder", "quantizer.project": "codec.project", "decoder.net": "codec.decoder"}
+
+
+def trained(tmp_path, **quantizer):
+    """A tokenizer of 16-pixel images in 4 x 4 tokens of 3 values, and its file."""
+    torch.manual_seed(0)
+    config = {"type": "kl", "dim": 3, **quantizer}
+    model = Tokenizer(
+        TokenizerConfig.read(
+            {
+                "image_size": 16,
+                "length": 16,
+                "encoder": {"type": "vqgan", **SHAPE},
+                "quantizer": config,
+                "decoder": {"type": "vqgan", **SHAPE},
+            }
+        )
+    ).eval()
+    save(model.state_dict(), model.config, tmp_path / "grid.safetensors")
+    return model
+
+
+def on_latents(tmp_path, parts=("codec",), rename=RENAME, **codec):
+    """A model whose codec has that file's weights."""
+    config = {"size": "tiny", "image_size": 16, "length": 4, "encoder": {"type": "registers", "patch": 1}}
+    config |= {"quantizer": "fsq", "masker": "pow2", "decoder": {"type": "flow", "patch": 1}}
+    codec = {"type": "autoencoder", **SHAPE, "channels": 3, **codec}
+    model = Tokenizer(TokenizerConfig.read({**config, "codec": codec})).eval()
+    start = {"from": str(tmp_path / "grid.safetensors"), "parts": parts, "rename": rename}
+    taken = initialise(model, [InitConfig.read(start)])
+    return model, taken
+
+
+def pictures(batch=2):
+    return torch.rand(batch, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("quantizer", [{}, {"fixed_logvar": 0.0}], ids=["learned-variance", "fixed-variance"])
+def test_latents_and_pictures_are_the_tokenizers(tmp_path, quantizer):
+    grid = trained(tmp_path, **quantizer)
+    model, taken = on_latents(tmp_path, scaling_factor=0.25)
+    images = pictures()
+    tokens = grid.encode(images)
+    with torch.no_grad():
+        latents = model.codec.encode(images, rng=Rng(0, torch.arange(2)))
+        torch.testing.assert_close(latents, 0.25 * tokens.values.mT.unflatten(2, (4, 4)))
+        torch.testing.assert_close(model.codec.decode(latents).clamp(0, 1), grid.decode(tokens))
+    assert [(t["part"], t["tensors"]) for t in taken] == [("codec", len(model.codec.state_dict()))]
+
+
+def test_always_in_full_precision(tmp_path):
+    trained(tmp_path)
+    codec = on_latents(tmp_path)[0].codec
+    images, rng = pictures(), Rng(0, torch.arange(2))
+    latents = codec.encode(images, rng=rng)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(codec.encode(images, rng=rng), latents)
+        assert codec.decode(latents.bfloat16()).dtype == torch.float32
+
+
+def test_another_shape_is_told_by_name(tmp_path):
+    trained(tmp_path)
+    with pytest.raises(ConfigError, match=r"codec\.encoder\.mid\.1\.conv1\.weight: is not in"):
+        on_latents(tmp_path, blocks=2)
+    with pytest.raises(ConfigError, match=r"codec\.project\.bias: is \(6,\) .* \(4,\) here"):
+        on_latents(tmp_path, channels=4)
+
+
+def test_images_must_divide(tmp_path):
+    trained(tmp_path)
+    codec = on_latents(tmp_path)[0].config.codec
+    assert codec.latents(24, 16).height == 6
+    with pytest.raises(ValueError, match="images of 18 x 16 must divide by 4"):
+        codec.latents(18, 16)
