@@ -1,28 +1,44 @@
 """Ship a finished run as a card's weights: `python benchmarks/ship.py runs/flextok-digits-tiny flextok/digits-tiny`.
 
-Copies the averaged model beside the card, writes its hash into the card, and keeps the run's config, manifest and log
-under benchmarks/results/. Refuses a run whose model is not the card's.
+Puts the averaged model beside the card, writes its hash into the card, and keeps the run's config, manifest and log
+under benchmarks/results/. Refuses a run whose model is not the card's. With `--half` the weights are stored in half
+precision; loading gives single precision again.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
-import sys
 from pathlib import Path
 
-from flexframe.loading import load_file
+from torch import Tensor, float16
+
+from flexframe.loading import load_file, read, save
 from flexframe.train.checkpoint import digest
 from flexframe_registry import cards
 
 
-def ship(run: Path, name: str) -> None:
+def halved(value: Tensor) -> Tensor:
+    """In half precision; integers as they are."""
+    half = value.to(float16) if value.is_floating_point() else value
+    if not half.isfinite().all():
+        raise SystemExit("a weight is beyond the range of half precision; ship it without --half")
+    return half
+
+
+def ship(run: Path, name: str, half: bool) -> None:
     card, path = cards().get(name), cards().files[name]
     model = load_file(run / "model.safetensors")
     if model.config != card.model:
         raise SystemExit(f"{run} trained another model than {name} describes; train the card as it is")
     weights = path.with_suffix(".safetensors")
-    shutil.copyfile(run / "model.safetensors", weights)
+    if half:
+        header, state = read(run / "model.safetensors")
+        state = {key: halved(value) for key, value in state.items()}
+        save(state, model.config, weights, sampling=header["sampling"], about=header["about"])
+    else:
+        shutil.copyfile(run / "model.safetensors", weights)
     text = re.sub(r"\nweights:.*\n", "\n", path.read_text())
     path.write_text(text.rstrip() + f"\nweights: {{path: {weights.name}, sha256: {digest(weights)}}}\n")
     kept = Path(__file__).parent / "results" / name.replace("/", "-")
@@ -33,4 +49,9 @@ def ship(run: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    ship(Path(sys.argv[1]), sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the finished run's folder")
+    parser.add_argument("card", help="the card that it trained")
+    parser.add_argument("--half", action="store_true", help="store in half precision")
+    given = parser.parse_args()
+    ship(given.run, given.card, given.half)
