@@ -85,3 +85,17 @@ def test_images_must_divide(tmp_path):
     assert codec.latents(24, 16).height == 6
     with pytest.raises(ValueError, match="images of 18 x 16 must divide by 4"):
         codec.latents(18, 16)
+
+
+def test_a_stem_makes_cells_as_large_as_it_says():
+    shape = {"hidden": 32, "multipliers": (1, 1), "blocks": 1}
+    for stem, side in ((1, 2), (2, 4), (4, 8)):
+        cells = 16 // side
+        raw = {"image_size": 16, "length": cells**2, "encoder": {"type": "vqgan", **shape, "stem": stem}}
+        raw |= {"quantizer": "kl", "decoder": {"type": "vqgan", **shape, "stem": stem}}
+        model = Tokenizer(TokenizerConfig.read(raw))
+        assert model.encoder.net.conv_in.in_channels == 3 * stem**2
+        assert model.encode(pictures()).values.shape == (2, cells**2, 16)
+        assert model.decode(model.encode(pictures())).shape == (2, 3, 16, 16)
+        with pytest.raises(ConfigError, match=f"set length to {cells**2}, not {cells**2 + 1}"):
+            TokenizerConfig.read({**raw, "length": cells**2 + 1})
