@@ -2,11 +2,98 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from typing import Literal
 
-from flexframe_registry import Component, hookimpl
+from pydantic import Field, model_validator
+
+from flexframe_registry import CodesSpec, Component, ImporterConfig, PriorConfig, SamplingConfig, hookimpl
+
+
+class RARSampling(SamplingConfig):
+    """One token after the other, with classifier-free guidance that grows along the sequence."""
+
+    temperature: float = Field(1.0, ge=0)
+    """Logits are divided by it; 0 takes the likeliest code."""
+    guidance: float = 4.0
+    """Scale at the end: unconditional + guidance (conditional - unconditional), so 1 is none."""
+    power: float = Field(0.0, ge=0)
+    """Exponent of the share of tokens done, along whose cosine guidance grows from 1; 0 is constant guidance."""
+    cache: bool = True
+    """Keep keys and values of earlier tokens; it moves no number beyond rounding."""
+
+    def excess(self, done: float) -> float:
+        """What conditional - unconditional is weighted by, on top of the conditional logits, at a share of the tokens
+        done."""
+        return (self.guidance - 1) * (1 - math.cos(math.pi * done**self.power)) / 2 if self.guided else 0.0
+
+    @property
+    def guided(self) -> bool:
+        return self.guidance != 1
+
+
+class RARConfig(PriorConfig):
+    """Randomized autoregression (Yu et al., arXiv 2411.00776): a causal transformer trained on permuted orders, which
+    give way to the plain one, and told at each position which one comes next."""
+
+    type: Literal["rar"] = "rar"
+    sampling = RARSampling
+    sizes = {
+        "tiny": {"width": 64, "depth": 2, "heads": 2, "hidden": 128},
+        "small": {"width": 384, "depth": 12, "heads": 6, "hidden": 1536},
+        "large": {"width": 1024, "hidden": 4096},
+    }
+
+    width: int = Field(768, ge=1)
+    """Transformer width."""
+    depth: int = Field(24, ge=1)
+    """Transformer blocks."""
+    heads: int = Field(16, ge=1)
+    """Attention heads."""
+    hidden: int = Field(3072, ge=1)
+    """Width inside the feed-forward layers."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Training: dropout of what attention and feed-forward layers give."""
+    attention_dropout: float = Field(0.1, ge=0, lt=1)
+    """Training: dropout of attention weights."""
+    class_dropout: float = Field(0.1, ge=0, le=1)
+    """Training: probability that a row's class is hidden, for guidance."""
+    anneal_start: int = Field(125_000, ge=0)
+    """Training: up to this step every row's order is a random permutation."""
+    anneal_end: int = Field(187_500, ge=0)
+    """Training: from this step on none is; in between, the share falls linearly."""
+
+    @model_validator(mode="after")
+    def _sizes(self) -> RARConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by its {self.heads} heads")
+        if self.anneal_end < self.anneal_start:
+            raise ValueError(f"anneal_end, {self.anneal_end}, is before anneal_start, {self.anneal_start}")
+        return self
+
+    def check_codes(self, spec: CodesSpec) -> None:
+        if spec.codebooks != 1:
+            raise ValueError(f"models one code a token, and these tokens have {spec.codebooks}; choose another prior")
+
+    def permuted_share(self, step: int) -> float:
+        """The share of rows whose order training permutes."""
+        if step < self.anneal_start:
+            return 1.0
+        if step >= self.anneal_end:
+            return 0.0
+        return 1 - (step - self.anneal_start) / (self.anneal_end - self.anneal_start)
+
+
+class RARImporterConfig(ImporterConfig):
+    """RAR's generators of bytedance/1d-tokenizer (`yucornetto/RAR`): safetensors or `.bin`, with or without config."""
+
+    type: Literal["rar"] = "rar"
 
 
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
-    return []
+    return [
+        Component(RARConfig, "flexframe_priors.rar:RAR"),
+        Component(RARImporterConfig, "flexframe_priors.rar_importer:RARImporter"),
+    ]

@@ -25,7 +25,7 @@ MASKED = 2 / math.pi
 class MaskGIT(Prior):
     """Training, sampling and the vocabulary; a form gives the logits. An absent token is not there at all.
 
-    The vocabulary is codes, mask, classes, null, in this order. Classes count from 0, and the one past the last is null.
+    The vocabulary is codes, mask, classes, null, in this order. Classes count from 0; the one past the last is null.
     """
 
     config: MaskGITConfig

@@ -1,0 +1,232 @@
+"""RAR: autoregression in any order, with target-aware positions (arXiv 2411.00776, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flexframe.contracts import Codes, Condition, LikelihoodPrior, Losses, Rng, prefix
+from flexframe.nn.priors import class_ids, gumbel
+from flexframe_registry import CodesSpec, SamplingConfig
+
+from . import RARConfig, RARSampling
+
+
+class Cache:
+    """Keys and values of one layer, for as many positions as there can be; allocated once."""
+
+    def __init__(self, batch: int, heads: int, positions: int, head_dim: int, like: Tensor) -> None:
+        self.keys, self.values = like.new_zeros(2, batch, heads, positions, head_dim).unbind()
+        self.done = 0
+
+    def extend(
+        self, keys: Float[Tensor, "b h n d"], values: Float[Tensor, "b h n d"]
+    ) -> tuple[Float[Tensor, "b h m d"], Float[Tensor, "b h m d"]]:
+        """All keys and values so far, these among them."""
+        start, self.done = self.done, self.done + keys.shape[2]
+        self.keys[:, :, start : self.done] = keys
+        self.values[:, :, start : self.done] = values
+        return self.keys[:, :, : self.done], self.values[:, :, : self.done]
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention with learned norms of queries and keys."""
+
+    def __init__(self, config: RARConfig) -> None:
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.attention_dropout
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.q_norm = nn.LayerNorm(config.width // config.heads, eps=1e-6)
+        self.k_norm = nn.LayerNorm(config.width // config.heads, eps=1e-6)
+        self.proj = nn.Linear(config.width, config.width)
+
+    def forward(self, x: Float[Tensor, "b n w"], cache: Cache | None) -> Float[Tensor, "b n w"]:
+        """Without a cache, or with an empty one, positions attend causally; further ones are given one by one."""
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key = self.q_norm(query).to(value.dtype), self.k_norm(key).to(value.dtype)
+        if cache is not None:
+            key, value = cache.extend(key, value)
+        dropout = self.dropout if self.training else 0.0
+        causal = key.shape[2] == x.shape[1]
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """A pre-norm block whose norms are shifted and scaled, and whose outputs are gated, by the condition (adaLN-zero,
+    arXiv 2212.09748)."""
+
+    def __init__(self, config: RARConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(config)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.fc1, self.fc2 = nn.Linear(width, config.hidden), nn.Linear(config.hidden, width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Float[Tensor, "b n w"], condition: Float[Tensor, "b n w"], cache: Cache | None
+    ) -> Float[Tensor, "b n w"]:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, -1)
+        attended = self.attn(self.norm1(x) * (1 + scale1) + shift1, cache)
+        x = x + gate1 * self.dropout(attended)
+        inner = self.dropout(F.gelu(self.fc1(self.norm2(x) * (1 + scale2) + shift2)))
+        return x + gate2 * self.dropout(self.fc2(inner))
+
+
+class Head(nn.Module):
+    """A norm that the condition scales and shifts, then the logits."""
+
+    def __init__(self, width: int, entries: int) -> None:
+        super().__init__()
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.linear = nn.Linear(width, entries)
+
+    def forward(self, x: Float[Tensor, "b n w"], condition: Float[Tensor, "b n w"]) -> Float[Tensor, "b n v"]:
+        scale, shift = self.modulation(condition).chunk(2, -1)
+        return self.linear(self.norm(x) * (1 + scale) + shift)
+
+
+def init_weights(module: nn.Module) -> None:
+    """For `nn.Module.apply`: truncated normals of deviation 0.02, zero biases; what modulates starts at zero."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+    if isinstance(module, Block | Head):
+        nn.init.zeros_(module.modulation[1].weight)
+
+
+def embedding(*shape: int) -> nn.Parameter:
+    """A learned embedding, a truncated normal of deviation 0.02."""
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(*shape), std=0.02))
+
+
+class RAR(LikelihoodPrior):
+    """`[start | class | tokens in their order]`; the class's position and each token's gives the code that follows.
+
+    Absent tokens come last in every order, where no present one sees them.
+    """
+
+    config: RARConfig
+
+    def __init__(self, config: RARConfig, spec: CodesSpec) -> None:
+        super().__init__(config, spec)
+        width, self.null = config.width, spec.classes or 0
+        self.token_embedding = nn.Embedding(spec.codebook_size, width)
+        self.class_embedding = nn.Embedding(self.null + 1, width)
+        self.start = nn.Parameter(torch.zeros(width))
+        self.positions = embedding(2 + spec.length, width)
+        self.targets = embedding(spec.length, width)
+        self.steps = embedding(2 + spec.length, width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.head = Head(width, spec.codebook_size)
+        self.apply(init_weights)
+
+    def logits(
+        self,
+        ids: Int[Tensor, "b m"],
+        classes: Int[Tensor, " b"],
+        order: Int[Tensor, "b k"],
+        caches: list[Cache] | None = None,
+    ) -> Float[Tensor, "b n v"]:
+        """Logits of each next code: m + 1 of them, or the last alone where caches hold the rest.
+
+        Args:
+            ids: the first m codes in the order in which they are read.
+            classes: 0..classes-1, and the one past the last for null.
+            order: the slots in that order, m of them at least.
+        """
+        label, read = self.class_embedding(classes)[:, None], ids.shape[1]
+        x = torch.cat([self.start.expand(len(ids), 1, -1), label, self.token_embedding(ids)], 1)
+        places = self.positions[2:][order[:, :read]]
+        x = x + torch.cat([self.positions[:2].expand(len(ids), -1, -1), places], 1)
+        next_ones = self.targets[order[:, : read + 1]]  # of what the class's position and each token's gives
+        x = x + F.pad(next_ones, (0, 0, 1, 1 + read - next_ones.shape[1]))
+        condition = label + self.steps[: 2 + read]
+        if caches is not None and caches[0].done:
+            x, condition = x[:, caches[0].done :], condition[:, caches[0].done :]
+        for i, block in enumerate(self.blocks):
+            x = block(x, condition, None if caches is None else caches[i])
+        new = min(x.shape[1], 1 + read)  # the start's position gives nothing
+        return self.head(x[:, -new:], condition[:, -new:])
+
+    # --- training ------------------------------------------------------------------------------------------------
+
+    def forward(self, codes: Codes, condition: Condition | None, *, rng: Rng) -> Losses:
+        """Mean cross-entropy over a row's tokens. `rng.step` says how many rows are permuted."""
+        keep = codes.keep
+        ids = codes.codes[..., 0].masked_fill(~keep, 0)
+        classes = class_ids(condition, self.spec.classes, len(ids), ids.device)
+        order = self._raster(keep)
+        if self.training:
+            dropped = rng.uniform("rar/class") < self.config.class_dropout
+            classes = torch.where(dropped, self.null, classes)
+            order = self.choose_order(keep, rng=rng)
+        ids = ids.gather(1, order)
+        logits = self.logits(ids[:, :-1], classes, order)
+        losses = F.cross_entropy(logits.mT, ids, reduction="none")
+        return {"codes": (losses * keep).sum(1) / keep.sum(1)}
+
+    def choose_order(self, keep: Bool[Tensor, "b k"], *, rng: Rng) -> Int[Tensor, "b k"]:
+        """Training's order of the slots: raster or, for a share of rows that falls with `rng.step`, a permutation of
+        those present."""
+        permuted = rng.uniform("rar/permuted") < self.config.permuted_share(rng.step)
+        drawn = rng.uniform("rar/order", (keep.shape[1],)).masked_fill(~keep, torch.inf)
+        return torch.where(permuted[:, None], drawn.argsort(dim=1, stable=True), self._raster(keep))
+
+    @staticmethod
+    def _raster(keep: Bool[Tensor, "b k"]) -> Int[Tensor, "b k"]:
+        return torch.arange(keep.shape[1], device=keep.device).expand(keep.shape)
+
+    # --- use -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def log_prob(self, codes: Codes, condition: Condition | None) -> Float[Tensor, "b k"]:
+        """In raster order, without guidance."""
+        keep = codes.keep
+        ids = codes.codes[..., 0].masked_fill(~keep, 0)
+        classes = class_ids(condition, self.spec.classes, len(ids), ids.device)
+        found = self.logits(ids[:, :-1], classes, self._raster(keep)).float().log_softmax(-1)
+        return found.gather(-1, ids[..., None])[..., 0].masked_fill(~keep, 0)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Condition | None,
+        lengths: Int[Tensor, " b"],
+        *,
+        rng: Rng,
+        sampling: SamplingConfig,
+        on_token: Callable[[int], None] | None = None,
+    ) -> Codes:
+        assert isinstance(sampling, RARSampling)
+        keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
+        classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
+        rows = torch.cat([classes, torch.full_like(classes, self.null)]) if sampling.guided else classes
+        order = self._raster(keep).repeat(len(rows) // max(len(keep), 1), 1)
+        caches = self._caches(len(rows), keep.shape[1]) if sampling.cache else None
+        ids = keep.new_zeros(len(keep), 0, dtype=torch.long)
+        for done in range(keep.shape[1]):
+            logits = self.logits(ids.repeat(len(rows) // len(keep), 1), rows, order, caches)[:, -1]
+            if sampling.guided:
+                given, free = logits.chunk(2)
+                logits = given + sampling.excess(done / self.spec.length) * (given - free)
+            if sampling.temperature:
+                noise = gumbel(rng.uniform(f"rar/token.{done}", logits.shape[1:]))
+                logits = logits / sampling.temperature + noise
+            ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
+            if on_token is not None:
+                on_token(done + 1)
+        return Codes(ids.masked_fill(~keep, 0)[..., None], keep)
+
+    def _caches(self, batch: int, length: int) -> list[Cache]:
+        heads, like = self.config.heads, self.head.linear.weight
+        return [Cache(batch, heads, 2 + length, self.config.width // heads, like) for _ in self.blocks]
