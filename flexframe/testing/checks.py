@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from flexframe.contracts import Metric, Part, Reconstructions, Sample, Source
+from flexframe.contracts import LikelihoodPrior, Metric, Part, Prior, Reconstructions, Sample, Source
 from flexframe.importing import open_foreign
 from flexframe.nn.init import redraw_zeros
 from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
-from flexframe.tokens import Batch, Outputs, Tokens, prefix
-from flexframe_registry import Component, LatentSpec, Spec, TokenizerConfig, TokenSpec, catalogue
+from flexframe.tokens import Batch, Codes, Condition, Outputs, Tokens, prefix
+from flexframe_registry import CodesSpec, Component, LatentSpec, Spec, TokenizerConfig, TokenSpec, catalogue
 from flexframe_registry.configs import ComponentConfig, SamplingConfig, SourceConfig
 
 Fields = Mapping[str, Any]
@@ -562,6 +562,120 @@ def check_metric_batches(component: Component, fields: Fields) -> None:
         torch.testing.assert_close(dict(parts.compute()), dict(whole.compute()), **SAME)
 
 
+# --- priors ------------------------------------------------------------------------------------------------------
+
+CLASSES = 5
+LENGTHS = (1, 3, 5, LENGTH)
+
+
+def build_prior(component: Component, fields: Fields, classes: int | None = CLASSES) -> Any:
+    """The prior at its tiny size, over codes and classes whose numbers tell them apart."""
+    config, spec = tiny(component, fields), CodesSpec(LENGTH, CODES, 1, classes)
+    config.check_codes(spec)
+    torch.manual_seed(0)
+    prior = component.load()(config, spec)
+    redraw_zeros(prior)
+    return prior.eval()
+
+
+def sequences(lengths: Sequence[int] = LENGTHS, rows: Sequence[int] = range(BATCH)) -> tuple[Codes, Condition]:
+    """Random codes of these lengths, and their classes; the last row has none."""
+    index = torch.tensor(rows)
+    drawn = Rng(4, index).integers("codes", CODES, (LENGTH, 1))
+    codes = Codes(drawn, prefix(torch.tensor([lengths[i] for i in rows]), LENGTH))
+    return codes, Condition(index == BATCH - 1, labels=index % CLASSES)
+
+
+def check_prior_builds(component: Component, fields: Fields) -> None:
+    """With classes or without: two builds have the same tensors, and it can be built on the meta device."""
+    for classes in (CLASSES, None):
+        one, other = build_prior(component, fields, classes), build_prior(component, fields, classes)
+        assert isinstance(one, Prior)
+        other.load_state_dict(one.state_dict())
+        with torch.device("meta"):
+            counted = component.load()(one.config, one.spec)
+        assert all(p.is_meta for p in counted.parameters())
+
+
+def check_prior_losses(component: Component, fields: Fields) -> None:
+    """Finite, a value a sample; a row's does not depend on its batch, nor on absent slots; codes and class matter."""
+    prior = build_prior(component, fields)
+    codes, condition = sequences()
+    mixed = Codes(torch.where(codes.keep[..., None], codes.codes, CODES - 1 - codes.codes), codes.keep)
+    with torch.no_grad():
+        found = prior(codes, condition, rng=rng())
+        assert found, "a prior has at least one loss"
+        scalar(found)
+        torch.testing.assert_close(dict(prior(mixed, condition, rng=rng())), dict(found), **CLOSE)
+        for i in range(BATCH):
+            alone = prior(*sequences(rows=[i]), rng=rng().rows(torch.tensor([i])))
+            row_of = {name: loss[i : i + 1] for name, loss in found.items() if loss.ndim}
+            torch.testing.assert_close({name: alone[name] for name in row_of}, row_of, **CLOSE)
+        short = Codes(codes.codes[:1, :3], codes.keep[:1, :3])
+        given = Condition(condition.null[:1], labels=condition.labels[:1])  # type: ignore[index]
+        scalar_of_one = sum(loss.mean() for loss in prior(short, given, rng=rng(1)).values())
+        assert torch.as_tensor(scalar_of_one).isfinite(), "fewer slots than the model's length are not taken"
+        other = Codes(CODES - 1 - codes.codes, codes.keep)
+        assert not torch.equal(scalar(prior(other, condition, rng=rng())), scalar(found)), "the codes do not matter"
+        assert not torch.equal(scalar(prior(codes, None, rng=rng())), scalar(found)), "the class does not matter"
+    prior.train()
+    scalar(prior(codes, condition, rng=rng()))
+    scalar(build_prior(component, fields, None)(codes, None, rng=rng()))
+
+
+def check_prior_gradients(component: Component, fields: Fields) -> None:
+    prior = build_prior(component, fields)
+    codes, condition = sequences()
+    assert_gradients(prior, prior.config.unused(), lambda step: scalar(prior(codes, condition, rng=rng(step=step))))
+
+
+def check_prior_samples(component: Component, fields: Fields) -> None:
+    """Codes in range, as many as asked, equal for equal seeds; a row does not depend on its batch; progress is told."""
+    prior = build_prior(component, fields)
+    settings, (_, condition) = sampling(prior.config), sequences()
+    lengths, told = torch.tensor(LENGTHS), list[int]()
+
+    def run(rows: Sequence[int], draws: Rng, **extra: Any) -> Codes:
+        index = torch.tensor(rows)
+        given = Condition(condition.null[index], labels=condition.labels[index])  # type: ignore[index]
+        return prior.sample(given, lengths[index], rng=draws, sampling=settings, **extra)
+
+    found = run(range(BATCH), rng(), on_token=told.append)
+    assert found.codes.shape == (BATCH, LENGTH, 1) and found.codes.dtype == torch.long
+    assert torch.equal(found.keep, prefix(lengths, LENGTH)), "lengths are not what was asked"
+    present = found.codes[found.keep]
+    assert present.min() >= 0 and present.max() < CODES, "a code is out of range"
+    assert told and told == sorted(set(told)), f"progress is not told step by step: {told}"
+    assert torch.equal(present, run(range(BATCH), rng()).codes[found.keep]), "equal seeds gave unequal codes"
+    assert not torch.equal(present, run(range(BATCH), rng(step=1)).codes[found.keep]), "the rng does not matter"
+    for some in ([0], [2], [3, 1]):
+        alone = run(some, rng().rows(torch.tensor(some)))
+        assert alone.keep.shape[1] == max(LENGTHS[i] for i in some), "slots that no row has are there"
+        for at, i in enumerate(some):
+            kept = alone.codes[at][alone.keep[at]]
+            assert torch.equal(kept, found.codes[i][found.keep[i]]), "a row's draws depend on its batch"
+    free = prior.sample(None, lengths, rng=rng(), sampling=settings)
+    assert free.codes[free.keep].max() < CODES
+
+
+def check_prior_likelihood(component: Component, fields: Fields) -> None:
+    """If it gives likelihoods: probabilities that sum to 1, of tokens given those before them, 0 where absent."""
+    prior = build_prior(component, fields)
+    if not isinstance(prior, LikelihoodPrior):
+        return
+    codes, condition = sequences()
+    found = prior.log_prob(codes, condition)
+    assert found.shape == codes.keep.shape and (found <= 0).all() and found.isfinite().all()
+    assert (found[~codes.keep] == 0).all(), "an absent token has a likelihood"
+    for slot in (0, LENGTH // 2):
+        every = codes.codes[-1:].repeat(CODES, 1, 1)
+        every[:, slot, 0] = torch.arange(CODES)
+        null = torch.ones(CODES, dtype=torch.bool)
+        values = prior.log_prob(Codes(every, torch.ones(CODES, LENGTH, dtype=torch.bool)), Condition(null))
+        torch.testing.assert_close(values[:, slot].exp().sum(), torch.ones(()), **CLOSE)
+        torch.testing.assert_close(values[:, :slot], values[:1, :slot].expand(CODES, -1), **CLOSE)
+
+
 # --- importers ---------------------------------------------------------------------------------------------------
 
 
@@ -590,6 +704,9 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "objective": (*PARTS, check_objective),
     "allocator": (*PARTS, check_allocator),
     "source": (check_source,),
+    "prior": (
+        check_prior_builds, check_prior_losses, check_prior_gradients, check_prior_samples, check_prior_likelihood,
+    ),
     "importer": (check_importer_recognises_its_own_alone,),
     "metric": (check_metric_measures, check_metric_numbers, check_metric_tallies, check_metric_batches),
 }  # fmt: skip
