@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from flexframe_registry import ConfigError, UnknownName, cards, create_manager, hookimpl, suite
+from flexframe_registry import (
+    ConfigError,
+    GeneratorConfig,
+    TokenizerConfig,
+    UnknownName,
+    cards,
+    create_manager,
+    hookimpl,
+    suite,
+)
 from flexframe_registry.cards import CardFile, find_cards, merge, read_yaml, split_override
 
 WHOLE = """
@@ -198,10 +207,18 @@ def test_a_hash_must_look_like_one():
 @pytest.mark.parametrize("card", cards().names())
 def test_every_installed_card_is_a_model_and_trains_if_it_says_how(card):
     found = cards().get(card)
-    assert found.model.spec.tokens.length == found.model.length
-    assert found.model.decoder.sampling.read(found.file.sampling)
+    model = found.described
+    if isinstance(model, TokenizerConfig):
+        assert model.spec.tokens.length == model.length
+        assert model.decoder.sampling.read(found.file.sampling)
+    if isinstance(model, GeneratorConfig):
+        codes = cards().get(model.tokenizer).model.spec.tokens
+        assert (model.length, model.codebook_size, model.codebooks) == (
+            codes.length, codes.codebook_size, codes.codebooks,
+        )  # fmt: skip
+        assert model.prior.sampling.read(found.file.sampling)
     if found.file.run is not None:
-        assert found.train().model == found.model
+        assert found.train().model == model
 
 
 # --- suites ------------------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def test_importing_and_listing_import_no_torch(python):
     code = """
 import sys, flexframe
 found = list(flexframe.catalogue())
-models = [flexframe.cards().get(name).model for name in flexframe.cards().names()]
+models = [flexframe.cards().get(name).described for name in flexframe.cards().names()]
 assert found and models
 assert "torch" not in sys.modules and "numpy" not in sys.modules, sorted(sys.modules)
 """

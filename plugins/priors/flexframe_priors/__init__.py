@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from flexframe_registry import CodesSpec, Component, ImporterConfig, PriorConfig, SamplingConfig, hookimpl
+from flexframe_registry.cards import folders
 
 
 class RARSampling(SamplingConfig):
@@ -97,3 +99,8 @@ def flexframe_components() -> Iterable[Component]:
         Component(RARConfig, "flexframe_priors.rar:RAR"),
         Component(RARImporterConfig, "flexframe_priors.rar_importer:RARImporter"),
     ]
+
+
+@hookimpl
+def flexframe_cards() -> Iterable[Path]:
+    return folders(__file__)
