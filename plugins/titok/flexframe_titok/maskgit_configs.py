@@ -33,11 +33,6 @@ class MaskGITSampling(SamplingConfig):
     softmax_annealing: bool = False
     """Divide logits by 1.3 at the first step, down to 0.5 at the last, as the published numbers do."""
 
-    @property
-    def unguided(self) -> float:
-        """The scale that stands for no guidance."""
-        return 1.0 if self.guidance_schedule == "power-cosine" else 0.0
-
     def excess(self, done: float) -> float:
         """What conditional - unconditional is weighted by, on top of the conditional logits, at a share of the steps
         done."""

@@ -10,14 +10,14 @@ from flexframe.testing.golden import shared
 from flexframe.testing.parity import check
 
 GOLDEN = shared(Path(__file__)) / "golden" / "titok_tiny"
-INPUTS = {"images", "eps", "target_codes"}
+INPUTS = {"images", "eps", "target_codes", "ids", "condition"}
 pytestmark = [
     pytest.mark.parity,
     pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden tensors at {GOLDEN}; set FLEXFRAME_SHARED"),
 ]
 
 
-@pytest.mark.parametrize("name", ["vq_legacy", "vae"])
+@pytest.mark.parametrize("name", ["vq_legacy", "vae", "maskgit_vit", "maskgit_uvit"])
 def test_every_tensor_of_every_case(name):
     found = check(f"titok/{name}", verify_folder(GOLDEN / name))
     wanted = set()
