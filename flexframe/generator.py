@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from flexframe.contracts import Codec, Prior
 from flexframe.rng import as_rng
-from flexframe.tokenizer import Random
+from flexframe.tokenizer import Lengths, Random
 from flexframe.tokens import Codes, Condition, Losses
 from flexframe_registry import CodecModelConfig, GeneratorConfig, SamplingConfig, Spec, TokenSpec, catalogue
 
@@ -44,7 +44,7 @@ class Generator(nn.Module):
         labels: Int[Tensor, " b"] | None = None,
         *,
         count: int | None = None,
-        lengths: Int[Tensor, " b"] | int | None = None,
+        lengths: Lengths = None,
         rng: Random = None,
         sampling: SamplingConfig | Mapping[str, Any] | None = None,
         on_token: Callable[[int], None] | None = None,
@@ -69,9 +69,12 @@ class Generator(nn.Module):
             labels = labels.to(self.device)
         null = torch.full((batch,), labels is None, device=self.device)
         condition = Condition(null, labels=labels) if self.spec.classes is not None else None
-        wanted = torch.as_tensor(self.spec.length if lengths is None else lengths, device=self.device).expand(batch)
-        if batch and not 1 <= int(wanted.min()) <= int(wanted.max()) <= self.spec.length:
-            raise ValueError(f"lengths must lie in 1..{self.spec.length}, not {wanted.tolist()[:4]}")
+        wanted = torch.as_tensor(self.spec.length if lengths is None else lengths, device=self.device)
+        if wanted.is_floating_point() or wanted.shape not in ((), (batch,)):
+            raise ValueError(f"lengths are one whole number, or one for each of {batch} rows, not {lengths!r}")
+        if wanted.numel() and not 1 <= int(wanted.min()) <= int(wanted.max()) <= self.spec.length:
+            span = f"{int(wanted.min())}..{int(wanted.max())}"
+            raise ValueError(f"lengths span {span}; they must lie in 1..{self.spec.length}")
         if not isinstance(sampling, SamplingConfig):
             given = {name: getattr(self.sampling, name) for name in self.sampling.model_fields_set}
             sampling = self.config.prior.sampling.read(given | dict(sampling or {}), "sampling")
@@ -79,7 +82,7 @@ class Generator(nn.Module):
         if type(sampling) is not self.config.prior.sampling:
             kind = self.config.prior.sampling.__name__
             raise ValueError(f"prior {self.config.prior.type!r} takes {kind}, not {type(sampling).__name__}")
-        return self.prior.sample(condition, wanted, rng=rows, sampling=sampling, on_token=on_token)
+        return self.prior.sample(condition, wanted.expand(batch), rng=rows, sampling=sampling, on_token=on_token)
 
     def _check(self, codes: Codes, condition: Condition | None) -> None:
         spec, shape = self.spec, tuple(codes.codes.shape)
