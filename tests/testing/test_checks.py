@@ -6,11 +6,20 @@ import pytest
 import torch
 from torch import nn
 
-from flexframe.contracts import Encoder, LengthMasker, Measure, Metric, Quantizer
+from flexframe.contracts import Encoder, LengthMasker, LikelihoodPrior, Measure, Metric, Quantizer
+from flexframe.nn.priors import class_ids, gumbel
 from flexframe.testing import checks, iter_checks, parametrize_contracts
 from flexframe.testing.tables import TableRng
-from flexframe.tokens import Kept, Quantized, prefix
-from flexframe_registry import Component, EncoderConfig, MaskerConfig, MetricConfig, QuantizerConfig, TokenSpec
+from flexframe.tokens import Codes, Kept, Quantized, prefix
+from flexframe_registry import (
+    Component,
+    EncoderConfig,
+    MaskerConfig,
+    MetricConfig,
+    PriorConfig,
+    QuantizerConfig,
+    TokenSpec,
+)
 
 
 class SignConfig(QuantizerConfig):
@@ -327,10 +336,109 @@ def test_a_plugin_that_is_not_installed_is_told():
         parametrize_contracts("flexframe-lenghts")
 
 
+# --- priors ------------------------------------------------------------------------------------------------------
+
+
+class UnigramConfig(PriorConfig):
+    """A code's chance by class and slot."""
+
+    type: Literal["unigram"] = "unigram"
+
+
+class Unigram(LikelihoodPrior):
+    """Sound: tokens are independent of each other."""
+
+    def __init__(self, config, spec):
+        super().__init__(config, spec)
+        self.table = nn.Parameter(torch.zeros((spec.classes or 0) + 1, spec.length, spec.codebook_size))
+
+    def scores(self, condition, batch, slots):
+        return self.table[class_ids(condition, self.spec.classes, batch, self.table.device)][:, :slots].log_softmax(-1)
+
+    def log_prob(self, codes, condition):
+        ids = codes.codes.masked_fill(~codes.keep[..., None], 0)
+        found = self.scores(condition, *codes.keep.shape).gather(-1, ids)[..., 0]
+        return found.masked_fill(~codes.keep, 0)
+
+    def forward(self, codes, condition, *, rng):
+        return {"codes": -self.log_prob(codes, condition).sum(1) / codes.keep.sum(1)}
+
+    def draw(self, scores, rng):
+        return (scores + gumbel(rng.uniform("unigram", scores.shape[1:]))).argmax(-1)
+
+    def sample(self, condition, lengths, *, rng, sampling, on_token=None):
+        keep = prefix(lengths, int(lengths.max()))
+        ids = self.draw(self.scores(condition, *keep.shape), rng)
+        if on_token is not None:
+            on_token(1)
+        return Codes(ids[..., None], keep)
+
+
+class LonelyUnigram(Unigram):
+    def draw(self, scores, rng):
+        return torch.distributions.Categorical(logits=scores).sample()  # of the global state
+
+
+class BatchUnigram(Unigram):
+    def draw(self, scores, rng):
+        return (super().draw(scores, rng) + len(scores)) % scores.shape[-1]
+
+
+class BeyondUnigram(Unigram):
+    def draw(self, scores, rng):
+        return super().draw(scores, rng) + scores.shape[-1] // 2
+
+
+class GreedyUnigram(Unigram):
+    def forward(self, codes, condition, *, rng):
+        ids = codes.codes[..., 0]
+        return {"codes": super().forward(codes, condition, rng=rng)["codes"] + ids.float().mean(1)}
+
+
+class ClasslessUnigram(Unigram):
+    def scores(self, condition, batch, slots):
+        return super().scores(None, batch, slots)
+
+
+class UnnormedUnigram(Unigram):
+    def log_prob(self, codes, condition):
+        return super().log_prob(codes, condition) * 1.1
+
+
+class SilentUnigram(Unigram):
+    def sample(self, condition, lengths, *, rng, sampling, on_token=None):
+        return super().sample(condition, lengths, rng=rng, sampling=sampling)
+
+
+PRIOR = checks.of("prior")[2:]
+
+
+@pytest.mark.parametrize("check", PRIOR, ids=lambda check: check.__name__)
+def test_a_sound_prior_passes(check, monkeypatch):
+    run(check, UnigramConfig, Unigram, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("flawed", "check", "told"),
+    [
+        (LonelyUnigram, checks.check_prior_samples, "equal seeds gave unequal codes"),
+        (BatchUnigram, checks.check_prior_samples, "a row's draws depend on its batch"),
+        (BeyondUnigram, checks.check_prior_samples, "a code is out of range"),
+        (SilentUnigram, checks.check_prior_samples, "progress is not told"),
+        (GreedyUnigram, checks.check_prior_losses, "not close"),
+        (ClasslessUnigram, checks.check_prior_losses, "the class does not matter"),
+        (UnnormedUnigram, checks.check_prior_likelihood, "not close"),
+    ],
+)
+def test_a_flawed_prior_fails(flawed, check, told, monkeypatch):
+    with pytest.raises(AssertionError, match=told):
+        run(check, UnigramConfig, flawed, monkeypatch)
+
+
 def test_every_component_of_a_distribution_is_checked():
     names = [name for name, _ in iter_checks("flexframe-lengths")]
     assert "masker-pow2-masker-draws" in names
-    assert {name.split("-")[0] for name in names} == {"masker"}
+    assert {name.split("-")[0] for name in names} == {"allocator", "masker"}
     assert len(names) == len(set(names))
 
 

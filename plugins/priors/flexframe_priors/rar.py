@@ -17,16 +17,20 @@ from . import RARConfig, RARSampling
 
 
 class Cache:
-    """Keys and values of one layer, for as many positions as there can be; allocated once."""
+    """Keys and values of one layer, for as many positions as there can be; allocated once, with the first ones."""
 
-    def __init__(self, batch: int, heads: int, positions: int, head_dim: int, like: Tensor) -> None:
-        self.keys, self.values = like.new_zeros(2, batch, heads, positions, head_dim).unbind()
-        self.done = 0
+    def __init__(self, positions: int) -> None:
+        self.positions, self.done = positions, 0
+        self.keys = self.values = torch.empty(0)
 
     def extend(
         self, keys: Float[Tensor, "b h n d"], values: Float[Tensor, "b h n d"]
     ) -> tuple[Float[Tensor, "b h m d"], Float[Tensor, "b h m d"]]:
         """All keys and values so far, these among them."""
+        if not self.done:
+            batch, heads, _, width = keys.shape
+            self.keys = keys.new_zeros(batch, heads, self.positions, width)
+            self.values = torch.zeros_like(self.keys)
         start, self.done = self.done, self.done + keys.shape[2]
         self.keys[:, :, start : self.done] = keys
         self.values[:, :, start : self.done] = values
@@ -212,7 +216,7 @@ class RAR(LikelihoodPrior):
         classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
         rows = torch.cat([classes, torch.full_like(classes, self.null)]) if sampling.guided else classes
         order = self._raster(keep).repeat(len(rows) // max(len(keep), 1), 1)
-        caches = self._caches(len(rows), keep.shape[1]) if sampling.cache else None
+        caches = [Cache(2 + keep.shape[1]) for _ in self.blocks] if sampling.cache else None
         ids = keep.new_zeros(len(keep), 0, dtype=torch.long)
         for done in range(keep.shape[1]):
             logits = self.logits(ids.repeat(len(rows) // len(keep), 1), rows, order, caches)[:, -1]
@@ -226,7 +230,3 @@ class RAR(LikelihoodPrior):
             if on_token is not None:
                 on_token(done + 1)
         return Codes(ids.masked_fill(~keep, 0)[..., None], keep)
-
-    def _caches(self, batch: int, length: int) -> list[Cache]:
-        heads, like = self.config.heads, self.head.linear.weight
-        return [Cache(batch, heads, 2 + length, self.config.width // heads, like) for _ in self.blocks]

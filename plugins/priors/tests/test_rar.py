@@ -12,6 +12,7 @@ from flexframe.rng import Rng
 from flexframe.testing.tables import TableRng
 from flexframe.tokens import Codes, Condition, prefix
 from flexframe_priors import RARConfig, RARSampling
+from flexframe_priors.rar import Cache
 from flexframe_registry import ConfigError, GeneratorConfig, cards
 
 LENGTH, CODES, CLASSES = 7, 13, 3
@@ -125,12 +126,18 @@ def test_the_cache_moves_no_code(settings, lengths):
 def test_cached_logits_are_the_others():
     prior, codes = generator().prior, codes_of()
     ids, order = codes.codes[..., 0], torch.arange(LENGTH).expand(4, -1)
-    caches = prior._caches(4, LENGTH)
+    caches = [Cache(2 + LENGTH) for _ in prior.blocks]
     with torch.no_grad():
         whole = prior.logits(ids, LABELS, order)
         steps = [prior.logits(ids[:, :m], LABELS, order, caches)[:, -1] for m in range(LENGTH + 1)]
     torch.testing.assert_close(torch.stack(steps, 1), whole, atol=1e-5, rtol=1e-5)
     assert caches[0].keys.shape == (4, 3, LENGTH + 2, 8)
+
+
+def test_the_cache_takes_the_type_that_autocast_computes_in():
+    with torch.autocast("cpu", torch.bfloat16):
+        found = generator().sample(LABELS)
+    assert found.codes.shape == (4, LENGTH, 1)
 
 
 def test_at_temperature_0_each_code_is_the_likeliest():
