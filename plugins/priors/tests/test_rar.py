@@ -110,6 +110,26 @@ def test_training_hides_classes():
     torch.testing.assert_close(hidden, without)
 
 
+def test_it_learns_which_class_has_which_codes():
+    torch.manual_seed(0)
+    raw = {"size": "tiny", "length": LENGTH, "codebook_size": CODES, "classes": CLASSES}
+    model = Generator(
+        GeneratorConfig.read({**raw, "prior": {"type": "rar", "anneal_start": 20, "anneal_end": 50}})
+    ).train()
+    wanted = Rng(1, torch.arange(CLASSES)).integers("wanted", CODES, (LENGTH,))
+    rows = torch.arange(24)
+    labels = rows % CLASSES
+    codes = Codes(wanted[labels][..., None], torch.ones(24, LENGTH, dtype=torch.bool))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(100):
+        loss = model(codes, condition(labels), rng=Rng(0, rows, step))["codes"].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    found = model.eval().sample(torch.arange(CLASSES), sampling={"temperature": 0.5})
+    assert (found.codes[..., 0] == wanted).float().mean() > 0.9
+
+
 # --- sampling ----------------------------------------------------------------------------------------------------
 
 

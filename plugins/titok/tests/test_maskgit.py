@@ -118,6 +118,25 @@ def test_training_hides_classes_and_evaluation_does_not(monkeypatch):
     assert torch.equal(trained[~hidden], (rows % CLASSES)[~hidden])
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_it_learns_which_class_has_which_codes(form):
+    torch.manual_seed(0)
+    raw = {"size": "tiny", "length": LENGTH, "codebook_size": CODES, "classes": CLASSES}
+    model = Generator(GeneratorConfig.read({**raw, "prior": form})).train()
+    wanted = Rng(1, torch.arange(CLASSES)).integers("wanted", CODES, (LENGTH,))
+    rows = torch.arange(24)
+    labels = rows % CLASSES
+    codes = Codes(wanted[labels][..., None], torch.ones(24, LENGTH, dtype=torch.bool))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(100):
+        loss = model(codes, Condition(labels < 0, labels=labels), rng=Rng(0, rows, step))["codes"].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    found = model.eval().sample(torch.arange(CLASSES), sampling={"temperature": 0.5})
+    assert (found.codes[..., 0] == wanted).float().mean() > 0.9
+
+
 # --- sampling ----------------------------------------------------------------------------------------------------
 
 
