@@ -76,7 +76,7 @@ class RARImporter(Importer):
 def _config(source: Foreign, root: Settings) -> GeneratorConfig:
     shape, model = source.tensors.shape, root.child("model", {})
     vq, generator = model.child("vq_model", {}), model.child("generator", {})
-    codes, width = shape("lm_head.weight")
+    codes, width = shape("lm_head.weight")[0], shape("lm_head.weight")[-1]
     length = _length(source)
     described = source.card_model if isinstance(source.card_model, GeneratorConfig) else None
     usual = described.prior if described is not None and isinstance(described.prior, RARConfig) else RARConfig()

@@ -104,7 +104,7 @@ class UViTMaskGITConfig(MaskGITConfig):
 
     width: int = Field(1024, ge=1)
     """Transformer width."""
-    depth: int = Field(20, ge=2, multiple_of=2)
+    depth: int = Field(20, ge=0, multiple_of=2)
     """Blocks before and after the one in the middle, together."""
     hidden: int = Field(4096, ge=1)
     """Width inside the feed-forward layers."""

@@ -152,7 +152,7 @@ def _form(source: Foreign) -> Form | None:
 def _config(source: Foreign, form: Form, root: Settings) -> GeneratorConfig:
     shape, model = source.tensors.shape, root.child("model", {})
     vq, generator, losses = model.child("vq_model", {}), model.child("generator", {}), root.child("losses", {})
-    (words, width), entries = shape(form.words), shape(form.head)[0]
+    words, width, entries = shape(form.words)[0], shape(form.words)[-1], shape(form.head)[0]
     # a head over the codes alone says how many there are; one over the whole vocabulary does not
     codes = vq.agreed("codebook_size", entries) if entries < words else vq.number("codebook_size")
     length = shape(form.positions)[-2] - 1
@@ -244,7 +244,8 @@ def _state(source: Foreign, form: Form) -> tuple[dict[str, Tensor], dict[str, st
     _join_attention(state, names)
     if "prior.type_embedding" in state:
         state["prior.type_embedding"] = state["prior.type_embedding"][0]  # all tokens are of type 0
-    state["prior.position_embedding"] = state["prior.position_embedding"].flatten(0, -2)
+    if form is UVIT and form.positions in source.tensors:
+        state["prior.position_embedding"] = state["prior.position_embedding"].flatten(0, -2)
     return state, names
 
 

@@ -128,7 +128,7 @@ def test_it_learns_which_class_has_which_codes(form):
     labels = rows % CLASSES
     codes = Codes(wanted[labels][..., None], torch.ones(24, LENGTH, dtype=torch.bool))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for step in range(100):
+    for step in range(250):
         loss = model(codes, Condition(labels < 0, labels=labels), rng=Rng(0, rows, step))["codes"].mean()
         optimizer.zero_grad()
         loss.backward()

@@ -221,6 +221,7 @@ def put(*path, value):
         (put("model", "generator", "guidance_decay", value="cubic"), "'cubic', which is not supported"),
         (put("model", "generator", "num_attention_heads", value=5), "width 32 is not divisible by its 5 heads"),
         (lambda config, state: state.pop("mid_block.norm1.bias"), "missing prior.middle.norm1.bias"),
+        (lambda config, state: state.pop("pos_embed"), "has no tensor 'pos_embed'"),
         (lambda config, state: state.update(odd=torch.ones(2)), "left over prior.odd (there odd)"),
         (lambda config, state: config["model"]["generator"].pop("num_attention_heads"), "--assume model.generator.num"),
     ],
