@@ -29,6 +29,8 @@ def tell(subject: Subject, sizes: Iterable[PartSize], profile: Profile | None) -
     if profile is not None:
         _flops(profile, subject.sampling)
         _memory(profile)
+    else:
+        _note("FLOPs and memory are measured of tokenizers; of this one, its sizes.")
     _metrics(subject.metrics)
 
 
@@ -178,13 +180,13 @@ def _metrics(metrics: Mapping[str, Any]) -> None:
 # --- numbers -----------------------------------------------------------------------------------------------------
 
 
-def flops(count: float) -> str:
+def flops(count: int | float) -> str:
     """`96.86 GFLOP`."""
     power = next((p for p in range(5) if count < 1000 ** (p + 1)), 5)
     return f"{count / 1000**power:#.4g} {' KMGTP'[power].strip()}FLOP" if count else "0"
 
 
-def size(count: float) -> str:
+def size(count: int | float) -> str:
     """Bytes as `1.27 GiB`."""
     power = next((p for p in range(4) if count < 1000 * 1024**p), 4)
     value = f"{count / 1024**power:#.3g}".rstrip(".") if power else f"{count:.0f}"

@@ -1,0 +1,407 @@
+"""The commands show, doctor and init: what they tell, of what, and how they fail."""
+
+import json
+import re
+import socket
+import sys
+
+import pytest
+import torch
+
+import flexframe
+from flexframe import doctor, loading
+from flexframe.commands.describe import flops, size
+from flexframe.doctor import examine, offline
+from flexframe_registry import cards
+from flexframe_registry.manager import create_manager
+
+CARD = "flextok/digits-tiny"
+FLEXTOK = {"d12-d12": 341_258_521, "d18-d18": 949_144_729, "d18-d28": 2_540_129_177}
+TITOK = {"s-128": 83_674_639, "l-32": 641_054_735, "bl-64-vae": 389_418_100}
+
+
+def row(answer, *words):
+    """The one line that begins with these words, without them."""
+    lines = [line.split() for line in answer.out.splitlines()]
+    (found,) = [line[len(words) :] for line in lines if tuple(line[: len(words)]) == words]
+    return found
+
+
+def failed(answer):
+    assert (answer.code, answer.out) == (2, "")
+    return answer.err
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Sizes alone: measuring every use of a large model takes seconds."""
+    from flexframe import profile
+
+    monkeypatch.setattr(profile, "USES", ())
+    whole = profile.measure
+
+    def measure(config, sampling, *, uses=("pass", "encode", "decode", "train"), **settings):
+        found = whole(config, sampling, uses=(), **settings)
+        costs = {(use, p): profile.Cost({}, 0, failed="left out") for use in uses for p in profile.PRECISIONS}
+        return profile.Profile(found.parts, found.batch_size, costs)
+
+    monkeypatch.setattr(profile, "measure", measure)
+
+
+# --- show --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [*((f"flextok/{name}", n) for name, n in FLEXTOK.items()), *((f"titok/{name}", n) for name, n in TITOK.items())],
+)
+def test_show_counts_the_published_parameters(command, unmeasured, name, total):
+    answer = command("show", name)
+    assert answer.code == 0, answer.err
+    assert row(answer, "total")[0] == f"{total:,}"
+    assert "not known" in answer.out
+    assert "left out" in answer.out
+
+
+@pytest.mark.parametrize("name", FLEXTOK)
+def test_the_reference_stores_tables_that_are_buffers_here(name):
+    card = cards().get(f"flextok/{name}")
+    tables = 256 * (card.model.encoder.width + card.model.decoder.width)
+    told = card.file.metrics["parameters"]
+    assert told["value"] == FLEXTOK[name] + tables
+    assert f"({tables:,})" in told["origin"]
+
+
+def test_show_a_card_tells_all_that_is_promised(command):
+    answer = command("show", CARD, "--batch-size", 4)
+    assert answer.code == 0, answer.err
+    assert row(answer, "total")[:2] == ["435,190", "435,190"]
+    assert row(answer, "encoder", "registers")[0] == "101,696"
+    assert row(answer, "licence") == ["Apache-2.0"]
+    assert row(answer, "size")[:3] == ["16", "x", "16"]
+    assert row(answer, "latents")[:5] == ["3", "x", "16", "x", "16,"]
+    assert row(answer, "bits", "15.97")[:2] == ["a", "token,"]
+    assert row(answer, "tokens", "1") == ["2", "4", "8"]
+    assert row(answer, "bits", "16") == ["32", "64", "128"]
+    assert row(answer, "sampling") == ["steps", "20,", "guidance", "1.5"]
+    assert row(answer, "encode", "encoder") == ["5.100", "MFLOP"]
+    assert row(answer, "decode", "decoder,", "one", "pass") == ["8.057", "MFLOP"]
+    assert row(answer, "decoder,", "40", "passes:")[-2:] == ["322.3", "MFLOP"]
+    assert "memory for a batch of 4" in answer.out
+    assert len(row(answer, "at", "once")) == 4
+    assert "an estimate" in answer.out
+    assert "a multiply and an add are two" in answer.out
+    assert "22.36" in row(answer, "psnr_by_tokens")[5]
+    assert "suite digits, 359 held-out images" in answer.out
+
+
+def test_show_says_which_numbers_are_published(command, unmeasured):
+    assert row(command("show", "titok/l-32"), "rfid")[:2] == ["2.21", "published:"]
+
+
+def test_show_a_model_file_and_its_folder(command, tmp_path):
+    assert command("init", CARD, "-o", tmp_path / "model").code == 0
+    for where in (tmp_path / "model", tmp_path / "model" / "model.safetensors"):
+        answer = command("show", where)
+        assert answer.code == 0, answer.err
+        assert row(answer, "origin") == ["random", "weights,", "not", "trained"]
+        assert row(answer, "seed") == ["0"]
+        assert row(answer, "total")[0] == "435,190"
+        assert row(answer, "sampling")[:2] == ["guidance", "1.5,"]
+
+
+@pytest.mark.parametrize("steps", [4, 2])
+def test_show_a_run_finished_or_not(command, unmeasured, create, go, steps):
+    run = create("run", "run.steps=4", "run.checkpoint_every=2", "run.freeze=[encoder]")
+    if steps == 4:
+        go(run)
+    answer = command("show", run.folder)
+    assert answer.code == 0, answer.err
+    assert f"on digits, {4 if steps == 4 else 0} of 4 steps done" in answer.out
+    assert ("the run is unfinished" in answer.out) == (steps != 4)
+    assert row(answer, "encoder", "registers")[:2] == ["101,696", "0"]  # frozen
+
+
+def test_show_a_card_of_ones_own(command, unmeasured, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"base: {CARD}\nsummary: my [own]\nmodel: {{length: 4}}\n")
+    answer = command("show", path)
+    assert answer.code == 0, answer.err
+    assert row(answer, "what") == ["my", "[own]"]
+    assert row(answer, "tokens", "up", "to")[0] == "4,"
+
+
+def test_show_config_of_a_file_is_what_it_was_saved_with(command, tmp_path):
+    from ruamel.yaml import YAML
+
+    command("init", CARD, "-o", tmp_path / "a.safetensors", "length=4")
+    shown = YAML(typ="safe", pure=True).load(command("show", tmp_path / "a.safetensors", "--config").out)
+    assert shown["model"]["length"] == 4
+    assert shown["about"]["overrides"] == ["length=4"]
+
+
+def test_show_without_a_codecs_library_shows_the_rest(command, monkeypatch, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        f"base: {CARD}\nmodel: {{codec: {{type: vae}}, image_size: 32, decoder: {{patch: 2}}, encoder: {{patch: 2}}}}\n"
+    )
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    answer = command("show", path)
+    assert answer.code == 0, answer.err
+    assert row(answer, "codec", "vae") == ["unknown"]
+    assert "without the codec: codec 'vae' needs diffusers: pip install" in answer.out
+    assert row(answer, "encode", "encoder")[1].endswith("FLOP")
+
+
+def test_show_needs_something_on_this_disk(command, tmp_path):
+    assert "no card named 'flextok/digits-tyny'" in failed(command("show", "flextok/digits-tyny"))
+    assert "flexframe import hf:someone/model" in failed(command("show", "hf:someone/model"))
+    (tmp_path / "empty").mkdir()
+    assert "holds no model.safetensors" in failed(command("show", tmp_path / "empty"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{not json")
+    assert "config.json: cannot be read" in failed(command("show", tmp_path / "run"))
+
+
+def test_numbers_are_written_with_units():
+    assert [flops(n) for n in (0, 999, 96_863_256_576, 5.798e13, 2e15)] == [
+        "0", "999.0 FLOP", "96.86 GFLOP", "57.98 TFLOP", "2.000 PFLOP",
+    ]  # fmt: skip
+    assert [size(n) for n in (0, 999, 2048, 1303.3 * 2**20, 5 * 2**40)] == [
+        "0 B", "999 B", "2.00 KiB", "1.27 GiB", "5.00 TiB",
+    ]  # fmt: skip
+
+
+# --- init --------------------------------------------------------------------------------------------------------
+
+
+def test_init_is_a_function_of_the_seed(command, tmp_path):
+    states, headers = {}, {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.manual_seed(123 + len(states))  # which must not matter
+        before = torch.get_rng_state()
+        assert command("init", CARD, "-o", tmp_path / name, "--seed", seed).code == 0
+        assert torch.equal(torch.get_rng_state(), before)
+        headers[name], states[name] = loading.read(tmp_path / name / "model.safetensors")
+    assert headers["a"] == headers["b"]
+    assert headers["a"]["about"]["seed"] == 0
+    assert headers["c"]["about"]["seed"] == 1
+    assert "random" in headers["a"]["about"]["origin"]
+    assert all(torch.equal(states["a"][name], states["b"][name]) for name in states["a"])
+    assert not torch.equal(states["a"]["encoder.registers"], states["c"]["encoder.registers"])
+
+
+def test_init_gives_what_an_untrained_model_is_and_says_so(command, tmp_path, pictures):
+    answer = command("init", CARD, "-o", tmp_path / "plain")
+    assert "435,190 random parameters, seed 0" in answer.out
+    assert "start at zero throughout" in answer.err
+    plain = flexframe.load(tmp_path / "plain")
+    assert plain.config == cards().get(CARD).model
+    assert plain.sampling.steps == 20
+    assert plain.encode(pictures).codes.unique().tolist() == [32036]  # the middle of every level
+    assert torch.equal(plain.decoder.head.proj.weight, torch.zeros_like(plain.decoder.head.proj.weight))
+
+
+def test_init_with_zeros_redrawn_gives_tokens_that_vary(command, tmp_path, pictures):
+    answer = command("init", CARD, "-o", tmp_path / "redrawn", "--redraw-zeros")
+    assert answer.err == ""
+    model = flexframe.load(tmp_path / "redrawn")
+    tokens = model.encode(pictures)
+    assert len(tokens.codes.unique()) > 1
+    first, second = (model.decode(tokens, rng=0, sampling={"steps": 2}) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(model.decode(tokens.truncate(1), rng=0, sampling={"steps": 2}), first)
+    assert loading.read(tmp_path / "redrawn" / "model.safetensors")[0]["about"]["redrawn zeros"] > 0
+
+
+def test_init_takes_overrides(command, tmp_path):
+    answer = command("init", CARD, "-o", tmp_path / "a.safetensors", "decoder=vit", "model.length=4")
+    assert answer.code == 0, answer.err
+    model = flexframe.load(tmp_path / "a.safetensors")
+    assert (model.config.decoder.type, model.config.length) == ("vit", 4)
+    assert command("init", CARD, "-o", tmp_path / "b.safetensors", "sampling.steps=3").code == 0
+    assert flexframe.load(tmp_path / "b.safetensors").sampling.steps == 3
+
+
+def test_init_overwrites_only_when_told(command, tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_text("mine")
+    assert "--force" in failed(command("init", CARD, "-o", path))
+    assert path.read_text() == "mine"
+    assert command("init", CARD, "-o", path, "--force").code == 0
+    assert flexframe.load(path).config == cards().get(CARD).model
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((CARD,), "-o: is required"),
+        ((CARD, "-o", "a.bin"), "neither a folder nor ends in .safetensors"),
+        ((CARD, "-o", "a", "run.steps=3"), "run.steps=3: is of a run"),
+        ((CARD, "-o", "a", "quantiser=vq"), "there is no such setting. Did you mean 'quantizer'?"),
+        (("flextok/digits-tyny", "-o", "a"), "Did you mean 'flextok/digits-tiny'?"),
+    ],
+)
+def test_init_tells_a_mistake_and_writes_nothing(command, tmp_path, monkeypatch, words, told):
+    monkeypatch.chdir(tmp_path)
+    assert told in failed(command("init", *words))
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- doctor ------------------------------------------------------------------------------------------------------
+
+
+def of(section, findings):
+    return {each.name: each for each in findings if each.section == section}
+
+
+@pytest.fixture(scope="module")
+def health():
+    return examine()
+
+
+def test_doctor_looks_at_everything_and_this_machine_is_well(health):
+    assert list(dict.fromkeys(each.section for each in health)) == list(doctor.CHECKS)
+    assert [each for each in health if each.state == "broken"] == []
+    versions = of("versions", health)
+    assert versions["torch"].text == torch.__version__.partition("+")[0]
+    assert {"python", "torchvision", "numpy", "flexframe", "flexframe-flextok", "flexframe-titok"} <= versions.keys()
+    assert re.search(r"[\d.]+ of [\d.]+ GiB memory free", of("devices", health)["cpu"].text)
+    assert {"bf16", "compile", "flex attention"} <= of("torch", health).keys()
+    assert re.match(r"\d+ components, \d+ cards \(flexframe-flextok", of("plugins", health)["flextok"].text)
+    assert "fsq" in of("components", health)["quantizer"].text
+    assert of("metrics", health)["psnr"].text == "can be computed"
+    assert "GiB free" in of("disk", health)["here"].text
+
+
+def test_doctor_command_prints_the_same(command, health, monkeypatch):
+    monkeypatch.setattr(doctor, "examine", lambda on_section: health)
+    answer = command("doctor")
+    assert answer.code == 0
+    for each in health:
+        assert each.name.strip() in answer.out
+    told = json.loads(command("doctor", "--json").out)
+    assert told["usable"] is True
+    assert [f["name"] for f in told["findings"]] == [each.name for each in health]
+
+
+def test_a_broken_plugin_is_told_and_the_exit_code_is_1(python, install):
+    install("brokenplug", "raise RuntimeError('does not start')")
+    done = python("from flexframe.cli import main; main()", "doctor", "--json", FLEXFRAME_PLUGINS="builtin,brokenplug")
+    assert done.returncode == 1, done.stderr
+    told = json.loads(done.stdout)
+    assert told["usable"] is False
+    (broken,) = [each for each in told["findings"] if each["state"] == "broken"]
+    assert (broken["section"], broken["name"]) == ("plugins", "brokenplug")
+    assert "does not start" in broken["text"]
+
+
+def test_a_component_without_its_module_is_broken(python, install, tmp_path):
+    source = """
+from typing import Literal
+from flexframe_registry import CodecConfig, Component, MaskerConfig, hookimpl
+
+class NoCode(MaskerConfig):
+    "Its module was forgotten."
+    type: Literal["no-code"] = "no-code"
+
+class NoLibrary(MaskerConfig):
+    "Its library is not here."
+    type: Literal["no-library"] = "no-library"
+
+@hookimpl
+def flexframe_components():
+    return [Component(NoCode, "plug_half.masker:M"), Component(NoLibrary, "plug_code:M")]
+"""
+    install("plug_half", source)
+    (tmp_path / "plug_code.py").write_text("import no_such_library")
+    code = (
+        "import json; from flexframe.doctor import examine;"
+        "print(json.dumps({f.name: f.state for f in examine() if f.section == 'components'}))"
+    )
+    done = python(code, FLEXFRAME_PLUGINS="builtin,plug_half")
+    assert done.returncode == 0, done.stderr
+    states = json.loads(done.stdout)
+    assert states["masker no-code"] == "broken"
+    assert states["masker no-library"] == "missing"
+
+
+def test_a_name_that_two_provide_is_told(python, install):
+    source = """
+from flexframe_registry import Component, hookimpl
+from flexframe.builtin import DigitsConfig
+
+@hookimpl
+def flexframe_components():
+    return [Component(DigitsConfig, "flexframe.data.sources:Digits")]
+"""
+    install("twice", source)
+    done = python("from flexframe.cli import main; main()", "doctor", "--json", FLEXFRAME_PLUGINS="builtin,twice")
+    assert done.returncode == 1, done.stderr
+    plugins = {f["name"]: f for f in json.loads(done.stdout)["findings"] if f["section"] == "plugins"}
+    assert "source 'digits' is provided by both" in plugins["duplicated part"]["text"]
+    assert plugins["builtin"]["state"] == "ok"
+
+
+def test_a_torchvision_that_does_not_fit_is_told_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    found = {rest[0]: rest for rest in doctor.CHECKS["versions"]()}
+    _, text, state = found["import torchvision"]
+    assert state == "broken"
+    assert "import of torchvision halted" in text
+    assert f"torch is {torch.__version__.partition('+')[0]}" in text
+    assert "pip install --upgrade --force-reinstall torch torchvision" in text
+
+
+def test_a_missing_extra_is_told_with_what_to_install(monkeypatch):
+    from flexframe.doctor import installed
+
+    there = installed.installed
+    monkeypatch.setattr(installed, "installed", lambda name: name != "diffusers" and there(name))
+    _, text, state = next(each for each in installed.extras() if each[0] == "flexframe-flextok[vae]")
+    assert (state, text) == ("missing", "lacks diffusers; pip install 'flexframe-flextok[vae]'")
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    found = {each[0]: each for each in installed.components()}
+    assert found["codec vae"][2] == "missing"
+    assert "pip install 'flexframe-flextok[vae]'" in found["codec vae"][1]
+
+
+def test_weights_that_a_metric_lacks_are_told_without_the_network(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    found = of("metrics", examine())
+    assert found["frechet"].state == "missing"
+    assert "the doctor uses no network" in found["frechet"].text
+    assert "download https://" in found["frechet"].text
+    assert not (tmp_path / "hub" / "checkpoints").is_dir() or not list((tmp_path / "hub" / "checkpoints").iterdir())
+
+
+def test_cached_weights_are_listed_with_their_size(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "net.pth").write_bytes(bytes(3 * 2**20))
+    found = {rest[0].strip(): rest[1] for rest in doctor.CHECKS["weights"]()}
+    assert found["torch hub"].endswith("1 files")
+    assert found["net.pth"] == "3.0 MiB"
+
+
+def test_a_check_that_fails_is_told_and_the_others_go_on(monkeypatch):
+    def fail():
+        yield "first", "is fine"
+        raise RuntimeError("no such\nluck")
+
+    monkeypatch.setattr(doctor, "CHECKS", {"one": fail, "two": lambda: [("name", "text")]})
+    found = [(each.section, each.name, each.text, each.state) for each in examine()]
+    assert found == [
+        ("one", "first", "is fine", "ok"),
+        ("one", "this check failed", "RuntimeError: no such luck", "broken"),
+        ("two", "name", "text", "ok"),
+    ]
+
+
+def test_offline_is_offline_and_ends():
+    before = socket.getaddrinfo
+    with pytest.raises(OSError, match="uses no network"), offline():
+        socket.create_connection(("127.0.0.1", 9))
+    assert socket.getaddrinfo is before
+    assert create_manager(points=False).broken == []
