@@ -113,7 +113,7 @@ def _flops(profile: Profile, sampling: Mapping[str, Any]) -> None:
     table.show_header = False
     encode, decode, once, train = (profile.costs[use, "fp32"] for use in ("encode", "decode", "pass", "train"))
     in_all, one = decode.flops.get("decoder", 0), once.flops.get("decoder", 0)
-    times = f"{in_all / one:.4g} passes" if one else "in all"
+    times = f"{in_all / one:.3g} passes" if one else "in all"
     told = f"decoder, {times}{f': {settings(sampling)}' if sampling else ''}"
     rows = [("encode", part, encode, encode.flops.get(part, 0)) for part in ("codec", "encoder", "quantizer")]
     rows += [("decode", "decoder, one pass", once, one)]

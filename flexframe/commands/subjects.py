@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,9 +104,20 @@ def _of_file(where: str, name: str) -> Subject:
         config, sampling = MODELS[header["kind"]].read(header["config"], str(path)), header["sampling"]
         about = header["about"]
     facts = [("weights", f"{path}" if header else f"{path}, of another code base")]
-    facts += [(str(key), flat(value)) for key, value in about.items() if key != "run"]
+    facts += [
+        (name, flat(value)) for name, value in _leaves(about) if name != "run" and value not in (None, [], {}, "")
+    ]
     resolved = {"model": config.model_dump(mode="json"), "sampling": sampling, "about": about}
     return Subject(name, config, sampling, facts, resolved)
+
+
+def _leaves(about: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a header says of its model, an import's words one by one; a run's config is not looked into."""
+    for key, value in about.items():
+        if isinstance(value, Mapping) and key != "run":
+            yield from value.items()
+        else:
+            yield key, value
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -132,5 +143,6 @@ def flat(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {flat(each)}" for key, each in value.items())
     if isinstance(value, (list, tuple)):
-        return " ".join(flat(each) for each in value)
+        sentences = any(isinstance(each, str) for each in value)
+        return ("; " if sentences else " ").join(flat(each) for each in value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
