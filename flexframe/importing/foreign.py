@@ -152,8 +152,10 @@ def _weights(path: Path) -> list[Path]:
     found = sorted(
         p for p in path.iterdir() if p.suffix in (".safetensors", *PICKLES) and not p.stem.startswith("case")
     )
-    if len(found) == 1:
-        return found
+    # a model in two halves is opened by its first; the importer finds the other beside it
+    halves = [p for p in found if "encoder" in p.stem and p.with_name(p.name.replace("encoder", "decoder")) in found]
+    if len(found) == 1 or len(halves) == 1:
+        return halves or found
     listed = ", ".join(p.name for p in found) or "no weights"
     raise ConfigError([(str(path), f"holds {listed}; name the one file to read, or call it model.safetensors")])
 

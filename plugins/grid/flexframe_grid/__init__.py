@@ -14,6 +14,7 @@ from flexframe_registry import (
     ComponentConfig,
     DecoderConfig,
     EncoderConfig,
+    ImporterConfig,
     LatentSpec,
     Spec,
     hookimpl,
@@ -138,6 +139,18 @@ class TAEF2CodecConfig(CodecConfig):
         return LatentSpec(self.channels, height // 8, width // 8, None)
 
 
+class MaskGITVQGANImporterConfig(ImporterConfig):
+    """Checkpoints of MaskGIT-VQGAN in torch, as github.com/bytedance/1d-tokenizer publishes it; no config is needed."""
+
+    type: Literal["maskgit-vqgan"] = "maskgit-vqgan"
+
+
+class TAEF2ImporterConfig(ImporterConfig):
+    """TAEF2 as a codec: an encoder's and a decoder's file (github.com/madebyollin/taesd), or both in one."""
+
+    type: Literal["taef2"] = "taef2"
+
+
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
     return [
@@ -145,6 +158,8 @@ def flexframe_components() -> Iterable[Component]:
         Component(VQGANDecoderConfig, "flexframe_grid.vqgan:GridDecoder"),
         Component(AutoencoderCodecConfig, "flexframe_grid.autoencoder:AutoencoderCodec"),
         Component(TAEF2CodecConfig, "flexframe_grid.taef2:TAEF2Codec"),
+        Component(MaskGITVQGANImporterConfig, "flexframe_grid.importer:MaskGITVQGANImporter"),
+        Component(TAEF2ImporterConfig, "flexframe_grid.importer:TAEF2Importer"),
     ]
 
 

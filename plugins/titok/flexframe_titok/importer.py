@@ -138,8 +138,8 @@ class Reader:
             self.notes.append(f"scale_factor {scale} is for a generator of its latents; the tokenizer does not use it")
         if vae:
             self.vq.ignore("codebook_size", "use_l2_norm", "commitment_cost", "clustering_vq")  # of the other mode
-            losses = self.config.child("losses") if "losses" in self.config else Settings({})
-            return {"type": "kl", "dim": dim, "weight": losses.take("kl_weight", float, 1e-6)}
+            weight = self.config.child("losses", {}).take("kl_weight", float, 1e-6)
+            return {"type": "kl", "dim": dim, "weight": weight}
         size = self.vq.number("codebook_size")
         self.agree(self.vq, "codebook_size", size, "quantize.embedding.weight", 0)
         if self.vq.take("clustering_vq", bool, False) or not UNUSED.isdisjoint(self.tensors):
