@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from flexframe import hub
 from flexframe.generator import CodecModel, Generator
 from flexframe.importing import Foreign, Imported, importer_of, open_foreign
+from flexframe.importing.foreign import PICKLES
 from flexframe.tokenizer import Tokenizer
 from flexframe_registry import (
     Card,
@@ -213,7 +214,7 @@ def _model_in(path: Path) -> Path:
     found = next((c for c in own if c.is_file()), None)
     if found is not None:
         return found if found.name != "model.safetensors" or header_of(found) is not None else path
-    if any(p.suffix in (".safetensors", ".bin") for p in path.iterdir()):
+    if any(p.suffix in (".safetensors", *PICKLES) for p in path.iterdir()):
         return path
     raise ConfigError([(str(path), "holds no model.safetensors and no whole checkpoint")])
 
