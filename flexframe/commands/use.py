@@ -129,9 +129,6 @@ def reconstruct(
         int | None, typer.Option(min=1, help="Images at a time; 1 on a CPU and 8 elsewhere if not given.")
     ] = None,
     numbers: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file too.")] = None,
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Give a card's model weights drawn at random: tries speed only.")
-    ] = False,
     device: Device = "auto",
 ) -> None:
     """Show images beside their reconstructions from more and more tokens, as one picture."""
@@ -143,7 +140,7 @@ def reconstruct(
 
     if to.suffix.lower() not in Image.registered_extensions():
         raise ConfigError([(str(to), "has no suffix of a picture that can be written; end it in .png")])
-    tokenizer, name, way = _open(model, device, resize, random_weights)
+    tokenizer, name, way = _open(model, device, resize)
     columns = read_lengths(lengths, tokenizer.config.length) if lengths else None
     rows = batch_size or (1 if tokenizer.device.type == "cpu" else 8)
     with _progress("reconstructing") as progress:
@@ -169,31 +166,18 @@ def reconstruct(
 # --- helpers -----------------------------------------------------------------------------------------------------
 
 
-def _open(where: str, device: str, resize: str | None, random: bool = False) -> tuple[Any, str, str]:
+def _open(where: str, device: str, resize: str | None) -> tuple[Any, str, str]:
     """A tokenizer, the name that finds it again, and how its images are brought to size."""
     from flexframe.data.images import FILTERS
 
     if resize is not None and resize not in FILTERS:
         raise ConfigError([("--resize", f"there is no {resize!r}; there are: {', '.join(FILTERS)}")])
     on = pick_device(device)
-    from flexframe.loading import load, locate
+    from flexframe.loading import load
 
-    card = locate(where).card
-    if not random:
-        with say.status(f"loading {where}"):
-            tokenizer = load(where, device=on)
-        return tokenizer, tokenizer.id, resize or _resize(where)
-    if card is None:
-        raise ConfigError([("--random-weights", f"{where!r} is no card; give a card's id")])
-    import torch
-
-    from flexframe.tokenizer import Tokenizer
-
-    say.print(f"{where}: weights drawn at random; the pictures show nothing", style="yellow")
-    torch.manual_seed(0)
-    with say.status("drawing weights"):
-        tokenizer = Tokenizer(card.model, card.file.sampling).eval().to(on)
-    return tokenizer, f"{where}, random weights", resize or _resize(where)
+    with say.status(f"loading {where}"):
+        tokenizer = load(where, device=on)
+    return tokenizer, tokenizer.id, resize or _resize(where)
 
 
 def _resize(where: str) -> str:

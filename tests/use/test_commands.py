@@ -99,15 +99,6 @@ def test_a_picture_and_its_numbers(command, photos, model, tmp_path):
     assert f"{found['images'][0]['psnr']['8']:.2f}" in answer.out
 
 
-def test_a_card_without_weights_can_be_tried_with_random_ones(command, photos, tmp_path):
-    arguments = ("reconstruct", photos / "a.png", "-o", tmp_path / "g.png", "--random-weights", "--steps", 1, *CPU)
-    answer = command(*arguments, "-m", "flextok/digits-tiny")
-    assert answer.code == 0
-    assert "weights drawn at random; the pictures show nothing" in answer.err
-    assert "1 image, in" in answer.out
-    assert "is no card; give a card's id" in only_line(command(*arguments, "-m", photos / "a.png"))
-
-
 def test_a_token_file_starts_no_download(command, tokens, tmp_path):
     content = tokens.read_bytes()
     name = TokenFile(tokens).about.model.encode()
