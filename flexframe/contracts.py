@@ -34,6 +34,7 @@ from flexframe_registry.configs import (
     SamplingConfig,
     SourceConfig,
     Spec,
+    TokenizerConfig,
 )
 
 if TYPE_CHECKING:
@@ -130,6 +131,9 @@ class Decoder(Part[DecoderConfig]):
 
 class Objective(Part[ObjectiveConfig]):
     """A loss of the run, not of the model: never in a model's checkpoint."""
+
+    def check(self, model: TokenizerConfig) -> None:
+        """Raise `ValueError`, in one sentence, where it cannot train this model; asked before the first step."""
 
     @abstractmethod
     def forward(self, outputs: Outputs, batch: Batch, *, step: int, rng: Rng) -> Losses:

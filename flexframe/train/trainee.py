@@ -53,6 +53,12 @@ class Trainee(nn.Module):
         super().__init__()
         self.model = Tokenizer(config.model)
         self.objectives = nn.ModuleList(catalogue().build(o, self.model.spec) for o in config.objectives)
+        for i, objective in enumerate(self.objectives):
+            try:
+                objective.check(config.model)
+            except ValueError as error:
+                text = f"objective {objective.config.type!r}: {error}"
+                raise ConfigError([(f"run.objectives.{i}", text)]) from None
         self.latents = Latents() if config.run.keep_latents else None
         self.frozen = [_find(self.model, name) for name in config.run.freeze]
         for module in self.frozen:

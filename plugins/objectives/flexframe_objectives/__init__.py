@@ -29,9 +29,12 @@ class L1Config(ObjectiveConfig):
 
 
 class ProxyCodesConfig(ObjectiveConfig):
-    """Cross-entropy of logits with a teacher's codes, `batch.features["proxy_codes"]` (TiTok, stage 1)."""
+    """Cross-entropy of logits with the codes of another tokenizer (TiTok, stage 1, arXiv 2406.07550)."""
 
     type: Literal["proxy-codes"] = "proxy-codes"
+    teacher: str | None = None
+    """The tokenizer whose codes these are, as `flexframe.load` takes it: a card, a path, a published checkpoint. It
+    encodes a batch's images where `batch.features["proxy_codes"]` does not hold their codes already."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of the target spread over all codes."""
 
