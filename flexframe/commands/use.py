@@ -118,7 +118,9 @@ def reconstruct(
     images: Images,
     model: Model,
     to: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path("grid.png"),
-    lengths: Annotated[str | None, typer.Option(help="As 1,4,16; else up to four of the model's own.")] = None,
+    lengths: Annotated[
+        str | None, typer.Option(help="As 1,4,16; else the model's own, at most eight, or three if slow.")
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="Images, at most.")] = 8,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -159,6 +161,9 @@ def reconstruct(
         numbers.parent.mkdir(parents=True, exist_ok=True)
         numbers.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _table(strips)
+    columns_shown, budgets = len(strips[0].found), len(tokenizer.config.budgets)
+    if not lengths and columns_shown < budgets:
+        say.print(f"{columns_shown} of the model's {budgets} lengths; --lengths names others", style="dim")
     shown = f"{len(strips)} of {total:,} images" if total > len(strips) else f"{total} image{'s'[: total > 1]}"
     out.print(f"{shown}, in {to}", markup=False, soft_wrap=True)
 

@@ -20,9 +20,10 @@ from flexframe.use.decode import to_uint8
 from flexframe.use.encode import load
 from flexframe.use.inputs import Entry, entries
 
-COLUMNS = 4
-"""Reconstructions of an image, at most, where no lengths are given: of a large model each takes half a minute on a CPU
-core."""
+COLUMNS, FEW = 8, 3
+"""Reconstructions of an image, at most, where no lengths are given; few where each takes seconds."""
+LARGE = 100_000_000
+"""Parameters from which a CPU takes seconds."""
 PSNR_CAP = 100.0
 """Of equal images, in dB, as in `flexframe bench`."""
 TILE, MARGIN, LINE = 128, 12, 18
@@ -57,13 +58,13 @@ def reconstruct(
     """Encode the first `count` images once each, and decode prefixes of their tokens.
 
     Args:
-        lengths: the prefixes; if None the model's budgets, of which at most four are taken, evenly in proportion.
+        lengths: the prefixes; if None, `usual_lengths`.
         progress: told how many reconstructions are done, with fractions for steps, and of how many.
 
     Returns:
         A strip for each image, and the number of images that there are.
     """
-    lengths = tuple(dict.fromkeys(lengths or columns(tokenizer.config.budgets)))
+    lengths = tuple(dict.fromkeys(lengths or usual_lengths(tokenizer)))
     seen = 0
 
     def counted() -> Iterator[Entry]:
@@ -96,16 +97,22 @@ def reconstruct(
     return strips, seen
 
 
-def columns(budgets: Sequence[int]) -> tuple[int, ...]:
-    """All of at most four budgets; else four of them, first and last among them, spaced evenly in proportion."""
-    if len(budgets) <= COLUMNS:
+def usual_lengths(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The model's budgets: at most eight of them, and at most three of a large model's on a CPU."""
+    slow = tokenizer.device.type == "cpu" and sum(p.numel() for p in tokenizer.parameters()) >= LARGE
+    return spread(tokenizer.config.budgets, FEW if slow else COLUMNS)
+
+
+def spread(budgets: Sequence[int], most: int) -> tuple[int, ...]:
+    """All budgets, or `most` of them, first and last among them, spaced evenly in proportion."""
+    if len(budgets) <= most:
         return tuple(budgets)
     first, last = math.log(budgets[0]), math.log(budgets[-1])
-    wanted = [first + i * (last - first) / (COLUMNS - 1) for i in range(COLUMNS)]
     chosen: list[int] = []
-    for place in wanted:
+    for i in range(most):
+        place = first + i * (last - first) / (most - 1)
         free = [budget for budget in budgets if budget not in chosen]
-        chosen.append(min(free, key=lambda budget: abs(math.log(budget) - place)))
+        chosen.append(min(free, key=lambda budget, place=place: abs(math.log(budget) - place)))
     return tuple(sorted(chosen))
 
 

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from flexframe.rng import Rng
+from flexframe.use import reconstruct as module
 from flexframe.use.encode import load
 from flexframe.use.inputs import entries
-from flexframe.use.reconstruct import Strip, columns, grid, numbers, psnr_of, reconstruct
+from flexframe.use.reconstruct import Strip, grid, numbers, psnr_of, reconstruct, spread, usual_lengths
 from flexframe_registry import ConfigError
 
 from .conftest import IDS
@@ -50,12 +51,20 @@ def test_fewer_images_than_asked_for(tiny, photos):
         reconstruct(tiny, [photos / "nowhere"])
 
 
-def test_columns_are_four_at_most_first_and_last_among_them():
-    assert columns((1, 2, 4, 8)) == (1, 2, 4, 8)
-    assert columns((32,)) == (32,)
-    assert columns(tuple(1 << i for i in range(9))) == (1, 8, 32, 256)
-    assert columns(range(1, 257)) == (1, 6, 40, 256)
-    assert columns(range(1, 6)) == (1, 2, 3, 5)
+def test_lengths_are_spread_with_first_and_last_among_them():
+    assert spread((1, 2, 4, 8), 8) == (1, 2, 4, 8)
+    assert spread((32,), 3) == (32,)
+    powers = tuple(1 << i for i in range(9))
+    assert spread(powers, 8) == (1, 2, 4, 8, 32, 64, 128, 256)
+    assert spread(powers, 3) == (1, 16, 256)
+    assert spread(range(1, 257), 4) == (1, 6, 40, 256)
+    assert spread(range(1, 6), 4) == (1, 2, 3, 5)
+
+
+def test_a_large_model_on_a_cpu_shows_fewer(tiny, monkeypatch):
+    assert usual_lengths(tiny) == (1, 2, 4, 8)
+    monkeypatch.setattr(module, "LARGE", 400_000)
+    assert usual_lengths(tiny) == (1, 2, 8)
 
 
 def test_psnr_of_known_images():
