@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from jaxtyping import Bool, Float, Int, UInt8
@@ -194,6 +194,27 @@ class Sample:
     image: UInt8[Tensor, "3 h w"]
     label: int | None
     id: str
+    caption: str | None = None
+    attributes: Mapping[str, int] = field(default_factory=dict)
+    """By name, what is exactly known of it."""
+
+
+class AttributeClassifier(ABC):
+    """Reads off images what a source knows of them. It comes with the source."""
+
+    label: str
+    """The attribute that is the class."""
+    values: Mapping[str, int]
+    """By attribute, how many values it takes in the source's images, all equally likely. What does not show in them, or
+    is the same in all, is not there."""
+
+    @abstractmethod
+    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Mapping[str, Int[Tensor, " b"]]:
+        """Each of the `values`, as read."""
+
+    @abstractmethod
+    def protocol(self) -> Mapping[str, Any]:
+        """What it is: network, input size, hash of its weights, what it was trained on and how well it reads."""
 
 
 class Source(ABC):
@@ -207,6 +228,14 @@ class Source(ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
+
+    def samples(self, indices: Sequence[int]) -> Sequence[Sample]:
+        """Several at once, the same as one by one; for sources that are faster so."""
+        return [self[index] for index in indices]
+
+    def classifier(self) -> AttributeClassifier | None:
+        """The classifier that comes with the source, or None. `ValueError` says why it cannot be used here."""
+        return None
 
     @abstractmethod
     def protocol(self) -> Mapping[str, Any]:
@@ -238,6 +267,8 @@ class Reconstructions:
     """The reconstructions in [0, 1] before rounding, so that a number need not jump where a last digit does."""
     labels: Sequence[int | None]
     tokens: Tokens
+    attributes: Sequence[Mapping[str, int]] = ()
+    """Each image's, as its source knows them; empty where nobody told."""
 
 
 class Metric(ABC):
@@ -306,6 +337,7 @@ class Importer(ABC):
 
 __all__ = [
     "Allocator",
+    "AttributeClassifier",
     "Batch",
     "Codec",
     "Codes",

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flexframe import provenance
 from flexframe.bench import protocol
-from flexframe.contracts import Measure, Metric, Reconstructions, Sample, Source
+from flexframe.contracts import AttributeClassifier, Measure, Metric, Reconstructions, Sample, Source
 from flexframe.fingerprint import weights
 from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
@@ -57,6 +57,12 @@ class Head(Source):
 
     def __getitem__(self, index: int) -> Sample:
         return self.source[index]
+
+    def samples(self, indices: Sequence[int]) -> Sequence[Sample]:
+        return self.source.samples(indices)
+
+    def classifier(self) -> AttributeClassifier | None:
+        return self.source.classifier()
 
     def protocol(self) -> Mapping[str, Any]:
         return self.source.protocol()
@@ -181,11 +187,11 @@ def _enter(name: str, model: Tokenizer, suite: SuiteConfig, metrics: Sequence[Me
     return Entrant(name, model, lanes)
 
 
-def _batches(source: Source, size: int) -> Iterator[tuple[Tensor, Tensor, list[int | None]]]:
+def _batches(source: Source, size: int) -> Iterator[tuple[Tensor, Tensor, Sequence[Sample]]]:
     for start in range(0, len(source), size):
         index = range(start, min(start + size, len(source)))
-        samples = [source[i] for i in index]
-        yield torch.tensor(index), torch.stack([s.image for s in samples]), [s.label for s in samples]
+        samples = source.samples(index)
+        yield torch.tensor(index), torch.stack([s.image for s in samples]), samples
 
 
 def _pass(
@@ -200,7 +206,8 @@ def _pass(
     digest, shown = protocol.Digest(), []
     lanes = sum(len(entrant.lanes) for entrant in entrants)
     task = progress.add_task("measuring", total=lanes * len(source)) if progress else None
-    for index, images, labels in _batches(source, batch_size):
+    for index, images, samples in _batches(source, batch_size):
+        labels, attributes = [s.label for s in samples], [s.attributes for s in samples]
         digest.add(images)
         show = max(0, min(suite.show - int(index[0]), len(index)))
         shown.append(images[:show])
@@ -214,7 +221,8 @@ def _pass(
                 started = _now(device)
                 fake = entrant.model.decode(short, rng=rng)
                 lane.watch.add(len(index), _now(device) - started)
-                lane.take(Reconstructions(real, protocol.to_uint8(fake), fake, labels, short), show)
+                fake8 = protocol.to_uint8(fake)
+                lane.take(Reconstructions(real, fake8, fake, labels, short, attributes), show)
                 if progress is not None and task is not None:
                     progress.update(task, advance=len(index), description=f"{entrant.name}, {lane.budget} tokens")
     return torch.cat(shown), digest.hex()

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from flexframe.builtin import metric_configs
+from flexframe.builtin.scenes_config import ScenesConfig
 from flexframe_registry import CodecConfig, Component, LatentSpec, SourceConfig, hookimpl
 
 
@@ -50,5 +51,6 @@ def flexframe_components() -> Iterable[Component]:
         Component(IdentityCodecConfig, "flexframe.builtin.codec:IdentityCodec"),
         Component(DigitsConfig, "flexframe.data.sources:Digits"),
         Component(FolderConfig, "flexframe.data.sources:Folder"),
+        Component(ScenesConfig, "flexframe.data.scenes:Scenes"),
         *metric_configs.components(),
     ]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from flexframe.contracts import Source
+from flexframe.contracts import Sample, Source
 from flexframe.rng import Rng
-from flexframe.tokens import Batch
+from flexframe.tokens import Batch, Condition
 from flexframe_registry import RunConfig
 
-Row = tuple[int, Tensor]
+Row = tuple[int, Sample]
 
 
 def order(seed: int, epoch: int, count: int) -> Int[Tensor, " n"]:
@@ -30,7 +31,11 @@ class _Rows(Dataset[Row]):
         return len(self.source)
 
     def __getitem__(self, index: int) -> Row:
-        return index, self.source[index].image
+        return index, self.source[index]
+
+    def __getitems__(self, indices: list[int]) -> list[Row]:
+        """What torch's loader calls for a whole batch."""
+        return list(zip(indices, self.source.samples(indices), strict=True))
 
 
 class _Steps:
@@ -54,12 +59,18 @@ class _Steps:
             yield rows
 
 
-def _collate(rows: list[Row]) -> tuple[Tensor, Tensor]:
-    return torch.tensor([index for index, _ in rows]), torch.stack([image for _, image in rows])
+def _collate(rows: list[Row]) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices, images, and labels, -1 where there is none."""
+    labels = [-1 if sample.label is None else sample.label for _, sample in rows]
+    images = torch.stack([sample.image for _, sample in rows])
+    return torch.tensor([index for index, _ in rows]), images, torch.tensor(labels)
 
 
 def batches(source: Source, run: RunConfig, start: int, device: torch.device) -> Iterator[Batch]:
-    """Batches for steps start..run.steps-1, augmented, on the device. The same step is the same batch in every run."""
+    """Batches for steps start..run.steps-1, augmented, on the device. The same step is the same batch in every run.
+
+    Labels are in the condition; rows without one are null there. Without any label there is no condition.
+    """
     loader = DataLoader(
         _Rows(source),
         batch_sampler=_Steps(len(source), run.batch_size, run.seed, start, run.steps),
@@ -68,10 +79,12 @@ def batches(source: Source, run: RunConfig, start: int, device: torch.device) ->
         pin_memory=device.type == "cuda",
         persistent_workers=run.workers > 0,
     )
-    for step, (index, images) in enumerate(loader, start):
-        index = index.to(device, non_blocking=True)
-        images = images.to(device, non_blocking=True).float() / 255
-        yield Batch(index, augment(images, run, Rng(run.seed, index, step)))
+    for step, (index, images, labels) in enumerate(loader, start):
+        labelled = bool((labels >= 0).any())  # asked before they go to the device
+        index, images, labels = (part.to(device, non_blocking=True) for part in (index, images, labels))
+        pictures = augment(images.float() / 255, run, Rng(run.seed, index, step))
+        condition = Condition(labels < 0, labels.clamp(min=0)) if labelled else None
+        yield Batch(index, pictures, condition=condition)
 
 
 def augment(images: Float[Tensor, "b c h w"], run: RunConfig, rng: Rng) -> Float[Tensor, "b c h w"]:
@@ -91,7 +104,12 @@ def augment(images: Float[Tensor, "b c h w"], run: RunConfig, rng: Rng) -> Float
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
-    """A batch in equal parts, for gradient accumulation."""
+    """A batch as the loader gives it in equal parts, for gradient accumulation."""
     assert batch.images is not None
     pairs = zip(batch.index.chunk(parts), batch.images.chunk(parts), strict=True)
-    return [Batch(index, images) for index, images in pairs]
+    found = [Batch(index, images) for index, images in pairs]
+    if batch.condition is None or batch.condition.labels is None:
+        return found
+    nulls, labels = batch.condition.null.chunk(parts), batch.condition.labels.chunk(parts)
+    conditions = [Condition(*rows) for rows in zip(nulls, labels, strict=True)]
+    return [replace(part, condition=condition) for part, condition in zip(found, conditions, strict=True)]
