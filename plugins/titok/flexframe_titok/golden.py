@@ -27,7 +27,7 @@ from .reference import convert, translate
 
 INPUTS = frozenset({"images", "eps", "target_codes", "text_guidance"})
 LOSSES = frozenset({"total_loss", "reconstruction_loss", "mse", "quantizer_loss_zeroed"})
-ENCODED = frozenset({"enc_z", "indices", "z_quantized", "mean", "logvar"})
+ENCODED = frozenset({"enc_z", "indices", "z_quantized", "mean", "logvar", "commitment_loss", "quantizer_loss"})
 """What shows an encoder apart from its decoder."""
 BATCHES = ("images", "indices", "z_quantized", "mean", "z_sampled")
 """Tensors of one row a sample, one of which any case has."""
@@ -66,7 +66,7 @@ def misfit(source: Foreign, model: Tokenizer, part: str) -> float | None:
         for name in sorted(given):
             if name in ENCODED if part == "encoder" else DECODED.fullmatch(name):
                 found = case.compare(path.stem, name)
-                errors.append(found.error / (found.largest or 1.0))
+                errors += [found.error / found.largest] if found.largest else []  # what is zero tells nothing
     return max(errors, default=None)
 
 

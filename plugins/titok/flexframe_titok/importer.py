@@ -199,9 +199,7 @@ class Reader:
             if score is not None:
                 scores[heads] = score
         if scores:
-            best, *others = sorted(scores, key=lambda n: scores[n])
-            told = f"its golden cases come out nearest with {best} (relative error {scores[best]:.0e}"
-            told += f", with {others[0]} {scores[others[0]]:.0e})" if others else ")"
+            best, told = choose(scores, width, 32 if name.startswith("tiny") else 64)
         elif name.startswith("tiny") and width % 32 == 0:
             best, told = width // 32, "sizes named tiny have 32 channels a head"
         elif width in (listed := {size["width"]: size["heads"] for size in SIZES.values()}):
@@ -212,6 +210,18 @@ class Reader:
             raise ConfigError([(path, f"{text}; if you know it, say --assume {path}=N, a divisor of {width}")])
         self.notes.append(f"{part} of unknown size {name!r}: {best} heads, as {told}")
         return best
+
+
+def choose(scores: Mapping[int, float], width: int, usual: int) -> tuple[int, str]:
+    """The heads of the least error, and why; where several do as well (ids move little), the usual width of a head."""
+    least = min(scores.values())
+    close = [heads for heads, score in scores.items() if score <= 10 * least + 1e-9]
+    best = min(close, key=lambda heads: (abs(width // heads - usual), heads))
+    rest = [score for heads, score in scores.items() if heads not in close]
+    told = f"its golden cases come out nearest with {best} (relative error {scores[best]:.0e}"
+    told += f", with others at least {min(rest):.0e})" if rest else ")"
+    others = ", ".join(str(heads) for heads in close if heads != best)
+    return best, told + (f"; they do not tell it from {others}" if others else "")
 
 
 def pixel_decoder(tensors: TensorFile) -> dict[str, Any]:

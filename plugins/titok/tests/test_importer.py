@@ -25,6 +25,7 @@ from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Condition, Tokens
 from flexframe_registry import ConfigError, TokenizerConfig
 from flexframe_registry.cards import cards
+from flexframe_titok.importer import choose
 from flexframe_titok.reference import convert
 
 BACK = (
@@ -388,6 +389,16 @@ def test_heads_that_nothing_shows_are_asked_for(tmp_path):
     assume = {"model.vq_model.vit_enc_heads": 4, "model.vq_model.vit_dec_heads": 3}
     assert load(folder, assume=assume).config == build(TWO_STAGE).config
     refused(folder, "width 48 is not divisible by its 5 heads", assume={**assume, "model.vq_model.vit_enc_heads": 5})
+
+
+def test_heads_that_a_case_does_not_tell_apart_are_the_usual_ones():
+    """Ids alone say little of an encoder: what does as well is not taken for found."""
+    assert choose({1: 0.0, 2: 0.0, 4: 0.0, 8: 0.5}, 64, 32)[0] == 2
+    assert choose({1: 3e-6, 2: 0.1, 4: 2e-6}, 256, 64)[0] == 4
+    best, told = choose({3: 0.2, 1: 1e-6}, 96, 32)
+    assert best == 1
+    assert told == "its golden cases come out nearest with 1 (relative error 1e-06, with others at least 2e-01)"
+    assert choose({1: 0.0, 2: 0.0}, 64, 32)[1].endswith("(relative error 0e+00); they do not tell it from 1")
 
 
 def test_names_that_start_with_tiny_have_32_channels_a_head(tmp_path):
