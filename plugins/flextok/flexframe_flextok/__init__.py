@@ -15,6 +15,7 @@ from flexframe_registry import (
     ComponentConfig,
     DecoderConfig,
     EncoderConfig,
+    ImporterConfig,
     LatentSpec,
     SamplingConfig,
     Spec,
@@ -201,12 +202,19 @@ class VAECodecConfig(CodecConfig):
         return LatentSpec(self.channels, height // down, width // down, None)
 
 
+class FlexTokImporterConfig(ImporterConfig):
+    """Checkpoints of FlexTok, and of its VAEs by themselves: safetensors with the nested config of their modules."""
+
+    type: Literal["flextok"] = "flextok"
+
+
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
     return [
         Component(RegisterEncoderConfig, "flexframe_flextok.encoder:RegisterEncoder"),
         Component(FlowDecoderConfig, "flexframe_flextok.decoder:FlowDecoder"),
         Component(VAECodecConfig, "flexframe_flextok.codec:VAECodec"),
+        Component(FlexTokImporterConfig, "flexframe_flextok.importer:FlexTokImporter"),
     ]
 
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
+from flexframe.generator import CodecModel
+from flexframe.loading import locate
 from flexframe.nn.ranges import Rescale
 from flexframe.rng import Rng
 from flexframe.testing.checks import redraw_zeros
@@ -17,7 +19,7 @@ from flexframe_flextok import FlowDecoderConfig, FlowSampling
 from flexframe_flextok.blocks import LayerNorm, PatchEmbed, sincos
 from flexframe_flextok.decoder import FlowDecoder, TimeEmbed
 from flexframe_flextok.flow import Guidance, draw_times, integrate, mode_times
-from flexframe_registry import ConfigError, LatentSpec, Spec, TokenizerConfig, TokenSpec, cards
+from flexframe_registry import CodecModelConfig, ConfigError, LatentSpec, Spec, TokenizerConfig, TokenSpec, cards
 
 needs_vae = pytest.mark.skipif(find_spec("diffusers") is None, reason="the codec needs diffusers: the extra `vae`")
 MIDDLE = 32036  # levels 8 8 8 5 5 5: (4, 4, 4, 2, 2, 2), and 4 + 4*8 + 4*64 + 2*512 + 2*2560 + 2*12800
@@ -77,14 +79,61 @@ def test_published_totals_are_ours_and_two_stored_position_tables(name):
     assert count(model) + tables == TOTALS[name]
 
 
+# of c channels: as Stable Diffusion's of 4, and 5 c^2 + 13829 c more or less in the four layers around the latents
+VAES = {"vae-c4": (4, 83_653_863), "vae-c8": (8, 83_709_419), "vae-c16": (16, 83_821_011)}
+
+
+@needs_vae
+@pytest.mark.parametrize("name", VAES)
+def test_parameters_of_the_published_vaes(name):
+    channels, total = VAES[name]
+    with torch.device("meta"):
+        model = CodecModel(cards().get(f"flextok/{name}").described)
+    assert count(model) == total
+    assert len(model.state_dict()) == 248
+    assert model.config.latents == LatentSpec(channels, 32, 32, None)
+
+
+PUBLISHED = {
+    "d12-d12": "flextok_d12_d12_in1k",
+    "d18-d18": "flextok_d18_d18_in1k",
+    "d18-d28": "flextok_d18_d28_in1k",
+    "d18-d28-dfn": "flextok_d18_d28_dfn",
+    "vae-c4": "flextok_vae_c4",
+    "vae-c8": "flextok_vae_c8",
+    "vae-c16": "flextok_vae_c16",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_checkpoint_has_a_card_under_its_name_on_the_hub(name):
+    place = locate(f"EPFL-VILAB/{PUBLISHED[name]}")
+    assert place.card is not None
+    assert place.id == f"card:flextok/{name}"
+    file = place.card.file
+    assert "unverified" in file.summary
+    assert "non-commercial" in file.licence
+    assert file.preprocessing.resize == "torchvision-bilinear"
+    assert not file.verified
+    assert all("origin" in metric for metric in file.metrics.values())
+    if "encoder" in file.model:
+        scale = 15.0 if name == "d12-d12" else 7.5
+        assert file.sampling == {"steps": 25, "guidance": scale, "apg": True}
+        assert place.card.model.length == 256
+        assert place.card.model.spec.tokens.codebook_size == 64_000
+
+
 def test_cards_resolve():
     names = [name for name in cards().names() if name.startswith("flextok/")]
-    assert {"flextok/digits-tiny", *(f"flextok/{name}" for name in SIZES)} <= set(names)
+    assert {"flextok/digits-tiny", *(f"flextok/{name}" for name in PUBLISHED)} <= set(names)
     for name in names:
         card = cards().get(name)
+        if "encoder" not in card.file.model:
+            assert isinstance(card.described, CodecModelConfig)
+            continue
         assert TokenizerConfig.read(card.model.model_dump(mode="json")) == card.model
         settings = card.model.decoder.sampling.read(card.file.sampling)
-        assert settings.steps >= 1
+        assert card.model.decoder.type != "flow" or settings.steps >= 1
         assert card.model.budgets[-1] == card.model.length
         if card.file.run is not None:
             assert card.run.steps >= 1
