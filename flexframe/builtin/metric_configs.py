@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import partial
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from flexframe_registry import Component, MetricConfig, SourceConfig
-from flexframe_registry.configs import Slot
+from flexframe_registry.configs import resolve
 
 
 class PsnrConfig(MetricConfig):
@@ -58,11 +59,16 @@ class CodebookConfig(MetricConfig):
 
 
 class ClassifierConfig(MetricConfig):
-    """Whether a classifier, a support vector machine on pixels, sees the same in an image and in its reconstruction."""
+    """Whether a classifier sees the same in an image and in its reconstruction.
+
+    A support vector machine on pixels, trained on `data`; or the one that comes with the suite's source, which may also
+    read attributes, each of them a number of its own.
+    """
 
     type: Literal["classifier"] = "classifier"
-    data: Slot[SourceConfig]
-    """Labelled images to train it on, of the suite's classes and none of the suite's images."""
+    data: Annotated[SerializeAsAny[SourceConfig] | None, BeforeValidator(partial(resolve, "source"))] = None
+    """Labelled images to train it on, of the suite's classes and none of the suite's images; not given: the classifier
+    that comes with the suite's source."""
     limit: int = Field(5000, ge=2)
     """The most training images; the first ones of `data` are taken."""
     c: float = Field(10.0, gt=0)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from flexframe.builtin.judges import Judge, SourceJudge
 from flexframe.contracts import Measure, Metric, Reconstructions, Source
 from flexframe_registry import MetricConfig, Spec, catalogue
 
@@ -117,65 +118,73 @@ class Codebook(Metric):
 
 
 class Classifier(Metric):
-    """An RBF support vector machine on pixels. Its labels of the originals are the reference, beside the true ones."""
+    """What a classifier reads off reconstructions. Its labels of the originals are a reference, beside the true ones."""
 
     def __init__(self, config: MetricConfig, source: Source) -> None:
         super().__init__(config, source)
-        self.judge = _Judge(config, source)
+        self.judge: Judge = SourceJudge(source) if config.data is None else _Machine(config, source)
 
     def measures(self) -> Sequence[Measure]:
         return [
             Measure("agreement", "Same label", "higher", "%", 1, "by the classifier, as the original gets"),
             Measure("accuracy", "True label", "higher", "%", 1, "by the classifier, on reconstructions"),
+            *(
+                Measure(f"accuracy_{name}", f"True {name}", "higher", "%", 1, f"{100 / number:.1f} by chance")
+                for name, number in self.judge.values.items()
+            ),
         ]
 
     def reset(self, spec: Spec) -> None:
-        self.count = self.agreed = self.right = self.right_originals = 0
+        self.count = self.agreed = 0
+        self.right = self.right_originals = dict.fromkeys((self.judge.label, *self.judge.values), 0)
 
     def unavailable(self) -> str | None:
         return self.judge.unavailable()
 
     def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
-        truth, originals = np.array(batch.labels), self.judge.originals(batch.real)
-        found = self.judge(batch.fake)
-        self.count += len(found)
-        self.agreed += int((found == originals).sum())
-        self.right += int((found == truth).sum())
-        self.right_originals += int((originals == truth).sum())
+        label, found, originals = self.judge.label, self.judge.read(batch.fake), self.judge.originals(batch.real)
+        truth = {name: np.array([known[name] for known in batch.attributes]) for name in self.judge.values}
+        truth[label] = np.array(batch.labels)
+        self.count += len(batch.real)
+        self.agreed += int((found[label] == originals[label]).sum())
+        self.right = {name: n + int((found[name] == truth[name]).sum()) for name, n in self.right.items()}
+        self.right_originals = {
+            name: n + int((originals[name] == truth[name]).sum()) for name, n in self.right_originals.items()
+        }
         return {}
 
     def compute(self) -> Mapping[str, float]:
-        return {"agreement": 100 * self.agreed / self.count, "accuracy": 100 * self.right / self.count}
+        shares = {name: 100 * right / self.count for name, right in self.right.items()}
+        others = {f"accuracy_{name}": shares[name] for name in self.judge.values}
+        return {"agreement": 100 * self.agreed / self.count, "accuracy": shares[self.judge.label], **others}
 
     def protocol(self) -> Mapping[str, Any]:
-        found = 100 * self.right_originals / self.count if self.count else None
-        machine = {"model": "sklearn.svm.SVC, RBF kernel, gamma scale, on pixels in [0, 1]", "c": self.config.c}
-        train = {"trained_on": self.config.data.model_dump(mode="json"), "training_images": self.judge.trained}
-        return {**machine, **train, "accuracy_on_originals_percent": found, "scikit-learn": version("scikit-learn")}
+        found = {name: 100 * right / self.count if self.count else None for name, right in self.right_originals.items()}
+        judged = {"label_is": self.judge.label, "values": {**self.judge.values}} if self.judge.values else {}
+        accuracy = found if self.judge.values else found[self.judge.label]
+        return {**self.judge.protocol(), **judged, "accuracy_on_originals_percent": accuracy}
 
 
-class _Judge:
-    """The classifier that all tallies share, trained when it is first needed."""
+class _Machine(Judge):
+    """An RBF support vector machine on pixels, trained when it is first needed."""
 
     def __init__(self, config: MetricConfig, source: Source) -> None:
         self.config, self.source = config, source
         self.trained = 0
         self.fit = cache(self._fit)
-        self._last: tuple[Tensor, np.ndarray] | None = None
 
     def unavailable(self) -> str | None:
         if self.source[0].label is None:
             return "the suite's images have no labels to compare with; use a labelled source"
         return None
 
-    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> np.ndarray:
-        return self.fit().predict(_flat(images.cpu()))
+    def read(self, images: UInt8[Tensor, "b 3 h w"]) -> Mapping[str, np.ndarray]:
+        return {self.label: self.fit().predict(_flat(images.cpu()))}
 
-    def originals(self, images: UInt8[Tensor, "b 3 h w"]) -> np.ndarray:
-        """Labels of a batch of originals, which all models and budgets see one after the other."""
-        if self._last is None or self._last[0] is not images:
-            self._last = (images, self(images))
-        return self._last[1]
+    def protocol(self) -> Mapping[str, Any]:
+        machine = {"model": "sklearn.svm.SVC, RBF kernel, gamma scale, on pixels in [0, 1]", "c": self.config.c}
+        train = {"trained_on": self.config.data.model_dump(mode="json"), "training_images": self.trained}
+        return {**machine, **train, "scikit-learn": version("scikit-learn")}
 
     def _fit(self) -> Any:
         from sklearn.svm import SVC
