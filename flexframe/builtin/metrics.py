@@ -118,7 +118,7 @@ class Codebook(Metric):
 
 
 class Classifier(Metric):
-    """What a classifier reads off reconstructions. Its labels of the originals are a reference, beside the true ones."""
+    """What a classifier reads off reconstructions, beside what it reads off the originals and what is true."""
 
     def __init__(self, config: MetricConfig, source: Source) -> None:
         super().__init__(config, source)
