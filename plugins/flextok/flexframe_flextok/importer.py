@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor
-
 from flexframe.contracts import Importer
 from flexframe.importing import Foreign, Imported
 from flexframe.importing.compare import Comparison
@@ -15,7 +13,7 @@ from flexframe_registry import CodecModelConfig, ConfigError, TokenizerConfig
 
 from .autoencoder import DOWNSAMPLE, codec_of, prefix_of, read_vae, vae_tensors
 from .blocks import stored_table
-from .reading import Reading, read_flextok
+from .reading import Reading, read_flextok, to_positions
 from .wiring import check_names
 
 SECTIONS = {"vae", "encoder", "decoder", "regularizer"}
@@ -82,13 +80,6 @@ def names_of(source: Foreign, reading: Reading) -> dict[str, str]:
     """The file's name of each tensor of ours, the VAE's where it has them."""
     prefix = prefix_of(source.tensors)
     return {**reading.tensors, **({} if prefix is None else vae_tensors(source.tensors, prefix))}
-
-
-def to_positions(value: Tensor, length: int) -> Tensor:
-    """The file's table of the tokens' positions, `1 1 e k`, as ours, `k e`; of another form it is left as it is."""
-    if value.ndim != 4 or value.shape[:2] != (1, 1):
-        return value
-    return value[0, 0].T[:length].contiguous()
 
 
 def _codec(source: Foreign, reading: Reading) -> tuple[dict[str, Any], list[str]]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from flexframe.importing import Settings
 from flexframe_registry import ConfigError
 
@@ -78,6 +80,13 @@ def read_flextok(config: Settings) -> Reading:
         inner_layers=decoder.facts["inner_layers"],
         notes=[*encoder.notes, *decoder.notes, *notes, *_unpublished(quantizer)],
     )
+
+
+def to_positions(value: Tensor, length: int) -> Tensor:
+    """The file's table of the tokens' positions, `1 1 e k`, as ours, `k e`; of another form it is left as it is."""
+    if value.ndim != 4 or value.shape[:2] != (1, 1):
+        return value
+    return value[0, 0].T[:length].contiguous()
 
 
 # --- between the sides -------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,9 +16,9 @@ from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch
 from flexframe_registry import ConfigError
 
-from .flow import draw_times, mode_times
-from .golden import Case, Subject, fsq_of, gradient_norms, variant
-from .importer import to_positions
+from ..flow import draw_times, mode_times
+from ..reading import to_positions
+from .case import Case, Subject, fsq_of, variant
 
 LENGTHS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "pow2": lambda lengths: lengths.float().log2().long(),
@@ -130,10 +131,19 @@ def _gradients(case: Case, subject: Subject, model: Tokenizer) -> Iterator[Compa
         if ours.get(theirs) == "decoder.positions":
             golden = to_positions(golden, subject.length)
         yield compare(case.name, found[0].replace("module_dict.", ""), gradient(theirs), golden, 2e-7, 1e-3)
-    for theirs, norm in gradient_norms(case).items():
+    for theirs, norm in _norms(case).items():
         name = f"norm.{theirs.replace('module_dict.', '')}"
         if norm is not None:
             yield compare(case.name, name, gradient(theirs).norm(), torch.tensor(norm), 1e-7, 1e-3)
         elif theirs in ours:  # and a table that is computed here has none either
             grown = gradients[ours[theirs]]
             yield compare(case.name, name, torch.tensor(grown is not None), torch.tensor(False), note="no gradient")
+
+
+def _norms(case: Case) -> Mapping[str, float | None]:
+    """The norms of all gradients, beside the case."""
+    path = case.path.with_name(f"{case.name}_grad_norms.json")
+    if not path.is_file():
+        return {}
+    found: dict[str, float | None] = json.loads(path.read_text(encoding="utf-8"))
+    return found
