@@ -55,8 +55,8 @@ def read_flextok(config: Settings) -> Reading:
     walk(config.child("decoder"), decoder, DECODER, SEVERAL)
     assert vae.read_key is not None
     decoder.check(section.at("vae_latents_read_key"), vae.read_key, VELOCITY)
-    _pipeline(config.child("pipeline"), quantized, noise, vae)
     _agree([encoder, decoder], vae, quantizer["levels"])
+    _pipeline(config.child("pipeline"), quantized, noise, vae)
     masker, notes = _masker(encoder, decoder)
     sides = [encoder, decoder]
     config.finish()
@@ -103,7 +103,7 @@ def _quantizer(section: Settings, encoder: Side) -> tuple[dict[str, Any], str]:
         fields[name] = _rate(section, name)
     fields["apply_corrupt_tokens_p"] = _rate(section, "apply_corrupt_tokens_p", 0.2)
     if fields["drop_quant_p"]:
-        section.choice("packed_call", (False,))  # packed, one draw decides for a whole batch
+        section.choice("packed_call", (False,), False)  # packed, one draw decides for a whole batch
     section.ignore("packed_call")
     quantized = section.take("quants_write_key", str)
     return fields, str(quantized)
