@@ -12,7 +12,7 @@ from flexframe.data.sources import Digits
 from flexframe.rng import Rng
 from flexframe_registry import cards
 
-SHIPPED = [name for name in cards().names() if cards().get(name).file.weights is not None]
+SHIPPED = [n for n in cards().names() if (weights := cards().get(n).file.weights) and weights.path is not None]
 
 
 @cache

@@ -59,7 +59,7 @@ def test_without_a_size_a_part_has_its_own_defaults():
 @pytest.mark.parametrize("decoder", catalogue().names("decoder"))
 @pytest.mark.parametrize("quantizer", catalogue().names("quantizer"))
 def test_a_swap_in_a_tiny_card_stays_tiny(quantizer, decoder):
-    found = train(f"quantizer={quantizer}", f"decoder={decoder}").model
+    found = train(f"quantizer={quantizer}", f"decoder={decoder}", "length=16").model  # a 4 x 4 grid
     for kind, name in (("quantizer", quantizer), ("decoder", decoder)):
         assert getattr(found, kind) == catalogue().get(kind, name).config.sized("tiny")
 

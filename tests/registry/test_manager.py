@@ -130,7 +130,9 @@ assert "torch" not in sys.modules and "numpy" not in sys.modules, sorted(sys.mod
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("args", ["--help", "list", "list decoder", "show decoder/flow", "show flextok/digits-tiny"])
+@pytest.mark.parametrize(
+    "args", ["--help", "list", "list decoder", "show decoder/flow", "show flextok/digits-tiny --config"]
+)
 def test_commands_that_only_tell_import_no_torch(python, args):
     code = """
 import sys
