@@ -90,7 +90,8 @@ def test_learned_positions_are_stretched_to_another_image_size(create, tmp_path)
     config = card.train(["image_size=32", f"run.init={path}", "run.steps=1", "run.batch_size=2"])
     run = Run.create(config, tmp_path / "larger", CPU, {})
     large, small = run.trainee.model.encoder.positional_embedding, model.encoder.positional_embedding
-    assert len(large) == 65 and len(small) == 17
+    assert len(large) == 65
+    assert len(small) == 17
     assert torch.equal(large[0], small[0])
     means = [table[1:].mean(0) for table in (large, small)]
     torch.testing.assert_close(*means, atol=2e-3, rtol=0)
@@ -127,14 +128,16 @@ def test_frozen_parts_do_not_move(create, go):
     go(run)
     after = state_of(run)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert moved and not any(n.startswith(("encoder.", "quantizer.", "decoder.blocks.0.")) for n in moved)
+    assert moved
+    assert not any(n.startswith(("encoder.", "quantizer.", "decoder.blocks.0.")) for n in moved)
     assert all(torch.equal(run.average.state[n], before[n]) for n in before if n.startswith("encoder."))
 
 
 def test_frozen_parts_stay_in_evaluation(create):
     run = create("run", "run.freeze=[encoder]")
     run.trainee.train()
-    assert not run.trainee.model.encoder.training and run.trainee.model.decoder.training
+    assert not run.trainee.model.encoder.training
+    assert run.trainee.model.decoder.training
 
 
 @pytest.mark.parametrize(
