@@ -376,7 +376,7 @@ def assemble(
     def told(name: str) -> str:
         return f"{name} (there {theirs[name]})" if theirs.get(name, name) != name else name
 
-    problems = [f"missing {name}" for name in own.keys() - state.keys()]
+    problems = [f"missing {told(name)}" for name in own.keys() - state.keys()]
     problems += [f"left over {told(name)}" for name in state.keys() - own.keys()]
     problems += [
         f"{told(name)} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
