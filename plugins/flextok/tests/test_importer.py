@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flexframe import load
+from flexframe import hub, load
 from flexframe.importing import Settings, importer_of, open_foreign
 from flexframe_flextok.blocks import stored_table
 from flexframe_flextok.reading import read_flextok
@@ -497,8 +497,8 @@ def test_missing_and_left_over_tensors_are_all_listed(maker):
     with pytest.raises(ConfigError) as told:
         load(maker.folder(state=state))
     for words in (
-        "missing decoder.null_condition",
-        "missing encoder.blocks.0.mlp.fc2.weight",
+        f"missing decoder.null_condition (there {DECODER}.null.nullcond)",
+        f"missing encoder.blocks.0.mlp.fc2.weight (there {ENCODER}.trunk.blocks.0.mlp.fc2.weight)",
         "left over decoder.extra",
         f"left over {ENCODER}.head.scale",
         f"decoder.mask_token (there {DECODER}.shorten.dropout_mask_token) is (95,), not (96,)",
@@ -549,6 +549,22 @@ def test_without_its_vae_a_checkpoint_works_on_latents(maker, caplog):
     note = importer_of(source).convert(source).notes[0]
     assert "(its config names EPFL-VILAB/flextok_vae_c16)" in note
     assert "by a factor it does not give" in note
+
+
+# --- the hub -----------------------------------------------------------------------------------------------------
+
+
+def test_a_name_of_the_hub_finds_its_card_and_the_checkpoints_own_config_counts(maker, monkeypatch, caplog):
+    asked = []
+    folder = maker.folder()
+    monkeypatch.setattr(hub, "fetch", lambda *args: asked.append(args) or (folder, "c0ffee"))
+    model = load("EPFL-VILAB/flextok_d12_d12_in1k")
+    assert asked[0][:2] == ("EPFL-VILAB/flextok_d12_d12_in1k", "fe24b9794f32cc5c002781d25dd81a7768bed71c")
+    assert model.id == "flextok/d12-d12"
+    assert (model.sampling.steps, model.sampling.guidance, model.sampling.apg) == (25, 15.0, True)
+    assert model.config.length == 12
+    assert "its config is not the card's, and counts: " in caplog.text
+    assert "decoder.max_timestep 250.0 (card: 1000.0)" in caplog.text
 
 
 # --- hostile -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The VAE of a checkpoint, and VAEs by themselves: sizes from tensors, settings from wherever they are, the rest asked."""
+"""The VAE of a checkpoint, and VAEs by themselves: sizes from tensors, settings from where they are, the rest asked."""
 
 import json
 import sys

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from flexframe.generator import CodecModel
+from flexframe.importing import Settings
 from flexframe.loading import locate
 from flexframe.nn.ranges import Rescale
 from flexframe.rng import Rng
@@ -19,6 +20,7 @@ from flexframe_flextok import FlowDecoderConfig, FlowSampling
 from flexframe_flextok.blocks import LayerNorm, PatchEmbed, sincos
 from flexframe_flextok.decoder import FlowDecoder, TimeEmbed
 from flexframe_flextok.flow import Guidance, draw_times, integrate, mode_times
+from flexframe_flextok.reading import read_flextok
 from flexframe_registry import CodecModelConfig, ConfigError, LatentSpec, Spec, TokenizerConfig, TokenSpec, cards
 
 needs_vae = pytest.mark.skipif(find_spec("diffusers") is None, reason="the codec needs diffusers: the extra `vae`")
@@ -92,6 +94,78 @@ def test_parameters_of_the_published_vaes(name):
     assert count(model) == total
     assert len(model.state_dict()) == 248
     assert model.config.latents == LatentSpec(channels, 32, 32, None)
+
+
+def published_shapes(width, depth, hidden):
+    """Names and shapes of the tensors of a published checkpoint of two equal sides, but the VAE's."""
+    encoder, decoder, side = "encoder.module_dict", "decoder.module_dict", 16
+    shapes = {
+        f"{encoder}.enc_patch_emb.patch_proj.weight": (width, 64),
+        f"{encoder}.enc_patch_emb.patch_proj.bias": (width,),
+        f"{encoder}.enc_posemb_module.posembs": (1, width, side, side),
+        f"{encoder}.enc_register_module.registers": (256, width),
+        f"{encoder}.enc_to_latents.proj.weight": (6, width),
+        f"{encoder}.enc_to_latents.proj.bias": (6,),
+        f"{decoder}.dec_from_latents.proj.weight": (width, 6),
+        f"{decoder}.dec_from_latents.proj.bias": (width,),
+        f"{decoder}.dec_registers_posemb_module.posembs": (1, 1, width, 256),
+        f"{decoder}.dec_nested_dropout.dropout_mask_token": (width,),
+        f"{decoder}.dec_latent_dropout.nullcond": (width,),
+        f"{decoder}.dec_noise_patch_emb.patch_proj.weight": (width, 64),
+        f"{decoder}.dec_noise_patch_emb.patch_proj.bias": (width,),
+        f"{decoder}.dec_patches_posemb_module.posembs": (1, width, side, side),
+        f"{decoder}.dec_time_embedder.mlp.0.weight": (width, 256),
+        f"{decoder}.dec_time_embedder.mlp.0.bias": (width,),
+        f"{decoder}.dec_time_embedder.mlp.2.weight": (width, width),
+        f"{decoder}.dec_time_embedder.mlp.2.bias": (width,),
+        f"{decoder}.dec_to_patches.adaLN_modulation.1.weight": (2 * width, width),
+        f"{decoder}.dec_to_patches.adaLN_modulation.1.bias": (2 * width,),
+        f"{decoder}.dec_to_patches.proj.weight": (64, width),
+        f"{decoder}.dec_to_patches.proj.bias": (64,),
+    }
+    for i in range(depth):
+        for trunk in (f"{encoder}.enc_transformer.blocks.{i}", f"{decoder}.dec_transformer.blocks.{i}"):
+            shapes |= {f"{trunk}.attn.{name}.weight": (width, width) for name in ("wq", "wk", "wv", "proj")}
+            shapes |= {f"{trunk}.mlp.{name}.weight": (hidden, width) for name in ("fc1", "fc3")}
+            shapes[f"{trunk}.mlp.fc2.weight"] = (width, hidden)
+        shapes[f"{trunk}.adaLN_modulation.1.weight"] = (12 * width, width)
+        shapes[f"{trunk}.adaLN_modulation.1.bias"] = (12 * width,)
+    return shapes
+
+
+MODULES = {
+    "encoder": {
+        "patches": "enc_patch_emb", "places": "enc_posemb_module", "learned": "enc_register_module",
+        "trunk": "enc_transformer", "head": "enc_to_latents",
+    },
+    "decoder": {
+        "project": "dec_from_latents", "order": "dec_registers_posemb_module", "shorten": "dec_nested_dropout",
+        "null": "dec_latent_dropout", "patches": "dec_noise_patch_emb", "places": "dec_patches_posemb_module",
+        "clock": "dec_time_embedder", "trunk": "dec_transformer", "head": "dec_to_patches",
+    },
+}  # fmt: skip
+"""Modules of the tests' own configs, and their published names."""
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "depth", "hidden"), [("d12-d12", 768, 12, 2048), ("d18-d18", 1152, 18, 3072)]
+)
+def test_names_and_shapes_of_the_published_tensors(maker, name, width, depth, hidden):
+    sizes = {"width": (width, width), "depth": (depth, depth), "head_dim": 64, "levels": (8, 8, 8, 5, 5, 5)}
+    shape = maker.Shape(**sizes, length=256, grid=(16, 16), channels=16, draw="pow2", max_timestep=1000.0)
+    config = maker.config_of(shape)
+    for side, names in MODULES.items():
+        modules = config[side]["module_dict"]
+        config[side]["module_dict"] = {names.get(key, key): module for key, module in modules.items()}
+    reading = read_flextok(Settings(config))
+    expected = published_shapes(width, depth, hidden)
+    assert {*reading.tensors.values(), *reading.tables} == expected.keys()
+    ours = {key: tuple(value.shape) for key, value in on_meta(name, LATENTS).state_dict().items()}
+    assert ours.keys() == reading.tensors.keys()
+    ours["decoder.positions"] = (1, 1, width, 256)  # the file has it the other way round
+    assert {theirs: ours[key] for key, theirs in reading.tensors.items()} == {
+        theirs: expected[theirs] for theirs in reading.tensors.values()
+    }
 
 
 PUBLISHED = {
