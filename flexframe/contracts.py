@@ -11,7 +11,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from weakref import finalize
 
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
@@ -271,21 +275,74 @@ class Reconstructions:
     """Each image's, as its source knows them; empty where nobody told."""
 
 
+class Scratch:
+    """Folders for what grows with the number of images and so must not be held in memory; made when first asked for.
+
+    They outlive an interruption of the run, and are gone when it has ended. What is written there is addressed by the
+    images' position, so that a batch that is measured again writes the same bytes to the same place.
+    """
+
+    def __init__(self, own: Path | None = None, common: Path | None = None) -> None:
+        self._own, self._common = own, common
+
+    @property
+    def own(self) -> Path:
+        """The folder of one model at one budget, common to its metrics."""
+        if self._own is None:
+            self._own = self._temporary()
+        self._own.mkdir(parents=True, exist_ok=True)
+        return self._own
+
+    @property
+    def common(self) -> Path:
+        """The folder of what all models share: what is known of the originals."""
+        if self._common is None:
+            self._common = self._temporary()
+        self._common.mkdir(parents=True, exist_ok=True)
+        return self._common
+
+    def _temporary(self) -> Path:
+        path = Path(mkdtemp(prefix="flexframe-"))
+        finalize(self, rmtree, path, ignore_errors=True)
+        return path
+
+
 class Metric(ABC):
     """Numbers over images and their reconstructions, built as `(config, source)` over the images of a suite.
 
     One is built a suite: it holds what all models share (networks, classifiers). `start` gives the tally of one model
-    at one budget, whose state is constant in the number of images.
+    at one budget, whose state is constant in the number of images; what cannot be goes into its `scratch`. Tallies
+    see the images of `source` from the first to the last, all the same ones.
     """
+
+    scratch: Scratch
 
     def __init__(self, config: MetricConfig, source: Source) -> None:
         self.config, self.source = config, source
 
-    def start(self, spec: Spec) -> Metric:
-        """An empty tally for one model at one budget."""
+    def start(self, spec: Spec, scratch: Scratch | None = None) -> Metric:
+        """An empty tally for one model at one budget; without `scratch` it has a temporary one."""
         tally = copy(self)
+        tally.scratch = scratch or Scratch()
         tally.reset(spec)
         return tally
+
+    @property
+    @abstractmethod
+    def tallied(self) -> tuple[str, ...]:
+        """Names of the attributes that `reset` makes and `update` changes; a class may set it as a plain attribute.
+
+        They are numbers, tensors, or lists and mappings of these: with them an interrupted run goes on.
+        """
+
+    def state(self) -> Mapping[str, Any]:
+        """The tally so far, as plain data and tensors."""
+        return {name: getattr(self, name) for name in self.tallied}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of the same metric, model and budget."""
+        for name in self.tallied:
+            setattr(self, name, state[name])
 
     @abstractmethod
     def measures(self) -> Sequence[Measure]:
@@ -359,6 +416,7 @@ __all__ = [
     "Reconstructions",
     "Rng",
     "Sample",
+    "Scratch",
     "Source",
     "Tokens",
     "prefix",

@@ -6,9 +6,14 @@ from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic.config import JsonDict
 
 from flexframe_registry import Component, MetricConfig, SourceConfig
 from flexframe_registry.configs import resolve
+
+Layer = Literal["64", "192", "768", "2048"]
+PLACE: JsonDict = {"place": True}
+"""Marks a field that says where a file lies. What is in it moves a number, and is hashed; its place does not."""
 
 
 class PsnrConfig(MetricConfig):
@@ -44,12 +49,80 @@ class FrechetConfig(MetricConfig):
     """
 
     type: Literal["frechet"] = "frechet"
-    layer: Literal["64", "192", "768", "2048"] = "2048"
+    layer: Layer = "2048"
     """Inception layer, by its width."""
-    weights: str | None = None
+    weights: str | None = Field(None, json_schema_extra=PLACE)
     """File of torch-fidelity's Inception weights; not given: the one in torch's hub folder, fetched if need be."""
     few: bool = False
     """Give a number even where there are no more images than features, though its bias is then large."""
+
+
+class KidConfig(MetricConfig):
+    """Kernel distance (KID) between Inception features of the images and of their reconstructions."""
+
+    type: Literal["kid"] = "kid"
+    layer: Layer = "2048"
+    """Inception layer, by its width; the KID is that of 2048."""
+    weights: str | None = Field(None, json_schema_extra=PLACE)
+    """File of torch-fidelity's Inception weights; not given: the one in torch's hub folder, fetched if need be."""
+    subsets: int = Field(100, ge=1)
+    """Random subsets whose distances are averaged."""
+    subset_size: int = Field(1000, ge=2)
+    """Images of each kind in a subset; fewer images than that have no number."""
+    seed: int = Field(2020, ge=0, lt=2**32)
+    """Seed of the subsets."""
+
+
+class PrecisionRecallConfig(MetricConfig):
+    """Precision and recall of the reconstructions among the images, by neighbours in Inception features.
+
+    Kynkäänniemi et al., 2019, on Inception features in place of VGG's, as torch-fidelity has it.
+    """
+
+    type: Literal["precision-recall"] = "precision-recall"
+    layer: Layer = "2048"
+    """Inception layer, by its width."""
+    weights: str | None = Field(None, json_schema_extra=PLACE)
+    """File of torch-fidelity's Inception weights; not given: the one in torch's hub folder, fetched if need be."""
+    k: int = Field(3, ge=1)
+    """The neighbour whose distance is the radius of an image's ball."""
+    few: bool = False
+    """Give numbers of fewer than 1,000 images, though they say little."""
+
+
+class InceptionScoreConfig(MetricConfig):
+    """Inception score of the reconstructions (Salimans et al., 2016), with torch-fidelity's classes and splits."""
+
+    type: Literal["inception-score"] = "inception-score"
+    weights: str | None = Field(None, json_schema_extra=PLACE)
+    """File of torch-fidelity's Inception weights; not given: the one in torch's hub folder, fetched if need be."""
+    splits: int = Field(10, ge=1)
+    """Parts of the images that are scored by themselves; fewer parts give a higher score."""
+    seed: int = Field(2020, ge=0, lt=2**32)
+    """Seed of the order in which images are split."""
+    few: bool = False
+    """Give a number even where a split holds fewer images than there are classes."""
+
+
+class LpipsConfig(MetricConfig):
+    """Perceptual distance LPIPS 0.1 of each image (Zhang et al., 2018), averaged over images."""
+
+    type: Literal["lpips"] = "lpips"
+    net: Literal["alex", "vgg", "squeeze"] = "alex"
+    """The network in whose features images are compared; distances in different ones do not compare."""
+    backbone: str | None = Field(None, json_schema_extra=PLACE)
+    """File of torchvision's weights of that network (safetensors or PyTorch's); not given: the one in torch's hub
+    folder, fetched if need be."""
+    linear: str | None = Field(None, json_schema_extra=PLACE)
+    """File of the weights by channel; not given: those that come with torchmetrics."""
+    rounded: bool = False
+    """Round reconstructions to 8 bits first, as if read back from files."""
+
+
+class BitsConfig(MetricConfig):
+    """Bits and tokens of an image, averaged over images."""
+
+    type: Literal["bits"] = "bits"
 
 
 class CodebookConfig(MetricConfig):
@@ -83,4 +156,9 @@ def components() -> list[Component]:
         Component(CodebookConfig, "flexframe.builtin.metrics:Codebook"),
         Component(ClassifierConfig, "flexframe.builtin.metrics:Classifier"),
         Component(FrechetConfig, "flexframe.builtin.metrics_frechet:Frechet"),
+        Component(KidConfig, "flexframe.builtin.metrics_features:Kid"),
+        Component(PrecisionRecallConfig, "flexframe.builtin.metrics_features:PrecisionRecall"),
+        Component(InceptionScoreConfig, "flexframe.builtin.metrics_features:InceptionScore"),
+        Component(LpipsConfig, "flexframe.builtin.metrics_lpips:Lpips"),
+        Component(BitsConfig, "flexframe.builtin.metrics_rate:Bits"),
     ]

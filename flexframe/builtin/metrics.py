@@ -17,10 +17,11 @@ from flexframe.contracts import Measure, Metric, Reconstructions, Source
 from flexframe_registry import MetricConfig, Spec, catalogue
 
 
-class _PerImage(Metric):
+class PerImage(Metric):
     """A mean over images of one value each."""
 
     measure: Measure
+    tallied = ("total", "count")
 
     def measures(self) -> Sequence[Measure]:
         return [self.measure]
@@ -46,7 +47,7 @@ class _PerImage(Metric):
         return {"mean": "of per-image values", "reconstructions": "8-bit" if self.config.rounded else "not rounded"}
 
 
-class Psnr(_PerImage):
+class Psnr(PerImage):
     """10 log10(255² / MSE) of each image over pixels and channels, then the mean over images."""
 
     measure = Measure("psnr", "PSNR", "higher", "dB")
@@ -59,7 +60,7 @@ class Psnr(_PerImage):
         return {**super().protocol(), "peak": 255, "cap_db": self.config.cap}
 
 
-class Ssim(_PerImage):
+class Ssim(PerImage):
     """torchmetrics' SSIM with a Gaussian window on RGB, each image by itself."""
 
     measure = Measure("ssim", "SSIM", "higher", digits=3)
@@ -89,6 +90,8 @@ class Ssim(_PerImage):
 class Codebook(Metric):
     """Counts of the codes of all present tokens; the codebooks of a token, if several, are averaged."""
 
+    tallied = ("counts",)
+
     def measures(self) -> Sequence[Measure]:
         return [
             Measure("usage", "Codes used", unit="%", digits=1, note="of the codebook, over the images seen"),
@@ -113,12 +116,11 @@ class Codebook(Metric):
         perplexity = torch.special.entr(share).sum(1).exp().mean()
         return {"usage": 100 * float((self.counts > 0).double().mean()), "perplexity": float(perplexity)}
 
-    def protocol(self) -> Mapping[str, Any]:
-        return {"entries": self.tokens.codebook_size, "codebooks": self.tokens.codebooks}
-
 
 class Classifier(Metric):
     """What a classifier reads off reconstructions, beside what it reads off the originals and what is true."""
+
+    tallied = ("count", "agreed", "right", "right_originals")
 
     def __init__(self, config: MetricConfig, source: Source) -> None:
         super().__init__(config, source)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from flexframe.contracts import LikelihoodPrior, Metric, Part, Prior, Reconstructions, Sample, Source
+from flexframe.contracts import LikelihoodPrior, Metric, Part, Prior, Reconstructions, Sample, Scratch, Source
 from flexframe.importing import open_foreign
 from flexframe.nn.init import redraw_zeros
 from flexframe.rng import Rng
@@ -562,6 +562,30 @@ def check_metric_batches(component: Component, fields: Fields) -> None:
         torch.testing.assert_close(dict(parts.compute()), dict(whole.compute()), **SAME)
 
 
+def check_metric_resumes(component: Component, fields: Fields) -> None:
+    """An interrupted tally goes on from what `state` holds, and comes to the same numbers."""
+    import io
+
+    for metric, source, spec in suites(component, fields):
+        halves = [reconstructions(source, spec, 0, IMAGES // 2), reconstructions(source, spec, IMAGES // 2)]
+        scratch = Scratch()
+        whole, first, second = metric.start(spec), metric.start(spec, scratch), metric.start(spec, scratch)
+        for half in halves:
+            whole.update(half)
+        first.update(halves[0])
+        file = io.BytesIO()
+        torch.save(dict(first.state()), file)
+        file.seek(0)
+        second.restore(torch.load(file, weights_only=True))
+        second.update(halves[1])
+        text = (
+            "an interrupted tally ends at other numbers; name in `tallied` all that `reset` makes and `update` changes"
+        )
+        expected = dict(whole.compute())
+        torch.testing.assert_close(dict(second.compute()), expected, **SAME, msg=lambda m, t=text: f"{t}: {m}")
+        assert second.protocol() == whole.protocol(), f"{text}; its protocol is another one too"
+
+
 # --- priors ------------------------------------------------------------------------------------------------------
 
 CLASSES = 5
@@ -708,7 +732,8 @@ CHECKS: dict[str, tuple[Check, ...]] = {
         check_prior_builds, check_prior_losses, check_prior_gradients, check_prior_samples, check_prior_likelihood,
     ),
     "importer": (check_importer_recognises_its_own_alone,),
-    "metric": (check_metric_measures, check_metric_numbers, check_metric_tallies, check_metric_batches),
+    "metric": (check_metric_measures, check_metric_numbers, check_metric_tallies, check_metric_batches,
+               check_metric_resumes),
 }  # fmt: skip
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,16 +14,18 @@ import torch
 
 from flexframe import tokenizer as tokenizer_module
 from flexframe.bench import protocol, runner
-from flexframe.builtin import metrics
-from flexframe.contracts import Decoder, Encoder, Quantizer
+from flexframe.builtin import features, metrics
+from flexframe.contracts import Decoder, Encoder, Quantizer, Reconstructions, Sample, Source
 from flexframe.tokenizer import Tokenizer
-from flexframe.tokens import Outputs, Quantized
+from flexframe.tokens import Outputs, Quantized, Tokens
 from flexframe_registry import (
     Component,
     DecoderConfig,
     EncoderConfig,
+    LatentSpec,
     QuantizerConfig,
     SamplingConfig,
+    SourceConfig,
     Spec,
     SuiteConfig,
     TokenizerConfig,
@@ -162,3 +166,106 @@ def suite() -> Any:
 def pictures() -> torch.Tensor:
     """Random 8-bit images."""
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 3, SIDE, SIDE), dtype=np.uint8))
+
+
+class Photographs(Source):
+    """Smooth random images in memory, of so many colours that features differ."""
+
+    def __init__(self, count: int, size: tuple[int, int] = (SIDE, SIDE), seed: int = 0) -> None:
+        super().__init__(SourceConfig(type="photographs"), size)
+        coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+        fine = torch.nn.functional.interpolate(coarse, size, mode="bicubic").clamp(0, 1)
+        self.images = (fine * 255).round().byte()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(self.images[index], None, f"{index}.png")
+
+    def protocol(self) -> Mapping[str, Any]:
+        return {"made": "at random"}
+
+
+@pytest.fixture
+def photographs() -> Any:
+    """Makes sources."""
+    return Photographs
+
+
+SPEC = Spec(LatentSpec(3, SIDE, SIDE), 4, TokenSpec(4, 2, 1, 8))
+
+
+@pytest.fixture
+def over(toys: Catalogue) -> Any:
+    """Makes metrics over a source."""
+
+    def make(config: Any, source: Source) -> Any:
+        return toys.build(SuiteConfig.read({"data": "digits", "metrics": [config]}).metrics[0], source)
+
+    return make
+
+
+@pytest.fixture
+def feed() -> Any:
+    """Starts a tally of a metric, and feeds it a source's images from `start` on, with reconstructions of them."""
+
+    def feed(
+        metric: Any, fake: torch.Tensor, step: int = 7, start: int = 0, stop: int | None = None, **rest: Any
+    ) -> Any:
+        tally = rest.get("tally") or metric.start(SPEC, rest.get("scratch"))
+        assert tally.unavailable() is None
+        stop = len(fake) if stop is None else stop
+        for i in range(start, stop, step):
+            rows = slice(i, min(i + step, stop))
+            real = torch.stack([metric.source[j].image for j in range(rows.start, rows.stop)])
+            made = Tokens(
+                torch.zeros(len(real), 4, 2), torch.ones(len(real), 4).bool(), torch.zeros(len(real), 4, 1).long()
+            )
+            tally.update(Reconstructions(real, fake[rows], fake[rows].float() / 255, [None] * len(real), made))
+        return tally
+
+    return feed
+
+
+class ToyInception(torch.nn.Module):
+    """Random features of every width, from a file of one seed, in the place of the 95 MB network."""
+
+    calls: int = 0
+
+    def __init__(self, content: bytes, layers: list[str]) -> None:
+        super().__init__()
+        seed = int(torch.load(io.BytesIO(content), weights_only=True)["seed"])
+        self.layers = list(layers)
+        self.maps = {
+            layer: torch.randn(3 * 8 * 8, width, generator=torch.Generator().manual_seed(seed + width)) / 8
+            for layer, width in features.WIDTHS.items()
+        }
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        type(self).calls += len(images)
+        flat = torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, (8, 8)).flatten(1)
+        return tuple(torch.sin(flat @ self.maps[layer]) for layer in self.layers)
+
+
+@pytest.fixture
+def inception(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Puts the toy in the network's place, and makes weights files of it; no network, and a cache of its own."""
+    monkeypatch.setattr(features, "build", ToyInception)
+    monkeypatch.setattr(ToyInception, "calls", 0)
+
+    def weights(seed: int = 0) -> str:
+        path = tmp_path / f"inception-{seed}.pth"
+        torch.save({"seed": torch.tensor(seed)}, path)
+        return str(path)
+
+    weights.net = ToyInception
+    return weights
+
+
+@pytest.fixture(autouse=True)
+def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nothing is kept from test to test."""
+    path = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("FLEXFRAME_HOME", str(path))
+    return path

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import subprocess
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from flexframe.builtin import metrics_frechet
-from flexframe.builtin.metrics_frechet import Extractor, Moments, frechet_distance
 from flexframe.contracts import Reconstructions, Sample, Source
 from flexframe.tokens import Tokens
 from flexframe_registry import SourceConfig, Spec, SuiteConfig
@@ -37,9 +31,6 @@ class Images(Source):
 
     def protocol(self) -> Mapping[str, Any]:
         return {}
-
-
-SHARED = Path(__file__).resolve().parents[3] / "shared/data"
 
 
 def spec(size: int | None = 8, codebooks: int = 1) -> Spec:
@@ -136,6 +127,16 @@ def test_continuous_tokens_have_no_codebook(metric: Any) -> None:
     assert "continuous" in metric("codebook", spec_=spec(None)).unavailable()
 
 
+def test_bits_are_those_of_the_tokens_that_are_present(metric: Any, pictures: torch.Tensor) -> None:
+    tally = metric("bits", spec_=spec(8, 2))
+    codes = torch.zeros(3, 4, 2, dtype=torch.long)
+    keep = torch.tensor([[True, False, False, False], [True, True, False, False], [True] * 4])
+    found = tally.update(batch(pictures[:3], pictures[:3], tokens(codes, keep)))
+    assert found["bits"].tolist() == [6, 12, 24]
+    assert tally.compute() == pytest.approx({"bits": 14, "length": 7 / 3})
+    assert "continuous" in metric("bits", spec_=spec(None)).unavailable()
+
+
 def test_tallies_of_one_metric_do_not_mix(metric: Any, pictures: torch.Tensor) -> None:
     first = metric("psnr")
     second = first.start(spec())
@@ -165,109 +166,3 @@ def test_classifier_agrees_with_itself_and_knows_the_digits(toys: Any, metric: A
 
 def test_classifier_wants_labels(metric: Any) -> None:
     assert "no labels" in metric({"type": "classifier", "data": "digits"}, Images()).unavailable()
-
-
-# --- Fréchet distance ------------------------------------------------------------------------------------------------
-
-
-def symmetric_frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """The distance through the root of a symmetric matrix, from the features at once."""
-    mean_a, mean_b = a.mean(0), b.mean(0)
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    values, vectors = np.linalg.eigh(cov_a)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
-    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
-
-
-@pytest.mark.parametrize("step", [1, 7, 50])
-def test_streamed_frechet_distance_is_the_one_of_all_features(step: int) -> None:
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(3, 1, (50, 12)), rng.normal(3.2, 1.5, (40, 12)) @ rng.normal(size=(12, 12)) / 4
-    moments = Moments(12), Moments(12)
-    for moment, features in zip(moments, (a, b), strict=True):
-        for i in range(0, len(features), step):
-            moment.add(torch.from_numpy(features[i : i + step]))
-    assert frechet_distance(*moments) == pytest.approx(symmetric_frechet(a, b), rel=1e-9)
-
-
-def test_frechet_without_enough_images_says_so_and_fetches_nothing(
-    metric: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(Extractor, "_fetch", lambda self: pytest.fail("a fetch was tried"))
-    why = metric("frechet", Images(359)).unavailable()
-    assert "2,048 images, and there are 359" in why
-    assert "not here either" in why
-    assert metrics_frechet.URL in why
-
-
-def test_frechet_without_weights_says_how_to_get_them(
-    metric: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    tries = []
-
-    def offline(url: str, timeout: float) -> Any:
-        tries.append(url)
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(metrics_frechet.urllib.request, "urlopen", offline)
-    tally = metric("frechet", Images(5000))
-    for _ in range(2):
-        why = tally.start(spec()).unavailable()
-        assert "no route to host" in why
-        assert "`weights`" in why
-    assert tries == [metrics_frechet.URL]
-
-
-def test_frechet_refuses_a_file_that_would_run_code(metric: Any, tmp_path: Path) -> None:
-    import pickle
-
-    class Evil:
-        def __reduce__(self) -> Any:
-            return (Path.touch, (tmp_path / "was-run",))
-
-    path = tmp_path / "weights.pth"
-    path.write_bytes(pickle.dumps({"a": Evil()}))
-    why = metric({"type": "frechet", "layer": "64", "weights": str(path)}, Images(100)).unavailable()
-    assert "cannot be had" in why
-    assert not (tmp_path / "was-run").exists()
-
-
-def test_frechet_names_a_missing_file(metric: Any, tmp_path: Path) -> None:
-    why = metric({"type": "frechet", "layer": "64", "weights": str(tmp_path / "no.pth")}, Images(100)).unavailable()
-    assert "no.pth" in why
-
-
-@pytest.fixture(scope="module")
-def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real weights up to the layer of width 768, NaN beyond."""
-    if not (SHARED / "unpack.py").is_file():
-        pytest.skip("the Inception weights are not beside this checkout (shared/data/unpack.py)")
-    path = tmp_path_factory.mktemp("inception") / "weights.pth"
-    subprocess.run([sys.executable, SHARED / "unpack.py", "inception", "--to", path], check=True, capture_output=True)
-    return path
-
-
-def test_frechet_with_real_weights(metric: Any, inception: Path, pictures: torch.Tensor) -> None:
-    config = {"type": "frechet", "layer": "64", "weights": str(inception), "few": True}
-    tally = metric(config, Images(6))
-    assert tally.unavailable() is None
-    fake = (pictures.float() * 0.8).byte()
-    feed(tally, pictures, fake, step=4)
-    net = tally.extractor
-    assert torch.equal(net.originals(pictures), net(pictures))
-    expected = symmetric_frechet(net(pictures).double().numpy(), net(fake).double().numpy())
-    assert tally.compute()["fid@64"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    assert tally.protocol()["weights_sha256"] == hashlib.sha256(inception.read_bytes()).hexdigest()
-    assert "not comparable" in tally.protocol()["pipeline_check"]
-
-
-def test_frechet_gives_no_number_from_weights_that_are_not_whole(
-    metric: Any, inception: Path, pictures: torch.Tensor
-) -> None:
-    tally = metric({"type": "frechet", "weights": str(inception), "few": True}, Images(2))
-    assert tally.unavailable() is None
-    feed(tally, pictures[:2], pictures[:2], step=2)
-    assert "not finite" in tally.unavailable()

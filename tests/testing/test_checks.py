@@ -206,6 +206,8 @@ class DarknessConfig(MetricConfig):
 class Darkness(Metric):
     """Sound: the mean of each image's mean."""
 
+    tallied = ("seen",)
+
     def measures(self):
         return [Measure("darkness", "Darkness")]
 
@@ -278,6 +280,10 @@ class Forgetful(Crowded):
         self.seen.clear()
 
 
+class Amnesic(Darkness):
+    tallied = ()
+
+
 class Averaging(Darkness):
     def update(self, batch):
         values = super().update(batch)["darkness"]
@@ -307,6 +313,7 @@ def test_a_sound_metric_passes(part, check, monkeypatch):
         (Rambling, checks.check_metric_numbers, "one sentence"),
         (Crowded, checks.check_metric_tallies, "`reset` must make state of its own"),
         (Forgetful, checks.check_metric_tallies, "`reset` must make state of its own"),
+        (Amnesic, checks.check_metric_resumes, "name in `tallied` all"),
         (Averaging, checks.check_metric_batches, "not close"),
         (Relative, checks.check_metric_batches, "not close"),
     ],
