@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from flexframe import hub, load
 from flexframe.importing import Settings, importer_of, open_foreign
-from flexframe_flextok.blocks import stored_table
+from flexframe_flextok.blocks import stored_table, stretched
 from flexframe_flextok.reading import read_flextok
 from flexframe_registry import ConfigError
 
@@ -159,6 +159,18 @@ def test_the_image_size_follows_from_the_tables(maker):
     model = load(maker.folder(config, state))
     assert model.config.image_size == (80, 64)
     assert model.spec.latents.channels == 6
+
+
+def test_at_another_image_size_positions_are_stretched_over_the_pretraining_grid(maker):
+    folder = maker.folder()
+    with pytest.raises(ConfigError, match=r"10 x 14 patches have no positions in `grid` 5 x 7; set `positions: interp"):
+        load(folder, overrides=["image_size=[160, 224]"])
+    stretch = [f"{side}.positions=interpolate" for side in ("encoder", "decoder")]
+    model = load(folder, overrides=["image_size=[160, 224]", *stretch])
+    assert model.encoder.config.grid == (5, 7)
+    assert torch.equal(model.encoder.patches.positions, stretched(stored_table(5, 7, 64), 10, 14))
+    usual = load(folder)
+    assert torch.equal(model.encoder.patches.place(5, 7, 64), usual.encoder.patches.positions)
 
 
 def test_more_positions_of_tokens_than_tokens(maker):

@@ -75,7 +75,7 @@ def _watch(model: Tokenizer, seen: dict[str, Tensor]) -> list[Any]:
 
 def _draws(case: Case, model: Tokenizer) -> Rng:
     config: Any = model.config
-    lengths, dropped = case["keep_k"], case["null_dropped"]
+    lengths, dropped = case["keep_k"].clamp(max=model.spec.tokens.length), case["null_dropped"]
     if dropped.any() and not config.decoder.null_dropout:
         raise ConfigError([(str(case.path), "drops tokens for the null condition; the config says it never does")])
     if config.quantizer.corrupt_tokens_p:

@@ -114,7 +114,7 @@ def sample(case: Case, subject: Subject) -> Iterator[Comparison]:
     }
     for found in case.matching(r"sample(\d+)_cfgfn"):
         settings[found[0]] = {"steps": int(found[1]), "guidance": lambda t: 1 + 4 * t}
-    lengths = case["keep_k"]
+    lengths = case["keep_k"].clamp(max=subject.length)
     for name, each in settings.items():
         tokens, noise = tokens_of(case["fsq_quants"], lengths), case["init_noise"]
 
