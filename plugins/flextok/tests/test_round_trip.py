@@ -232,8 +232,8 @@ def case_sample(other, batch=2):
     }  # fmt: skip
 
 
-def case_train(other, batch=3):
-    """A training step, and the norms of all gradients."""
+def case_train(other, batch=3, unrounded=()):
+    """A training step, and the norms of all gradients; some rows' values stay unrounded."""
     shape, latents = other.shape, normal(batch, other.shape.channels, *other.size, seed=2)
     noise, null = normal(*latents.shape, seed=3), torch.tensor([False, False, True])
     keep = torch.tensor([4, 16, 1] if shape.draw == "pow2" else [3, 12, 7])
@@ -244,6 +244,8 @@ def case_train(other, batch=3):
     live, t = Other(shape, leaves), times[:, None, None, None]
     z = rows(lambda x: live.encode(x)[0], latents)
     values, ids = live.quantize(z)
+    soft = live.bounded(z) / (torch.tensor(shape.levels) // 2)
+    values = torch.stack([soft[i] if i in unrounded else values[i] for i in range(batch)])
     noised = t * noise + (1 - t) * latents
     velocity = rows(lambda *row: live.velocity(*row)[0], noised, times, values, keep, null)
     loss = (velocity - (noise - latents)).square().mean((1, 2, 3))
@@ -298,11 +300,11 @@ def case_guidance(other):
 CASES = (case_encode, case_decode, case_sample, case_mixed_sizes, case_fsq, case_guidance)
 
 
-def write(folder, shape, size):
+def write(folder, shape, size, unrounded=()):
     """All cases beside a checkpoint, computed from its tensors."""
     other = Other(shape, load_file(folder / "model.safetensors"))
     other.size = size
-    found, norms = case_train(other)
+    found, norms = case_train(other, unrounded=unrounded)
     for name, tensors in {"case_train": found, **{case.__name__: case(other) for case in CASES}}.items():
         save_file({key: value.contiguous().clone() for key, value in tensors.items()}, folder / f"{name}.safetensors")
     (folder / "case_train_grad_norms.json").write_text(json.dumps(norms))
@@ -316,12 +318,12 @@ SHAPES = {
 }
 
 
-def made(maker, which, metadata=False):
+def made(maker, which, metadata=False, unrounded=()):
     fields, size = SHAPES[which]
     shape = maker.Shape(**fields)
     state = maker.state_of(shape, table)
     folder = maker.folder(maker.config_of(shape), state, metadata=metadata)
-    return write(folder, shape, size)
+    return write(folder, shape, size, unrounded)
 
 
 @pytest.mark.parametrize("which", SHAPES)
@@ -335,6 +337,32 @@ def test_a_config_of_literals_in_the_metadata_is_the_same_one(maker):
     folder = made(maker, "cropped", metadata=True)
     assert not (folder / "config.json").exists()
     assert all(c.passed for c in verify_folder(folder))
+
+
+def test_values_that_were_not_rounded_in_training(maker):
+    folder = made(maker, "cropped", unrounded=(1,))
+    assert all(c.passed for c in verify_folder(folder, assume={"regularizer.drop_quant_p": 0.5}))
+    failed = [c.tensor for c in verify_folder(folder) if not c.passed and not c.tensor.startswith(("grad", "norm"))]
+    assert {"fsq_quants", "velocity", "loss"} <= set(failed)
+    with pytest.raises(ConfigError, match="corrupted tokens are drawn, and are not in it"):
+        verify_folder(folder, assume={"regularizer.corrupt_tokens_p": 0.5})
+
+
+def test_times_of_another_distribution(maker):
+    """The case holds the times; whichever draw gives them, the rest is the same."""
+    folder = made(maker, "cropped")
+    found = verify_folder(folder, assume={"flow_matching_noise_module.ln": True})
+    assert all(c.passed for c in found)
+    with pytest.raises(ConfigError, match="the config says it never does"):
+        verify_folder(folder, assume={f"{DECODER}.null.dropout_prob": 0})
+    with pytest.raises(ConfigError, match=r"keeps \[3, 12, 7\] tokens, which masker 'uniform-pow2' does not draw"):
+        verify_folder(_longer(maker), assume={f"{DECODER}.shorten.size_sampling_mode": "uniform_pow2"})
+
+
+def _longer(maker):
+    """A case of `uniform` lengths, of 16 tokens."""
+    shape = maker.Shape(length=16)
+    return write(maker.folder(maker.config_of(shape), maker.state_of(shape, table)), shape, (6, 10))
 
 
 @pytest.mark.parametrize("name", [f"{ENCODER}.learned.registers", f"{DECODER}.trunk.blocks.2.attn.wv.weight"])
