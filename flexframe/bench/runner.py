@@ -16,7 +16,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from flexframe import provenance
-from flexframe.bench import protocol
+from flexframe.bench import extremes, protocol
 from flexframe.contracts import AttributeClassifier, Measure, Metric, Reconstructions, Sample, Source
 from flexframe.fingerprint import weights
 from flexframe.rng import Rng
@@ -32,6 +32,10 @@ class Gallery:
 
     real: UInt8[Tensor, "n 3 h w"]
     fake: Mapping[str, Mapping[int, Tensor]]
+    numbers: Sequence[int] = ()
+    """Each image's position in the suite; empty: 0, 1, 2, ..."""
+    further: Gallery | None = None
+    """Each model's best and worst images, where they are not among these."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ def run(
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
     (out / "results.json").write_text(text + "\n", encoding="utf-8")
     fake = {e.name: {lane.budget: torch.cat(lane.shown) for lane in e.lanes} for e in entrants}
-    report = Report(results, Gallery(real, fake), out)
+    report = Report(results, Gallery(real, fake, further=_further(results, source, entrants, suite, device)), out)
     manager().hook.flexframe_report(report=report)
     return report
 
@@ -226,6 +230,17 @@ def _pass(
                 if progress is not None and task is not None:
                     progress.update(task, advance=len(index), description=f"{entrant.name}, {lane.budget} tokens")
     return torch.cat(shown), digest.hex()
+
+
+def _further(
+    results: Mapping[str, Any], source: Source, entrants: Sequence[Entrant], suite: SuiteConfig, device: torch.device
+) -> Gallery | None:
+    """The best and worst images that `suite.show` does not show anyhow; none where the page shows no images."""
+    wanted = [i for i in extremes.positions(results) if i >= suite.show]
+    if not suite.show or not wanted:
+        return None
+    models = {entrant.name: (entrant.model, [lane.budget for lane in entrant.lanes]) for entrant in entrants}
+    return Gallery(*extremes.rebuild(source, models, wanted, seed=suite.seed, device=device), numbers=wanted)
 
 
 def _now(device: torch.device) -> float:
