@@ -24,7 +24,7 @@ Images = Annotated[
 Model = Annotated[str, typer.Option("--model", "-m", help="A card's id, a model file, or a run's folder.")]
 Seed = Annotated[int, typer.Option(help="What all draws follow from, beside each image's own number.")]
 Resize = Annotated[
-    str | None, typer.Option(help="torchvision-bicubic or torchvision-bilinear; the card's own if not given.")
+    str | None, typer.Option(help="torchvision-bicubic, torchvision-bilinear or adm; the card's own if not given.")
 ]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of a decoder that takes steps.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale of a decoder that takes one.")]
@@ -173,10 +173,10 @@ def reconstruct(
 
 def _open(where: str, device: str, resize: str | None) -> tuple[Any, str, str]:
     """A tokenizer, the name that finds it again, and how its images are brought to size."""
-    from flexframe.data.images import FILTERS
+    from flexframe.data.images import RESIZES
 
-    if resize is not None and resize not in FILTERS:
-        raise ConfigError([("--resize", f"there is no {resize!r}; there are: {', '.join(FILTERS)}")])
+    if resize is not None and resize not in RESIZES:
+        raise ConfigError([("--resize", f"there is no {resize!r}; there are: {', '.join(RESIZES)}")])
     on = pick_device(device)
     from flexframe.loading import load
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -11,26 +12,30 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-FILTERS = {
-    "torchvision-bicubic": Image.Resampling.BICUBIC,
-    "torchvision-bilinear": Image.Resampling.BILINEAR,
-}
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-COLOUR = "turned as its EXIF orientation says; alpha over white; 16-bit grey divided by 257; profiles not applied"
+COLOUR = (
+    "turned as its EXIF orientation says; alpha over white; 16-bit grey divided by 257, the upper byte of 16-bit "
+    "colour; CMYK by Pillow's rule; profiles not applied; the first frame"
+)
+MAX_PIXELS = 89_478_485
+"""Of an image, unless said otherwise: 256 MiB as RGB. It is Pillow's own limit, at which it begins to warn."""
 
 
 class BrokenImage(ValueError):
     """An image that cannot be read."""
 
 
-def read_image(file: Path | BytesIO, name: str) -> Image.Image:
+def read_image(file: Path | BytesIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The first frame of an image file as 8-bit RGB, by the rules of `COLOUR`.
 
     Raises:
-        BrokenImage: with `name` and the reason; Pillow's limit on the number of pixels among them.
+        BrokenImage: with `name` and the reason; more than `max_pixels` among them, told before any is decoded.
     """
     try:
         with Image.open(file) as opened:
+            if opened.width * opened.height > max_pixels:
+                size = f"{opened.width} x {opened.height}, {opened.width * opened.height} pixels"
+                raise ValueError(f"it has {size}; at most {max_pixels} are read (max_pixels)")
             return to_rgb(opened)
     except Exception as error:  # Pillow's decoders raise whatever they come upon in a broken file
         reason = str(error) or type(error).__name__
@@ -54,7 +59,15 @@ def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
+# --- to size -------------------------------------------------------------------------------------------------------
+
+
 def fit(image: Image.Image, size: tuple[int, int], resize: str) -> Image.Image:
+    """An image that covers `size` (height, width), cropped to it in the middle; `resize` is one of `RESIZES`."""
+    return RESIZES[resize](image, size)
+
+
+def _torchvision(image: Image.Image, size: tuple[int, int], by: Image.Resampling) -> Image.Image:
     """Shorter edge to size, then a centre crop, as torchvision's Resize and CenterCrop do on Pillow images."""
     height, width = size
     scale = max(height / image.height, width / image.width)
@@ -64,6 +77,34 @@ def fit(image: Image.Image, size: tuple[int, int], resize: str) -> Image.Image:
     else:
         new = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
     if new != image.size:
-        image = image.resize(new, FILTERS[resize])
+        image = image.resize(new, by)
     top, left = round((new[1] - height) / 2), round((new[0] - width) / 2)
     return image.crop((left, top, left + width, top + height))
+
+
+def _bicubic(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return _torchvision(image, size, Image.Resampling.BICUBIC)
+
+
+def _bilinear(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return _torchvision(image, size, Image.Resampling.BILINEAR)
+
+
+def _adm(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """As ADM prepares images (Dhariwal and Nichol, 2021), and the statistics that generators are compared with:
+    halved by boxes while it stays twice the size, then bicubic, then cropped, an odd pixel more below and right."""
+    height, width = size
+    while min(image.height / height, image.width / width) >= 2:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = max(height / image.height, width / image.width)
+    new = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    image = image.resize(new, Image.Resampling.BICUBIC)
+    top, left = (new[1] - height) // 2, (new[0] - width) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+RESIZES: Mapping[str, Callable[[Image.Image, tuple[int, int]], Image.Image]] = {
+    "torchvision-bicubic": _bicubic,
+    "torchvision-bilinear": _bilinear,
+    "adm": _adm,
+}

@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from .catalogue import Broken, UnknownName, nearest
-from .configs import KINDS, Config, TokenizerConfig
+from .configs import KINDS, Config, Resize, TokenizerConfig
 from .errors import ConfigError
 from .manager import Manager, manager
 from .models import ModelConfig, kind_of, read_model
@@ -54,7 +54,7 @@ class Weights(Config):
 class Preprocessing(Config):
     """From an image file to the model's input."""
 
-    resize: Literal["torchvision-bicubic", "torchvision-bilinear"] = "torchvision-bicubic"
+    resize: Resize = "torchvision-bicubic"
     """How the shorter edge is brought to size (Pillow, antialiased), before a centre crop."""
 
 

@@ -26,6 +26,8 @@ from .errors import ConfigError, explain
 
 Size = Literal["tiny", "small", "base", "large"]
 SIZES: tuple[str, ...] = ("tiny", "small", "base", "large")
+Resize = Literal["torchvision-bicubic", "torchvision-bilinear", "adm"]
+"""How an image file is brought to a model's size; `flexframe.data.images` does it."""
 
 
 # --- widths, computed once ---------------------------------------------------------------------------------------
@@ -209,6 +211,14 @@ class AllocatorConfig(ComponentConfig):
 class SourceConfig(ComponentConfig):
     kind = "source"
     contract = "flexframe.contracts:Source"
+
+    def resized(self, resize: Resize) -> SourceConfig:
+        """This config with its images brought to size so, where it does not itself say how."""
+        return self
+
+    def way(self) -> Resize | None:
+        """How images are brought to size; None where there are no files to be resized."""
+        return None
 
 
 class MetricConfig(ComponentConfig):

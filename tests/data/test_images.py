@@ -1,10 +1,13 @@
 """What becomes of an image file's pixels."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from flexframe.data.images import BrokenImage, read_image
+from flexframe.data.images import BrokenImage, read_image, to_rgb
 
 
 def read(tmp_path, image, suffix="png", **options):
@@ -74,3 +77,69 @@ def test_a_broken_file_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(BrokenImage, match=r"cannot read image shown: .+; repair or remove the file"):
         read_image(path, "shown")
+
+
+def test_the_limit_of_pixels_is_the_callers(tmp_path):
+    path = tmp_path / "image.png"
+    Image.new("RGB", (30, 20)).save(path)
+    assert read_image(path, "image", 600).size == (30, 20)
+    with pytest.raises(BrokenImage, match=r"cannot read image image: it has 30 x 20, 600 pixels; at most 599 are read"):
+        read_image(path, "image", 599)
+
+
+def test_sixteen_bit_colour_keeps_its_upper_bytes(tmp_path):
+    """Pillow reads no other way; written by hand, for it writes none."""
+    values = np.array([[[0, 255, 256], [0x80FF, 0xFFFF, 0x1234]]], dtype=">u2")
+    path = tmp_path / "colour.png"
+    path.write_bytes(png_of(values))
+    assert np.asarray(read_image(path, "image")).tolist() == [[[0, 0, 1], [0x80, 0xFF, 0x12]]]
+
+
+def png_of(values):
+    """A PNG file of 16-bit RGB values, `h w 3`."""
+    height, width, _ = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in values))
+    chunks = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    packed = (struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+STORED = {1: "top left", 2: "top right", 3: "bottom right", 4: "bottom left", 5: "left top", 6: "right top"}
+STORED |= {7: "right bottom", 8: "left bottom"}
+"""By EXIF's number, the side of the scene that the file's first row and its first column show (EXIF 2.32, 4.6.4)."""
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_each_orientation_is_undone(tmp_path, orientation, suffix):
+    shown = np.zeros((96, 64, 3), dtype=np.uint8)
+    shown[:48, :32, 0], shown[:48, 32:, 1], shown[48:, :32, 2] = 255, 255, 255
+    row, column = STORED[orientation].split()
+    camera = shown if row in ("top", "bottom") else shown.transpose(1, 0, 2)
+    camera = camera[::-1] if row in ("bottom", "right") else camera
+    camera = camera[:, ::-1] if column in ("bottom", "right") else camera
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"turned.{suffix}"
+    Image.fromarray(np.ascontiguousarray(camera)).save(path, exif=exif)
+    found = np.asarray(read_image(path, "image")).astype(int)
+    assert found.shape == (96, 64, 3)
+    assert np.abs(found - shown)[24::48, 16::32].max() <= 8
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa", "LAB", "YCbCr", "HSV", "P", "1"])
+def test_every_mode_becomes_rgb(mode):
+    base = Image.new("RGB", (5, 4), (200, 40, 90))
+    through = {"PA": "P", "RGBa": "RGBA", "LA": "L"}.get(mode)
+    if mode == "LAB":
+        image = Image.new("LAB", (5, 4), (128, 128, 128))
+    else:
+        image = (base.convert(through) if through else base).convert(mode)
+    found = to_rgb(image)
+    assert (found.mode, found.size) == ("RGB", (5, 4))
+
+
+def test_premultiplied_alpha_is_laid_over_white_too():
+    image = Image.new("RGBA", (1, 1), (200, 0, 100, 51)).convert("RGBa")
+    assert np.abs(np.asarray(to_rgb(image))[0, 0].astype(int) - [244, 204, 224]).max() <= 2
