@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from flexframe.commands import importing, inspect, use
-from flexframe.commands.common import Device, out, pick_device, say
+from flexframe.commands import complete, importing, inspect, use
+from flexframe.commands.common import DEBUG, Device, out, pick_device, say, take_debug, tell, versions
 from flexframe_registry import ConfigError, cards, catalogue, suite
 from flexframe_registry.cards import SUITES, read_yaml
 from flexframe_registry.cards import card as find_card
@@ -37,27 +38,53 @@ STEPS_A_SECOND = 13
 
 
 def main() -> None:
-    """Entry point: an error is one line, and a traceback only with --debug."""
-    debug = "--debug" in sys.argv
-    if debug:
-        sys.argv.remove("--debug")
+    """Entry point: an error is one line, and a traceback only with --debug or FLEXFRAME_DEBUG=1."""
+    debug = take_debug(sys.argv)
     try:
         app()
-    except (ConfigError, UnknownName, ValueError, ImportError, OSError, FloatingPointError) as error:
+    except BrokenPipeError:  # as in `flexframe list | head`: who reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
         if debug:
             raise
-        say.print(f"flexframe: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
+        if "_FLEXFRAME_COMPLETE" in os.environ:
+            sys.exit(1)  # nobody wants an error between the words being typed
+        sys.exit(tell(error))
     except KeyboardInterrupt:
         say.print("interrupted", style="red")
         sys.exit(130)
+
+
+def _print_versions(wanted: bool) -> bool:
+    if wanted:
+        out.print("\n".join(versions()), highlight=False)
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_versions, is_eager=True, help="Versions of flexframe and plugins."),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help=f"Show tracebacks of errors; anywhere on the line, or {DEBUG}=1.")
+    ] = False,
+) -> None:
+    """The options of all commands; `main` has taken --debug out before this is asked."""
 
 
 # --- what is there -----------------------------------------------------------------------------------------------
 
 
 @app.command("list")
-def list_(kind: Annotated[str | None, typer.Argument(help="One kind: " + ", ".join(KINDS))] = None) -> None:
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(help="One kind: " + ", ".join(KINDS), autocompletion=complete.kinds)
+    ] = None,
+) -> None:
     """List parts, cards and suites, who provides each, and plugins that cannot be used."""
     if kind is not None and kind not in KINDS:
         raise UnknownName(f"no kind named {kind!r}.{nearest(kind, KINDS)} Known: {', '.join(KINDS)}")
@@ -87,7 +114,10 @@ def list_(kind: Annotated[str | None, typer.Argument(help="One kind: " + ", ".jo
 
 @app.command()
 def train(
-    card: Annotated[str | None, typer.Argument(help="A card's id, or a YAML file of the same form.")] = None,
+    card: Annotated[
+        str | None,
+        typer.Argument(help="A card's id, or a YAML file of the same form.", autocompletion=complete.models),
+    ] = None,
     overrides: Overrides = None,
     folder: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run from its last whole checkpoint.")] = None,
@@ -129,8 +159,14 @@ def train(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name, or a YAML file.")],
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Cards, model files or run folders.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="SUITE", help="A suite's name, or a YAML file.", autocompletion=complete.suites),
+    ],
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="Cards, model files or run folders.", autocompletion=complete.models),
+    ],
     folder: Annotated[Path, typer.Option("--out", "-o", help="Where results.json and report.html go.")] = Path("out"),
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 64,
     device: Device = "auto",

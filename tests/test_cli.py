@@ -96,7 +96,7 @@ def test_every_cards_config_can_be_shown(command, name):
         (["train", CARD, "--resume", "x"], ["one of the two"]),
         (["train", "--resume", "x", "-o", "y"], ["--out: a resumed run stays in its folder"]),
         (["train", "--resume", "no-such-run"], ["no-such-run: holds no run to resume"]),
-        (["train", CARD, "--device", "abacus"], ["--device: 'abacus' cannot be used here"]),
+        (["train", CARD, "--device", "abacus"], ["--device: there is no 'abacus'. Known: auto, cpu, cuda, mps"]),
         (["train", CARD, "run.data={type: folder, path: /no/such}"], ["there is no folder '/no/such'"]),
         (["show", "flextok/digits-tyny"], ["'flextok/digits-tiny'"]),
         (["show", "decoder/flwo"], ["no decoder named 'flwo'", "'flow'"]),

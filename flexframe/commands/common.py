@@ -1,31 +1,119 @@
-"""What the commands share: where they print, and how a device is named."""
+"""What the commands share: where they print, how a device is named, and how an error is told."""
 
 from __future__ import annotations
 
+import os
+import re
 import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points, version
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from flexframe.commands import complete
 from flexframe_registry import ConfigError
+from flexframe_registry.catalogue import UnknownName, nearest
 
 out = Console(width=None if sys.stdout.isatty() else 240)  # whole lines for pipes
 say = Console(stderr=True, highlight=False)
 
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the best there is.")]
+DEVICES = "auto", "cpu", "cuda", "mps"
+DEBUG = "FLEXFRAME_DEBUG"
+"""Environment variable: 1 is as --debug on every command."""
+EXPECTED = ConfigError, UnknownName, ValueError, ImportError, OSError, FloatingPointError
+"""What says in its own words what is wrong and what to do. Anything else is told with its type, as unexpected."""
+LONGEST = 600
+"""Characters of an unexpected error's own words; torch's may run over pages."""
+
+Device = Annotated[
+    str,
+    typer.Option(help="cpu, cuda, cuda:1 ..., mps, or auto: the best there is.", autocompletion=complete.devices),
+]
+
+
+# --- devices -----------------------------------------------------------------------------------------------------
 
 
 def pick_device(name: str) -> Any:
-    """A torch device by name; `auto` takes CUDA, then MPS, then the CPU."""
+    """A torch device by name; `auto` takes CUDA, then MPS, then the CPU. A typo is told before torch is imported."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        known = f"Known: {', '.join(DEVICES)}, and cuda:N for one GPU of several"
+        raise ConfigError([("--device", f"there is no {name!r}.{nearest(name, DEVICES)} {known}")])
     import torch
 
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
-        mps = torch.backends.mps.is_available()
-        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+        name = "cuda" if cuda else "mps" if mps else "cpu"
+    usable = ["cpu", *["cuda"] * cuda, *["mps"] * mps]
+    kind, _, number = name.partition(":")
+    if kind not in usable:
+        raise ConfigError([("--device", f"{name!r} cannot be used here: {_why_not(kind)}. {_instead(usable)}")])
+    if number and int(number) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ConfigError([("--device", f"there is no {name!r}: {count} found here, the last is cuda:{count - 1}")])
+    device = torch.device(name)
     try:
-        device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError([("--device", f"{name!r} cannot be used here: {str(error).splitlines()[0]}")]) from None
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        others = [each for each in usable if each != kind]
+        raise ConfigError([("--device", f"{name!r} cannot be used here: {first}. {_instead(others)}")]) from None
     return device
+
+
+def _why_not(kind: str) -> str:
+    import torch
+
+    if kind == "mps":
+        built = torch.backends.mps.is_built()
+        return (
+            "this Mac has no usable MPS" if built else f"torch {torch.__version__} is built without MPS (macOS alone)"
+        )
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    return f"torch {torch.__version__} finds no GPU or no driver (does nvidia-smi list one?)"
+
+
+def _instead(usable: list[str]) -> str:
+    return f"Usable here: {', '.join(usable)}" if usable else "No other device is usable here"
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+
+def take_debug(arguments: list[str]) -> bool:
+    """Whether tracebacks are wanted; `--debug` may stand anywhere before a `--`, and is taken out of the arguments."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    given = "--debug" in arguments[:end]
+    arguments[:end] = [argument for argument in arguments[:end] if argument != "--debug"]
+    return given or os.environ.get(DEBUG, "") not in ("", "0")
+
+
+def tell(error: Exception) -> int:
+    """Say an error in one line, and give the exit code: 2 where the caller can mend it, 1 where it is unexpected."""
+    words = " ".join(str(error).split())
+    expected = isinstance(error, EXPECTED) and words != ""
+    if not expected:
+        text = f"{type(error).__name__}{': ' if words else ''}{words[:LONGEST]}{' ...' * (len(words) > LONGEST)}"
+        words = f"{text.rstrip('.')}. {_advice(error)}"
+    say.print(f"flexframe: {words}", style="red", markup=False, soft_wrap=True)
+    return 2 if expected else 1
+
+
+def _advice(error: Exception) -> str:
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return "The memory is full: use a smaller --batch-size (run.batch_size=N in training), or another --device"
+    return "This was not expected; the same command with --debug shows where it happened"
+
+
+# --- versions ----------------------------------------------------------------------------------------------------
+
+
+def versions() -> Iterator[str]:
+    """flexframe's version and every plugin distribution's; no plugin is imported."""
+    own = "flexframe"
+    yield f"{own} {version(own)}"
+    found = {(point.dist.name, point.dist.version) for point in entry_points(group=own) if point.dist is not None}
+    yield from (f"{name} {number}" for name, number in sorted(found) if name != own)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from flexframe.commands import complete
 from flexframe.commands.common import out, say
 from flexframe_registry import ConfigError
 from flexframe_registry.cards import split_override
@@ -21,14 +22,25 @@ Drop = Annotated[
     list[str] | None,
     typer.Option("--drop", metavar="PATH", help="A setting, or tensors by their prefix, to go without."),
 ]
+As = Annotated[
+    str | None,
+    typer.Option("--as", help="Importer, where several could read it.", autocompletion=complete.names_of("importer")),
+]
 
 
 def import_(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="A folder, a weights file, a card, or hf:owner/name.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="A folder, a weights file, a card, or hf:owner/name.",
+            autocompletion=complete.models,
+        ),
+    ],
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for model.safetensors and card.yaml.")],
     assume: Assume = None,
     drop: Drop = None,
-    importer: Annotated[str | None, typer.Option("--as", help="Importer, where several could read it.")] = None,
+    importer: As = None,
 ) -> None:
     """Turn a published checkpoint into a model of ours: one safetensors file with its config, and a card."""
     target = folder / "model.safetensors"
@@ -58,7 +70,7 @@ def verify(
     table: Annotated[Path | None, typer.Option(help="Also write the errors as a Markdown table.")] = None,
     assume: Assume = None,
     drop: Drop = None,
-    importer: Annotated[str | None, typer.Option("--as", help="Importer, where several could read it.")] = None,
+    importer: As = None,
 ) -> None:
     """Compare an import with tensors that the reference computed: the largest error of each, and whether it may be."""
     from rich.progress import Progress

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from flexframe.commands import complete
 from flexframe.commands.common import out, say
 from flexframe_registry import ConfigError, ModelConfig, catalogue
 from flexframe_registry.cards import card as find_card
@@ -24,7 +25,11 @@ _MARKS = {"ok": ("", ""), "missing": ("missing: ", "yellow"), "broken": ("BROKEN
 
 def show(
     name: Annotated[
-        str, typer.Argument(help="A part (decoder/flow), a card, a card's file, a model file, or a run's folder.")
+        str,
+        typer.Argument(
+            help="A part (decoder/flow), a card, a card's file, a model file, or a run's folder.",
+            autocompletion=complete.parts_and_models,
+        ),
     ],
     config: Annotated[
         bool, typer.Option("--config", help="Print the resolved config as YAML, and nothing else.")
@@ -76,7 +81,9 @@ def doctor(
 
 
 def init(
-    card: Annotated[str, typer.Argument(help="A card's id, or a YAML file of the same form.")],
+    card: Annotated[
+        str, typer.Argument(help="A card's id, or a YAML file of the same form.", autocompletion=complete.models)
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="key.path=value over the model, sampling.key=value.", metavar="[KEY=VALUE]..."),

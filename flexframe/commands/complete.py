@@ -1,0 +1,51 @@
+"""What the shell offers after TAB: names of cards, parts, suites. Nothing here imports torch, so it is there at once.
+
+Where nothing fits, a shell offers files instead: every such argument also takes a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from flexframe_registry import cards, catalogue
+from flexframe_registry.cards import SUITES
+from flexframe_registry.configs import KINDS
+
+
+def _that_begin(names: Iterable[str], incomplete: str) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def models(incomplete: str) -> list[str]:
+    """Ids of cards."""
+    return _that_begin(cards().names(), incomplete)
+
+
+def kinds(incomplete: str) -> list[str]:
+    """Kinds of parts."""
+    return _that_begin(KINDS, incomplete)
+
+
+def suites(incomplete: str) -> list[str]:
+    """Names of suites that ship."""
+    return _that_begin(sorted(path.stem for path in SUITES.glob("*.yaml")), incomplete)
+
+
+def parts_and_models(incomplete: str) -> list[str]:
+    """kind/name of every part, and ids of cards: what `show` takes."""
+    parts = [f"{kind}/{name}" for kind in KINDS for name in catalogue().names(kind)]
+    return _that_begin([*parts, *cards().names()], incomplete)
+
+
+def devices(incomplete: str) -> list[str]:
+    """Devices by name, whether they are here or not: to know would take torch."""
+    return _that_begin(("auto", "cpu", "cuda", "mps"), incomplete)
+
+
+def names_of(kind: str) -> Callable[[str], list[str]]:
+    """Names of one kind's parts."""
+
+    def found(incomplete: str) -> list[str]:
+        return _that_begin(catalogue().names(kind), incomplete)
+
+    return found
