@@ -245,6 +245,10 @@ class Source(ABC):
     def protocol(self) -> Mapping[str, Any]:
         """What was done to the images: resize, crop, library versions; part of every number's fingerprint."""
 
+    def remarks(self) -> Sequence[str]:
+        """What a user must know of these images, in sentences that stand at the end of what a command prints."""
+        return ()
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
@@ -359,6 +363,15 @@ class Metric(ABC):
     @abstractmethod
     def compute(self) -> Mapping[str, float]:
         """The numbers over all images so far."""
+
+    def details(self) -> Mapping[str, Mapping[str, Any]]:
+        """By number, plain data that is reported beside its value. Asked after `compute`.
+
+        `subsets` of a number that is no mean of per-image values: `{"size": images in each, "values": [...]}` over
+        disjoint parts of the images, the same parts for all models, so that an interval can be shown. Other names are
+        the metric's own; see `flexframe.bench.results`.
+        """
+        return {}
 
     def unavailable(self) -> str | None:
         """Why this tally has no numbers, and how to mend it, or None. Asked before the first batch and at the end."""

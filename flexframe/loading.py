@@ -292,7 +292,7 @@ def load(
         ConfigError: an unknown name, a file that is broken or of another format, tensors that do not fit.
     """
     place = locate(where)
-    found, _ = imported(place, assume=assume, drop=drop)
+    found, about = imported(place, assume=assume, drop=drop)
     if kind is not None and kind_of(found.config) != kind:
         held = kind_of(found.config)
         raise ConfigError([(str(where), f"holds a {held}, not a {kind}; load it with kind={held!r}")])
@@ -306,6 +306,8 @@ def load(
         config, sampling = override(config, sampling, overrides)
     model = assemble(config, found.state, place.id, sampling, found.names)
     model.id = place.id.removeprefix("card:")
+    if isinstance(model, Tokenizer):
+        model.about = about
     return model.eval().to(device)
 
 

@@ -36,6 +36,7 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.config, self.spec = config, config.spec
         self.id = ""  # where it was loaded from
+        self.about: Mapping[str, Any] = {}  # what its file says of it: step, run, commit; or of its import
         self.sampling: SamplingConfig = config.decoder.sampling.read(dict(sampling or {}), "sampling")
         build = catalogue().build
         self.codec = build(config.codec, self.spec).eval().requires_grad_(False)

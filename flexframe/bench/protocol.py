@@ -10,20 +10,29 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from flexframe_registry import ComponentConfig, TokenizerConfig, catalogue
 
-SCHEMA = 1
-UINT8_RULE = (
-    "originals are 8-bit as read; where a metric takes 8-bit reconstructions, values in [0, 1] are multiplied by 255 "
-    "and rounded half to even"
-)
+SCHEMA = 2
+UINT8_RULES = {
+    "nearest": "originals are 8-bit as read; where a metric takes 8-bit reconstructions, values in [0, 1] are "
+    "multiplied by 255 and rounded half to even",
+    "down": "originals are 8-bit as read; where a metric takes 8-bit reconstructions, values in [0, 1] are multiplied "
+    "by 255 and cut off",
+}
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Images in [0, 1] as 8-bit values, by `UINT8_RULE`."""
-    return (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
+def to_uint8(images: Tensor, rounding: str = "nearest") -> Tensor:
+    """Images in [0, 1] as 8-bit values, by one of the `UINT8_RULES`."""
+    steps = images.float().clamp(0, 1) * 255
+    return (steps.floor() if rounding == "down" else steps.round()).to(torch.uint8)
+
+
+def _bytes(rows: Tensor) -> np.ndarray:
+    array = np.ascontiguousarray(rows.detach().cpu().numpy())
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
 class Digest:
@@ -40,17 +49,42 @@ class Digest:
             self._hash.update(repr(shape).encode())
         elif shape != self._shape:
             raise ValueError(f"a batch of {shape} in a stream of {self._shape}")
-        array = np.ascontiguousarray(batch.detach().cpu().numpy())
-        self._hash.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+        self._hash.update(_bytes(batch).tobytes())
 
     def hex(self) -> str:
+        """Of what was added so far."""
         return self._hash.hexdigest()
+
+
+class Chain:
+    """A hash over a stream of rows that can be put down and taken up again: each row's sha256 is taken after the one
+    before it, and each row brings its type and shape."""
+
+    def __init__(self, link: str = "") -> None:
+        self.link = link
+
+    def add(self, rows: Tensor) -> None:
+        head = repr((str(rows.dtype), *rows.shape[1:])).encode()
+        for row in _bytes(rows):
+            self.link = hashlib.sha256(self.link.encode() + head + row.tobytes()).hexdigest()
 
 
 def short_id(record: Mapping[str, Any]) -> str:
     """The first 8 hexadecimal digits of the sha256 of a record's canonical JSON."""
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def settings(config: BaseModel) -> dict[str, Any]:
+    """A config without the fields that only say where a file lies: what is in the file is hashed elsewhere."""
+    dumped, found = config.model_dump(mode="json"), {}
+    for name, field in type(config).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, Mapping) and extra.get("place"):
+            continue
+        value = getattr(config, name)
+        found[name] = settings(value) if isinstance(value, BaseModel) else dumped[name]
+    return found
 
 
 def providers(configs: Iterable[ComponentConfig]) -> list[str]:

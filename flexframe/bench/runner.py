@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial as partial_function
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from jaxtyping import UInt8
 from rich.progress import Progress
 from torch import Tensor
 
-from flexframe import provenance
-from flexframe.bench import extremes, protocol
+from flexframe.bench import extremes, protocol, results
+from flexframe.bench.lanes import Entrant, Lane
+from flexframe.bench.partial import Partial
 from flexframe.contracts import AttributeClassifier, Measure, Metric, Reconstructions, Sample, Source
 from flexframe.fingerprint import weights
 from flexframe.rng import Rng
@@ -24,6 +26,8 @@ from flexframe.tokenizer import Tokenizer
 from flexframe_registry import SuiteConfig, catalogue, manager
 
 Models = Sequence[tuple[str, Tokenizer]]
+SAVE_SECONDS = 20.0
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run gives: `results` is the content of results.json."""
+    """What a run gives: `results` is the content of results.json (`flexframe.bench.results`)."""
 
     results: Mapping[str, Any]
     images: Gallery
@@ -72,52 +76,6 @@ class Head(Source):
         return self.source.protocol()
 
 
-@dataclass
-class Stopwatch:
-    """Images a second. The first batch only warms up, unless there is no other."""
-
-    laps: list[tuple[int, float]] = field(default_factory=list)
-
-    def add(self, images: int, seconds: float) -> None:
-        self.laps.append((images, seconds))
-
-    def rate(self) -> float:
-        laps = self.laps[1:] or self.laps
-        return sum(n for n, _ in laps) / max(sum(s for _, s in laps), 1e-9)
-
-
-@dataclass
-class Lane:
-    """One model at one token count, on its way through the images."""
-
-    budget: int
-    tallies: list[tuple[Metric, str | None]]
-    """Each metric's tally, and why it takes no part, if it does not."""
-    per_image: dict[str, list[float]] = field(default_factory=dict)
-    codes: protocol.Digest = field(default_factory=protocol.Digest)
-    shown: list[Tensor] = field(default_factory=list)
-    watch: Stopwatch = field(default_factory=Stopwatch)
-
-    def take(self, batch: Reconstructions, show: int) -> None:
-        """Measure a batch, and keep its first `show` reconstructions."""
-        self.codes.add(batch.tokens.codes)
-        self.shown.append(batch.fake[:show].cpu())
-        for tally, why in self.tallies:
-            if why is None:
-                for name, values in tally.update(batch).items():
-                    self.per_image.setdefault(name, []).extend(values.double().tolist())
-
-
-@dataclass
-class Entrant:
-    """One model, and its lanes."""
-
-    name: str
-    model: Tokenizer
-    lanes: list[Lane]
-    watch: Stopwatch = field(default_factory=Stopwatch)
-
-
 def run(
     suite: SuiteConfig,
     models: Models,
@@ -127,31 +85,43 @@ def run(
     batch_size: int = 64,
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
+    save_seconds: float = SAVE_SECONDS,
 ) -> Report:
     """Measure `models` and write `out/results.json`. Leaves the models on `device`, in evaluation mode.
 
-    Numbers do not depend on `batch_size`: each image draws by its own index.
+    Numbers do not depend on `batch_size`: each image draws by its own index. Interrupted, the same call goes on from
+    what `out/partial` holds, and gives the same numbers.
 
     Args:
         models: pairs of a display name and a tokenizer; all must have one image size.
-        name: the suite's name, for the page and the protocol.
+        name: the suite's name, for the page.
         progress: a running rich progress display to add a bar to.
+        save_seconds: after how long the state is saved, at the end of a batch.
 
     Raises:
-        ValueError: models that cannot be compared, or a suite that wants more images than there are.
+        ValueError: models that cannot be compared, a suite that wants more images than there are, or an interrupted
+            run of another protocol in `out`.
     """
     device = torch.device(device)
     source = Head(catalogue().build(suite.data, _common_size(models)), suite.count)
     metrics: list[Metric] = [catalogue().build(config, source) for config in suite.metrics]
     measures = _measures(metrics)
-    entrants = [_enter(name, model.to(device).eval(), suite, metrics) for name, model in models]
-    real, data = _pass(source, entrants, suite, batch_size, device, progress)
-    results = _results(name, suite, source, entrants, measures, data, device)
+    hashes = {model_name: weights(model.to(device).eval()) for model_name, model in models}
+    partial = Partial(out, _rests_on(suite, source, metrics, models, hashes, device))
+    state = partial.read()
+    entrants = [
+        Entrant(model_name, model, hashes[model_name], _lanes(i, model, suite, metrics, partial))
+        for i, (model_name, model) in enumerate(models)
+    ]
+    walk = Pass(source, entrants, suite, batch_size, device, progress)
+    if state is not None:
+        walk.restore(state)
+    walk.run(partial, save_seconds)
+    found = results.assemble(name, suite, source, entrants, measures, walk.seen(), device)
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
-    (out / "results.json").write_text(text + "\n", encoding="utf-8")
-    fake = {e.name: {lane.budget: torch.cat(lane.shown) for lane in e.lanes} for e in entrants}
-    report = Report(results, Gallery(real, fake, further=_further(results, source, entrants, suite, device)), out)
+    results.write(found, out / "results.json")
+    partial.drop()
+    report = Report(found, _gallery(walk, found), out)
     manager().hook.flexframe_report(report=report)
     return report
 
@@ -181,66 +151,136 @@ def _measures(metrics: Sequence[Metric]) -> dict[str, Measure]:
     return found
 
 
-def _enter(name: str, model: Tokenizer, suite: SuiteConfig, metrics: Sequence[Metric]) -> Entrant:
-    config = model.config
-    lanes = []
-    for budget in config.budgets:
-        if suite.budgets is None or budget in suite.budgets:
-            tallies = [metric.start(config.spec) for metric in metrics]
-            lanes.append(Lane(budget, [(tally, tally.unavailable()) for tally in tallies]))
-    return Entrant(name, model, lanes)
-
-
-def _batches(source: Source, size: int) -> Iterator[tuple[Tensor, Tensor, Sequence[Sample]]]:
-    for start in range(0, len(source), size):
-        index = range(start, min(start + size, len(source)))
-        samples = source.samples(index)
-        yield torch.tensor(index), torch.stack([s.image for s in samples]), samples
-
-
-def _pass(
-    source: Source,
-    entrants: Sequence[Entrant],
+def _rests_on(
     suite: SuiteConfig,
-    batch_size: int,
+    source: Source,
+    metrics: Sequence[Metric],
+    models: Models,
+    hashes: Mapping[str, str],
     device: torch.device,
-    progress: Progress | None,
-) -> tuple[Tensor, str]:
-    """The originals to show, and the sha256 of all originals."""
-    digest, shown = protocol.Digest(), []
-    lanes = sum(len(entrant.lanes) for entrant in entrants)
-    task = progress.add_task("measuring", total=lanes * len(source)) if progress else None
-    for index, images, samples in _batches(source, batch_size):
+) -> dict[str, Any]:
+    """What decides the numbers, as far as it is known before the images are: the rest of a run must agree in it."""
+    # a model's widths do not move what a metric says of itself
+    tallies = [metric.start(models[0][1].config.spec) for metric in metrics]
+    for tally in tallies:
+        tally.unavailable()  # loads its weights, so that their hashes are known
+    return {
+        "suite": suite.model_dump(mode="json", exclude={"note"}),
+        "images": {"count": len(source), **source.protocol()},
+        "metrics": [dict(tally.protocol()) for tally in tallies],
+        "models": {name: {"weights": hashes[name], **results.used(model, suite, device)} for name, model in models},
+        "configs": {name: model.config.model_dump(mode="json") for name, model in models},
+        "versions": protocol.versions(),
+    }
+
+
+def _lanes(
+    number: int,
+    model: Tokenizer,
+    suite: SuiteConfig,
+    metrics: Sequence[Metric],
+    partial: Partial,
+) -> list[Lane]:
+    lanes = []
+    for budget in model.config.budgets:
+        if suite.budgets is None or budget in suite.budgets:
+            scratch = partial.scratch(number, budget)
+            tallies = [metric.start(model.config.spec, scratch) for metric in metrics]
+            lanes.append(Lane(budget, [(tally, tally.unavailable()) for tally in tallies]))
+    return lanes
+
+
+class Pass:
+    """The way through the images, from `done` on."""
+
+    def __init__(
+        self,
+        source: Source,
+        entrants: Sequence[Entrant],
+        suite: SuiteConfig,
+        batch_size: int,
+        device: torch.device,
+        progress: Progress | None,
+    ) -> None:
+        self.source, self.entrants, self.suite, self.size = source, entrants, suite, batch_size
+        self.device, self.progress = device, progress
+        self.done, self.digest = 0, protocol.Digest()
+        self.labels: Counter[int | None] = Counter()
+        self.ids: list[str] = []
+        self.shown: list[Tensor] = []
+
+    def seen(self) -> results.Seen:
+        return results.Seen(self.digest.hex(), self.labels, self.ids)
+
+    def run(self, partial: Partial, save_seconds: float) -> None:
+        """Measure all images that are not `done`."""
+        lanes, count = sum(len(entrant.lanes) for entrant in self.entrants), len(self.source)
+        task = None
+        if self.progress is not None:
+            task = self.progress.add_task("measuring", total=lanes * count, completed=lanes * self.done)
+        saved = monotonic()
+        for start in range(self.done, count, self.size):
+            self._batch(range(start, min(start + self.size, count)), task)
+            if monotonic() - saved >= save_seconds and self.done < count:
+                partial.write(self.state())
+                saved = monotonic()
+
+    def state(self) -> dict[str, Any]:
+        models = {entrant.name: entrant.state() for entrant in self.entrants}
+        return {"done": self.done, "data_sha256": self.digest.hex(), "models": models}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`: the originals so far are read again, for they must be the same.
+
+        Raises:
+            ValueError: they are not, or the state is of other metrics.
+        """
+        for start in range(0, state["done"], self.size):
+            self._read(range(start, min(start + self.size, state["done"])))
+        if self.digest.hex() != state["data_sha256"]:
+            told = f"the suite's first {state['done']:,} images are others than when the run was interrupted"
+            raise ValueError(f"{told}; give another folder by -o, or delete its `partial` to begin anew")
+        for entrant in self.entrants:
+            entrant.restore(state["models"][entrant.name])
+        self.done = state["done"]
+        text = f"going on with an interrupted run at image {self.done + 1:,} of {len(self.source):,}"
+        if self.progress is not None:
+            self.progress.console.print(text, highlight=False)
+        else:
+            log.info(text)
+
+    def _read(self, index: range) -> tuple[Tensor, Sequence[Sample]]:
+        samples = self.source.samples(index)
+        images = torch.stack([sample.image for sample in samples])
+        self.digest.add(images)
+        self.labels.update(sample.label for sample in samples)
+        show = self._show(index)
+        self.shown.append(images[:show])
+        self.ids += [sample.id for sample in samples[:show]]
+        return images, samples
+
+    def _show(self, index: range) -> int:
+        return max(0, min(self.suite.show - index[0], len(index)))
+
+    def _batch(self, index: range, task: Any) -> None:
+        images, samples = self._read(index)
         labels, attributes = [s.label for s in samples], [s.attributes for s in samples]
-        digest.add(images)
-        show = max(0, min(suite.show - int(index[0]), len(index)))
-        shown.append(images[:show])
-        real, rng = images.to(device), Rng(suite.seed, index.to(device))
-        for entrant in entrants:
-            started = _now(device)
+        real, rng = images.to(self.device), Rng(self.suite.seed, torch.tensor(index, device=self.device))
+        for entrant in self.entrants:
+            started = _now(self.device)
             tokens = entrant.model.encode(real.float() / 255, rng=rng)
-            entrant.watch.add(len(index), _now(device) - started)
+            entrant.watch.add(len(index), _now(self.device) - started)
             for lane in entrant.lanes:
                 short = tokens.truncate(lane.budget)
-                started = _now(device)
+                started = _now(self.device)
                 fake = entrant.model.decode(short, rng=rng)
-                lane.watch.add(len(index), _now(device) - started)
-                fake8 = protocol.to_uint8(fake)
-                lane.take(Reconstructions(real, fake8, fake, labels, short, attributes), show)
-                if progress is not None and task is not None:
-                    progress.update(task, advance=len(index), description=f"{entrant.name}, {lane.budget} tokens")
-    return torch.cat(shown), digest.hex()
-
-
-def _further(
-    results: Mapping[str, Any], source: Source, entrants: Sequence[Entrant], suite: SuiteConfig, device: torch.device
-) -> Gallery | None:
-    """The best and worst images that `suite.show` does not show anyhow; none where the page shows no images."""
-    wanted = [i for i in extremes.positions(results) if i >= suite.show]
-    if not suite.show or not wanted:
-        return None
-    models = {entrant.name: (entrant.model, [lane.budget for lane in entrant.lanes]) for entrant in entrants}
-    return Gallery(*extremes.rebuild(source, models, wanted, seed=suite.seed, device=device), numbers=wanted)
+                lane.watch.add(len(index), _now(self.device) - started)
+                fake8 = protocol.to_uint8(fake, self.suite.rounding)
+                lane.take(Reconstructions(real, fake8, fake, labels, short, attributes), self._show(index))
+                if self.progress is not None and task is not None:
+                    told = f"{entrant.name}, {lane.budget} tokens"
+                    self.progress.update(task, advance=len(index), description=told)
+        self.done = index[-1] + 1
 
 
 def _now(device: torch.device) -> float:
@@ -249,102 +289,18 @@ def _now(device: torch.device) -> float:
     return perf_counter()
 
 
-# --- results -------------------------------------------------------------------------------------------------------
+def _gallery(walk: Pass, found: Mapping[str, Any]) -> Gallery:
+    fake = {e.name: {lane.budget: torch.cat(lane.shown) for lane in e.lanes} for e in walk.entrants}
+    return Gallery(torch.cat(walk.shown), fake, further=_further(walk, found))
 
 
-def _results(
-    name: str,
-    suite: SuiteConfig,
-    source: Source,
-    entrants: Sequence[Entrant],
-    measures: Mapping[str, Measure],
-    data: str,
-    device: torch.device,
-) -> dict[str, Any]:
-    common = {
-        "suite": name,
-        "data": suite.data.model_dump(mode="json"),
-        "data_sha256": data,
-        "count": len(source),
-        "image_size": list(source.size),
-        "images": dict(source.protocol()),
-        "uint8": protocol.UINT8_RULE,
-        "providers": protocol.providers([suite.data, *suite.metrics]),
-        "versions": protocol.versions(),
-    }
-    protocols: dict[str, Any] = {}
-    models = {entrant.name: _model(entrant, suite, common, protocols, device) for entrant in entrants}
-    return {
-        "schema": protocol.SCHEMA,
-        "suite": {"name": name, **suite.model_dump(mode="json")},
-        "measures": {
-            m.name: {"label": m.label, "better": m.better, "unit": m.unit, "digits": m.digits, "note": m.note}
-            for m in measures.values()
-        },
-        "budgets": sorted({lane.budget for entrant in entrants for lane in entrant.lanes}),
-        "protocol": common,
-        "models": models,
-        "protocols": protocols,
-        "per_image": {e.name: {str(lane.budget): lane.per_image for lane in e.lanes} for e in entrants},
-        "codes_sha256": {e.name: {str(lane.budget): lane.codes.hex() for lane in e.lanes} for e in entrants},
-        "manifest": provenance.manifest(device),
-    }
-
-
-def _model(
-    entrant: Entrant, suite: SuiteConfig, common: Mapping[str, Any], protocols: dict[str, Any], device: torch.device
-) -> dict[str, Any]:
-    model, config = entrant.model, entrant.model.config
-    bits = config.bits_per_token
-    use = {
-        "seed": suite.seed,
-        "sampling": model.sampling.model_dump(mode="json"),
-        "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "device": device.type,
-        "providers": protocol.providers(protocol.parts(config)),
-    }
-    budgets = {}
-    for lane in entrant.lanes:
-        budgets[str(lane.budget)] = {
-            "bits": None if bits is None else lane.budget * bits,
-            "metrics": _numbers(lane, common, {**use, "budget": lane.budget}, protocols),
-            "speed": {"decode_images_per_second": round(lane.watch.rate(), 2)},
-        }
-    return {
-        "config": config.model_dump(mode="json"),
-        "fingerprint": weights(model),
-        "parameters": _parameters(model),
-        "length": config.length,
-        "bits_per_token": bits,
-        "sampling": use["sampling"],
-        "speed": {"encode_images_per_second": round(entrant.watch.rate(), 2)},
-        "budgets": budgets,
-    }
-
-
-def _numbers(
-    lane: Lane, common: Mapping[str, Any], use: Mapping[str, Any], protocols: dict[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """Each number with the id of its protocol: `<what is measured, and how>.<how the model is used>`."""
-    found: dict[str, dict[str, Any]] = {}
-    for tally, refused in lane.tallies:
-        why = refused or tally.unavailable()
-        if why is not None:
-            found |= {m.name: {"value": None, "why": why} for m in tally.measures()}
-            continue
-        measure = {**common, "metric": tally.config.model_dump(mode="json"), "measured": dict(tally.protocol())}
-        key = f"{protocol.short_id(measure)}.{protocol.short_id(use)}"
-        protocols[key] = {"measure": measure, "use": dict(use)}
-        for name, value in tally.compute().items():
-            if math.isfinite(value):
-                found[name] = {"value": value, "protocol": key}
-            else:
-                found[name] = {"value": None, "why": f"came out as {value}, which is no number to report"}
-    return found
-
-
-def _parameters(model: Tokenizer) -> dict[str, int]:
-    """Counts by part; `total` leaves out the codec, which is frozen and usually somebody else's."""
-    parts = {"encoder": model.encoder, "quantizer": model.quantizer, "decoder": model.decoder, "codec": model.codec}
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-    return {"total": sum(n for name, n in counts.items() if name != "codec"), **counts}
+def _further(walk: Pass, found: Mapping[str, Any]) -> Gallery | None:
+    """The best and worst images that `suite.show` does not show anyhow; none where the page shows no images."""
+    suite = walk.suite
+    wanted = [i for i in extremes.positions(found) if i >= suite.show]
+    if not suite.show or not wanted:
+        return None
+    models = {entrant.name: (entrant.model, [lane.budget for lane in entrant.lanes]) for entrant in walk.entrants}
+    rounded = partial_function(protocol.to_uint8, rounding=suite.rounding)
+    made = extremes.rebuild(walk.source, models, wanted, seed=suite.seed, device=walk.device, rounded=rounded)
+    return Gallery(*made, numbers=wanted)

@@ -116,6 +116,14 @@ class Codebook(Metric):
         perplexity = torch.special.entr(share).sum(1).exp().mean()
         return {"usage": 100 * float((self.counts > 0).double().mean()), "perplexity": float(perplexity)}
 
+    def details(self) -> Mapping[str, Mapping[str, Any]]:
+        """For each codebook, how many codes were seen so many times each, the most frequent first."""
+        ranked = []
+        for counts in self.counts:
+            times, codes = counts.unique(return_counts=True)
+            ranked.append(torch.stack([times, codes], 1).flip(0).tolist())
+        return {"usage": {"ranked": ranked}}
+
 
 class Classifier(Metric):
     """What a classifier reads off reconstructions, beside what it reads off the originals and what is true."""

@@ -13,9 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flexframe.builtin.feature_files import Rows
 from flexframe.builtin.features import LOGITS, WIDTHS, shared
-from flexframe.builtin.metrics_frechet import Compared
+from flexframe.builtin.metrics_frechet import Stored, parts
 from flexframe.contracts import Measure, Metric, Reconstructions, Source
 from flexframe_registry import MetricConfig, Spec
 
@@ -23,23 +22,6 @@ LEAST = 1000
 """Images below which precision and recall are refused: at k = 3 the balls of so few say little of a distribution."""
 TILE = 512
 """Rows of a matrix of distances that are held at once."""
-
-
-class Stored(Compared):
-    """Metrics that need every feature at once: those of the reconstructions are kept on disk until the end."""
-
-    tallied = ("count", "finite")
-
-    def take(self, at: int, features: Float[Tensor, "b d"]) -> None:
-        self._fake().write(at, features.float())
-
-    def _fake(self) -> Rows:
-        return self.features.rows(self.scratch.own, self.layer, "reconstructions")
-
-    def pair(self) -> tuple[np.ndarray, np.ndarray]:
-        """Features of the originals, and of the reconstructions, mapped into memory; the former stay for later runs."""
-        self.features.keep(self.layer, self.count)
-        return self.features.reference(self.layer).read(self.count), self._fake().read(self.count)
 
 
 def polynomial_mmd(x: np.ndarray, y: np.ndarray) -> float:
@@ -78,6 +60,14 @@ class Kid(Stored):
             found.append(polynomial_mmd(some, real[draws.choice(len(real), size, replace=False)]))
         name = self.named("kid")
         return {name: float(np.mean(found)), f"{name}-std": float(np.std(found))}
+
+    def details(self) -> Mapping[str, Mapping[str, Any]]:
+        some = parts(self.count)
+        if not some:
+            return {}
+        real, fake = self.pair()
+        values = [polynomial_mmd(fake[part], real[part]) for part in some]
+        return {self.named("kid"): {"subsets": {"size": len(some[0]), "values": values}}}
 
     def protocol(self) -> Mapping[str, Any]:
         return {**super().protocol(), "kernel": "(x·y / d + 1)³", "estimate": "unbiased"}
@@ -193,10 +183,18 @@ class InceptionScore(Metric):
         self.count += len(logits)
         return {}
 
-    def compute(self) -> Mapping[str, float]:
+    def _scores(self) -> Float[Tensor, " splits"]:
         mean = self.shares / self.sizes[:, None]
-        scores = (self.entropies / self.sizes + torch.special.entr(mean).sum(1)).exp()
+        return (self.entropies / self.sizes + torch.special.entr(mean).sum(1)).exp()
+
+    def compute(self) -> Mapping[str, float]:
+        scores = self._scores()
         return {"is": float(scores.mean()), "is-std": float(scores.std(correction=0))}
+
+    def details(self) -> Mapping[str, Mapping[str, Any]]:
+        if self.config.splits == 1:
+            return {}
+        return {"is": {"subsets": {"size": self.count // self.config.splits, "values": self._scores().tolist()}}}
 
     def protocol(self) -> Mapping[str, Any]:
         return {**self.features.facts(LOGITS, self.device), "reconstructions": "8-bit"}

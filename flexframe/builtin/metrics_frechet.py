@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flexframe.builtin.feature_files import Rows
 from flexframe.builtin.features import HOW, WIDTHS, Moments, shared
 from flexframe.contracts import Measure, Metric, Reconstructions, Source
 from flexframe_registry import MetricConfig, Spec
 
 CHECK = "a check of the pipeline, not comparable to any published number"
 """What is said of distances in layers other than the last."""
+PARTS, FEWEST, PARTS_SEED = 10, 3, 2020
+"""Disjoint parts of the images over which distances are given apart, and the images that each has at least."""
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
@@ -82,10 +86,51 @@ class Compared(Metric):
         return facts if self.layer == "2048" else {**facts, "pipeline_check": CHECK}
 
 
-class Frechet(Compared):
-    """The distance between the images of a suite and their reconstructions."""
+class Stored(Compared):
+    """Metrics that need features at the end: those of the reconstructions are kept on disk until then."""
 
     tallied = ("count", "finite")
+
+    def take(self, at: int, features: Float[Tensor, "b d"]) -> None:
+        self._fake().write(at, features.float())
+
+    def _fake(self) -> Rows:
+        return self.features.rows(self.scratch.own, self.layer, "reconstructions")
+
+    def pair(self) -> tuple[np.ndarray, np.ndarray]:
+        """Features of the originals, and of the reconstructions, mapped into memory; the former stay for later runs."""
+        self.features.keep(self.layer, self.count)
+        return self.features.reference(self.layer).read(self.count), self._fake().read(self.count)
+
+
+def parts(count: int) -> Sequence[np.ndarray]:
+    """The disjoint parts of so many images over which a distance is given apart: the same ones for all models, at
+    random, for images may be sorted; none where they would hold fewer than `FEWEST` each."""
+    if count < PARTS * FEWEST:
+        return []
+    return [np.sort(part) for part in np.array_split(np.random.RandomState(PARTS_SEED).permutation(count), PARTS)]
+
+
+def part_distance(x: np.ndarray, y: np.ndarray) -> float:
+    """The Fréchet distance of two sets of features as large, however few they are.
+
+    The trace of the covariances' root is the sum of the singular values of A Bᵀ / (n - 1), for centred A and B: exact
+    where the covariances have no full rank, and short where the sets are small.
+    """
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    a, b = x - x.mean(0), y - y.mean(0)
+    least = len(x) - 1
+    if len(x) <= x.shape[1]:
+        root = np.linalg.svd(a @ b.T, compute_uv=False).sum() / least
+    else:
+        triangle = np.linalg.qr(b, mode="r")
+        root = np.sqrt(np.linalg.eigvalsh(triangle @ (a.T @ a) @ triangle.T).clip(min=0)).sum() / least
+    spreads = ((a**2).sum() + (b**2).sum()) / least
+    return float(((x.mean(0) - y.mean(0)) ** 2).sum() + spreads - 2 * root)
+
+
+class Frechet(Stored):
+    """The distance between the images of a suite and their reconstructions."""
 
     def measures(self) -> Sequence[Measure]:
         digits = 4 if self.layer == "64" else 2
@@ -105,24 +150,20 @@ class Frechet(Compared):
         absent = "" if self.features.net.on_disk() else f"; its weights are not here either ({HOW})"
         return f"{least}; raise the suite's `count`, use a lower `layer`, or set `few: true`{absent}"
 
-    def reset(self, spec: Spec) -> None:
-        super().reset(spec)
-        self.fake = Moments(WIDTHS[self.layer])
-
-    def state(self) -> Mapping[str, Any]:
-        return {**super().state(), "moments": vars(self.fake)}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        super().restore(state)
-        vars(self.fake).update(state["moments"])
-
-    def take(self, at: int, features: Float[Tensor, "b d"]) -> None:
-        self.fake.add(features)
-
     def compute(self) -> Mapping[str, float]:
         self.features.keep(self.layer, self.count)
-        real = self.features.moments(self.layer, self.count)
-        return {self.named("fid"): frechet_distance(real, self.fake)}
+        real, fake = self.features.moments(self.layer, self.count), Moments(WIDTHS[self.layer])
+        for block in self._fake().blocks(self.count):
+            fake.add(block)
+        return {self.named("fid"): frechet_distance(real, fake)}
+
+    def details(self) -> Mapping[str, Mapping[str, Any]]:
+        some = parts(self.count)
+        if not some:
+            return {}
+        real, fake = self.pair()
+        values = [part_distance(fake[part], real[part]) for part in some]
+        return {self.named("fid"): {"subsets": {"size": len(some[0]), "values": values}}}
 
     def protocol(self) -> Mapping[str, Any]:
         return {**super().protocol(), "covariance": "unbiased"}

@@ -134,6 +134,9 @@ class SuiteConfig(Config):
     """What is measured."""
     seed: int = Field(0, ge=0)
     """Seed of the decoders' draws."""
+    rounding: Literal["nearest", "down"] = "nearest"
+    """How reconstructions become 8-bit where a metric takes them so: 255 times the value, to the nearest, or cut off as
+    code bases do that cast without rounding."""
     show: int = Field(12, ge=0)
     """Images shown on the report page."""
     note: str = ""

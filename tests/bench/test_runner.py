@@ -52,7 +52,7 @@ def test_codes_at_a_budget_are_those_of_encoding_at_it(tokenizer: Any, report: R
 def test_results_hold_the_protocol_of_each_number(report: Report) -> None:
     results = json.loads((report.out / "results.json").read_text())
     assert results == json.loads(json.dumps(report.results))
-    assert results["schema"] == 1
+    assert results["schema"] == protocol.SCHEMA
     assert results["budgets"] == [1, 3, 8]
     flex = results["models"]["flex"]
     assert list(flex["budgets"]) == ["1", "8"]

@@ -1,0 +1,129 @@
+"""What an interrupted benchmark leaves in `<out>/partial`, and how the next one goes on from it.
+
+One file of plain data and tensors, replaced as a whole, so that a kill at any moment leaves a whole one; beside it the
+folders of what metrics keep on disk (`Scratch`), whose rows are addressed by position and so may be ahead of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flexframe.bench.protocol import short_id
+from flexframe.contracts import Scratch
+
+FOLDER = "partial"
+FILE = "state.safetensors"
+LEAF = "__tensor__"
+PLAIN = (str, int, float, type(None))  # bool is an int
+
+
+class Partial:
+    """The state of one benchmark on disk.
+
+    Args:
+        out: the benchmark's folder.
+        rests_on: all that decides its numbers; the state of another one is refused.
+    """
+
+    def __init__(self, out: Path, rests_on: Mapping[str, Any]) -> None:
+        self.folder, self.path = out / FOLDER, out / FOLDER / FILE
+        self.rests_on = json.loads(json.dumps(rests_on))
+
+    def scratch(self, entrant: int, budget: int) -> Scratch:
+        """The folders of one lane."""
+        return Scratch(self.folder / f"model-{entrant}" / str(budget), self.folder / "originals")
+
+    def read(self) -> dict[str, Any] | None:
+        """The state that an interrupted run left, if one did.
+
+        Raises:
+            ValueError: it is another benchmark's, or of another version, or damaged.
+        """
+        if not self.path.is_file():
+            self.drop()  # rows without a state are of no use
+            return None
+        remedy = f"give another folder by -o, or delete {self.folder} to lose it"
+        try:
+            with safe_open(self.path, "pt") as file:
+                header = json.loads((file.metadata() or {})["state"])
+                state = thaw(header["state"], {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        except Exception as error:  # whatever is wrong with the file, the user decides
+            raise ValueError(f"{self.path}, of an interrupted run, is damaged ({error}); {remedy}") from None
+        if header["rests_on"] != self.rests_on:
+            differs = "; ".join(_differences(header["rests_on"], self.rests_on)[:4])
+            told = f"{self.folder} holds an interrupted run of another protocol ({differs})"
+            raise ValueError(f"{told}; run its command again to finish it, {remedy}")
+        return state
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Replace the state. What metrics keep on disk is there before it says so."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.rglob("*"):
+            if path.is_file() and path != self.path:
+                _sync(path)
+        tensors: dict[str, Tensor] = {}
+        frozen = freeze(state, tensors)
+        text = json.dumps({"rests_on": self.rests_on, "id": short_id(self.rests_on), "state": frozen})
+        part = self.path.with_suffix(".part")
+        save_file(tensors, part, metadata={"state": text})
+        _sync(part)
+        part.replace(self.path)
+
+    def drop(self) -> None:
+        """Delete it: the run has ended."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def freeze(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
+    """Nested plain data with tensors as JSON has it; tensors go into `tensors`.
+
+    Raises:
+        TypeError: anything else, by its place.
+    """
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().clone().contiguous()  # no two may share memory
+        return {LEAF: name}
+    if isinstance(value, Mapping):
+        if LEAF in value or not all(isinstance(key, str) for key in value):
+            raise TypeError(f"state {name!r} is a mapping with other keys than names: {list(value)[:4]}")
+        return {key: freeze(each, tensors, f"{name}/{key}") for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [freeze(each, tensors, f"{name}/{i}") for i, each in enumerate(value)]
+    if type(value) is bool or type(value) in PLAIN:
+        return value
+    raise TypeError(f"state {name!r} is of {type(value).__name__}; it may hold numbers, text, tensors, lists, mappings")
+
+
+def thaw(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What `freeze` froze; tuples come back as lists."""
+    if isinstance(value, dict):
+        if set(value) == {LEAF}:
+            return tensors[value[LEAF]]
+        return {key: thaw(each, tensors) for key, each in value.items()}
+    return [thaw(each, tensors) for each in value] if isinstance(value, list) else value
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _differences(then: Any, now: Any, name: str = "") -> list[str]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        keys = [*then, *(key for key in now if key not in then)]
+        return [
+            each
+            for key in keys
+            if then.get(key) != now.get(key)
+            for each in _differences(then.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    return [f"{name}: then {json.dumps(then)[:60]}, now {json.dumps(now)[:60]}"]

@@ -1,0 +1,194 @@
+"""The content of results.json, schema 2.
+
+schema            2
+suite             the suite's name and config
+measures          by number: label, better ("higher", "lower", null), unit, digits, note
+budgets           all token counts that any model was measured at
+protocol          what all numbers have in common, for a page to show
+models.NAME
+  id, config, fingerprint (sha256 of its tensors), trained (what its file says: step, run.ema, ...), parameters,
+  length, bits_per_token, sampling, speed.encode_images_per_second
+  budgets.K       K: tokens, as text
+    bits          of an image at K tokens; null if continuous
+    metrics.NUMBER
+      value       a finite number, or null
+      why         why there is none, and what to do; with null only
+      protocol    key into `protocols`; with a number only
+      subsets     {"size", "values"}: the number over disjoint parts of the images, the same parts for all models;
+                  where it is no mean of per-image values and such parts can be had (Fréchet distances, KID,
+                  inception score). Values over few images are biased: their spread counts, and their differences
+      ranked      of `usage`: for each codebook [[times, codes], ...]: so many codes were seen so many times each,
+                  most frequent first, codes never seen last: the histogram of use, however large the codebook
+    speed         decode_images_per_second
+protocols         by key `<measure id>.<use id>`: {"measure", "use"}. Numbers whose measure ids are equal were
+                  measured alike and may share a column; the use id says how the model was used
+per_image.NAME.K.NUMBER   a value for each image, in order, of metrics that have them
+shown             ids of the first images, whose pictures are in `Report.images`
+codes_sha256.NAME.K       hash of all token ids
+manifest          when, where, by which command; moves no number
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flexframe import provenance
+from flexframe.bench import protocol
+from flexframe.bench.lanes import Entrant, Lane
+from flexframe.contracts import Measure, Source
+from flexframe.tokenizer import Tokenizer
+from flexframe_registry import SuiteConfig
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a pass over the images tells of them."""
+
+    sha256: str
+    labels: Counter[int | None]
+    ids: Sequence[str]
+    """Of the first images."""
+
+
+def assemble(
+    name: str,
+    suite: SuiteConfig,
+    source: Source,
+    entrants: Sequence[Entrant],
+    measures: Mapping[str, Measure],
+    seen: Seen,
+    device: torch.device,
+) -> dict[str, Any]:
+    """The content of results.json."""
+    common = {
+        "task": "reconstruction of the suite's own images",
+        "data": protocol.settings(suite.data),
+        "data_sha256": seen.sha256,
+        "count": len(source),
+        "classes": classes(seen.labels),
+        "image_size": list(source.size),
+        "images": dict(source.protocol()),
+        "uint8": protocol.UINT8_RULES[suite.rounding],
+        "providers": protocol.providers([suite.data, *suite.metrics]),
+        "versions": protocol.versions(),
+    }
+    protocols: dict[str, Any] = {}
+    models = {entrant.name: _model(entrant, suite, common, protocols, device) for entrant in entrants}
+    return {
+        "schema": protocol.SCHEMA,
+        "suite": {"name": name, **suite.model_dump(mode="json")},
+        "measures": {
+            m.name: {"label": m.label, "better": m.better, "unit": m.unit, "digits": m.digits, "note": m.note}
+            for m in measures.values()
+        },
+        "budgets": sorted({lane.budget for entrant in entrants for lane in entrant.lanes}),
+        "protocol": common,
+        "models": models,
+        "protocols": protocols,
+        "per_image": {
+            e.name: {str(lane.budget): {n: list(v) for n, v in lane.per_image.items()} for lane in e.lanes}
+            for e in entrants
+        },
+        "shown": list(seen.ids),
+        "codes_sha256": {e.name: {str(lane.budget): lane.codes.link for lane in e.lanes} for e in entrants},
+        "manifest": provenance.manifest(device),
+    }
+
+
+def write(results: Mapping[str, Any], path: Path) -> None:
+    """Write results as JSON, lists of numbers in one line each."""
+    text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
+    text = re.sub(r"\[\n\s+((?:-?[\d.e+-]+,?\s+)+)\]", lambda m: "[" + " ".join(m[1].split()) + "]", text)
+    part = path.with_suffix(".part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def classes(labels: Counter[int | None]) -> dict[str, int] | None:
+    """How many images the classes have: a sample that is balanced is another one than a sample that is not."""
+    counts = [n for label, n in labels.items() if label is not None]
+    if not counts:
+        return None
+    return {"labelled": sum(counts), "classes": len(counts), "least": min(counts), "most": max(counts)}
+
+
+def used(model: Tokenizer, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
+    """How a model is used: what moves its reconstructions beside its weights."""
+    exact = {"float32": torch.get_float32_matmul_precision(), "tf32": torch.backends.cudnn.allow_tf32}
+    return {
+        "seed": suite.seed,
+        "sampling": model.sampling.model_dump(mode="json"),
+        "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "device": device.type,
+        **({"matmul": exact} if device.type == "cuda" else {}),
+        "providers": protocol.providers(protocol.parts(model.config)),
+    }
+
+
+def _model(
+    entrant: Entrant,
+    suite: SuiteConfig,
+    common: Mapping[str, Any],
+    protocols: dict[str, Any],
+    device: torch.device,
+) -> dict[str, Any]:
+    model, config = entrant.model, entrant.model.config
+    bits, use = config.bits_per_token, used(model, suite, device)
+    budgets = {}
+    for lane in entrant.lanes:
+        budgets[str(lane.budget)] = {
+            "bits": None if bits is None else lane.budget * bits,
+            "metrics": _numbers(lane, common, {**use, "budget": lane.budget}, protocols),
+            "speed": {"decode_images_per_second": round(lane.watch.rate(), 2)},
+        }
+    return {
+        "id": model.id,
+        "config": config.model_dump(mode="json"),
+        "fingerprint": entrant.weights,
+        "trained": dict(model.about),
+        "parameters": _parameters(model),
+        "length": config.length,
+        "bits_per_token": bits,
+        "sampling": use["sampling"],
+        "speed": {"encode_images_per_second": round(entrant.watch.rate(), 2)},
+        "budgets": budgets,
+    }
+
+
+def _numbers(
+    lane: Lane, common: Mapping[str, Any], use: Mapping[str, Any], protocols: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Each number with the id of its protocol: `<what is measured, and how>.<how the model is used>`."""
+    found: dict[str, dict[str, Any]] = {}
+    for tally, refused in lane.tallies:
+        why = refused or tally.unavailable()
+        if why is not None:
+            found |= {m.name: {"value": None, "why": why} for m in tally.measures()}
+            continue
+        values = tally.compute()
+        measure = {**common, "metric": protocol.settings(tally.config), "measured": dict(tally.protocol())}
+        key = f"{protocol.short_id(measure)}.{protocol.short_id(use)}"
+        protocols[key] = {"measure": measure, "use": dict(use)}
+        details = tally.details()
+        for name, value in values.items():
+            if math.isfinite(value):
+                found[name] = {"value": value, "protocol": key, **details.get(name, {})}
+            else:
+                found[name] = {"value": None, "why": f"came out as {value}, which is no number to report"}
+    return found
+
+
+def _parameters(model: Tokenizer) -> dict[str, int]:
+    """Counts by part; `total` leaves out the codec, which is frozen and usually somebody else's."""
+    parts = {"encoder": model.encoder, "quantizer": model.quantizer, "decoder": model.decoder, "codec": model.codec}
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    return {"total": sum(n for name, n in counts.items() if name != "codec"), **counts}
