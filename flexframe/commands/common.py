@@ -96,7 +96,7 @@ def tell(error: Exception) -> int:
     words = " ".join(str(error).split())
     expected = isinstance(error, EXPECTED) and words != ""
     if not expected:
-        text = f"{type(error).__name__}{': ' if words else ''}{words[:LONGEST]}{' ...' * (len(words) > LONGEST)}"
+        text = f"{type(error).__name__}{': ' if words else ''}{words[:LONGEST]}{' …' * (len(words) > LONGEST)}"
         words = f"{text.rstrip('.')}. {_advice(error)}"
     say.print(f"flexframe: {words}", style="red", markup=False, soft_wrap=True)
     return 2 if expected else 1

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flexframe.commands import complete
 from flexframe.commands.common import Device, out, pick_device, say
 from flexframe_registry import ConfigError
 from flexframe_registry.cards import Preprocessing, put, split_override
@@ -21,7 +22,10 @@ Images = Annotated[
     list[str],
     typer.Argument(metavar="IMAGES...", help="Files, folders (searched in depth), quoted globs, .tar shards."),
 ]
-Model = Annotated[str, typer.Option("--model", "-m", help="A card's id, a model file, or a run's folder.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="A card's id, a model file, or a run's folder.", autocompletion=complete.models),
+]
 Seed = Annotated[int, typer.Option(help="What all draws follow from, beside each image's own number.")]
 Resize = Annotated[
     str | None, typer.Option(help="torchvision-bicubic, torchvision-bilinear or adm; the card's own if not given.")
@@ -42,7 +46,11 @@ def encode(
         typer.Option(help="Tokens: 16 for all; 4,8,16 one for each image; @FILE.csv of id,length. All if not given."),
     ] = None,
     allocator: Annotated[
-        str | None, typer.Option(help="Choose each image's length: a name from `flexframe list allocator`.")
+        str | None,
+        typer.Option(
+            help="Choose each image's length: a name from `flexframe list allocator`.",
+            autocompletion=complete.names_of("allocator"),
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -86,7 +94,13 @@ def decode(
     tokens: Annotated[Path, typer.Argument(help="A token file.")],
     folder: Annotated[Path, typer.Option("--out", "-o", help="Where the PNG files go: a folder of their own.")],
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="As for encode; what the token file names if not given.")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="As for encode; what the token file names if not given.",
+            autocompletion=complete.models,
+        ),
     ] = None,
     length: Annotated[int | None, typer.Option(min=1, help="Use the first tokens only, at most so many.")] = None,
     steps: Steps = None,

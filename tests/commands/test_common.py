@@ -1,0 +1,192 @@
+"""How the command line fails, names devices and versions."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+import torch
+
+from flexframe import cli
+from flexframe.commands import common
+from flexframe_registry import ConfigError
+
+CARD = "flextok/digits-tiny"
+WITHOUT_DEVICE = {
+    "list", "show", "doctor", "explain", "new-plugin",  # compute nothing; sizes are measured on meta tensors
+    "import", "init",  # write files that are the same everywhere
+    "verify",  # compares with what the reference computed on a CPU
+}  # fmt: skip
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names its own."""
+
+
+@pytest.fixture
+def failing(monkeypatch, command):
+    """Runs `flexframe list`, in which something raises an error."""
+
+    def run(error, *words):
+        def fail():
+            raise error
+
+        monkeypatch.setattr(cli, "catalogue", fail)
+        return command("list", *words)
+
+    return run
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (ConfigError([("a.b", "is wrong")]), 2, "flexframe: a.b: is wrong"),
+        (ValueError("of two\nlines"), 2, "flexframe: of two lines"),
+        (FileNotFoundError(2, "No such file or directory", "x.png"), 2, "No such file or directory: 'x.png'"),
+        (RuntimeError("a shape\n  is wrong."), 1, "flexframe: RuntimeError: a shape is wrong. This was not expected"),
+        (KeyError("weight"), 1, "flexframe: KeyError: 'weight'. This was not expected"),
+        (ValueError(), 1, "flexframe: ValueError. This was not expected"),
+        (AssertionError(), 1, "flexframe: AssertionError. This was not expected; the same command with --debug shows"),
+        (OutOfMemoryError("CUDA out of memory."), 1, "CUDA out of memory. The memory is full: use a smaller --batch"),
+        (MemoryError(), 1, "flexframe: MemoryError. The memory is full"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_any_error_is_one_line(failing, error, code, words):
+    answer = failing(error)
+    assert (answer.code, answer.out) == (code, "")
+    (line,) = answer.err.splitlines()
+    assert words in line
+
+
+def test_an_endless_error_is_cut(failing):
+    answer = failing(RuntimeError("missing key, " * 1000))
+    assert len(answer.err) < common.LONGEST + 200
+    assert "missing key, mi …. This was not expected" in answer.err
+
+
+def test_tracebacks_are_shown_when_asked_for(python, monkeypatch):
+    code = "import flexframe.cli as c; c.catalogue = lambda: {}['lost']; c.main()"
+    quiet = python(code, "list")
+    assert (quiet.returncode, len(quiet.stderr.splitlines())) == (1, 1)
+    for loud in (python(code, "--debug", "list"), python(code, "list", FLEXFRAME_DEBUG="1")):
+        assert loud.returncode == 1
+        assert loud.stderr.startswith("Traceback")
+        assert "KeyError: 'lost'" in loud.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "debug", "left"),
+    [
+        (["train", "--debug", "x"], True, ["train", "x"]),
+        (["train", "x"], False, ["train", "x"]),
+        (["train", "--", "--debug"], False, ["train", "--", "--debug"]),
+    ],
+)
+def test_debug_may_stand_anywhere(words, debug, left):
+    assert common.take_debug(words) is debug
+    assert words == left
+
+
+@pytest.mark.parametrize(("value", "debug"), [("1", True), ("yes", True), ("0", False), ("", False)])
+def test_debug_by_environment(monkeypatch, value, debug):
+    monkeypatch.setenv(common.DEBUG, value)
+    assert common.take_debug([]) is debug
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    code = "import flexframe.cli as c; c.catalogue = lambda: print('x' * 1_000_000, flush=True); c.main()"
+    run = subprocess.Popen([sys.executable, "-c", code, "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run.stdout.close()
+    with run:
+        assert run.stderr.read() == b""
+    assert run.returncode == 1
+
+
+# --- devices -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cpu_only(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+def test_every_command_that_computes_takes_a_device():
+    takes = {}
+    for found in cli.app.registered_commands:
+        name = found.name or found.callback.__name__.strip("_").replace("_", "-")
+        takes[name] = inspect.signature(found.callback).parameters.get("device")
+    assert {name for name, device in takes.items() if device is None} <= WITHOUT_DEVICE
+    for name, device in takes.items():
+        if device is not None:
+            assert device.annotation in ("Device", common.Device), name
+            assert device.default == "auto", name
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", CARD, "-o", "run"),
+        ("bench", "digits-smoke", CARD, "-o", "out"),
+        ("demo", "-o", "out"),
+        ("encode", ".", "-m", CARD, "-o", "tokens.safetensors"),
+        ("reconstruct", ".", "-m", CARD, "-o", "grid.png"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_gpu_that_is_not_there_is_one_clear_error(command, cpu_only, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    answer = command(*words, "--device", "cuda")
+    assert answer.code == 2
+    (line,) = answer.err.splitlines()
+    assert "--device: 'cuda' cannot be used here: torch" in line
+    assert line.endswith("Usable here: cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_devices_by_name(cpu_only, monkeypatch):
+    assert common.pick_device("auto") == common.pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigError, match=r"'mps' cannot be used here: torch .* without MPS"):
+        common.pick_device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match=r"there is no 'cuda:2': 2 found here, the last is cuda:1"):
+        common.pick_device("cuda:2")
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "meta", "cuda:", "cuda:one", "cpu:0", "CUDA"])
+def test_a_word_that_is_no_device_is_refused(name):
+    with pytest.raises(ConfigError, match=r"there is no .* Known: auto, cpu, cuda, mps, and cuda:N"):
+        common.pick_device(name)
+
+
+def test_a_typo_is_told_without_torch(python):
+    code = "import sys\nfrom flexframe.commands.common import pick_device\ntry: pick_device('cudda')\nexcept ValueError"
+    done = python(code + " as e: print(e)\nprint('torch' in sys.modules)")
+    assert done.stdout.splitlines()[0].startswith("--device: there is no 'cudda'. Did you mean 'cuda'?")
+    assert done.stdout.splitlines()[1] == "False"
+
+
+# --- versions ----------------------------------------------------------------------------------------------------
+
+
+def test_versions_of_flexframe_and_of_plugins(command):
+    answer = command("--version")
+    assert answer.code == 0
+    first, *plugins = answer.out.splitlines()
+    assert first == f"flexframe {version('flexframe')}"
+    assert f"flexframe-titok {version('flexframe-titok')}" in plugins
+    assert plugins == sorted(plugins)
+
+
+def test_the_version_in_python_is_the_distributions():
+    import flexframe
+
+    assert flexframe.__version__ == version("flexframe")
