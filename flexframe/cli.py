@@ -218,7 +218,8 @@ def demo(
         measured = suite(DEMO_SUITE)
         kept = tuple(metric for metric in measured.metrics if metric.type not in DEMO_WITHOUT)
         measured = measured.model_copy(update={"metrics": kept})
-        return _bench(DEMO_SUITE, measured, list(DEMO_MODELS), folder, 64, device)
+        _bench(DEMO_SUITE, measured, list(DEMO_MODELS), folder, 64, device)
+        return
     steps = sum(cards().get(m).run.steps for m in DEMO_TRAINED)
     minutes = steps / STEPS_A_SECOND / 60
     out.print(f"training both from scratch: {steps:,} steps, about {minutes:.0f} minutes on a CPU core")

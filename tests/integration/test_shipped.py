@@ -40,6 +40,13 @@ def quality(name):
 
 def test_both_methods_ship():
     assert {"flextok/digits-tiny", "titok/digits-tiny"} <= set(SHIPPED)
+    scenes = {"grid/scenes-64", "flextok/scenes-64", "titok/scenes-64-16", "titok/scenes-64-4"}
+    assert scenes | {"flextok/scenes-64-vit"} <= set(SHIPPED)
+
+
+def test_all_weights_together_are_small():
+    paths = [cards().files[name].parent / cards().get(name).file.weights.path for name in SHIPPED]
+    assert sum(path.stat().st_size for path in paths) <= 25e6
 
 
 @pytest.mark.slow

@@ -1,0 +1,113 @@
+"""The models of drawn scenes that ship: as good as their cards say, and compared by `flexframe demo`."""
+
+import json
+from functools import cache
+
+import pytest
+import torch
+
+import flexframe
+from flexframe import cli
+from flexframe.rng import Rng
+from flexframe_registry import cards, catalogue, suite
+from flexframe_registry.cards import card
+
+COUNT = 24
+MODELS = cli.DEMO_MODELS
+
+
+@cache
+def held_out():
+    """The suite's first scenes, and its classifier."""
+    source = catalogue().build(suite(cli.DEMO_SUITE).data, (64, 64))
+    samples = source.samples(range(COUNT))
+    truth = {name: torch.tensor([s.attributes[name] for s in samples]) for name in samples[0].attributes}
+    return torch.stack([s.image for s in samples]), truth, source.classifier()
+
+
+def quality(name, budget):
+    """PSNR of each image in dB, and the share of images of which each attribute is read right."""
+    images, truth, classifier = held_out()
+    tokenizer, rng = flexframe.load(name), Rng(0, torch.arange(COUNT))
+    decoded = tokenizer.decode(tokenizer.encode(images / 255, rng=rng).truncate(budget), rng=rng)
+    psnr = -10 * torch.log10((decoded - images / 255).square().mean((1, 2, 3)))
+    read = classifier(decoded.mul(255).round().byte())
+    return psnr, {name: float((found == truth[name]).double().mean()) for name, found in read.items()}
+
+
+def test_flextok_is_close_with_all_tokens_and_better_with_more():
+    psnr, means = {}, {}
+    for budget in (1, 4, 32):
+        psnr[budget], _ = quality("flextok/scenes-64", budget)
+        means[budget] = float(psnr[budget].mean())
+    assert means[1] + 2 < means[4] < means[32] - 4
+    assert means[32] >= 24
+    assert float((psnr[32] > psnr[4]).double().mean()) > 0.95
+
+
+def test_four_tokens_of_flextok_tell_what_fills_the_picture():
+    _, accuracy = quality("flextok/scenes-64", 4)
+    chance = {name: 1 / n for name, n in suite(cli.DEMO_SUITE).data.chances().items()}
+    assert all(accuracy[name] > 3 * chance[name] for name in ("palette", "light", "colour"))
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "flextok/scenes-64"])
+def test_fixed_lengths_are_as_good_as_their_cards_say(name):
+    told = cards().get(name).file.metrics["psnr_by_tokens"]
+    assert len(told) == 1
+    for budget, db in told.items():
+        assert abs(float(quality(name, int(budget))[0].mean()) - db) < 1  # of 24 images, where the card has 256
+
+
+def test_cards_tell_a_number_for_every_length():
+    for name in MODELS:
+        told = cards().get(name).file.metrics["psnr_by_tokens"]
+        assert tuple(int(k) for k in told) == cards().get(name).model.budgets
+        assert list(told.values()) == sorted(told.values())
+
+
+def test_recipes_train_the_cards_on_the_scenes_of_the_suite(request):
+    folder = request.config.rootpath / "benchmarks" / "recipes" / "scenes-64"
+    measured = suite(cli.DEMO_SUITE).data
+    for file in sorted(folder.glob("*.yaml")):
+        found = card(str(file)).run.data
+        assert (found.split, measured.split) == ("train", "val")
+        assert found.model_copy(update={"split": "val", "count": 256}) == measured
+
+
+# --- the demo ----------------------------------------------------------------------------------------------------
+
+
+def test_the_demo_compares_what_ships(command, tmp_path, monkeypatch):
+    few = suite(cli.DEMO_SUITE).data.model_copy(update={"count": 2})
+    small = suite(cli.DEMO_SUITE).model_copy(update={"data": few, "count": None, "show": 1})
+    monkeypatch.setattr(cli, "suite", {cli.DEMO_SUITE: small}.__getitem__)
+    answer = command("demo", "-o", tmp_path / "demo", "--device", "cpu")
+    assert answer.code == 0, answer.err
+    results = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert list(results["models"]) == list(MODELS)
+    assert results["budgets"] == [1, 2, 4, 8, 16, 32, 64]
+    assert "psnr" in results["measures"]
+    assert not set(cli.DEMO_WITHOUT) & set(results["measures"])
+    assert "report.html" in answer.out
+
+
+def test_the_demo_needs_nothing_that_is_not_there():
+    for name in MODELS:
+        weights = cards().get(name).file.weights
+        assert (cards().files[name].parent / weights.path).is_file()
+        assert cards().get(name).model.image_size == (64, 64)
+    assert all(name in {m.type for m in suite(cli.DEMO_SUITE).metrics} for name in cli.DEMO_WITHOUT)
+
+
+def test_demo_train_trains_small_models(command, tmp_path, monkeypatch):
+    """What is trained, on which suite, is asked of `train` and `_bench`; both have tests of their own."""
+    trained, measured = [], []
+    monkeypatch.setattr(cli, "train", lambda *given: trained.append(given))
+    monkeypatch.setattr(cli, "_bench", lambda name, suite, models, *rest: measured.append((name, models)))
+    answer = command("demo", "--train", "-o", tmp_path)
+    assert answer.code == 0, answer.err
+    folders = [tmp_path / name.replace("/", "-") for name in cli.DEMO_TRAINED]
+    assert [(given[0], given[2]) for given in trained] == list(zip(cli.DEMO_TRAINED, folders, strict=True))
+    assert measured == [("digits", [str(folder) for folder in folders])]
+    assert "minutes on a CPU core" in answer.out
