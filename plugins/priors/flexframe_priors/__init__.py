@@ -87,6 +87,73 @@ class RARConfig(PriorConfig):
         return 1 - (step - self.anneal_start) / (self.anneal_end - self.anneal_start)
 
 
+class GPTSampling(SamplingConfig):
+    """One code after the other, with classifier-free guidance."""
+
+    temperature: float = Field(1.0, ge=0)
+    """Logits are divided by it; 0 takes the likeliest code."""
+    top_k: int | None = Field(None, ge=1)
+    """Draw among so many likeliest codes only (with `split`: digits); among all if not given."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Draw among the likeliest codes (with `split`: digits) that together have at least this probability."""
+    guidance: float = 1.0
+    """Scale: unconditional + guidance (conditional - unconditional), so 1 is none."""
+    cache: bool = True
+    """Keep keys and values of earlier codes; it moves no number beyond rounding."""
+
+
+class GPTConfig(PriorConfig):
+    """A decoder-only transformer of a tokenizer's codes, one after the other: the generator of FlexTok's stage 2 (arXiv
+    2502.13967) and of LlamaGen (arXiv 2406.06525), with RMS norms and SwiGLU."""
+
+    type: Literal["gpt"] = "gpt"
+    sampling = GPTSampling
+    sizes = {
+        "tiny": {"width": 64, "depth": 2, "heads": 2},
+        "small": {"width": 640, "depth": 10, "heads": 10},
+        "large": {"width": 1280, "depth": 20, "heads": 20},
+    }
+
+    width: int = Field(768, ge=1)
+    """Transformer width."""
+    depth: int = Field(12, ge=1)
+    """Transformer blocks."""
+    heads: int = Field(12, ge=1)
+    """Attention heads."""
+    positions: Literal["learned", "rope"] = "learned"
+    """`learned`: an embedding a position, as codes without a place in the picture suggest; `rope`: rotated queries and
+    keys (arXiv 2104.09864), along the sequence."""
+    split: tuple[int, ...] = ()
+    """Radices, the least significant first, in which each code is written and modelled digit by digit, exactly; their
+    product is the codebook's size. Spares the tables of a large codebook: FSQ's 64000 as `[512, 125]` are two digits."""
+    prefixes: bool = False
+    """Training: cut each row to a length drawn evenly from 1 to its own, so that early tokens weigh more."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Training: dropout of embedded codes and of what attention and feed-forward layers give."""
+    class_dropout: float = Field(0.1, ge=0, le=1)
+    """Training: probability that a row's class is hidden, for guidance."""
+
+    @model_validator(mode="after")
+    def _sizes(self) -> GPTConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by its {self.heads} heads")
+        if self.positions == "rope" and self.width // self.heads % 2:
+            raise ValueError(f"rope rotates pairs, and heads of width {self.width // self.heads} have an odd one left")
+        return self
+
+    def check_codes(self, spec: CodesSpec) -> None:
+        if self.split and (min(self.split) < 2 or math.prod(self.split) != spec.codebook_size):
+            product = " x ".join(map(str, self.split))
+            raise ValueError(
+                f"split is {product} = {math.prod(self.split)}; its factors must be 2 or more and give the codebook's "
+                f"{spec.codebook_size} entries"
+            )
+
+    def radices(self, spec: CodesSpec) -> tuple[int, ...]:
+        """How many values each of a token's digits takes, in the order in which they are modelled."""
+        return (self.split or (spec.codebook_size,)) * spec.codebooks
+
+
 class RARImporterConfig(ImporterConfig):
     """RAR's generators of bytedance/1d-tokenizer (`yucornetto/RAR`): safetensors or `.bin`, with or without config."""
 
@@ -96,6 +163,7 @@ class RARImporterConfig(ImporterConfig):
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
     return [
+        Component(GPTConfig, "flexframe_priors.gpt:GPT"),
         Component(RARConfig, "flexframe_priors.rar:RAR"),
         Component(RARImporterConfig, "flexframe_priors.rar_importer:RARImporter"),
     ]

@@ -1,0 +1,251 @@
+"""GPT: a decoder-only transformer over a tokenizer's codes, one after the other (arXiv 2502.13967; 2406.06525)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flexframe.contracts import Codes, Condition, LikelihoodPrior, Losses, Rng, prefix
+from flexframe.nn.priors import class_ids, gumbel
+from flexframe_registry import CodesSpec, SamplingConfig
+
+from . import GPTConfig, GPTSampling
+from .cache import Cache
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.heads, self.rotated = config.heads, config.positions == "rope"
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
+        self.proj = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(self, x: Float[Tensor, "b n w"], cache: Cache | None) -> Float[Tensor, "b n w"]:
+        """Without a cache, or with an empty one, positions attend causally; further ones are given one by one."""
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if self.rotated:
+            start = 0 if cache is None else cache.done
+            query, key = rotate(query, start), rotate(key, start)
+        if cache is not None:
+            key, value = cache.extend(key, value)
+        causal = key.shape[2] == x.shape[1]
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """A pre-norm block with a SwiGLU feed-forward layer: 12 w^2 parameters, and its two norms."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        width, hidden = config.width, 8 * config.width // 3
+        self.norm1, self.norm2 = nn.RMSNorm(width, eps=1e-5), nn.RMSNorm(width, eps=1e-5)
+        self.attn = Attention(config)
+        self.fc1, self.fc2 = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Float[Tensor, "b n w"], cache: Cache | None) -> Float[Tensor, "b n w"]:
+        x = x + self.dropout(self.attn(self.norm1(x), cache))
+        gate, inner = self.fc1(self.norm2(x)).chunk(2, -1)
+        return x + self.dropout(self.fc2(F.silu(gate) * inner))
+
+
+class GPT(LikelihoodPrior):
+    """`[class | digits but the last]`, where each position gives the digit that follows.
+
+    A token is its codebooks' codes one after the other, and a code its digits (`config.split`): without either, a digit
+    is a code and a code a token.
+    """
+
+    config: GPTConfig
+
+    def __init__(self, config: GPTConfig, spec: CodesSpec) -> None:
+        super().__init__(config, spec)
+        width, self.null = config.width, spec.classes or 0
+        self.radices = config.radices(spec)
+        self.classes = nn.Embedding(self.null + 1, width)
+        self.embeddings = nn.ModuleList(nn.Embedding(radix, width) for radix in self.radices)
+        self.positions = None
+        if config.positions == "learned":
+            self.positions = nn.Parameter(torch.empty(spec.length * len(self.radices), width))
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.RMSNorm(width, eps=1e-5)
+        self.heads = nn.ModuleList(nn.Linear(width, radix, bias=False) for radix in self.radices)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        """Normals of deviation 0.02, smaller where the residual stream is added to; heads start at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        if self.positions is not None:
+            nn.init.normal_(self.positions, std=0.02)
+        for block in self.blocks:
+            for layer in (block.attn.proj, block.fc2):
+                nn.init.normal_(layer.weight, std=0.02 * (2 * len(self.blocks)) ** -0.5)
+        for head in self.heads:
+            nn.init.zeros_(head.weight)
+
+    # --- digits --------------------------------------------------------------------------------------------------
+
+    def digits(self, codes: Int[Tensor, "b k q"]) -> Int[Tensor, "b n"]:
+        """Codes as the digits that are modelled, flat."""
+        if not self.config.split:
+            return codes.flatten(1)
+        found, rest = [], codes
+        for radix in self.config.split:
+            found.append(rest % radix)
+            rest = rest // radix
+        return torch.stack(found, -1).flatten(1)
+
+    def codes(self, digits: Int[Tensor, "b n"]) -> Int[Tensor, "b k q"]:
+        """The inverse of `digits`, for whole tokens."""
+        split = self.config.split or (self.spec.codebook_size,)
+        parts = digits.unflatten(1, (-1, self.spec.codebooks, len(split)))
+        value = torch.zeros_like(parts[..., 0])
+        for place in reversed(range(len(split))):
+            value = value * split[place] + parts[..., place]
+        return value
+
+    def embed(
+        self, digits: Int[Tensor, "b m"], classes: Int[Tensor, " b"] | None, start: int
+    ) -> Float[Tensor, "b n w"]:
+        """Positions `start`, `start` + 1, ...: the class where one is given, which is at position 0, then the digits.
+
+        Digit i stands at position i + 1.
+        """
+        period = len(self.radices)
+        first = start if classes is not None else start - 1  # number of the first of these digits
+        found = [self.embeddings[(first + i) % period](digits[:, i::period]) for i in range(period)]
+        x = digits.new_zeros(*digits.shape, self.config.width, dtype=self.classes.weight.dtype)
+        for i, each in enumerate(found):
+            x[:, i::period] = each
+        if classes is not None:
+            x = torch.cat([self.classes(classes)[:, None], x], 1)
+        if self.positions is not None:
+            x = x + self.positions[start : start + x.shape[1]]
+        return self.dropout(x)
+
+    def features(
+        self, digits: Int[Tensor, "b m"], classes: Int[Tensor, " b"], caches: list[Cache] | None = None
+    ) -> Float[Tensor, "b n w"]:
+        """What the heads read at positions 0..m; at the last one alone where caches hold the others."""
+        if caches is not None and caches[0].done:
+            x = self.embed(digits[:, -1:], None, digits.shape[1])
+        else:
+            x = self.embed(digits, classes, 0)
+        for i, block in enumerate(self.blocks):
+            x = block(x, None if caches is None else caches[i])
+        return self.norm(x)
+
+    def next_logits(
+        self, digits: Int[Tensor, "b m"], classes: Int[Tensor, " b"], caches: list[Cache] | None = None
+    ) -> Float[Tensor, "b v"]:
+        """Logits of the digit after these, in the order of its values."""
+        return self.heads[digits.shape[1] % len(self.radices)](self.features(digits, classes, caches)[:, -1])
+
+    def _likelihoods(self, codes: Codes, classes: Int[Tensor, " b"]) -> Float[Tensor, "b k"]:
+        """Natural logarithm of each token's probability; 0 where absent."""
+        keep, period = codes.keep, len(self.radices)
+        ids = self.digits(codes.codes.masked_fill(~keep[..., None], 0))
+        x = self.features(ids[:, :-1], classes)
+        total = torch.zeros(keep.shape, device=ids.device)
+        for place, head in enumerate(self.heads):
+            chances = head(x[:, place::period]).float().log_softmax(-1)
+            total = total + chances.gather(-1, ids[:, place::period, None])[..., 0]
+        return total.masked_fill(~keep, 0)
+
+    # --- training ------------------------------------------------------------------------------------------------
+
+    def forward(self, codes: Codes, condition: Condition | None, *, rng: Rng) -> Losses:
+        """`codes`: each row's cross-entropy, nats a token present, codebooks added."""
+        keep = codes.keep
+        classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
+        if self.training:
+            hidden = rng.uniform("gpt/class") < self.config.class_dropout
+            classes = classes.masked_fill(hidden, self.null)
+            if self.config.prefixes:
+                lengths = keep.sum(1)
+                drawn = 1 + (rng.uniform("gpt/prefix") * lengths).long()
+                keep = prefix(torch.minimum(drawn, lengths), keep.shape[1])
+        found = self._likelihoods(Codes(codes.codes, keep), classes)
+        return {"codes": -found.sum(1) / keep.sum(1)}
+
+    # --- use -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def log_prob(self, codes: Codes, condition: Condition | None) -> Float[Tensor, "b k"]:
+        """Without guidance."""
+        return self._likelihoods(codes, class_ids(condition, self.spec.classes, len(codes.keep), codes.keep.device))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Condition | None,
+        lengths: Int[Tensor, " b"],
+        *,
+        rng: Rng,
+        sampling: SamplingConfig,
+        on_token: Callable[[int], None] | None = None,
+    ) -> Codes:
+        """A row's first tokens do not depend on its length: a shorter sample is the beginning of a longer one."""
+        assert isinstance(sampling, GPTSampling)
+        keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
+        classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
+        guided = sampling.guidance != 1 and self.spec.classes is not None
+        rows = torch.cat([classes, torch.full_like(classes, self.null)]) if guided else classes
+        steps, period = keep.shape[1] * len(self.radices), len(self.radices)
+        caches = [Cache(steps) for _ in self.blocks] if sampling.cache else None
+        digits = torch.zeros(len(keep), steps, dtype=torch.long, device=keep.device)
+        for done in range(steps):
+            given = digits[:, :done]
+            logits = self.next_logits(given.repeat(2, 1) if guided else given, rows, caches)
+            if guided:
+                conditional, free = logits.chunk(2)
+                logits = free + sampling.guidance * (conditional - free)
+            digits[:, done] = draw(logits, sampling, rng, f"gpt/digit.{done}")
+            if on_token is not None and (done + 1) % period == 0:
+                on_token((done + 1) // period)
+        return Codes(self.codes(digits).masked_fill(~keep[..., None], 0), keep)
+
+
+def draw(logits: Float[Tensor, "b v"], sampling: GPTSampling, rng: Rng, purpose: str) -> Int[Tensor, " b"]:
+    """A value a row, by the settings. The argmax of logits and Gumbel noise is a draw from their softmax."""
+    if not sampling.temperature:
+        return logits.argmax(-1)
+    logits = truncate(logits / sampling.temperature, sampling.top_k, sampling.top_p)
+    return (logits + gumbel(rng.uniform(purpose, logits.shape[1:]))).argmax(-1)
+
+
+def truncate(logits: Float[Tensor, "b v"], top_k: int | None, top_p: float) -> Float[Tensor, "b v"]:
+    """Minus infinity for all but the `top_k` likeliest, of which then those remain that together have `top_p`.
+
+    At least one remains. The likeliest that alone or with those before it passes `top_p` is still among them.
+    """
+    if top_k is not None and top_k < logits.shape[-1]:
+        least = logits.topk(top_k).values[..., -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if top_p < 1:
+        ordered, places = logits.sort(descending=True, stable=True)
+        chances = ordered.softmax(-1)
+        before = chances.cumsum(-1) - chances
+        beyond = torch.zeros_like(before, dtype=torch.bool).scatter(-1, places, before >= top_p)
+        logits = logits.masked_fill(beyond, -torch.inf)
+    return logits
+
+
+def rotate(x: Float[Tensor, "b h n d"], start: int) -> Float[Tensor, "b h n d"]:
+    """Pairs of channels rotated by their position times their frequency; positions count from `start`."""
+    half = x.shape[-1] // 2
+    frequencies = 10_000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angles = torch.arange(start, start + x.shape[2], device=x.device)[:, None] * frequencies
+    cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    one, two = x.chunk(2, -1)
+    return torch.cat([one * cosine - two * sine, one * sine + two * cosine], -1)
