@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from flexframe.builtin import metric_configs
+from flexframe.builtin.files_config import FolderConfig, ImagesConfig, TarConfig
 from flexframe.builtin.scenes_config import ScenesConfig
 from flexframe_registry import CodecConfig, Component, LatentSpec, SourceConfig, hookimpl
 
@@ -35,22 +36,14 @@ class DigitsConfig(SourceConfig):
     """`train` (1,438 images), or the held-out `val` (359: the indices 4, 9, 14, ...)."""
 
 
-class FolderConfig(SourceConfig):
-    """Images in a folder and its subfolders, in sorted order; a subfolder's name is its images' class."""
-
-    type: Literal["folder"] = "folder"
-    path: str
-    """The folder."""
-    resize: Literal["torchvision-bicubic", "torchvision-bilinear"] = "torchvision-bicubic"
-    """How the shorter edge is brought to size (Pillow, antialiased), before a centre crop."""
-
-
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
     return [
         Component(IdentityCodecConfig, "flexframe.builtin.codec:IdentityCodec"),
         Component(DigitsConfig, "flexframe.data.sources:Digits"),
-        Component(FolderConfig, "flexframe.data.sources:Folder"),
+        Component(FolderConfig, "flexframe.data.files:Folder"),
+        Component(TarConfig, "flexframe.data.files:Tar"),
+        Component(ImagesConfig, "flexframe.data.files:Images"),
         Component(ScenesConfig, "flexframe.data.scenes:Scenes"),
         *metric_configs.components(),
     ]

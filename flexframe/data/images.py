@@ -12,13 +12,13 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from flexframe.builtin.files_config import MAX_PIXELS
+
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 COLOUR = (
     "turned as its EXIF orientation says; alpha over white; 16-bit grey divided by 257, the upper byte of 16-bit "
     "colour; CMYK by Pillow's rule; profiles not applied; the first frame"
 )
-MAX_PIXELS = 89_478_485
-"""Of an image, unless said otherwise: 256 MiB as RGB. It is Pillow's own limit, at which it begins to warn."""
 
 
 class BrokenImage(ValueError):

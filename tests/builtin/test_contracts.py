@@ -1,5 +1,8 @@
+import tarfile
 from pathlib import Path
+from tempfile import mkdtemp
 
+import pytest
 import sklearn.datasets
 
 from flexframe.testing import parametrize_contracts
@@ -7,8 +10,28 @@ from flexframe.testing import parametrize_contracts
 PHOTOGRAPHS = Path(sklearn.datasets.__file__).parent / "images"  # two JPEG files that scikit-learn ships
 
 
-@parametrize_contracts(
-    "flexframe", {"source/folder": {"path": str(PHOTOGRAPHS)}, "metric/classifier": {"data": "digits"}}
-)
+def shard():
+    """The photographs as a tar file, in a temporary folder."""
+    path = Path(mkdtemp(prefix="flexframe-test-")) / "photographs.tar"
+    with tarfile.open(path, "w") as tar:
+        for file in sorted(PHOTOGRAPHS.glob("*.jpg")):
+            tar.add(file, file.name)
+    return path
+
+
+FIELDS = {
+    "source/folder": {"path": str(PHOTOGRAPHS)},
+    "source/images": {"path": str(PHOTOGRAPHS)},
+    "source/tar": {"path": str(shard())},
+    "metric/classifier": {"data": "digits"},
+}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLEXFRAME_HOME", str(tmp_path / "home"))
+
+
+@parametrize_contracts("flexframe", FIELDS)
 def test_contract(check):
     check()

@@ -1,0 +1,346 @@
+"""Sources of image files: a folder, tar shards, or whichever of the two a path is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from abc import abstractmethod
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from PIL import __version__ as pillow_version
+
+from flexframe.builtin.files_config import FilesConfig, FolderConfig, TarConfig
+from flexframe.contracts import Sample, Source
+from flexframe.data import tarfiles
+from flexframe.data.images import COLOUR, SUFFIXES, BrokenImage, fit, read_image, to_tensor
+from flexframe.data.waiting import waiting
+from flexframe.hub import home
+from flexframe_registry import ConfigError
+from flexframe_registry.configs import SourceConfig
+
+SHOWN = 5
+"""Broken files that a remark names."""
+THREADS = 4
+LARGEST_TEXT = 1 << 20
+"""Bytes of a caption or of a sample's JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is known of an image before its pixels are read."""
+
+    id: str
+    shown: str
+    """What an error calls it."""
+    open: Callable[[], Path | BytesIO]
+    label: int | None
+    caption: str | None
+
+
+class Files(Source):
+    """Images in files, by number. What becomes of a file that cannot be read is the config's `broken`."""
+
+    config: FilesConfig
+
+    def __init__(self, config: FilesConfig, size: tuple[int, int]) -> None:
+        super().__init__(config, size)
+        self.left_out: tuple[int, ...] = ()
+        """Numbers of the files that cannot be read, rising."""
+        self._reasons: tuple[str, ...] = ()
+
+    @abstractmethod
+    def number(self) -> int:
+        """How many files there are, broken ones too."""
+
+    @abstractmethod
+    def name(self, number: int) -> str:
+        """The id of the file of this number, whatever is wrong with it."""
+
+    @abstractmethod
+    def find(self, number: int) -> Found:
+        """The file of this number. `BrokenImage` where what lies beside it cannot be read."""
+
+    @abstractmethod
+    def state(self) -> str:
+        """A hash of where the files are, how large, and when they were written."""
+
+    def __len__(self) -> int:
+        return self.number() - len(self.left_out)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"there are {len(self)} images, numbered from 0; {index} is none of them")
+        # the broken file at position i of `left_out` stands after left_out[i] - i whole ones
+        skipped = bisect_right(range(len(self.left_out)), index, key=lambda i: self.left_out[i] - i)
+        return self._read(index + skipped)
+
+    def _read(self, number: int) -> Sample:
+        found = self.find(number)
+        image = read_image(found.open(), found.shown, self.config.max_pixels)
+        return Sample(to_tensor(fit(image, self.size, self.config.resize)), found.label, found.id, found.caption)
+
+    def protocol(self) -> Mapping[str, Any]:
+        said = {"resize": self.config.resize, "crop": "centre", "colour": COLOUR, "pillow": pillow_version}
+        if self.left_out:
+            named = [self.name(number) for number in self.left_out]
+            of_them = hashlib.sha256("\0".join(named).encode()).hexdigest()[:16]
+            left_out = {"count": len(named), "of": self.number(), "first": named[:SHOWN], "sha256": of_them}
+            return {**said, "left out as broken": left_out}
+        return said
+
+    def remarks(self) -> Sequence[str]:
+        if not self.left_out:
+            return ()
+        few, more = self._reasons[:SHOWN], len(self._reasons) - SHOWN
+        told = [*few, f"... and {more:,} more"] if more > 0 else few
+        count = f"{len(self.left_out):,} of {self.number():,}"
+        return (f"{count} images of {self.config.path} cannot be read and were left out: {'; '.join(told)}",)
+
+    def leave_out(self) -> None:
+        """Where the config says so, read every file, and leave out those that cannot be. What was found is kept in
+        `$FLEXFRAME_HOME/broken`, and holds until a file is written or moved.
+
+        Raises:
+            ConfigError: no file at all can be read.
+        """
+        if self.config.broken == "refuse":
+            return
+        key = [self.state(), self.config.max_pixels, pillow_version]
+        path = home() / "broken" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
+        try:
+            found = {int(number): reason for number, reason in json.loads(path.read_text(encoding="utf-8")).items()}
+        except (FileNotFoundError, ValueError, AttributeError):
+            found = self._look_for_broken()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(f".{os.getpid()}.part")
+            part.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+            os.replace(part, path)
+        if len(found) == self.number():
+            text = (
+                f"none of the {len(found):,} images of {self.config.path!r} can be read; {next(iter(found.values()))}"
+            )
+            raise ConfigError([("path", text)])
+        self.left_out, self._reasons = tuple(sorted(found)), tuple(found[number] for number in sorted(found))
+
+    def _look_for_broken(self) -> dict[int, str]:
+        def reason(number: int) -> str | None:
+            try:
+                file = self.find(number)
+                read_image(file.open(), file.shown, self.config.max_pixels)
+            except BrokenImage as error:
+                return str(error)
+            return None
+
+        broken: dict[int, str] = {}
+        with ThreadPoolExecutor(THREADS) as pool, waiting("looking for broken images", self.number()) as told:
+            for start in range(0, self.number(), 64 * THREADS):  # so that few are on their way at a time
+                numbers = range(start, min(start + 64 * THREADS, self.number()))
+                why = zip(numbers, pool.map(reason, numbers), strict=True)
+                broken |= {number: each for number, each in why if each is not None}
+                told(numbers.stop)
+        return broken
+
+
+class Folder(Files):
+    """See `FolderConfig`."""
+
+    def __init__(self, config: FilesConfig, size: tuple[int, int]) -> None:
+        super().__init__(config, size)
+        self.root = Path(config.path).expanduser()
+        if not self.root.is_dir():
+            raise ConfigError([("path", f"there is no folder {str(self.root)!r}")])
+        self.files = sorted(p for p in self.root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not self.files:
+            known = " ".join(sorted(SUFFIXES))
+            raise ConfigError([("path", f"no images under {str(self.root)!r}; looked for {known}")])
+        names = {p.relative_to(self.root).parts[0] for p in self.files if p.parent != self.root}
+        self.classes = {name: i for i, name in enumerate(sorted(names))}
+        """Class number by folder name, in sorted order; images directly in the root have no class."""
+        self.leave_out()
+
+    def number(self) -> int:
+        return len(self.files)
+
+    def name(self, number: int) -> str:
+        return self.files[number].relative_to(self.root).as_posix()
+
+    def find(self, number: int) -> Found:
+        path = self.files[number]
+        label, caption = facts(lambda suffix: _beside(path, suffix), str(path.with_suffix("")))
+        folder = path.relative_to(self.root).parts[0]
+        label = self.classes.get(folder) if label is None else label
+        return Found(self.name(number), str(path), lambda: path, label, caption)
+
+    def state(self) -> str:
+        digest = hashlib.sha256(str(self.root.resolve()).encode())
+        for path in self.files:
+            about = path.stat()
+            digest.update(repr((str(path.relative_to(self.root)), about.st_size, about.st_mtime_ns)).encode())
+        return digest.hexdigest()
+
+
+class Tar(Files):
+    """See `TarConfig`. Memory holds the names of the shards, and nothing of their samples."""
+
+    def __init__(self, config: FilesConfig, size: tuple[int, int]) -> None:
+        super().__init__(config, size)
+        paths = tarfiles.shards(config.path)
+        common = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+        self.names = [path.absolute().relative_to(common).with_suffix("").as_posix() for path in paths]
+        with waiting("indexing shards", len(paths)) as told:
+            self.shards = []
+            for path in paths:
+                self.shards.append(tarfiles.index(path))
+                told(len(self.shards))
+        self.stops = list(accumulate(shard.count for shard in self.shards))
+        if not self.stops[-1]:
+            raise ConfigError([("path", f"no images in {config.path!r}; looked for {' '.join(sorted(SUFFIXES))}")])
+        self.leave_out()
+
+    def number(self) -> int:
+        return self.stops[-1]
+
+    def _place(self, number: int) -> tuple[int, tarfiles.Row]:
+        """Which shard, and what of it."""
+        at = bisect_right(self.stops, number)
+        return at, self.shards[at].row(number - (self.stops[at - 1] if at else 0))
+
+    def name(self, number: int) -> str:
+        at, row = self._place(number)
+        return f"{self.names[at]}/{row.key}"
+
+    def find(self, number: int) -> Found:
+        at, row = self._place(number)
+        shard = self.shards[at]
+        label, caption = facts(lambda part: shard.read(row, part), f"{shard.shard}:{row.key}")
+
+        def content() -> BytesIO:
+            return BytesIO(shard.read(row, "image") or b"")
+
+        return Found(f"{self.names[at]}/{row.key}", shard.shown(row), content, label, caption)
+
+    def state(self) -> str:
+        digest = hashlib.sha256()
+        for shard in self.shards:
+            digest.update(repr((str(shard.shard.resolve()), shard.stamp)).encode())
+        return digest.hexdigest()
+
+    def remarks(self) -> Sequence[str]:
+        unused = sum(shard.unused for shard in self.shards)
+        told = f"{unused:,} members of {self.config.path} belong to no image, or are of no use here" if unused else ""
+        return (*super().remarks(), *([told] if told else []))
+
+
+class Images(Source):
+    """See `ImagesConfig`."""
+
+    def __init__(self, config: FilesConfig, size: tuple[int, int]) -> None:
+        super().__init__(config, size)
+        folder = Path(config.path).expanduser().is_dir()
+        fields = config.model_dump(exclude={"type"})
+        self.files: Files = Folder(FolderConfig(**fields), size) if folder else Tar(TarConfig(**fields), size)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.files[index]
+
+    def protocol(self) -> Mapping[str, Any]:
+        return self.files.protocol()
+
+    def remarks(self) -> Sequence[str]:
+        return self.files.remarks()
+
+
+# --- what lies beside an image -------------------------------------------------------------------------------------
+
+
+def facts(read: Callable[[str], bytes | None], shown: str) -> tuple[int | None, str | None]:
+    """Label and caption of a sample, of its parts `cls`, `json` and `txt` as `read` gives them.
+
+    Raises:
+        BrokenImage: a part that is not what it should be, or two that say otherwise.
+    """
+    cls, about, text = (_text(read(part), f"{shown}.{part}") for part in ("cls", "json", "txt"))
+    label = None if cls is None else _label(cls.strip(), f"{shown}.cls")
+    caption = None if text is None else text.strip()
+    if about is not None:
+        fields = _fields(about, f"{shown}.json")
+        if fields.get("label") is not None:
+            other = _label(fields["label"], f"{shown}.json: label")
+            if label is not None and other != label:
+                raise BrokenImage(f"cannot read {shown}: its .cls says label {label} and its .json {other}")
+            label = other
+        if caption is None and fields.get("caption") is not None:
+            if not isinstance(fields["caption"], str):
+                raise BrokenImage(f"cannot read {shown}.json: caption: is {fields['caption']!r}, no text")
+            caption = fields["caption"]
+    return label, caption
+
+
+def _text(content: bytes | None, shown: str) -> str | None:
+    if content is None:
+        return None
+    if len(content) > LARGEST_TEXT:
+        raise BrokenImage(f"cannot read {shown}: it has {len(content):,} bytes; at most {LARGEST_TEXT:,} are read")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BrokenImage(f"cannot read {shown}: {error}") from None
+
+
+def _label(value: Any, shown: str) -> int:
+    """A class number: an integer, or its digits."""
+    digits = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19
+    if not digits and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63):
+        raise BrokenImage(f"cannot read {shown}: {value!r:.60} is no class number, which is an integer from 0")
+    return int(value)
+
+
+def _fields(text: str, shown: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BrokenImage(f"cannot read {shown}: {error}") from None
+    if not isinstance(found, dict):
+        raise BrokenImage(f"cannot read {shown}: it holds {type(found).__name__}, not an object")
+    return found
+
+
+def _beside(path: Path, suffix: str) -> bytes | None:
+    """The content of a file beside an image, which has its name and another suffix; None where there is none."""
+    try:
+        with path.with_suffix(f".{suffix}").open("rb") as file:
+            return file.read(LARGEST_TEXT + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BrokenImage(f"cannot read {path.with_suffix(f'.{suffix}')}: {error.strerror}") from None
+
+
+def settle(config: SourceConfig, ways: Mapping[str, Any]) -> SourceConfig:
+    """A suite's source with images brought to size as its models want them, where it does not itself say how.
+
+    Args:
+        ways: by model, how its card brings images to size.
+
+    Raises:
+        ConfigError: models that want it differently.
+    """
+    if len(set(ways.values())) == 1:
+        return config.resized(next(iter(ways.values())))
+    asked = {config.resized(way).way() for way in ways.values()}
+    if len(asked) > 1:
+        told = ", ".join(f"{name} {way}" for name, way in ways.items())
+        text = f"is not given, and the models' cards differ: {told}; choose one for all, as data.resize=adm"
+        raise ConfigError([("data.resize", text)])
+    return config
