@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from flexframe.commands import complete, importing, inspect, use
+from flexframe.commands import complete, importing, inspect, new_plugin, use
 from flexframe.commands.common import DEBUG, Device, out, pick_device, say, take_debug, tell, versions
 from flexframe_registry import ConfigError, cards, catalogue, suite
 from flexframe_registry.cards import SUITES, read_yaml
@@ -242,6 +242,7 @@ app.command()(importing.verify)
 app.command()(use.encode)
 app.command()(use.decode)
 app.command()(use.reconstruct)
+app.command()(new_plugin.new_plugin)
 
 
 # --- helpers -----------------------------------------------------------------------------------------------------
