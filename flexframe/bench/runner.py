@@ -165,10 +165,10 @@ def _rests_on(
     for tally in tallies:
         tally.unavailable()  # loads its weights, so that their hashes are known
     return {
-        "suite": suite.model_dump(mode="json", exclude={"note"}),
+        "suite": suite.model_dump(mode="json", exclude={"note", "seed"}),  # the seed is in how models are used
         "images": {"count": len(source), **source.protocol()},
         "metrics": [dict(tally.protocol()) for tally in tallies],
-        "models": {name: {"weights": hashes[name], **results.used(model, suite, device)} for name, model in models},
+        "models": {name: {**results.used(model, suite, device), "weights": hashes[name]} for name, model in models},
         "configs": {name: model.config.model_dump(mode="json") for name, model in models},
         "versions": protocol.versions(),
     }
