@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -155,6 +156,8 @@ def train(
         loop(run, console)
     finally:
         console.stop()  # gives the terminal its cursor back
+    for remark in run.source.remarks():
+        say.print(remark, style="yellow", markup=False, soft_wrap=True)
     out.print(f"trained {run.step} steps; load it with flexframe.load({str(run.folder)!r})")
 
 
@@ -169,14 +172,20 @@ def bench(
     ],
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL...", help="Cards, model files or run folders.", autocompletion=complete.models),
+        typer.Argument(
+            metavar="MODEL... [KEY=VALUE]...",
+            help="Cards, model files or run folders; and settings of the suite, as data.path=photos.tar.",
+            autocompletion=complete.models,
+        ),
     ],
     folder: Annotated[Path, typer.Option("--out", "-o", help="Where results.json and report.html go.")] = Path("out"),
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 64,
     device: Device = "auto",
 ) -> None:
     """Measure models on the same images at every token count they support, and write a page."""
-    measured = suite(name)
+    overrides = [given for given in models if re.match(r"[a-z_][\w.]*=", given) and not Path(given).exists()]
+    models = [given for given in models if given not in overrides]
+    measured = suite(name, overrides)
     from flexframe.loading import find
 
     for model in models:
@@ -190,13 +199,18 @@ def _bench(name: str, measured: Any, models: list[str], folder: Path, batch_size
     from flexframe.bench.report import write
     from flexframe.bench.runner import run
     from flexframe.bench.table import print_table
-    from flexframe.loading import load
+    from flexframe.data.files import settle
+    from flexframe.loading import load, preprocessing
 
     on = pick_device(device)
     loaded = [(_short_name(m), load(m, device=on)) for m in models]
+    data = settle(measured.data, {_short_name(m): preprocessing(m).resize for m in models})
+    measured = measured.model_copy(update={"data": data})
     with Progress(console=say, transient=True) as progress:
         found = run(measured, loaded, folder, name=name, batch_size=batch_size, device=on, progress=progress)
     print_table(found.results, out)
+    for remark in found.remarks:
+        say.print(remark, style="yellow", markup=False, soft_wrap=True)
     page = write(found.results, found.images, folder / "report.html")
     out.print(f"\nthe page: {page.resolve().as_uri()}", soft_wrap=True)
 

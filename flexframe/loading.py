@@ -38,7 +38,7 @@ from flexframe_registry import (
     UnknownName,
     cards,
 )
-from flexframe_registry.cards import put, split_override
+from flexframe_registry.cards import Preprocessing, put, split_override
 from flexframe_registry.models import MODELS, kind_of
 
 FORMAT = "flexframe/1"
@@ -184,6 +184,17 @@ def fetch(place: Place) -> tuple[Path, str | None]:
             text = f"{path} hashes to {found[:12]}, the card says {weights.sha256[:12]}; delete it and fetch it again"
             raise ConfigError([(card.id, text)])
     return _model_in(path), commit
+
+
+def preprocessing(where: str | Path) -> Preprocessing:
+    """How image files are made a model's input: as its card says, or its file; else the usual way."""
+    place = locate(where)
+    if place.card is not None:
+        return place.card.file.preprocessing
+    path, _ = fetch(place)
+    header = header_of(path) if path.is_file() else None
+    said = header["about"].get("preprocessing", {}) if header else {}
+    return Preprocessing.read(said, f"{path}: preprocessing")
 
 
 def _path(path: Path) -> Place:

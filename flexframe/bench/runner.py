@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial as partial_function
-from pathlib import Path
+from pathlib import Path, PurePath
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -49,6 +49,8 @@ class Report:
     results: Mapping[str, Any]
     images: Gallery
     out: Path
+    remarks: Sequence[str] = ()
+    """What a user must know of the suite's images."""
 
 
 class Head(Source):
@@ -72,8 +74,14 @@ class Head(Source):
     def classifier(self) -> AttributeClassifier | None:
         return self.source.classifier()
 
+    def remarks(self) -> Sequence[str]:
+        return self.source.remarks()
+
     def protocol(self) -> Mapping[str, Any]:
         return self.source.protocol()
+
+    def remarks(self) -> Sequence[str]:
+        return self.source.remarks()
 
 
 def run(
@@ -104,6 +112,8 @@ def run(
     """
     device = torch.device(device)
     source = Head(catalogue().build(suite.data, _common_size(models)), suite.count)
+    for remark in source.remarks():
+        _tell(remark, progress)
     metrics: list[Metric] = [catalogue().build(config, source) for config in suite.metrics]
     measures = _measures(metrics)
     hashes = {model_name: weights(model.to(device).eval()) for model_name, model in models}
@@ -121,7 +131,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     results.write(found, out / "results.json")
     partial.drop()
-    report = Report(found, _gallery(walk, found), out)
+    report = Report(found, _gallery(walk, found), out, source.remarks())
     manager().hook.flexframe_report(report=report)
     return report
 
@@ -206,11 +216,12 @@ class Pass:
         self.device, self.progress = device, progress
         self.done, self.digest = 0, protocol.Digest()
         self.labels: Counter[int | None] = Counter()
+        self.suffixes: Counter[str] = Counter()
         self.ids: list[str] = []
         self.shown: list[Tensor] = []
 
     def seen(self) -> results.Seen:
-        return results.Seen(self.digest.hex(), self.labels, self.ids)
+        return results.Seen(self.digest.hex(), self.labels, self.suffixes, self.ids)
 
     def run(self, partial: Partial, save_seconds: float) -> None:
         """Measure all images that are not `done`."""
@@ -243,17 +254,14 @@ class Pass:
         for entrant in self.entrants:
             entrant.restore(state["models"][entrant.name])
         self.done = state["done"]
-        text = f"going on with an interrupted run at image {self.done + 1:,} of {len(self.source):,}"
-        if self.progress is not None:
-            self.progress.console.print(text, highlight=False)
-        else:
-            log.info(text)
+        _tell(f"going on with an interrupted run at image {self.done + 1:,} of {len(self.source):,}", self.progress)
 
     def _read(self, index: range) -> tuple[Tensor, Sequence[Sample]]:
         samples = self.source.samples(index)
         images = torch.stack([sample.image for sample in samples])
         self.digest.add(images)
         self.labels.update(sample.label for sample in samples)
+        self.suffixes.update(PurePath(sample.id).suffix.lower() for sample in samples)
         show = self._show(index)
         self.shown.append(images[:show])
         self.ids += [sample.id for sample in samples[:show]]
@@ -281,6 +289,13 @@ class Pass:
                     told = f"{entrant.name}, {lane.budget} tokens"
                     self.progress.update(task, advance=len(index), description=told)
         self.done = index[-1] + 1
+
+
+def _tell(text: str, progress: Progress | None) -> None:
+    if progress is not None:
+        progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+    else:
+        log.warning(text)
 
 
 def _now(device: torch.device) -> float:

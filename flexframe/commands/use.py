@@ -14,7 +14,7 @@ import typer
 from flexframe.commands import complete
 from flexframe.commands.common import Device, out, pick_device, say
 from flexframe_registry import ConfigError
-from flexframe_registry.cards import Preprocessing, put, split_override
+from flexframe_registry.cards import put, split_override
 
 LINE_EVERY = 60.0
 """Seconds between lines of progress where there is no terminal."""
@@ -192,24 +192,11 @@ def _open(where: str, device: str, resize: str | None) -> tuple[Any, str, str]:
     if resize is not None and resize not in RESIZES:
         raise ConfigError([("--resize", f"there is no {resize!r}; there are: {', '.join(RESIZES)}")])
     on = pick_device(device)
-    from flexframe.loading import load
+    from flexframe.loading import load, preprocessing
 
     with say.status(f"loading {where}"):
         tokenizer = load(where, device=on)
-    return tokenizer, tokenizer.id, resize or _resize(where)
-
-
-def _resize(where: str) -> str:
-    """How images are brought to a model's size: as its card says, or its file; else the usual way."""
-    from flexframe.loading import fetch, header_of, locate
-
-    place = locate(where)
-    if place.card is not None:
-        return str(place.card.file.preprocessing.resize)
-    path, _ = fetch(place)
-    header = header_of(path) if path.is_file() else None
-    said = header["about"].get("preprocessing", {}) if header else {}
-    return str(Preprocessing.read(said, f"{path}: preprocessing").resize)
+    return tokenizer, tokenizer.id, resize or preprocessing(where).resize
 
 
 def _model_of(file: Any) -> str:

@@ -99,6 +99,8 @@ class Run:
         """Write the averaged model as a model file."""
         state = self.average.state if self.config.run.ema else self.trainee.model.state_dict()
         about = {"step": self.step, "run": self.config.run.model_dump(mode="json"), "commit": provenance.commit()}
+        way = self.config.run.data.way()
+        about |= {"preprocessing": {"resize": way}} if way is not None else {}
         loading.save(state, self.config.model, path, sampling=self.sampling, about=about)
 
     def parameters(self) -> dict[str, int]:

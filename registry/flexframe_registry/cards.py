@@ -7,6 +7,7 @@ Files are data: nothing in them is imported, instantiated by name or run.
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +21,16 @@ from ruamel.yaml.error import YAMLError
 
 from .catalogue import Broken, UnknownName, nearest
 from .configs import KINDS, Config, Resize, TokenizerConfig
-from .errors import ConfigError
+from .errors import MISSING, ConfigError
 from .manager import Manager, manager
 from .models import ModelConfig, kind_of, read_model
 from .runs import RunConfig, SuiteConfig, TrainConfig
 
 SLOTS = frozenset(KINDS) | {"data"}
 """Fields whose bare name stands for a part of that type."""
+
+MAX_HEADER = 100_000_000
+"""Bytes of a safetensors file's header, as its format bounds it."""
 
 
 class Weights(Config):
@@ -111,7 +115,10 @@ class Card:
         return self.train().run
 
     def train(self, overrides: Sequence[str] = ()) -> TrainConfig:
-        """The card's model and run, with `key.path=value` on top: `run.*` goes to the run, the rest to the model."""
+        """The card's model and run, with `key.path=value` on top: `run.*` goes to the run, the rest to the model.
+
+        Training images are brought to size as the card says, where the run does not say otherwise.
+        """
         raw = {"model": self.file.model, "run": self.file.run or {}}
         if self.file.run is None and not any(o.startswith("run.") for o in overrides):
             text = "has no `run`, so it does not say how to train it; give at least run.data=SOURCE"
@@ -121,7 +128,9 @@ class Card:
             path = key.split(".")
             raw = put(raw, path if path[0] in ("run", "model") else ["model", *path], value)
         try:
-            return TrainConfig.read(raw)
+            config = TrainConfig.read(raw)
+            data = config.run.data.resized(self.file.preprocessing.resize)
+            return config.model_copy(update={"run": config.run.model_copy(update={"data": data})})
         except ConfigError as error:
             # the command line says `quantizer`, not `model.quantizer`: answer in the same words
             raise ConfigError([(path.removeprefix("model."), text) for path, text in error.problems]) from None
@@ -195,6 +204,38 @@ def cards() -> Cards:
     return find_cards(manager())
 
 
+def tokenizer_of(name: str) -> TokenizerConfig | None:
+    """The config of a tokenizer that is a card, a run's or a model's folder, or a model file; None for any other."""
+    prefix, _, rest = name.partition(":")
+    bare = rest if prefix in ("card", "path") else name
+    if prefix == "card" or (prefix != "path" and bare in cards().files):
+        return cards().get(bare).model
+    path = Path(bare)
+    if path.is_dir():
+        run = path / "config.json"
+        if run.is_file():
+            raw = _mapping(run.read_bytes(), run)
+            return TokenizerConfig.read(raw["model"], str(run)) if {"model", "run"} <= raw.keys() else None
+        path = path / "model.safetensors"
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > MAX_HEADER:
+            return None
+        metadata = _mapping(file.read(size), path).get("__metadata__", {})
+    header = _mapping(metadata["flexframe"].encode(), path) if "flexframe" in metadata else {}
+    return TokenizerConfig.read(header["config"], str(path)) if header.get("kind") == "tokenizer" else None
+
+
+def _mapping(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ConfigError([(str(path), f"cannot be read ({error})")]) from None
+    return found if isinstance(found, dict) else {}
+
+
 def card(name: str) -> Card:
     """A card by id, or by path to a YAML file of the same form."""
     path = Path(name)
@@ -206,14 +247,26 @@ def card(name: str) -> Card:
 SUITES = Path(__file__).parent / "suites"
 
 
-def suite(name: str) -> SuiteConfig:
-    """A suite by name (shipped) or by path to a YAML file."""
+def suite(name: str, overrides: Sequence[str] = ()) -> SuiteConfig:
+    """A suite by name (shipped) or by path to a YAML file, with `key.path=value` on top.
+
+    Raises:
+        ConfigError: what is wrong with it; what it leaves to be said on the command line is named with the way to.
+    """
     known = sorted(path.stem for path in SUITES.glob("*.yaml"))
     path = SUITES / f"{name}.yaml" if name in known else Path(name)
     if not path.is_file():
         listed = ", ".join(known)
         raise UnknownName(f"no suite named {name!r}, and no such file.{nearest(name, known)} Known: {listed}")
-    return SuiteConfig.read(read_yaml(path), str(path))
+    raw = read_yaml(path)
+    for override in overrides:
+        key, value = split_override(override)
+        raw = put(raw, key.split("."), value)
+    try:
+        return SuiteConfig.read(raw)
+    except ConfigError as error:
+        told = [(at, f"{text}; say it as {at}=VALUE" if text == MISSING else text) for at, text in error.problems]
+        raise ConfigError([(f"{name}: {at}" if at else name, text) for at, text in told]) from None
 
 
 # --- plain data --------------------------------------------------------------------------------------------------
@@ -244,7 +297,10 @@ def split_override(text: str) -> tuple[str, Any]:
 
 
 def put(data: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
-    """A copy of nested data with `value` at `path`; a part given as a bare name becomes a mapping on the way."""
+    """A copy of nested data with `value` at `path`; a part given as a bare name becomes a mapping on the way.
+
+    What stands in a list is named by its number: `metrics.0.type`.
+    """
     head, *rest = path
     if not rest:
         if head == "type" and data.get("type", value) != value:
@@ -255,9 +311,20 @@ def put(data: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, A
         inner = {}
     elif isinstance(inner, str):
         inner = {"type": inner}
+    elif isinstance(inner, list):
+        return {**data, head: _put_in_list(inner, rest, value, head)}
     elif not isinstance(inner, Mapping):
         raise ConfigError([(".".join(path), f"{head!r} is {inner!r}, which has no settings of its own")])
     return {**data, head: put(inner, rest, value)}
+
+
+def _put_in_list(items: Sequence[Any], path: Sequence[str], value: Any, name: str) -> list[Any]:
+    number, *rest = path
+    if not number.isdecimal() or int(number) >= len(items):
+        raise ConfigError([(f"{name}.{number}", f"there are {len(items)}, numbered from 0")])
+    found = list(items)
+    found[int(number)] = put({"": found[int(number)]}, ["", *rest], value)[""]
+    return found
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,10 @@ from pydantic import BaseModel, ValidationError
 from .catalogue import nearest
 
 
+MISSING = "is required and is not given"
+"""What is said of a field without which there is no config."""
+
+
 class ConfigError(ValueError):
     """What is wrong with a config: `problems` holds (path, sentence) pairs."""
 
@@ -33,7 +37,7 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
             listed = f" Known: {', '.join(known)}" if known else ""
             problems.append((path, f"there is no such setting.{nearest(loc[-1], known)}{listed}"))
         elif item["type"] == "missing":
-            problems.append((path, "is required and is not given"))
+            problems.append((path, MISSING))
         else:
             text = str(cause) if cause is not None else item["msg"]
             shown = "" if cause is not None or isinstance(item["input"], Mapping) else f" (found {item['input']!r})"
