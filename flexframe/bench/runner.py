@@ -74,9 +74,6 @@ class Head(Source):
     def classifier(self) -> AttributeClassifier | None:
         return self.source.classifier()
 
-    def remarks(self) -> Sequence[str]:
-        return self.source.remarks()
-
     def protocol(self) -> Mapping[str, Any]:
         return self.source.protocol()
 
@@ -112,8 +109,6 @@ def run(
     """
     device = torch.device(device)
     source = Head(catalogue().build(suite.data, _common_size(models)), suite.count)
-    for remark in source.remarks():
-        _tell(remark, progress)
     metrics: list[Metric] = [catalogue().build(config, source) for config in suite.metrics]
     measures = _measures(metrics)
     hashes = {model_name: weights(model.to(device).eval()) for model_name, model in models}

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ValidationError
 
 from .catalogue import nearest
 
-
 MISSING = "is required and is not given"
 """What is said of a field without which there is no config."""
 
