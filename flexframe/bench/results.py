@@ -45,6 +45,7 @@ from flexframe import provenance
 from flexframe.bench import protocol
 from flexframe.bench.lanes import Entrant, Lane
 from flexframe.contracts import Measure, Source
+from flexframe.data.images import SUFFIXES
 from flexframe.tokenizer import Tokenizer
 from flexframe_registry import SuiteConfig
 
@@ -55,6 +56,8 @@ class Seen:
 
     sha256: str
     labels: Counter[int | None]
+    suffixes: Counter[str]
+    """Of their ids, which are file names where there are files."""
     ids: Sequence[str]
     """Of the first images."""
 
@@ -75,6 +78,7 @@ def assemble(
         "data_sha256": seen.sha256,
         "count": len(source),
         "classes": classes(seen.labels),
+        "files": {suffix: n for suffix, n in sorted(seen.suffixes.items()) if suffix in SUFFIXES},
         "image_size": list(source.size),
         "images": dict(source.protocol()),
         "uint8": protocol.UINT8_RULES[suite.rounding],

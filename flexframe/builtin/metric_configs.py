@@ -53,6 +53,9 @@ class FrechetConfig(MetricConfig):
     """Inception layer, by its width."""
     weights: str | None = Field(None, json_schema_extra=PLACE)
     """File of torch-fidelity's Inception weights; not given: the one in torch's hub folder, fetched if need be."""
+    reference: Annotated[SerializeAsAny[SourceConfig] | None, BeforeValidator(partial(resolve, "source"))] = None
+    """Images to compare with; not given: the suite's own, of which each has its reconstruction (rFID). Distances to
+    different references do not compare."""
     few: bool = False
     """Give a number even where there are no more images than features, though its bias is then large."""
 

@@ -10,13 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flexframe.bench.protocol import Digest, settings
 from flexframe.builtin.feature_files import Rows
-from flexframe.builtin.features import HOW, WIDTHS, Moments, shared
+from flexframe.builtin.features import HOW, WIDTHS, Features, Moments, shared
 from flexframe.contracts import Measure, Metric, Reconstructions, Source
-from flexframe_registry import MetricConfig, Spec
+from flexframe_registry import MetricConfig, SourceConfig, Spec, catalogue
 
 CHECK = "a check of the pipeline, not comparable to any published number"
 """What is said of distances in layers other than the last."""
+BATCH = 64
 PARTS, FEWEST, PARTS_SEED = 10, 3, 2020
 """Disjoint parts of the images over which distances are given apart, and the images that each has at least."""
 
@@ -40,7 +42,10 @@ class Compared(Metric):
         self.features = shared(source, config.weights)
         self.refused = self.refusal(len(source))
         if self.refused is None:
-            self.features.want(self.layer)
+            self.features.want(self.layer, originals=self.paired)
+
+    paired = True
+    """Whether the suite's own images are what is compared with."""
 
     def refusal(self, count: int) -> str | None:
         """Why so few images give no meaningful number, and what to do, or None."""
@@ -66,9 +71,11 @@ class Compared(Metric):
     def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
         self.device = batch.real.device
         if self.finite:
-            self.features.originals(self.count, batch.real, self.scratch)
             found = self.features.net(batch.fake)[self.layer]
-            self.finite = self.features.finite[self.layer] and bool(torch.isfinite(found).all())
+            self.finite = bool(torch.isfinite(found).all())
+            if self.paired:
+                self.features.originals(self.count, batch.real, self.scratch)
+                self.finite = self.finite and self.features.finite[self.layer]
             self.take(self.count, found)
         self.count += len(batch.real)
         return {}
@@ -129,41 +136,74 @@ def part_distance(x: np.ndarray, y: np.ndarray) -> float:
     return float(((x.mean(0) - y.mean(0)) ** 2).sum() + spreads - 2 * root)
 
 
+class Reference:
+    """Images of another source, as what reconstructions are compared with: read once, when first asked for."""
+
+    def __init__(self, config: SourceConfig, size: tuple[int, int]) -> None:
+        self.config, self.source = config, catalogue().build(config, size)
+        self._digest = Digest()
+        self._moments: Moments | None = None
+
+    def moments(self, features: Features, layer: str, device: torch.device) -> Moments:
+        if self._moments is None:
+            self._moments = Moments(WIDTHS[layer])
+            for start in range(0, len(self.source), BATCH):
+                some = self.source.samples(range(start, min(start + BATCH, len(self.source))))
+                images = torch.stack([sample.image for sample in some])
+                self._digest.add(images)
+                self._moments.add(features.net(images.to(device))[layer])
+        return self._moments
+
+    def protocol(self) -> dict[str, Any]:
+        images = {"count": len(self.source), "images": dict(self.source.protocol()), "sha256": self._digest.hex()}
+        return {"data": settings(self.config), **images}
+
+
 class Frechet(Stored):
-    """The distance between the images of a suite and their reconstructions."""
+    """The distance between images, the suite's own unless others are named, and the reconstructions."""
+
+    def __init__(self, config: MetricConfig, source: Source) -> None:
+        self.other = None if config.reference is None else Reference(config.reference, source.size)
+        self.paired = self.other is None
+        super().__init__(config, source)
 
     def measures(self) -> Sequence[Measure]:
         digits = 4 if self.layer == "64" else 2
-        name = self.named("fid")
-        few = f"of {len(self.source):,} images, so it is too high; published ones are of 50,000"
-        note = self.note(
-            f"against these same images; {few}" if len(self.source) < 10_000 else "against these same images"
-        )
+        name, what = self.named("fid"), "against these same images" if self.paired else "against other images"
+        few = f"{what}; of {len(self.source):,} images, so it is too high; published ones are of 50,000"
+        note = self.note(few if len(self.source) < 10_000 else what)
         return [Measure(name, name.upper(), "lower", digits=digits, note=note)]
 
     def refusal(self, count: int) -> str | None:
         # with no more images than features the covariance has no full rank (Heusel et al.'s own README asks for more)
-        width = WIDTHS[self.layer]
+        width, where = WIDTHS[self.layer], "suite"
+        if self.other is not None and len(self.other.source) < count:
+            count, where = len(self.other.source), "reference"
         if count > width or self.config.few:
             return None
         least = f"layer {width} needs more than {width:,} images, and there are {count:,}"
         absent = "" if self.features.net.on_disk() else f"; its weights are not here either ({HOW})"
-        return f"{least}; raise the suite's `count`, use a lower `layer`, or set `few: true`{absent}"
+        return f"{least}; raise the {where}'s `count`, use a lower `layer`, or set `few: true`{absent}"
 
     def compute(self) -> Mapping[str, float]:
-        self.features.keep(self.layer, self.count)
-        real, fake = self.features.moments(self.layer, self.count), Moments(WIDTHS[self.layer])
+        fake = Moments(WIDTHS[self.layer])
         for block in self._fake().blocks(self.count):
             fake.add(block)
+        if self.other is not None:
+            real = self.other.moments(self.features, self.layer, self.device)
+        else:
+            self.features.keep(self.layer, self.count)
+            real = self.features.moments(self.layer, self.count)
         return {self.named("fid"): frechet_distance(real, fake)}
 
     def details(self) -> Mapping[str, Mapping[str, Any]]:
         some = parts(self.count)
-        if not some:
+        if not some or not self.paired:
             return {}
         real, fake = self.pair()
         values = [part_distance(fake[part], real[part]) for part in some]
         return {self.named("fid"): {"subsets": {"size": len(some[0]), "values": values}}}
 
     def protocol(self) -> Mapping[str, Any]:
-        return {**super().protocol(), "covariance": "unbiased"}
+        reference = {} if self.other is None else {"reference": self.other.protocol()}
+        return {**super().protocol(), **reference, "covariance": "unbiased"}

@@ -23,7 +23,7 @@ from flexframe.builtin import features
 from flexframe.builtin.feature_files import Cache, Rows, digests
 from flexframe.builtin.features import Inception, Moments
 from flexframe.builtin.metrics_features import polynomial_mmd, radii, within
-from flexframe.builtin.metrics_frechet import frechet_distance
+from flexframe.builtin.metrics_frechet import frechet_distance, part_distance
 from flexframe.contracts import Scratch
 from flexframe.testing.golden import shared
 from flexframe_registry import LatentSpec, Spec, TokenSpec
@@ -448,3 +448,81 @@ def test_no_number_comes_from_weights_that_are_not_whole(
         tally.update(Reconstructions(source.images, source.images, source.images / 255, [None] * 2, tokens))
         assert "not finite" in tally.unavailable()
     assert not (own_home / "features").exists()
+
+
+def test_parts_of_a_frechet_distance_are_disjoint_and_each_its_own_distance(
+    over: Any, feed: Any, photographs: Any, inception: Any
+) -> None:
+    source = photographs(700)
+    fake = reconstructed(source)
+    tally = feed(over({"type": "frechet", "layer": "64", "weights": inception()}, source), fake, 100)
+    tally.compute()
+    found = tally.details()["fid@64"]["subsets"]
+    order = np.random.RandomState(2020).permutation(700)
+    a, b = (x.astype(np.float64) for x in both(inception, source, fake, "64"))
+    expected = []
+    for part in np.array_split(order, 10):  # 70 images and 64 features: the covariances have full rank
+        one, other = np.cov(a[part], rowvar=False), np.cov(b[part], rowvar=False)
+        root = scipy.linalg.sqrtm(one @ other).real
+        expected.append(((a[part].mean(0) - b[part].mean(0)) ** 2).sum() + np.trace(one + other - 2 * root))
+    assert found["size"] == 70
+    assert found["values"] == pytest.approx(expected, rel=1e-6)
+    few = feed(
+        over({"type": "frechet", "layer": "64", "weights": inception(), "few": True}, photographs(29)), fake[:29]
+    )
+    few.compute()
+    assert few.details() == {}
+
+
+@pytest.mark.parametrize(("count", "width"), [(20, 50), (60, 50)])
+def test_distances_of_parts_do_not_need_a_covariance_of_full_rank(count: int, width: int) -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(count, width)), rng.normal(0.2, 1.5, size=(count, width))
+    values = scipy.linalg.eigvals(np.cov(x.T) @ np.cov(y.T))
+    root = np.sqrt(np.clip(values.real, 0, None)).sum()
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(np.cov(x.T) + np.cov(y.T)) - 2 * root
+    assert part_distance(x, y) == pytest.approx(expected, rel=1e-6)
+    assert part_distance(x, x) == pytest.approx(0, abs=1e-6)
+
+
+def test_subsets_of_kid_and_inception_score(over: Any, feed: Any, photographs: Any, inception: Any) -> None:
+    source = photographs(60)
+    fake = reconstructed(source)
+    kid = feed(
+        over({"type": "kid", "layer": "64", "weights": inception(), "subset_size": 30, "subsets": 2}, source), fake
+    )
+    kid.compute()
+    a, b = both(inception, source, fake, "64")
+    some = np.array_split(np.random.RandomState(2020).permutation(60), 10)
+    expected = [kernel_distance(b[part], a[part]) for part in some]
+    assert kid.details()["kid@64"]["subsets"]["values"] == pytest.approx(expected, rel=1e-6)
+    score = feed(over({"type": "inception-score", "weights": inception(), "few": True, "splits": 4}, source), fake)
+    values = score.details()["is"]["subsets"]
+    assert values["size"] == 15
+    assert np.mean(values["values"]) == pytest.approx(score.compute()["is"])
+
+
+def test_frechet_against_other_images(over: Any, feed: Any, photographs: Any, inception: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    source = photographs(40)
+    fake, others = reconstructed(source), photographs(30, seed=5)
+    for i, image in enumerate(others.images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{i:02d}.png")
+    config = {"type": "frechet", "layer": "64", "weights": inception(), "few": True}
+    config["reference"] = {"type": "folder", "path": str(tmp_path)}
+    tally = feed(over(config, source), fake)
+    assert inception.net.calls == 40  # the suite's own images are not looked at
+    found = tally.compute()["fid@64"]
+    a = both(inception, others, fake, "64")[0].astype(np.float64)
+    b = both(inception, source, fake, "64")[1].astype(np.float64)
+    root = scipy.linalg.sqrtm(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False) + 1e-14 * np.eye(64)).real
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
+    assert found == pytest.approx(expected, rel=1e-4)
+    told = tally.protocol()["reference"]
+    assert told["count"] == 30
+    assert told["data"]["type"] == "folder"
+    assert str(tmp_path) not in str(told)
+    assert tally.details() == {}
+    few = over({**config, "few": False}, photographs(65)).start(SPEC).unavailable()
+    assert "there are 30; raise the reference's `count`" in few
