@@ -5,19 +5,18 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-import re
-import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
+from flexframe.builtin.files_config import SCHEME
 from flexframe.data.images import SUFFIXES, BrokenImage
+from flexframe.data.tarfiles import check_id, members
 from flexframe_registry import ConfigError
 
 KNOWN = " ".join(sorted(SUFFIXES))
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # of two letters at least: `C:` is a drive
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]|^[A-Za-z]:")
+UNFIT = "it is a link, or else no plain file, inside of the shard; pack the image itself"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +57,6 @@ class Entry:
         return int.from_bytes(hashlib.sha256(repr(record).encode()).digest())
 
 
-def check_id(name: str) -> str:
-    """The id, if a file could be called so: a relative path that stays where it is put. Else `ConfigError`."""
-    parts = name.split("/")
-    if not name or any(part in ("", ".", "..") for part in parts) or _UNSAFE.search(name):
-        raise ConfigError([(repr(name), "is no id: ids are relative paths of plain names, without '..' and '\\'")])
-    return name
-
-
 def entries(inputs: Iterable[str | Path]) -> Iterator[Entry]:
     """All images of all inputs, in no particular order within one; nothing is held.
 
@@ -91,7 +82,7 @@ def _of(number: int, text: str) -> Iterator[Entry]:
         yield from _folder(number, path)
     elif path.is_file():
         yield from _file(number, path, path.name, asked=True)
-    elif _SCHEME.match(text):
+    elif SCHEME.match(text):
         what = "a command" if text.startswith("pipe:") else "an address"
         raise ConfigError([(text, f"is {what}; images are read from this machine's disks only, so fetch them first")])
     elif glob.has_magic(text):
@@ -143,24 +134,8 @@ def _glob(number: int, pattern: str) -> Iterator[Entry]:
 
 def _shard(number: int, path: Path) -> Iterator[Entry]:
     """Image members of a tar file, which is read header by header and not unpacked."""
-    about = path.stat()
-    try:
-        with tarfile.open(path, "r:") as shard:
-            while (member := shard.next()) is not None:
-                shard.members = []  # else it keeps every header that it has read
-                name = member.name.removeprefix("./")
-                if Path(name).suffix.lower() not in SUFFIXES or member.isdir():
-                    continue
-                problem = ""
-                if not member.isreg() or member.issparse():
-                    problem = "it is a link, or else no plain file, inside of the shard; pack the image itself"
-                elif member.offset_data + member.size > about.st_size:
-                    raise tarfile.ReadError("unexpected end of data")
-                yield Entry(number, name, str(path), member.offset_data, member.size, about.st_mtime_ns, problem)
-            end = shard.offset
-        with path.open("rb") as file:  # tarfile takes a file that breaks off between members, or in a header, as whole
-            file.seek(end)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("it breaks off before its end mark")
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise ConfigError([(str(path), f"is not a whole, uncompressed tar file ({error}); pack it again")]) from None
+    stamp = path.stat().st_mtime_ns
+    for member in members(path):
+        if Path(member.name).suffix.lower() in SUFFIXES:
+            problem = "" if member.plain else UNFIT
+            yield Entry(number, member.name, str(path), member.offset, member.size, stamp, problem)
