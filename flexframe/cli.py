@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from flexframe.commands import complete, importing, inspect, new_plugin, use
+from flexframe.commands import complete, explain, importing, inspect, new_plugin, use
 from flexframe.commands.common import DEBUG, Device, out, pick_device, say, take_debug, tell, versions
 from flexframe_registry import ConfigError, cards, catalogue, suite
 from flexframe_registry.cards import SUITES, read_yaml
@@ -253,6 +253,7 @@ app.command()(inspect.doctor)
 app.command()(inspect.init)
 app.command("import")(importing.import_)
 app.command()(importing.verify)
+app.command()(explain.explain)
 app.command()(use.encode)
 app.command()(use.decode)
 app.command()(use.reconstruct)

@@ -1,0 +1,171 @@
+"""Why two results differ, and whether their numbers compare: differences of protocols, by cause. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from flexframe.bench.causes import CAUSES, FOLLOWS, IGNORED, OTHER, Cause
+
+Leaf = str | int | float | bool | None
+ABSENT = "(not said)"
+Half = Literal["measure", "use", "model"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One cause, in which two results differ."""
+
+    cause: Cause
+    half: Half
+    """Of what it is a setting: of measuring, of using the model, or of the model itself."""
+    details: Sequence[tuple[str, str, str]]
+    """Name of the setting, what the first says, what the second says."""
+
+    @property
+    def forbids(self) -> bool:
+        """Whether numbers do not compare because of it."""
+        return self.half == "measure" and not self.cause.small
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A number in both results."""
+
+    measure: str
+    models: tuple[str, str]
+    budget: int
+    first: Mapping[str, Any]
+    second: Mapping[str, Any]
+    differences: Sequence[Difference]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether they were measured alike: then what is between them is between the models, and how they are used."""
+        both = self.first["value"] is not None and self.second["value"] is not None
+        return both and not any(difference.forbids for difference in self.differences)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What is between two results."""
+
+    pairs: Sequence[Pair]
+    notes: Sequence[str]
+
+    @property
+    def differences(self) -> list[tuple[Difference, list[str]]]:
+        """Each difference once, with the measures that it concerns; those that forbid comparing come first."""
+        found: dict[tuple[str, tuple[tuple[str, str, str], ...]], tuple[Difference, list[str]]] = {}
+        for pair in self.pairs:
+            for difference in pair.differences:
+                key = difference.cause.name, tuple(difference.details)
+                names = found.setdefault(key, (difference, []))[1]
+                if pair.measure not in names:
+                    names.append(pair.measure)
+        order = sorted(found.values(), key=lambda item: (not item[0].forbids, item[0].cause.small))
+        return [(difference, names) for difference, names in order]
+
+    @property
+    def unexplained(self) -> list[Pair]:
+        """Numbers that differ where nothing does that is known to move them."""
+        return [
+            pair
+            for pair in self.pairs
+            if not pair.differences and pair.first["value"] != pair.second["value"] and pair.comparable
+        ]
+
+
+def explain(first: Mapping[str, Any], second: Mapping[str, Any]) -> Explanation:
+    """Compare the content of two results.json."""
+    notes: list[str] = []
+    couples = _couples(first, second, notes)
+    unsaid = first.get("schema") != second.get("schema")
+    silent: set[str] = set()
+    pairs = []
+    for a, b in couples:
+        budgets = [k for k in first["models"][a]["budgets"] if k in second["models"][b]["budgets"]]
+        if not budgets:
+            notes.append(f"{a} and {b} were measured at no token count in common")
+        for k in budgets:
+            numbers = [r["models"][name]["budgets"][k]["metrics"] for r, name in ((first, a), (second, b))]
+            for measure in [name for name in numbers[0] if name in numbers[1]]:
+                one, other = numbers[0][measure], numbers[1][measure]
+                records = _record(first, a, one), _record(second, b, other)
+                found = _differences(records[0], records[1], silent if unsaid else None)
+                pairs.append(Pair(measure, (a, b), int(k), one, other, found))
+    if silent:
+        schemas = f"schema {first.get('schema')} and {second.get('schema')}"
+        notes.append(f"the files are of {schemas}; one does not say: {', '.join(sorted(silent))}")
+    for names, whose in ((set(first["measures"]) - set(second["measures"]), "first"),
+                         (set(second["measures"]) - set(first["measures"]), "second")):  # fmt: skip
+        if names:
+            notes.append(f"only the {whose} has: {', '.join(sorted(names))}")
+    return Explanation(pairs, notes)
+
+
+def _couples(first: Mapping[str, Any], second: Mapping[str, Any], notes: list[str]) -> list[tuple[str, str]]:
+    """Models of one name; or the only one of each, whatever they are called."""
+    common = [(name, name) for name in first["models"] if name in second["models"]]
+    if common:
+        return common
+    if len(first["models"]) == len(second["models"]) == 1:
+        return [(next(iter(first["models"])), next(iter(second["models"])))]
+    names = f"{', '.join(first['models'])} and {', '.join(second['models'])}"
+    notes.append(f"no model stands in both ({names}): the first of each is compared")
+    return [(next(iter(first["models"])), next(iter(second["models"])))]
+
+
+def _record(results: Mapping[str, Any], name: str, number: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a number rests on. One that could not be measured has what all numbers of its file have in common."""
+    model = results["models"][name]
+    about = {key: model.get(key) for key in ("fingerprint", "config", "trained")}
+    found = results["protocols"].get(number.get("protocol", ""), {"measure": results["protocol"]})
+    return {"measure": found["measure"], "use": found.get("use", {}), "model": about}
+
+
+def _differences(first: Mapping[str, Any], second: Mapping[str, Any], silent: set[str] | None) -> list[Difference]:
+    apart: dict[str, tuple[Leaf, Leaf]] = {}
+    one, other = dict(_leaves(first)), dict(_leaves(second))
+    whole = [half for half in ("use",) if bool(first[half]) != bool(second[half])]  # one of them was not measured
+    for path in [*one, *(path for path in other if path not in one)]:
+        half = path.partition(".")[0]
+        a, b = one.get(path, ABSENT), other.get(path, ABSENT)
+        if a == b or half in whole or any(fnmatchcase(path, pattern) for pattern in IGNORED):
+            continue
+        if whole and (path not in one or path not in other):
+            continue
+        if silent is not None and half == "measure" and ABSENT in (a, b):
+            silent.add(path.removeprefix("measure.").partition(".")[0])
+            continue
+        apart[path] = a, b
+    grouped: dict[tuple[str, str], tuple[Cause, list[tuple[str, str, str]]]] = {}
+    for path, (a, b) in apart.items():
+        cause = next((c for c in CAUSES if any(fnmatchcase(path, p) for p in c.paths)), OTHER)
+        half, _, name = path.partition(".")
+        grouped.setdefault((cause.name, half), (cause, []))[1].append((name, _told(a), _told(b)))
+    names = {name for name, _ in grouped}
+    return [
+        Difference(cause, half, details)  # type: ignore[arg-type]
+        for (name, half), (cause, details) in grouped.items()
+        if not names & set(FOLLOWS.get(name, ()))
+    ]
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Leaf]]:
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _leaves(each, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        yield path, json.dumps(value, ensure_ascii=False)
+    else:
+        yield path, value
+
+
+def _told(value: Leaf) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    hashed = len(text) == 64 and set(text) <= set("0123456789abcdef")
+    return text[:12] if hashed else text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,103 @@
+"""`explain`: why the numbers of two results differ."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flexframe.commands.common import out
+from flexframe_registry import ConfigError
+
+Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="A results.json, or the folder that holds it.")]
+
+
+def explain(first: Results, second: Results) -> None:
+    """Say whether two results compare, and what is between them: each difference of protocol, with its usual size.
+
+    `flexframe explain mine/results.json theirs/results.json`
+    """
+    from flexframe.bench.explain import explain as run
+
+    found = run(_read(first), _read(second))
+    _print_numbers(found)
+    _print_differences(found)
+    for pair in found.unexplained:
+        told = f"{pair.measure} of {pair.models[0]} at {pair.budget} tokens differs"
+        out.print(f"{told}, and nothing in the protocols does: please report it", style="red", soft_wrap=True)
+    for note in found.notes:
+        out.print(note, style="dim", markup=False, soft_wrap=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    file = path / "results.json" if path.is_dir() else path
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError([(str(file), "is not there; name a results.json that `flexframe bench` wrote")]) from None
+    except ValueError as error:
+        raise ConfigError([(str(file), f"is no JSON ({error})")]) from None
+    if not isinstance(found, dict) or {"measures", "models", "protocols", "protocol"} - set(found):
+        raise ConfigError([(str(file), "is not of the form that `flexframe bench` writes")])
+    if not found["models"]:
+        raise ConfigError([(str(file), "holds no model")])
+    return found
+
+
+def _print_numbers(found: Any) -> None:
+    """A row a measure, at the largest token count that both have."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    largest: dict[tuple[str, tuple[str, str]], Any] = {}
+    for pair in found.pairs:
+        key = pair.measure, pair.models
+        if key not in largest or pair.budget > largest[key].budget:
+            largest[key] = pair
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("number", "model", "tokens", "first", "second", "compare?"):
+        table.add_column(name, justify="right" if name in ("tokens", "first", "second") else "left", overflow="fold")
+    for (measure, (a, b)), pair in largest.items():
+        verdict = "yes" if pair.comparable else "[red]no[/]"
+        whose = a if a == b else f"{a}, {b}"
+        cells = (_number(pair.first), _number(pair.second))
+        table.add_row(measure, escape(whose), str(pair.budget), *cells, verdict)
+    out.print(table)
+    missing = {
+        (pair.measure, which, number["why"])
+        for pair in found.pairs
+        for which, number in (("first", pair.first), ("second", pair.second))
+        if number["value"] is None
+    }
+    for measure, which, why in sorted(missing):
+        out.print(f"the {which} has no {measure}: {why}", style="dim", markup=False, soft_wrap=True)
+
+
+def _number(number: Any) -> str:
+    return "–" if number["value"] is None else f"{number['value']:,.5g}"
+
+
+def _print_differences(found: Any) -> None:
+    differences = found.differences
+    if not differences:
+        out.print("\nThe protocols are equal: numbers compare, and what is between them is chance or the models'.")
+        return
+    every = {pair.measure for pair in found.pairs}
+    forbidding = [difference for difference, _ in differences if difference.forbids]
+    if not forbidding:
+        out.print("\nMeasured alike: numbers compare. What is between them:")
+    elif all(not pair.comparable for pair in found.pairs):
+        out.print("\nThese results do not compare. What is between them:")
+    else:
+        out.print("\nNot all of these numbers compare. What is between them:")
+    for difference, names in differences:
+        mark = "[red]✗[/]" if difference.forbids else "·"
+        whose = "" if set(names) == every else f" ({', '.join(names)})"
+        out.print(f"\n{mark} [bold]{difference.cause.name}[/]{whose}", highlight=False)
+        for name, a, b in difference.details[:6]:
+            out.print(f"    {name}: {a} → {b}", markup=False, highlight=False, soft_wrap=True)
+        if len(difference.details) > 6:
+            out.print(f"    and {len(difference.details) - 6} more settings", style="dim")
+        out.print(f"    usual size: {difference.cause.size}", style="dim", markup=False, highlight=False)
