@@ -1,0 +1,189 @@
+"""What sources of files have in common: broken files, what lies beside an image, how images are brought to size."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flexframe.data import files
+from flexframe.data.files import settle
+from flexframe.data.images import BrokenImage
+from flexframe_registry import ConfigError, catalogue
+from flexframe_registry.configs import SourceConfig
+
+BROKEN = {"b.png": b"no image", "d.png": b"", "e.png": None}  # None: a picture, of which the end is missing
+NAMES = [f"{name}.png" for name in "abcdefgh"]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLEXFRAME_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def picture(number):
+    file = io.BytesIO()
+    Image.fromarray(np.full((16, 16, 3), number, dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def content(name):
+    found = BROKEN.get(name, picture(NAMES.index(name)))
+    return picture(NAMES.index(name))[:60] if found is None else found
+
+
+@pytest.fixture(params=["folder", "tar", "images"])
+def path(request, tmp_path):
+    """Eight images, three of them broken, as a folder or as a shard; and the kind of source that reads it."""
+    if request.param == "tar":
+        with tarfile.open(tmp_path / "s.tar", "w") as tar:
+            for name in NAMES:
+                about = tarfile.TarInfo(name)
+                about.size = len(content(name))
+                tar.addfile(about, io.BytesIO(content(name)))
+        return "tar", tmp_path / "s.tar"
+    (tmp_path / "photos").mkdir()
+    for name in NAMES:
+        (tmp_path / "photos" / name).write_bytes(content(name))
+    return request.param, tmp_path / "photos"
+
+
+def config(kind, path, **fields):
+    return catalogue().get("source", kind).config.read({"path": str(path), **fields})
+
+
+def source(kind, path, **fields):
+    return catalogue().build(config(kind, path, **fields), (16, 16))
+
+
+# --- broken files --------------------------------------------------------------------------------------------------
+
+
+def test_a_broken_file_is_an_error_that_names_it(path):
+    found = source(*path)
+    assert len(found) == 8
+    for i, name in enumerate(NAMES):
+        if name in BROKEN:
+            with pytest.raises(BrokenImage, match=rf"cannot read image .*{name}: "):
+                found[i]
+        else:
+            assert found[i].image.unique().tolist() == [i]
+    assert found.remarks() == ()
+    assert "left out as broken" not in found.protocol()
+
+
+def test_broken_files_are_left_out_and_counted_where_that_is_asked_for(path):
+    found = source(*path, broken="skip")
+    assert len(found) == 5
+    assert [found[i].image[0, 0, 0].item() for i in range(5)] == [0, 2, 5, 6, 7]
+    assert [found[i].id.removeprefix("s/").removesuffix(".png") for i in range(5)] == list("acfgh")
+    for wrong in (5, -1):
+        with pytest.raises(IndexError, match="there are 5 images"):
+            found[wrong]
+    (remark,) = found.remarks()
+    assert remark.startswith(f"3 of 8 images of {path[1]} cannot be read and were left out: cannot read image ")
+    for name in BROKEN:
+        assert name in remark
+    told = found.protocol()["left out as broken"]
+    assert (told["count"], told["of"]) == (3, 8)
+    assert [name.removeprefix("s/").removesuffix(".png") for name in told["first"]] == ["b", "d", "e"]
+    json.dumps(found.protocol())
+
+
+def test_files_are_looked_through_once_and_again_when_one_changes(path, monkeypatch):
+    kind, place = path
+    source(kind, place, broken="skip")
+    looks = []
+    look = files.Files._look_for_broken
+    monkeypatch.setattr(files.Files, "_look_for_broken", lambda self: looks.append(1) or look(self))
+    assert len(source(kind, place, broken="skip")) == 5
+    assert looks == []
+    if place.is_dir():
+        (place / "b.png").write_bytes(picture(1))
+    else:
+        place.write_bytes(place.read_bytes() + bytes(512))
+    assert len(source(kind, place, broken="skip")) == (6 if place.is_dir() else 5)
+    assert looks == [1]
+
+
+def test_the_limit_of_pixels_makes_an_image_broken(path):
+    with pytest.raises(BrokenImage, match=r"a\.png: it has 16 x 16, 256 pixels; at most 255 are read \(max_pixels\)"):
+        source(*path, max_pixels=255)[0]
+    with pytest.raises(ConfigError, match=r"none of the 8 images of .* can be read; cannot read image .*a\.png"):
+        source(*path, max_pixels=255, broken="skip")
+    with pytest.raises(ConfigError, match=r"max_pixels: .*less than or equal to 178956970"):
+        source(*path, max_pixels=10**9)
+
+
+def test_more_broken_files_than_a_remark_names(tmp_path):
+    for i in range(9):
+        (tmp_path / f"{i}.png").write_bytes(picture(0) if i == 4 else b"")
+    (remark,) = source("folder", tmp_path, broken="skip").remarks()
+    assert remark.startswith("8 of 9 images")
+    assert remark.endswith("; ... and 3 more")
+
+
+def test_sets_that_differ_in_what_was_left_out_have_other_protocols(tmp_path):
+    protocols = []
+    for broken in (2, 3):
+        for i in range(5):
+            (tmp_path / f"{i}.png").write_bytes(b"" if i == broken else picture(i))
+        protocols.append(source("folder", tmp_path, broken="skip").protocol())
+    assert protocols[0] != protocols[1]
+
+
+# --- beside an image -----------------------------------------------------------------------------------------------
+
+
+def test_captions_and_labels_beside_an_image_in_a_folder(tmp_path):
+    for name in ("ape/1.png", "ape/2.jpg", "zebra/3.png", "4.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(picture(0))
+    (tmp_path / "ape" / "1.txt").write_text(" an ape \n")
+    (tmp_path / "ape" / "2.json").write_text('{"label": 77, "caption": "not an ape", "width": 16}')
+    (tmp_path / "4.cls").write_text("5")
+    found = source("folder", tmp_path)
+    told = [(s.id, s.label, s.caption) for s in (found[i] for i in range(4))]
+    assert told == [
+        ("4.png", 5, None),
+        ("ape/1.png", 0, "an ape"),
+        ("ape/2.jpg", 77, "not an ape"),
+        ("zebra/3.png", 1, None),
+    ]
+    (tmp_path / "ape" / "2.json").write_text("{")
+    with pytest.raises(BrokenImage, match=r"cannot read .*ape/2\.json: Expecting"):
+        found[2]
+    assert len(source("folder", tmp_path, broken="skip")) == 3
+
+
+# --- to size -------------------------------------------------------------------------------------------------------
+
+
+def test_each_protocol_reaches_the_images(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (90, 110, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    found = {
+        way: source("folder", tmp_path, resize=way) for way in ("torchvision-bicubic", "torchvision-bilinear", "adm")
+    }
+    assert {way: each.protocol()["resize"] for way, each in found.items()} == {way: way for way in found}
+    images = [each[0].image for each in found.values()]
+    assert not any(torch.equal(images[i], images[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_a_source_takes_its_models_way_unless_it_says_one(tmp_path):
+    silent, said = config("folder", tmp_path), config("tar", "x.tar", resize="torchvision-bicubic")
+    assert settle(silent, {"a": "adm", "b": "adm"}).way() == "adm"
+    assert settle(said, {"a": "adm", "b": "torchvision-bilinear"}).way() == "torchvision-bicubic"
+    with pytest.raises(ConfigError, match=r"data\.resize: is not given, and the models' cards differ: a adm, b torch"):
+        settle(silent, {"a": "adm", "b": "torchvision-bilinear"})
+
+
+def test_a_source_without_files_has_no_way():
+    digits = catalogue().get("source", "digits").config()
+    assert isinstance(digits, SourceConfig)
+    assert digits.way() is None
+    assert settle(digits, {"a": "adm", "b": "torchvision-bilinear"}) == digits
