@@ -18,6 +18,7 @@ from flexframe_registry.cards import SUITES, read_yaml
 from flexframe_registry.cards import card as find_card
 from flexframe_registry.catalogue import UnknownName, nearest
 from flexframe_registry.configs import KINDS
+from flexframe_registry.models import kind_of, sampled_by
 
 app = typer.Typer(
     name="flexframe",
@@ -128,7 +129,7 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Go on with this run from its last whole checkpoint.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Train a tokenizer: `flexframe train flextok/digits-tiny quantizer=vq run.steps=20`."""
+    """Train a tokenizer or a prior: `flexframe train flextok/digits-tiny quantizer=vq run.steps=20`."""
     if (card is None) == (resume is None):
         raise ConfigError([("", "name a card to train, or a run's folder with --resume; one of the two")])
     if resume is not None and folder is not None:
@@ -149,7 +150,8 @@ def train(
             return
     else:
         assert folder is not None
-        same = config.model.decoder.type == found.model.decoder.type
+        own, cards_own = sampled_by(config.model), sampled_by(found.described)
+        same = own is not None and cards_own is not None and own.type == cards_own.type
         run = Run.create(config, folder, on, found.file.sampling if same else {})
     console = TrainConsole(out)
     try:
@@ -158,7 +160,9 @@ def train(
         console.stop()  # gives the terminal its cursor back
     for remark in run.source.remarks():
         say.print(remark, style="yellow", markup=False, soft_wrap=True)
-    out.print(f"trained {run.step} steps; load it with flexframe.load({str(run.folder)!r})")
+    kind = kind_of(run.config.model)
+    also = f", kind={kind!r}" if kind != "tokenizer" else ""
+    out.print(f"trained {run.step} steps; load it with flexframe.load({str(run.folder)!r}{also})")
 
 
 # --- measuring ---------------------------------------------------------------------------------------------------

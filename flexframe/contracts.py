@@ -237,6 +237,10 @@ class Source(ABC):
         """Several at once, the same as one by one; for sources that are faster so."""
         return [self[index] for index in indices]
 
+    def class_names(self) -> Sequence[str]:
+        """What the labels 0, 1, ... are called; nothing where nobody knows."""
+        return ()
+
     def classifier(self) -> AttributeClassifier | None:
         """The classifier that comes with the source, or None. `ValueError` says why it cannot be used here."""
         return None

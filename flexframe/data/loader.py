@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from flexframe.contracts import Sample, Source
 from flexframe.rng import Rng
-from flexframe.tokens import Batch, Condition
+from flexframe.tokens import Batch, Codes, Condition
 from flexframe_registry import RunConfig
 
 Row = tuple[int, Sample]
@@ -66,25 +66,40 @@ def _collate(rows: list[Row]) -> tuple[Tensor, Tensor, Tensor]:
     return torch.tensor([index for index, _ in rows]), images, torch.tensor(labels)
 
 
-def batches(source: Source, run: RunConfig, start: int, device: torch.device) -> Iterator[Batch]:
+def steps(count: int, run: RunConfig, start: int) -> Iterator[list[int]]:
+    """Numbers below `count` for each of steps start..run.steps-1: all of them in another order each epoch."""
+    return iter(_Steps(count, run.batch_size, run.seed, start, run.steps))
+
+
+def batches(
+    source: Source, run: RunConfig, start: int, device: torch.device, count: int | None = None
+) -> Iterator[Batch]:
     """Batches for steps start..run.steps-1, augmented, on the device. The same step is the same batch in every run.
 
-    Labels are in the condition; rows without one are null there. Without any label there is no condition.
+    Of a source's first `count` images, if given. Labels are in the condition; rows without one are null there. Without
+    any label there is no condition.
     """
     loader = DataLoader(
         _Rows(source),
-        batch_sampler=_Steps(len(source), run.batch_size, run.seed, start, run.steps),
+        batch_sampler=_Steps(len(source) if count is None else count, run.batch_size, run.seed, start, run.steps),
         num_workers=run.workers,
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
         persistent_workers=run.workers > 0,
     )
     for step, (index, images, labels) in enumerate(loader, start):
-        labelled = bool((labels >= 0).any())  # asked before they go to the device
-        index, images, labels = (part.to(device, non_blocking=True) for part in (index, images, labels))
+        condition = conditioned(labels, device)
+        index, images = (part.to(device, non_blocking=True) for part in (index, images))
         pictures = augment(images.float() / 255, run, Rng(run.seed, index, step))
-        condition = Condition(labels < 0, labels.clamp(min=0)) if labelled else None
         yield Batch(index, pictures, condition=condition)
+
+
+def conditioned(labels: Int[Tensor, " b"], device: torch.device) -> Condition | None:
+    """Labels on the CPU, -1 where there is none, as a condition on the device; None where no row has one."""
+    if not bool((labels >= 0).any()):
+        return None
+    labels = labels.to(device, non_blocking=True)
+    return Condition(labels < 0, labels.clamp(min=0))
 
 
 def augment(images: Float[Tensor, "b c h w"], run: RunConfig, rng: Rng) -> Float[Tensor, "b c h w"]:
@@ -105,9 +120,12 @@ def augment(images: Float[Tensor, "b c h w"], run: RunConfig, rng: Rng) -> Float
 
 def split(batch: Batch, parts: int) -> list[Batch]:
     """A batch as the loader gives it in equal parts, for gradient accumulation."""
-    assert batch.images is not None
-    pairs = zip(batch.index.chunk(parts), batch.images.chunk(parts), strict=True)
-    found = [Batch(index, images) for index, images in pairs]
+    found = [Batch(index) for index in batch.index.chunk(parts)]
+    if batch.images is not None:
+        found = [replace(part, images=each) for part, each in zip(found, batch.images.chunk(parts), strict=True)]
+    if batch.codes is not None:
+        pairs = zip(batch.codes.codes.chunk(parts), batch.codes.keep.chunk(parts), strict=True)
+        found = [replace(part, codes=Codes(*pair)) for part, pair in zip(found, pairs, strict=True)]
     if batch.condition is None or batch.condition.labels is None:
         return found
     nulls, labels = batch.condition.null.chunk(parts), batch.condition.labels.chunk(parts)

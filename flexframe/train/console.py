@@ -32,7 +32,7 @@ class Console:
 
     def start(self, run: Run) -> None:
         parts = ", ".join(f"{name} {count:,}" for name, count in run.parameters().items() if count)
-        words = [f"{len(run.source):,} images", f"{run.device}", f"parameters: {parts}", f"in {run.folder}"]
+        words = [f"{len(run.feed):,} rows of data", f"{run.device}", f"parameters: {parts}", f"in {run.folder}"]
         self.terminal.print("training: " + "; ".join(words))
         if run.step:
             self.terminal.print(f"resumed at step {run.step}")

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from flexframe.data.loader import batches, split
+from flexframe.data.loader import split
 from flexframe.rng import Rng
 from flexframe.tokens import Codes
 
@@ -40,18 +40,30 @@ class Usage:
         return used
 
 
+@torch.no_grad()
+def held_out(run: Run) -> dict[str, float]:
+    """The loss, without dropout, of the rows that are not trained on, if there are any."""
+    sums = count = 0.0
+    run.trainee.eval()
+    for batch in run.feed.held_out():
+        losses, _ = run.trainee(batch, step=run.step, rng=Rng(run.config.run.seed, batch.index))
+        sums, count = sums + float(total(losses)) * len(batch), count + len(batch)
+    run.trainee.train()
+    return {"held_out": round(sums / count, 6)} if count else {}
+
+
 def train(run: Run, console: Console) -> None:
     """Train from `run.step` to the last step; log, save and export on the way. Stops on a non-finite loss."""
     config, device, trainee, optimizer = run.config.run, run.device, run.trainee, run.optimizer
     bf16 = torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
-    usage = Usage(run.trainee.model.spec.tokens.codebook_size, device)
+    usage = Usage(trainee.codebook, device)
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
     trainee.train()
     run.hooks.flexframe_run_start(run=run)
     console.start(run)
     since, steps_since = time.perf_counter(), 0
 
-    for batch in batches(run.source, config, run.step, device):
+    for batch in run.feed.batches(run.step):
         step = run.step
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
@@ -87,6 +99,7 @@ def train(run: Run, console: Console) -> None:
                 **{name: round(value, 6) for name, value in values.items()},
                 "lr": learning_rate(config, step),
                 "codes_used": usage.take(),
+                **held_out(run),
                 "images_per_s": round(steps_since * config.batch_size / (now - since), 1),
             }
             run.log(line)

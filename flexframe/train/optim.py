@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flexframe_registry import RunConfig
 
-from .trainee import Trainee
+from .trainee import Learner
 
 
 def learning_rate(run: RunConfig, step: int) -> float:
@@ -21,7 +21,7 @@ def learning_rate(run: RunConfig, step: int) -> float:
     return run.final_lr + (run.lr - run.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def create_optimizer(trainee: Trainee, run: RunConfig) -> torch.optim.AdamW:
+def create_optimizer(trainee: Learner, run: RunConfig) -> torch.optim.AdamW:
     """AdamW over the trainee's groups, fused where the device has it."""
     groups = []
     for group in trainee.groups().values():

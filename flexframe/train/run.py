@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from flexframe import loading, provenance
-from flexframe_registry import ConfigError, TrainConfig, catalogue, manager
+from flexframe.tokenizer import Tokenizer
+from flexframe_registry import ConfigError, TrainConfig, manager
 
 from . import checkpoint
+from .feed import create_feed
 from .init import initialise
 from .optim import Average, create_optimizer
-from .trainee import Trainee
+from .trainee import create_trainee
 
 
 class Run:
@@ -36,12 +38,14 @@ class Run:
         *,
         initial: bool = True,
     ) -> None:
-        self.config, self.folder, self.device, self.sampling = config, folder, device, dict(sampling)
+        self.folder, self.device, self.sampling = folder, device, dict(sampling)
         self.step = 0
-        self.source = catalogue().build(config.run.data, config.model.image_size)
+        self.feed = create_feed(config, device)
+        self.config = config = self.feed.config
         torch.manual_seed(config.run.seed)  # initial weights, and draws inside libraries
-        trainee = Trainee(config)
-        self.taken = initialise(trainee.model, config.run.init) if initial else []
+        trainee = create_trainee(config)
+        model = trainee.model
+        self.taken = initialise(model, config.run.init) if initial and isinstance(model, Tokenizer) else []
         self.trainee = trainee.to(device)
         self.optimizer = create_optimizer(self.trainee, config.run)
         self.average = Average(self.trainee.model, config.run.ema)
@@ -58,7 +62,7 @@ class Run:
             )
         run = cls(config, folder, device, sampling)
         folder.mkdir(parents=True, exist_ok=True)
-        resolved = {**config.model_dump(mode="json"), "sampling": run.sampling}
+        resolved = {**run.config.model_dump(mode="json"), "sampling": run.sampling}
         (folder / "config.json").write_text(json.dumps(resolved, indent=1))
         facts = provenance.manifest(device, seed=config.run.seed, parameters=run.parameters(), init=run.taken)
         (folder / "manifest.json").write_text(json.dumps(facts, indent=1))

@@ -1,20 +1,20 @@
-"""What the loop trains: a tokenizer and the run's objectives, as one module with one forward."""
+"""What the loop trains: a tokenizer and the run's objectives, or a prior, as one module with one forward."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from flexframe.generator import Generator
 from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Codes, Losses
-from flexframe_registry import ConfigError, TrainConfig, catalogue
+from flexframe_registry import ConfigError, GeneratorConfig, TokenizerConfig, TrainConfig, catalogue
 from flexframe_registry.catalogue import nearest
-
-from .init import PARTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,49 +46,34 @@ class Latents:
         return batch.with_latents(torch.stack([self.rows[number] for number in numbers]))
 
 
-class Trainee(nn.Module):
-    """A tokenizer under training. Objectives are here and not in the model, so no checkpoint of a model holds them."""
+class Learner(nn.Module, ABC):
+    """What is common to all that is trained. `model` is what is averaged and exported."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        super().__init__()
-        self.model = Tokenizer(config.model)
-        self.objectives = nn.ModuleList(catalogue().build(o, self.model.spec) for o in config.objectives)
-        for i, objective in enumerate(self.objectives):
-            try:
-                objective.check(config.model)
-            except ValueError as error:
-                text = f"objective {objective.config.type!r}: {error}"
-                raise ConfigError([(f"run.objectives.{i}", text)]) from None
-        self.latents = Latents() if config.run.keep_latents else None
-        self.frozen = [_find(self.model, name) for name in config.run.freeze]
+    model: Tokenizer | Generator
+
+    def freeze(self, names: Sequence[str]) -> None:
+        """Keep parts, or modules within them, from learning."""
+        self.frozen = [_find(self.model, name) for name in names]
         for module in self.frozen:
             module.requires_grad_(False)
         if not any(p.requires_grad for p in self.model.parameters()):
             raise ConfigError([("run.freeze", "leaves nothing of the model to train")])
         self.train()
-        self.taps = frozenset().union(*(o.needs() for o in config.objectives)) - {"reconstruction", "logits"}
 
-    def train(self, mode: bool = True) -> Trainee:
+    def train(self, mode: bool = True) -> Learner:
         super().train(mode)
         for module in self.frozen:  # dropout and running statistics included
             module.eval()
         return self
 
+    @property
+    @abstractmethod
+    def codebook(self) -> int | None:
+        """Entries of the codebook whose use is logged; None where there is none."""
+
+    @abstractmethod
     def forward(self, batch: Batch, *, step: int, rng: Rng) -> tuple[Losses, Codes]:
         """Weighted losses by name (a value a sample, or a scalar for a batch statistic), and the batch's codes."""
-        kept = self.latents
-        batch = self.model.prepare(batch, rng=rng) if kept is None else kept.prepare(self.model, batch, rng)
-        out = self.model(batch, taps=self.taps, rng=rng)
-        losses: dict[str, Tensor] = dict(out.losses)
-        for objective in self.objectives:
-            config = objective.config
-            if step >= config.start:
-                found = objective(out, batch, step=step, rng=rng)
-                losses |= {f"{config.type}/{name}": config.weight * loss for name, loss in found.items()}
-        if not losses:
-            raise ValueError("nothing to train on: the model has no loss of its own and no objective counts yet")
-        assert out.codes is not None
-        return losses, out.codes
 
     def groups(self) -> Mapping[str, ParameterGroup]:
         """The parameters that an optimizer steps, by who owns them."""
@@ -103,11 +88,81 @@ class Trainee(nn.Module):
         }
 
 
-def _find(model: Tokenizer, name: str) -> nn.Module:
+class Trainee(Learner):
+    """A tokenizer under training. Objectives are here and not in the model, so no checkpoint of a model holds them."""
+
+    model: Tokenizer
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__()
+        assert isinstance(config.model, TokenizerConfig)
+        self.model = Tokenizer(config.model)
+        self.objectives = nn.ModuleList(catalogue().build(o, self.model.spec) for o in config.objectives)
+        for i, objective in enumerate(self.objectives):
+            try:
+                objective.check(config.model)
+            except ValueError as error:
+                text = f"objective {objective.config.type!r}: {error}"
+                raise ConfigError([(f"run.objectives.{i}", text)]) from None
+        self.latents = Latents() if config.run.keep_latents else None
+        self.freeze(config.run.freeze)
+        self.taps = frozenset().union(*(o.needs() for o in config.objectives)) - {"reconstruction", "logits"}
+
+    @property
+    def codebook(self) -> int | None:
+        return self.model.spec.tokens.codebook_size
+
+    def forward(self, batch: Batch, *, step: int, rng: Rng) -> tuple[Losses, Codes]:
+        kept = self.latents
+        batch = self.model.prepare(batch, rng=rng) if kept is None else kept.prepare(self.model, batch, rng)
+        out = self.model(batch, taps=self.taps, rng=rng)
+        losses: dict[str, Tensor] = dict(out.losses)
+        for objective in self.objectives:
+            config = objective.config
+            if step >= config.start:
+                found = objective(out, batch, step=step, rng=rng)
+                losses |= {f"{config.type}/{name}": config.weight * loss for name, loss in found.items()}
+        if not losses:
+            raise ValueError("nothing to train on: the model has no loss of its own and no objective counts yet")
+        assert out.codes is not None
+        return losses, out.codes
+
+
+class PriorTrainee(Learner):
+    """A prior under training, on batches that hold codes already."""
+
+    model: Generator
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__()
+        assert isinstance(config.model, GeneratorConfig)
+        self.model = Generator(config.model)
+        self.freeze(config.run.freeze)
+
+    @property
+    def codebook(self) -> int | None:
+        return None  # which codes the data have is no news of training
+
+    def forward(self, batch: Batch, *, step: int, rng: Rng) -> tuple[Losses, Codes]:
+        if batch.codes is None:
+            raise ValueError("a batch for a prior holds codes; this one holds none")
+        if self.model.spec.classes is not None and batch.condition is None:
+            text = "has no labels, and the prior is conditioned on classes; give labelled data, or model.classes=null"
+            raise ConfigError([("run.data", text)])
+        return self.model(batch.codes, batch.condition, rng=rng), batch.codes
+
+
+def create_trainee(config: TrainConfig) -> Learner:
+    """What trains this model."""
+    return PriorTrainee(config) if isinstance(config.model, GeneratorConfig) else Trainee(config)
+
+
+def _find(model: nn.Module, name: str) -> nn.Module:
     known = dict(model.named_modules())
     if not name or name not in known:
         near = nearest(name, known)
-        raise ConfigError([("run.freeze", f"the model has no module {name!r}.{near} Parts: {', '.join(PARTS)}")])
+        parts = ", ".join(each for each, _ in model.named_children())
+        raise ConfigError([("run.freeze", f"the model has no module {name!r}.{near} Parts: {parts}")])
     return known[name]
 
 

@@ -7,6 +7,7 @@ Tensors, for N images of at most K tokens, each of W codes (or, for a continuous
     index    N       int64, the image's number in its input order: what its draws depend on
     id_ends  N       int64, where each id ends in `ids`
     ids      M       uint8, the ids one after the other, UTF-8
+    labels   N       int32, each image's class, -1 for none; not there where no image has one
 
 The metadata has `format`, and under `flexframe` an `About` as JSON. Written and read a row or a slice at a time.
 """
@@ -37,6 +38,7 @@ SLICE = 4096
 """Rows looked at together in a check."""
 DTYPES = {"U8": "<u1", "U16": "<u2", "I32": "<i4", "I64": "<i8", "F32": "<f4"}
 SHAPES = {"codes": 3, "lengths": 1, "index": 1, "id_ends": 1, "ids": 1}
+LABELS = {"labels": 1}
 
 
 class About(Config):
@@ -63,6 +65,10 @@ class About(Config):
     """The rule by which each image got its length."""
     flexframe: str
     """The version that wrote the file."""
+    source: dict[str, Any] | None = None
+    """The data source, with its settings, whose images these are, all of them in its order; null for other images."""
+    class_names: tuple[str, ...] = ()
+    """What the classes are called, where their source says so."""
 
     @property
     def spec(self) -> TokenSpec:
@@ -91,6 +97,7 @@ class Row:
     index: int
     id: str
     codes: np.ndarray
+    label: int | None = None
 
 
 def write(path: Path, about: About, rows: Callable[[], Iterable[Row]]) -> tuple[int, int]:
@@ -100,7 +107,9 @@ def write(path: Path, about: About, rows: Callable[[], Iterable[Row]]) -> tuple[
         rows: gives all rows, in order; it is asked several times, so that none need be held.
     """
     count = tokens = longest = letters = 0
+    labelled = False
     for row in rows():
+        labelled |= row.label is not None
         count, tokens, letters = count + 1, tokens + len(row.codes), letters + len(row.id.encode())
         longest = max(longest, len(row.codes))
     code = np.dtype(DTYPES[about.dtype])
@@ -117,10 +126,15 @@ def write(path: Path, about: About, rows: Callable[[], Iterable[Row]]) -> tuple[
             end += len(row.id.encode())
             yield struct.pack("<q", end)
 
+    def labels() -> Iterator[bytes]:
+        for row in rows():
+            yield struct.pack("<i", -1 if row.label is None else row.label)
+
     streams = [  # the widest types first, so that each begins where it is aligned
         ("index", "I64", [count], (struct.pack("<q", row.index) for row in rows())),
         ("id_ends", "I64", [count], ends()),
         ("lengths", "I32", [count], (struct.pack("<i", len(row.codes)) for row in rows())),
+        *([("labels", "I32", [count], labels())] if labelled else []),
         ("codes", about.dtype, [count, longest, about.width], padded()),
         ("ids", "U8", [letters], (row.id.encode() for row in rows())),
     ]
@@ -170,6 +184,16 @@ class Rows:
     ids: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A whole token file in memory, its codes in the file's own type."""
+
+    codes: np.ndarray
+    lengths: np.ndarray
+    labels: np.ndarray
+    """-1 where an image has none."""
+
+
 class TokenFile:
     """A token file, open for reading. What the header says is checked here, each row when it is read.
 
@@ -214,6 +238,16 @@ class TokenFile:
         for start in range(0, self.count, SLICE):
             yield from self._ids(start, min(start + SLICE, self.count))
 
+    def table(self) -> Table:
+        """All codes, lengths and labels, checked: what training reads in any order."""
+        self.check()
+        labels = np.full(self.count, -1, np.int64)
+        if "labels" in self._slices:
+            labels = self._read("labels", 0, self.count).astype(np.int64)
+            if labels.min() < -1:
+                raise self._error(f"has a label of {labels.min()}; labels are -1 for none, else 0 or more")
+        return Table(self._read("codes", 0, self.count), self._read("lengths", 0, self.count).astype(np.int64), labels)
+
     def check(self) -> None:
         """Read every row once, so that what is wrong is told before anything is done with the first."""
         for _ in self.batches(max(1, min(SLICE, (1 << 22) // (self.longest * self.about.width)))):
@@ -240,12 +274,14 @@ class TokenFile:
     def _shapes(self) -> tuple[int, int]:
         """The number of rows and the longest sequence, where all tensors agree on them."""
         shapes = {name: tuple(each.get_shape()) for name, each in self._slices.items()}
-        if shapes.keys() != SHAPES.keys() or any(len(shapes[name]) != n for name, n in SHAPES.items()):
+        wanted = SHAPES | LABELS if "labels" in shapes else SHAPES
+        if shapes.keys() != wanted.keys() or any(len(shapes[name]) != n for name, n in wanted.items()):
             raise self._error(f"holds {_listed(shapes)}; a token file holds codes (N K W), lengths, index and "
-                              "id_ends (N each), and ids")  # fmt: skip
+                              "id_ends (N each), ids, and labels (N) or none")  # fmt: skip
         count, longest, width = shapes["codes"]
-        wrong = [name for name in ("lengths", "index", "id_ends") if shapes[name] != (count,)]
+        wrong = [name for name in ("lengths", "index", "id_ends", "labels") if shapes.get(name, (count,)) != (count,)]
         types = {"codes": self.about.dtype, "lengths": "I32", "index": "I64", "id_ends": "I64", "ids": "U8"}
+        types |= {"labels": "I32"}
         wrong += [f"{n} of type {s.get_dtype()}" for n, s in self._slices.items() if s.get_dtype() != types[n]]
         if width != self.about.width or not count or not longest:
             wrong.append(f"codes of shape {shapes['codes']}")

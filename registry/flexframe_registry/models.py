@@ -6,12 +6,26 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from .configs import CodecConfig, CodesSpec, Config, LatentSpec, PriorConfig, Size, Slot, TokenizerConfig, resolve
+from .configs import (
+    CodecConfig,
+    CodesSpec,
+    Config,
+    DecoderConfig,
+    LatentSpec,
+    PriorConfig,
+    Size,
+    Slot,
+    TokenizerConfig,
+    resolve,
+)
 from .errors import ConfigError
 
 
 class GeneratorConfig(Config):
-    """A prior, and the codes that it models."""
+    """A prior, and the codes that it models.
+
+    `length`, `codebook_size` and `codebooks` follow from the tokenizer where it is a card or on this disk.
+    """
 
     size: Size | None = None
     """Size of a prior whose own fields are not given."""
@@ -25,6 +39,10 @@ class GeneratorConfig(Config):
     """Codes a token."""
     classes: int | None = Field(None, ge=1)
     """Class labels it is conditioned on; None without."""
+    class_names: tuple[str, ...] = ()
+    """What the classes are called, in order; training takes the data's."""
+    fingerprint: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """`flexframe.fingerprint.fingerprint` of the tokenizer whose codes it was trained on; training fills it in."""
     prior: Slot[PriorConfig]
     """The model of the codes."""
 
@@ -39,8 +57,30 @@ class GeneratorConfig(Config):
                 raise ConfigError(problems) from None
         return data
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_codes(cls, data: Any) -> Any:
+        wanted = {"length", "codebook_size"}
+        if not isinstance(data, dict) or not isinstance(data.get("tokenizer"), str) or wanted <= data.keys():
+            return data
+        from .cards import tokenizer_of  # which reads configs of these classes
+
+        found = tokenizer_of(data["tokenizer"])
+        if found is None:
+            missing = " and ".join(sorted(wanted - data.keys()))
+            text = f"{data['tokenizer']!r} is no card and not on this disk, so its codes are unknown: give {missing}"
+            raise ConfigError([("tokenizer", text)])
+        tokens = found.spec.tokens
+        if tokens.codebook_size is None:
+            raise ConfigError([("tokenizer", continuous(data["tokenizer"], found))])
+        widths = {"length": tokens.length, "codebook_size": tokens.codebook_size, "codebooks": tokens.codebooks}
+        return {**widths, **data}
+
     @model_validator(mode="after")
     def _check(self) -> GeneratorConfig:
+        if self.class_names and len(self.class_names) != self.classes:
+            text = f"names {len(self.class_names)} classes, and classes is {self.classes}"
+            raise ConfigError([("class_names", text)])
         try:
             self.prior.check_codes(self.spec)
         except ValueError as error:
@@ -50,6 +90,12 @@ class GeneratorConfig(Config):
     @property
     def spec(self) -> CodesSpec:
         return CodesSpec(self.length, self.codebook_size, self.codebooks, self.classes)
+
+
+def continuous(name: str, config: TokenizerConfig) -> str:
+    """Why no prior of integers can be of this tokenizer."""
+    kind = config.quantizer.type
+    return f"{name!r} has continuous tokens (quantizer {kind!r}); priors model integer codes, so choose another"
 
 
 class CodecModelConfig(Config):
@@ -83,6 +129,13 @@ MODELS: dict[str, type[TokenizerConfig] | type[GeneratorConfig] | type[CodecMode
 def kind_of(config: ModelConfig) -> str:
     """The header's word for a config."""
     return next(kind for kind, cls in MODELS.items() if isinstance(config, cls))
+
+
+def sampled_by(config: ModelConfig) -> DecoderConfig | PriorConfig | None:
+    """The part that a model's settings of use are of; None for a codec, which has none."""
+    if isinstance(config, CodecModelConfig):
+        return None
+    return config.prior if isinstance(config, GeneratorConfig) else config.decoder
 
 
 def read_model(data: Any, path: str = "") -> ModelConfig:

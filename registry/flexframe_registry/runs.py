@@ -1,4 +1,4 @@
-"""How a tokenizer is trained and measured, as data: run and suite configs."""
+"""How a model is trained and measured, as data: run and suite configs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from .configs import Config, MetricConfig, ObjectiveConfig, Slot, SourceConfig, TokenizerConfig, resolve
 from .errors import ConfigError
+from .models import CodecModelConfig, GeneratorConfig, continuous, read_model
 
 
 class InitConfig(Config):
@@ -60,6 +61,12 @@ class RunConfig(Config):
     keep_latents: bool = False
     """Encode each image once with the frozen codec and keep its latents in memory (4 bytes a value, for all images).
     A codec that draws then draws once for each image. Images must be the same each time: no `flip`, no `shift`."""
+    keep_tokens: bool = False
+    """Of a prior: tokenize each image once and keep its codes in memory. Images must be the same each time."""
+    tokens: str | None = None
+    """Of a prior: the file that `flexframe precompute tokens` made of `data`, which is then not read."""
+    held_out: int = Field(0, ge=0)
+    """Of a prior: so many of the data's last rows are not trained on, and their loss is logged as `held_out`."""
     compile: bool = False
     """Compile the model's forward with torch.compile."""
     flip: bool = False
@@ -97,13 +104,64 @@ class RunConfig(Config):
 
 
 class TrainConfig(Config):
-    """What `flexframe train` runs: a model and how it is trained. Checked together."""
+    """What `flexframe train` runs: a tokenizer or a prior, and how it is trained. Checked together."""
 
-    model: TokenizerConfig
+    model: TokenizerConfig | GeneratorConfig
     run: RunConfig
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _read_model(cls, value: Any) -> Any:
+        found = read_model(value) if isinstance(value, Mapping) else value
+        if isinstance(found, CodecModelConfig):
+            raise ConfigError(
+                [("", "is a codec by itself; train it as a tokenizer, which has an encoder and a decoder")]
+            )
+        return found
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> TrainConfig:
+        """Settings of the run that are another kind of model's are refused, not ignored."""
+        run, prior = self.run, isinstance(self.model, GeneratorConfig)
+        given: dict[str, Any]
+        if prior:
+            given = {"objectives": run.objectives, "init": run.init, "keep_latents": run.keep_latents}
+            why = "is a tokenizer's, and this trains a prior, which has its own loss and starts random; leave it out"
+        else:
+            given = {"tokens": run.tokens, "keep_tokens": run.keep_tokens, "held_out": run.held_out}
+            why = "is a prior's, and this trains a tokenizer; leave it out"
+        wrong = [(f"run.{name}", why) for name, value in given.items() if value]
+        same = "tokens" if run.tokens is not None else "keep_tokens" if run.keep_tokens else ""
+        if same and (run.flip or run.shift):
+            wrong.append((f"run.{same}", "holds one sequence an image; leave it out, or `flip` and `shift`"))
+        if run.tokens is not None and run.keep_tokens:
+            wrong.append(("run.keep_tokens", "keeps what run.tokens has already; leave one of them out"))
+        if wrong:
+            raise ConfigError(wrong)
+        return self
+
+    @model_validator(mode="after")
+    def _codes_fit(self) -> TrainConfig:
+        """A prior's codes are its tokenizer's, as far as that can be told without building it."""
+        model = self.model
+        if not isinstance(model, GeneratorConfig):
+            return self
+        if model.tokenizer is None:
+            if model.fingerprint is None or self.run.tokens is None:
+                text = "name the tokenizer whose codes the prior models; or its fingerprint, with run.tokens"
+                raise ConfigError([("model.tokenizer", text)])
+            return self
+        from .cards import tokenizer_of  # which reads configs of these classes
+
+        found = tokenizer_of(model.tokenizer)
+        if found is not None:
+            check_codes(model, found)
+        return self
 
     @model_validator(mode="after")
     def _objectives_fit(self) -> TrainConfig:
+        if not isinstance(self.model, TokenizerConfig):
+            return self
         decoder = self.model.decoder
         for i, objective in enumerate(self.objectives):
             lacking = sorted(objective.needs() - decoder.provides())
@@ -118,7 +176,25 @@ class TrainConfig(Config):
         """The run's objectives, or the decoder's usual ones where the run names none."""
         if self.run.objectives is not None:
             return self.run.objectives
+        if not isinstance(self.model, TokenizerConfig):
+            return ()
         return tuple(resolve("objective", name) for name in self.model.decoder.usual_objectives())
+
+
+def check_codes(model: GeneratorConfig, tokenizer: TokenizerConfig) -> None:
+    """Raise `ConfigError` unless a prior's codes are such as a tokenizer gives: as many in a token, of as many values,
+    and no longer a sequence."""
+    name, tokens, problems = model.tokenizer or "the tokenizer", tokenizer.spec.tokens, []
+    if tokens.codebook_size is None:
+        raise ConfigError([("model.tokenizer", continuous(name, tokenizer))])
+    if model.length > tokens.length:
+        problems.append(("model.length", f"is {model.length}; {name} has at most {tokens.length} tokens"))
+    for field in ("codebook_size", "codebooks"):
+        own, theirs = getattr(model, field), getattr(tokens, field)
+        if own != theirs:
+            problems.append((f"model.{field}", f"is {own}; that of {name} is {theirs}"))
+    if problems:
+        raise ConfigError(problems)
 
 
 class SuiteConfig(Config):

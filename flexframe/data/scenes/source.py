@@ -46,6 +46,9 @@ class Scenes(Source):
             raise IndexError(f"there are {len(self):,} scenes, 0 to {len(self) - 1:,}, and no {index}")
         return index + (2**31 if self.config.split == "val" else 0)
 
+    def class_names(self) -> Sequence[str]:
+        return WORDS["shape"]
+
     def classifier(self) -> AttributeClassifier:
         from flexframe.data.scenes.classifier import shipped  # reads the network's weights
 

@@ -125,7 +125,7 @@ class GPTConfig(PriorConfig):
     keys (arXiv 2104.09864), along the sequence."""
     split: tuple[int, ...] = ()
     """Radices, the least significant first, in which each code is written and modelled digit by digit, exactly; their
-    product is the codebook's size. Spares the tables of a large codebook: FSQ's 64000 as `[512, 125]` are two digits."""
+    product is the codebook's size. Spares the tables of a large codebook: FSQ's 64000 as `[512, 125]` is two digits."""
     prefixes: bool = False
     """Training: cut each row to a length drawn evenly from 1 to its own, so that early tokens weigh more."""
     dropout: float = Field(0.1, ge=0, lt=1)
