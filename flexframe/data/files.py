@@ -166,6 +166,9 @@ class Folder(Files):
         """Class number by folder name, in sorted order; images directly in the root have no class."""
         self.leave_out()
 
+    def class_names(self) -> Sequence[str]:
+        return tuple(self.classes)
+
     def number(self) -> int:
         return len(self.files)
 
@@ -259,6 +262,9 @@ class Images(Source):
 
     def remarks(self) -> Sequence[str]:
         return self.files.remarks()
+
+    def class_names(self) -> Sequence[str]:
+        return self.files.class_names()
 
 
 # --- what lies beside an image -------------------------------------------------------------------------------------

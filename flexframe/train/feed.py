@@ -14,7 +14,7 @@ from torch import Tensor
 from flexframe.contracts import Source
 from flexframe.data.loader import batches, conditioned, steps
 from flexframe.fingerprint import fingerprint
-from flexframe.loading import load
+from flexframe.loading import load, preprocessing
 from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Codes, prefix
@@ -41,6 +41,10 @@ class Feed(ABC):
         """The rows that are not trained on."""
         return iter(())
 
+    def remarks(self) -> Sequence[str]:
+        """What the data's source has to say of them."""
+        return ()
+
 
 class Images(Feed):
     """Images for a tokenizer."""
@@ -53,6 +57,9 @@ class Images(Feed):
 
     def batches(self, start: int) -> Iterator[Batch]:
         return batches(self.source, self.config.run, start, self.device)
+
+    def remarks(self) -> Sequence[str]:
+        return self.source.remarks()
 
 
 class Tokenized(Feed):
@@ -84,6 +91,9 @@ class Tokenized(Feed):
             labels = torch.tensor([-1 if sample.label is None else sample.label for sample in samples])
             batch = Batch(index, images, condition=conditioned(labels, self.device))
             yield self._coded(batch, Rng(self.config.run.seed, index), {} if self.kept is None else self.kept)
+
+    def remarks(self) -> Sequence[str]:
+        return self.source.remarks()
 
     def _coded(self, batch: Batch, rng: Rng, kept: dict[int, Tensor] | None) -> Batch:
         assert batch.images is not None
@@ -147,7 +157,8 @@ def create_feed(config: TrainConfig, device: torch.device) -> Feed:
     assert model.tokenizer is not None  # as the config sees to
     tokenizer = load(model.tokenizer)
     check_codes(model, tokenizer.config)
-    source = catalogue().build(run.data, tokenizer.config.image_size)
+    data = run.data.resized(preprocessing(model.tokenizer).resize)
+    source = catalogue().build(data, tokenizer.config.image_size)
     return Tokenized(config, source, tokenizer, device)
 
 

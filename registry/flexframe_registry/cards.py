@@ -129,6 +129,8 @@ class Card:
             raw = put(raw, path if path[0] in ("run", "model") else ["model", *path], value)
         try:
             config = TrainConfig.read(raw)
+            if not isinstance(config.model, TokenizerConfig):
+                return config  # a prior's images are brought to size as its tokenizer's card says
             data = config.run.data.resized(self.file.preprocessing.resize)
             return config.model_copy(update={"run": config.run.model_copy(update={"data": data})})
         except ConfigError as error:
