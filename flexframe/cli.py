@@ -158,7 +158,7 @@ def train(
         loop(run, console)
     finally:
         console.stop()  # gives the terminal its cursor back
-    for remark in run.source.remarks():
+    for remark in run.feed.remarks():
         say.print(remark, style="yellow", markup=False, soft_wrap=True)
     kind = kind_of(run.config.model)
     also = f", kind={kind!r}" if kind != "tokenizer" else ""
