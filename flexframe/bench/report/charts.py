@@ -18,6 +18,9 @@ class Point:
     y: float
     tokens: int
     tip: str
+    low: float | None = None
+    """Ends of the interval, as heights in the chart."""
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,16 @@ class Chart:
 
 
 def draw(axis: str, series: Mapping[str, Sequence[Mapping[str, Any]]], measure: Mapping[str, Any]) -> Chart | None:
-    """A chart of `series`: for each model its points with `tokens`, `bits`, `value` and `tip`; None without a point."""
+    """A chart of `series`: for each model its points with `tokens`, `bits`, `value`, `interval` and `tip`.
+
+    None without a point.
+    """
     placed = {name: [p for p in points if p[axis] is not None] for name, points in series.items()}
     everything = [p for points in placed.values() for p in points]
     if not everything:
         return None
     xs, ys = [float(p[axis]) for p in everything], [float(p["value"]) for p in everything]
+    ys += [end for p in everything if p["interval"] for end in (p["interval"].low, p["interval"].high)]
     low, high = math.log2(min(xs)) - 0.25, math.log2(max(xs)) + 0.25
     ticks, bottom, top = y_range(min(ys), max(ys), measure)
 
@@ -69,7 +76,13 @@ def draw(axis: str, series: Mapping[str, Sequence[Mapping[str, Any]]], measure: 
     lines: list[Line] = []
     for i, ps in enumerate(placed.values()):
         rising = sorted(ps, key=lambda p: p[axis])
-        points = [Point(x(float(p[axis])), y(float(p["value"])), p["tokens"], p["tip"]) for p in rising]
+        points = [
+            Point(
+                x(float(p[axis])), y(float(p["value"])), p["tokens"], p["tip"],
+                *((y(p["interval"].low), y(p["interval"].high)) if p["interval"] else ()),
+            )
+            for p in rising
+        ]  # fmt: skip
         if points:
             lines.append(Line(i, [aside(point, lines) for point in points]))
     absent = [name for name, points in series.items() if points and not placed[name]]
@@ -116,3 +129,29 @@ def _steps(span: float) -> list[float]:
     """Round steps, some of which give three ticks or more over a span."""
     power = 10.0 ** math.floor(math.log10(span))
     return [m * power for m in (0.1, 0.2, 0.25, 0.5, 1, 2, 2.5)]
+
+
+def use(ranked: Sequence[Sequence[Sequence[int]]]) -> str:
+    """A path of how often codes are used: frequency against rank, both on logarithms, over all codebooks together.
+
+    Args:
+        ranked: for each codebook (times, codes) with the most frequent first; in a box of 100 x 40, the origin at the
+            top left. The right edge is the number of codes, so that a line which ends early leaves codes unused.
+    """
+    counts: dict[int, int] = {}
+    for book in ranked:
+        for times, codes in book:
+            counts[times] = counts.get(times, 0) + codes
+    size, most = sum(counts.values()), max(counts, default=0)
+    if most < 1:
+        return ""
+    steps, rank = [], 0
+    for times in sorted((t for t in counts if t > 0), reverse=True):
+        first, rank = rank + 1, rank + counts[times]
+        y = 38 - 36 * (math.log(times + 1) / math.log(most + 1))
+        steps.append(f"{_along(first, size):.2f} {y:.2f}L{_along(rank + 1, size):.2f} {y:.2f}")
+    return "M" + "L".join(steps)
+
+
+def _along(rank: int, size: int) -> float:
+    return 100 * math.log(rank) / math.log(size + 1)

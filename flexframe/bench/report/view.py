@@ -9,12 +9,18 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from flexframe.bench.report import charts
-from flexframe.bench.report.sprites import Sprites
-from flexframe.bench.table import any_value, best_models, reasons, shown, shown_bits
+from flexframe.bench import extremes, intervals
+from flexframe.bench.report import charts, verdicts
+from flexframe.bench.report.numbers import Column, Numbers
+from flexframe.bench.report.pictures import QUALITY, Sheets
+from flexframe.bench.report.samples import Drawn
+from flexframe.bench.report.verdicts import tokens
+from flexframe.bench.table import reasons, shown, shown_bits
 
 STOPS = 12
-COLUMNS = 7
+COLUMNS = 8
+ROWS = 14
+"""Verdicts that show at once; the others unfold."""
 
 
 def stops(results: Mapping[str, Any]) -> list[int]:
@@ -36,33 +42,59 @@ def spread(values: Sequence[int], most: int) -> list[int]:
     return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
 
 
-def view(results: Mapping[str, Any], sprites: Sprites) -> dict[str, Any]:
-    """The template's variables."""
-    names = list(results["models"])
-    chosen = stops(results)
-    measured = {n: m for n, m in results["measures"].items() if any_value(results, n)}
+def view(results: Mapping[str, Any], sheets: Sheets, gallery: int, left_out: int, drawn: Sequence[Drawn]) -> dict:
+    """The template's variables.
+
+    Args:
+        gallery: how many images of the sheets are the suite's first ones; the others are best and worst ones.
+        left_out: pictures that did not fit on the page.
+    """
+    names, chosen, numbers = list(results["models"]), stops(results), Numbers(results)
+    judged = verdicts.judge(numbers)
+    rows = [_row(numbers, name, sheets, chosen) for name in names] if sheets.count else []
+    start = _start(results, chosen)
     return {
         "results": results,
         "names": names,
+        "numbers": numbers,
+        "lead": numbers.lead,
         "stops": chosen,
         "labelled": chosen if len(chosen) <= 9 else spread(chosen, 9),
-        "start": _start(results, chosen),
-        "sprites": sprites,
-        "pixelated": max(sprites.height, sprites.width) <= 96,
-        "shrunk": [sprites.height, sprites.width] != list(results["protocol"]["image_size"]),
+        "start": start,
+        "sheets": sheets,
+        "gallery": range(gallery),
+        "left_out": left_out,
+        "quality": QUALITY,
         "headline": _headline(results),
-        "cards": [_card(results, name, measured) for name in names],
-        "build_up": _build_up(results, sprites, chosen),
-        "rows": [_row(results, name, sprites, chosen) for name in names] if sprites.count else [],
-        "charts": _charts(results, measured),
-        "lead": next(iter(measured), None),
-        "measured": measured,
-        "table": _table(results, measured, chosen),
+        "hero": _hero(numbers, sheets, chosen),
+        "rows": rows,
+        "data": {
+            "stops": chosen,
+            "start": start,
+            "models": _lanes(rows),
+            "columns": sheets.columns,
+            "count": sheets.count,
+            "gallery": gallery,
+            "numbers": list(sheets.numbers),
+            "unit": (numbers.lead.unit or numbers.lead.label) if numbers.lead else "",
+        },
+        "charts": [_chart(numbers, column) for column in numbers.columns if column.directed],
+        "described": [_chart(numbers, column) for column in numbers.columns if not column.directed],
+        "books": _books(results),
+        "verdicts": judged,
+        "ROWS": ROWS,
+        "SIGNS": verdicts.SIGNS,
+        "told": verdicts.sentences(numbers, judged),
+        "extremes": _extremes(numbers, sheets) if sheets.count else [],
+        "drawn": drawn,
+        "table": _table(numbers, chosen),
+        "how_sure": _how_sure(numbers),
         "missing": {coded(why): labels for why, labels in reasons(results).items()},
         "parts": ["encoder", "quantizer", "decoder", "codec"],
-        "numbers": lambda n: f"{n:,}",
+        "count": lambda n: f"{n:,}",
         "json": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
         "bits": shown_bits,
+        "tokens": tokens,
     }
 
 
@@ -74,128 +106,181 @@ def coded(text: str) -> Markup:
 
 def _headline(results: Mapping[str, Any]) -> str:
     most, least = max(results["budgets"], default=0), min(results["budgets"], default=0)
-    span = f"{least} to {most} tokens" if least != most else _tokens(most)
-    return f"What {span} keep of an image"
+    span = f"{least} to {tokens(most)}" if least != most else tokens(most)
+    count = len(results["models"])
+    words = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
+    whose = next(iter(results["models"])) if count == 1 else f"{words.get(count, count)} models"
+    return f"The same images, rebuilt by {whose} from {span}"
 
 
 def _start(results: Mapping[str, Any], chosen: Sequence[int]) -> int:
-    """Where the slider stands at first: the smallest count that most models offer, so that they can be compared."""
-    offered = [sum(str(k) in m["budgets"] for m in results["models"].values()) for k in chosen]
-    return offered.index(max(offered)) if offered else 0
+    """Where the slider stands at first: where most models can be compared, first those at that very count."""
+
+    def seen(k: int) -> tuple[int, int]:
+        own = [[int(b) for b in m["budgets"]] for m in results["models"].values()]
+        return sum(k in counts for counts in own), sum(min(counts, default=k + 1) <= k for counts in own)
+
+    return max(range(len(chosen)), key=lambda i: (*seen(chosen[i]), -i), default=0)
 
 
-def _tokens(count: int) -> str:
-    return f"{count:,} token" + ("" if count == 1 else "s")
-
-
-def _millions(count: int) -> str:
+def millions(count: int) -> str:
     return f"{count / 1e6:,.1f} M" if count >= 1e6 else f"{count / 1e3:,.0f} k"
 
 
-def _card(results: Mapping[str, Any], name: str, measured: Mapping[str, Any]) -> dict[str, Any]:
-    """The model in a glance: its numbers at its largest count."""
-    model = results["models"][name]
-    card: dict[str, Any] = {"name": name, "parameters": _millions(model["parameters"]["total"]), "figures": []}
-    if not model["budgets"]:
-        return {**card, "at": "none of the suite's token counts"}
-    most = max(model["budgets"], key=int)
-    for key, measure in [(k, m) for k, m in measured.items() if m["better"]][:3]:
-        value = model["budgets"][most]["metrics"][key]["value"]
-        card["figures"].append((shown(value, measure), measure["unit"], measure["label"]))
-    offered = [f"{int(k):,}" for k in model["budgets"]]
-    some = ", ".join(offered) if len(offered) <= 6 else f"{offered[0]} to {offered[-1]}"
-    bits = model["budgets"][most]["bits"]
-    size = "continuous" if bits is None else f"{shown_bits(bits)} bits"
-    return {**card, "at": f"{_tokens(int(most))}, {size}", "offered": some}
-
-
-def _build_up(results: Mapping[str, Any], sprites: Sprites, chosen: Sequence[int]) -> dict[str, Any] | None:
-    """A few images across the token counts of the model that offers most of them."""
-    if not sprites.count or not results["models"]:
+def _hero(numbers: Numbers, sheets: Sheets, chosen: Sequence[int]) -> dict[str, Any] | None:
+    """One image by every model at every token count: rows and columns of the first thing that is seen."""
+    if not sheets.count or not chosen:
         return None
-    name = max(sprites.fake, key=lambda n: len(sprites.fake[n]))
-    own = [k for k in chosen if k in sprites.fake[name]]
-    if len(own) < 2:
-        return None
-    columns = [(_tokens(k), sprites.fake[name][k]) for k in spread(own, COLUMNS)]
-    wanted = min(sprites.count, 3 if len(columns) > 5 else 2)
-    return {"name": name, "model": list(results["models"]).index(name), "columns": columns, "images": range(wanted)}
-
-
-def _row(results: Mapping[str, Any], name: str, sprites: Sprites, chosen: Sequence[int]) -> dict[str, Any]:
-    """A model's row of the gallery, once for each position of the slider."""
-    model, variants = results["models"][name], []
-    for k in chosen:
-        found = model["budgets"].get(str(k))
-        if found is None or k not in sprites.fake.get(name, {}):
-            offered = ", ".join(model["budgets"]) if len(model["budgets"]) <= 6 else "others"
-            variants.append({"k": k, "why": f"not offered at {_tokens(k)}", "offered": offered})
-            continue
-        per_image = results["per_image"][name][str(k)]
-        key = next(iter(per_image), None)
-        measure = results["measures"].get(key, {})
-        captions = [
-            shown(v, {"digits": 1 if measure.get("unit") else 2}) for v in per_image.get(key, [])[: sprites.count]
+    columns, rows = spread(chosen, COLUMNS), []
+    for name, model in numbers.results["models"].items():
+        own = [k for k in chosen if k in sheets.fake.get(name, {})]
+        if own and not set(own) & set(columns):
+            columns = sorted({*columns, own[-1]})
+        each = model["bits_per_token"]
+        size = "continuous tokens" if each is None else f"{shown_bits(each)} bits a token"
+        rows.append({"name": name, "about": f"{millions(model['parameters']['total'])} parameters, {size}"})
+    for row in rows:
+        found = sheets.fake.get(row["name"], {})
+        row["cells"] = [
+            {
+                "k": k,
+                "sheet": found[k],
+                "text": numbers.lead.text(numbers.value(numbers.lead, row["name"], k)) if numbers.lead else "",
+            }
+            if k in found
+            else {"k": k, "sheet": None}
+            for k in columns
         ]
-        figures = [f"{shown_bits(found['bits'])} bits"] if found["bits"] is not None else ["continuous"]
-        if key is not None and found["metrics"][key]["value"] is not None:
-            figures.insert(0, f"{shown(found['metrics'][key]['value'], measure)} {measure['unit']}".strip())
-        variants.append({"k": k, "sprite": sprites.fake[name][k], "captions": captions, "figures": figures})
-    return {"name": name, "variants": variants}
+    return {"columns": columns, "rows": rows}
 
 
-def _charts(results: Mapping[str, Any], measured: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A chart over tokens and one over bits for each measure that has a better and a worse."""
-    found = []
-    for key, measure in measured.items():
-        if measure["better"] is None:
-            continue
-        series = {name: _series(name, model, key, measure) for name, model in results["models"].items()}
-        drawn = [chart for axis in ("tokens", "bits") if (chart := charts.draw(axis, series, measure))]
-        found.append({"measure": measure, "key": key, "drawn": drawn, "summary": _summary(series, measure)})
-    return found
+def _row(numbers: Numbers, name: str, sheets: Sheets, chosen: Sequence[int]) -> dict[str, Any]:
+    """A model's row of the gallery, once for each of its token counts."""
+    model, lead, variants = numbers.results["models"][name], numbers.lead, []
+    for k in (k for k in chosen if k in sheets.fake.get(name, {})):
+        entry = model["budgets"][str(k)]
+        each = numbers.images(lead, name, k) if lead else []
+        captions = [shown(each[i], {"digits": 1 if lead and lead.unit else 2}) for i in sheets.numbers] if each else []
+        figures = [f"{shown_bits(entry['bits'])} bits" if entry["bits"] is not None else "continuous"]
+        if lead and (value := numbers.value(lead, name, k)) is not None:
+            figures.insert(0, f"{lead.text(value, unit=True)} {'' if lead.unit else lead.label}".strip())
+        variants.append({"k": k, "sheet": sheets.fake[name][k], "captions": captions, "figures": figures})
+    return {"name": name, "variants": variants, "least": variants[0]["k"] if variants else None}
 
 
-def _series(name: str, model: Mapping[str, Any], key: str, measure: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _lanes(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the script knows of the models."""
+    kept = ("k", "sheet", "captions")
+    return [{"name": row["name"], "lanes": [{key: v[key] for key in kept} for v in row["variants"]]} for row in rows]
+
+
+def _chart(numbers: Numbers, column: Column) -> dict[str, Any]:
+    """A number's charts over tokens and over bits."""
+    series = {name: _series(numbers, column, name) for name in numbers.results["models"]}
+    drawn = [chart for axis in ("tokens", "bits") if (chart := charts.draw(axis, series, column.measure))]
+    told = [f"{n}: " + "; ".join(p["tip"].split("\n")[1] for p in points) for n, points in series.items() if points]
+    return {"column": column, "drawn": drawn, "summary": f"{column.label}. " + ". ".join(told)}
+
+
+def _series(numbers: Numbers, column: Column, name: str) -> list[dict[str, Any]]:
     points = []
-    for k, found in model["budgets"].items():
-        value = found["metrics"].get(key, {}).get("value")
+    for k, entry in numbers.results["models"][name]["budgets"].items():
+        value = numbers.value(column, name, int(k))
         if value is None:
             continue
-        size = "" if found["bits"] is None else f", {shown_bits(found['bits'])} bits"
-        text = f"{shown(value, measure)} {measure['unit']}".strip()
-        tip = f"{name}\n{text} at {_tokens(int(k))}{size}"
-        bits = found["bits"] if found["bits"] and math.isfinite(found["bits"]) else None
-        points.append({"tokens": int(k), "bits": bits, "value": value, "tip": tip})
+        size = "" if entry["bits"] is None else f", {shown_bits(entry['bits'])} bits"
+        sure = numbers.interval(column, name, int(k)) if column.directed else None
+        span = "" if sure is None else f"\n95 % interval {column.text(sure.low)} to {column.text(sure.high)}"
+        tip = f"{name}\n{column.text(value, unit=True)} at {tokens(int(k))}{size}{span}"
+        bits = entry["bits"] if entry["bits"] and math.isfinite(entry["bits"]) else None
+        points.append({"tokens": int(k), "bits": bits, "value": value, "tip": tip, "interval": sure})
     return points
 
 
-def _summary(series: Mapping[str, Sequence[Mapping[str, Any]]], measure: Mapping[str, Any]) -> str:
-    told = [f"{n}: " + "; ".join(p["tip"].split("\n")[1] for p in points) for n, points in series.items() if points]
-    return f"{measure['label']}. " + ". ".join(told)
+def _books(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How often each model's codes are used at its largest count, from the histograms that numbers bring along."""
+    found = []
+    for i, (name, model) in enumerate(results["models"].items()):
+        for k in [k for k in model["budgets"] if k == max(model["budgets"], key=int)]:
+            for number in model["budgets"][k]["metrics"].values():
+                if number.get("ranked") and (path := charts.use(number["ranked"])):
+                    codes = sum(n for _, n in number["ranked"][0])
+                    seen = sum(n * times for times, n in number["ranked"][0])
+                    about = f"{tokens(int(k))} an image, {seen:,} tokens over {codes:,} codes"
+                    if len(number["ranked"]) > 1:
+                        about += f" in each of {len(number['ranked'])} books"
+                    found.append({"name": name, "model": i, "path": path, "about": about})
+    return found
 
 
-def _table(results: Mapping[str, Any], measured: Mapping[str, Any], chosen: Sequence[int]) -> list[dict[str, Any]]:
+def _extremes(numbers: Numbers, sheets: Sheets) -> list[dict[str, Any]]:
+    place, found = {n: i for i, n in enumerate(sheets.numbers)}, []
+    for ranking in extremes.rank(numbers.results):
+        column = next((c for c in numbers.columns if c.name == ranking.measure), None)
+        sheet = sheets.fake.get(ranking.model, {}).get(ranking.budget)
+        each = numbers.images(column, ranking.model, ranking.budget) if column else []
+        if column is None or sheet is None or not each:
+            continue
+        ends = {
+            which: [
+                {"place": place[i], "number": i, "text": column.text(each[i], unit=True)} for i in some if i in place
+            ]
+            for which, some in (("best", ranking.best), ("worst", ranking.worst))
+        }
+        if any(ends.values()):
+            model = list(numbers.results["models"]).index(ranking.model)
+            found.append({"model": model, "budget": ranking.budget, "column": column, "sheet": sheet, "ends": ends})
+    return found
+
+
+def _table(numbers: Numbers, chosen: Sequence[int]) -> list[dict[str, Any]]:
     """The rows, grouped by token count."""
     groups = []
     for k in chosen:
-        best = {key: best_models(results, key, k) for key in measured}
         rows = []
-        for name, model in results["models"].items():
-            found = model["budgets"].get(str(k))
-            if found is None:
-                rows.append({"name": name, "cells": None})
+        for i, (name, model) in enumerate(numbers.results["models"].items()):
+            entry = model["budgets"].get(str(k))
+            if entry is None:
                 continue
-            numbers = [(key, found["metrics"].get(key, {})) for key in measured]
-            cells = [
-                {
-                    "text": shown(n.get("value"), measured[key]),
-                    "best": name in best[key],
-                    "title": n.get("why") or f"protocol {n.get('protocol')}",
-                }
-                for key, n in numbers
-            ]
-            speed = (model["speed"]["encode_images_per_second"], found["speed"]["decode_images_per_second"])
-            rows.append({"name": name, "bits": shown_bits(found["bits"]), "cells": cells, "speed": speed})
+            cells = [_cell(numbers, column, name, k) for column in numbers.columns]
+            speed = (model["speed"]["encode_images_per_second"], entry["speed"]["decode_images_per_second"])
+            rows.append({"model": i, "bits": shown_bits(entry["bits"]), "cells": cells, "speed": speed})
+        for j, column in enumerate(numbers.columns):
+            values = [row["cells"][j]["text"] for row in rows if row["cells"][j]["text"] != "–"]
+            if column.directed and len(set(values)) > 1:
+                pick = max if column.measure["better"] == "higher" else min
+                best = pick(values, key=lambda text: float(text.replace(",", "")))
+                for row in rows:
+                    row["cells"][j]["best"] = row["cells"][j]["text"] == best
         groups.append({"k": k, "rows": rows})
     return groups
+
+
+def _cell(numbers: Numbers, column: Column, name: str, k: int) -> dict[str, Any]:
+    number = numbers.number(column, name, k)
+    if number is None:
+        lacking = numbers.results["models"][name]["budgets"][str(k)]["metrics"].get(column.name, {})
+        why = lacking.get("why") or "measured under another protocol: see the other column"
+        return {"text": "–", "span": "", "title": why, "best": False}
+    sure = numbers.interval(column, name, k) if column.directed else None
+    span = "" if sure is None else f"{column.text(sure.low)} – {column.text(sure.high)}"
+    title = f"protocol {number.get('protocol')}"
+    return {"text": column.text(number["value"]), "span": span, "title": title, "best": False}
+
+
+def _how_sure(numbers: Numbers) -> str:
+    """How the intervals came about."""
+    told, count = [], numbers.results["protocol"]["count"]
+    if numbers.by_images():
+        told.append(
+            f"Means over images: percentile bootstrap over the {count:,} images, {intervals.DRAWS:,} draws, "
+            "the same draws for all models, so that comparisons are paired."
+        )
+    if numbers.by_subsets():
+        told.append(
+            "Distances between sets of images: from their spread over disjoint subsets of the images, the same for "
+            "all models (Student's t)."
+        )
+    if told:
+        told.append("They say how the choice of images moves a number; not how training anew would.")
+    return " ".join(told)
