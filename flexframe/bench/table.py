@@ -1,4 +1,4 @@
-"""The numbers of a run as a table for a terminal of 100 columns."""
+"""The numbers of a run as a table for a terminal of 100 columns: a column holds numbers of one protocol."""
 
 from __future__ import annotations
 
@@ -10,30 +10,52 @@ from rich.markup import escape
 from rich.table import Table
 
 
+def columns(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Each measure that has a number, and the id of what was measured, and how: several where protocols differ."""
+    found: dict[tuple[str, str], None] = {}
+    for name in results["measures"]:
+        for model in results["models"].values():
+            for entry in model["budgets"].values():
+                number = entry["metrics"].get(name, {})
+                if number.get("value") is not None:
+                    found[name, measured(number)] = None
+    return list(found)
+
+
+def measured(number: Mapping[str, Any]) -> str:
+    """What of a number's protocol must be equal for it to compare with another: the part before the dot."""
+    return str(number.get("protocol", "")).partition(".")[0]
+
+
 def print_table(results: Mapping[str, Any], console: Console | None = None) -> None:
     """Print a row for each model and token count, then what could not be measured and why."""
     console = console or Console()
-    measures = {n: m for n, m in results["measures"].items() if any_value(results, n)}
+    found_columns = columns(results)
+    split = {name for name, _ in found_columns if sum(name == other for other, _ in found_columns) > 1}
     table = Table(box=None, padding=(0, 1), pad_edge=False, collapse_padding=True, header_style="bold")
     table.add_column("tokens", justify="right")
     table.add_column("model", overflow="fold", min_width=min(24, max(map(len, results["models"]))))
     table.add_column("bits", justify="right")
-    for measure in measures.values():
+    for name, key in found_columns:
+        measure = results["measures"][name]
         unit = f" {measure['unit']}" if measure["unit"] else ""
-        table.add_column(f"{measure['label']}{unit}", justify="right", max_width=10)
+        told = f" [{key}]" if name in split else ""
+        table.add_column(escape(f"{measure['label']}{unit}{told}"), justify="right", max_width=10)
     table.add_column("decode img/s", justify="right", max_width=6)
     for budget in results["budgets"]:
-        best = {name: best_models(results, name, budget) for name in measures}
+        best = {column: best_models(results, column[0], budget, column[1]) for column in found_columns}
         for i, (model, entry) in enumerate(results["models"].items()):
             first = str(budget) if i == 0 else ""
             found = entry["budgets"].get(str(budget))
             if found is None:
-                table.add_row(first, escape(model), *["–"] * (len(measures) + 2), style="dim")
+                table.add_row(first, escape(model), *["–"] * (len(found_columns) + 2), style="dim")
                 continue
             cells = []
-            for name, measure in measures.items():
-                text = shown(found["metrics"].get(name, {}).get("value"), measure)
-                cells.append(f"[bold]{text}[/]" if model in best[name] else text)
+            for name, key in found_columns:
+                number = found["metrics"].get(name, {})
+                alike = number.get("value") is not None and measured(number) == key
+                text = shown(number["value"] if alike else None, results["measures"][name])
+                cells.append(f"[bold]{text}[/]" if model in best[name, key] else text)
             bits = shown_bits(found["bits"])
             table.add_row(first, escape(model), bits, *cells, f"{found['speed']['decode_images_per_second']:.0f}")
     console.print(table)
@@ -41,7 +63,13 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
         console.print(
             f"[dim]{escape(model)} is not offered at {', '.join(map(str, lacking))} tokens[/]", highlight=False
         )
-    notes = [f"{measure['label']}: {measure['note']}" for measure in measures.values() if measure["note"]]
+    if split:
+        labels = ", ".join(results["measures"][name]["label"] for name in results["measures"] if name in split)
+        told = f"{labels}: measured under several protocols, which do not compare; see `flexframe explain`"
+        console.print(f"[dim]{escape(told)}[/]", highlight=False)
+    seen = dict.fromkeys(name for name, _ in found_columns)
+    measures = [results["measures"][name] for name in seen]
+    notes = [f"{measure['label']}: {measure['note']}" for measure in measures if measure["note"]]
     if notes:
         console.print(f"[dim]{escape('; '.join(notes))}[/]", highlight=False)
     for why, names in reasons(results).items():
@@ -57,21 +85,22 @@ def shown_bits(bits: float | None) -> str:
     return "–" if bits is None else f"{bits:,.0f}" if bits >= 100 or bits == round(bits) else f"{bits:,.1f}"
 
 
-def any_value(results: Mapping[str, Any], name: str) -> bool:
-    """Whether any model has a number for this measure."""
-    entries = (b for m in results["models"].values() for b in m["budgets"].values())
-    return any(entry["metrics"].get(name, {}).get("value") is not None for entry in entries)
+def best_models(results: Mapping[str, Any], name: str, budget: int, key: str | None = None) -> Sequence[str]:
+    """The models with the best printed value at a token count; none where no two compete or no direction is better.
 
-
-def best_models(results: Mapping[str, Any], name: str, budget: int) -> Sequence[str]:
-    """The models with the best printed value at a token count; none where no two compete or no direction is better."""
+    Args:
+        key: what was measured, and how; numbers of another protocol do not compete. Not given: none do where protocols
+            differ.
+    """
     measure = results["measures"][name]
     values: dict[str, float] = {}
+    keys = set()
     for model, entry in results["models"].items():
-        value = entry["budgets"].get(str(budget), {}).get("metrics", {}).get(name, {}).get("value")
-        if value is not None:
-            values[model] = round(value, measure["digits"])
-    if measure["better"] is None or len(values) < 2 or len(set(values.values())) < 2:
+        number = entry["budgets"].get(str(budget), {}).get("metrics", {}).get(name, {})
+        if number.get("value") is not None and key in (None, measured(number)):
+            values[model] = round(number["value"], measure["digits"])
+            keys.add(measured(number))
+    if measure["better"] is None or len(keys) > 1 or len(set(values.values())) < 2:
         return []
     best = (max if measure["better"] == "higher" else min)(values.values())
     return [model for model, value in values.items() if value == best]

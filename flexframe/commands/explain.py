@@ -60,7 +60,10 @@ def _print_numbers(found: Any) -> None:
     for name in ("number", "model", "tokens", "first", "second", "compare?"):
         table.add_column(name, justify="right" if name in ("tokens", "first", "second") else "left", overflow="fold")
     for (measure, (a, b)), pair in largest.items():
-        verdict = "yes" if pair.comparable else "[red]no[/]"
+        values = [number["value"] for number in (pair.first, pair.second)]
+        if values == [None, None]:
+            continue
+        verdict = "" if None in values else "yes" if pair.comparable else "[red]no[/]"
         whose = a if a == b else f"{a}, {b}"
         cells = (_number(pair.first), _number(pair.second))
         table.add_row(measure, escape(whose), str(pair.budget), *cells, verdict)

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from flexframe.bench import protocol
 from flexframe.bench.runner import Report, run
-from flexframe.bench.table import best_models, print_table, reasons
+from flexframe.bench.table import best_models, columns, print_table, reasons
 from flexframe_registry import suite as shipped
 
 
@@ -155,6 +155,28 @@ def test_best_is_marked_only_where_models_compete(report: Report) -> None:
     assert best_models(report.results, "psnr", 3) == []
     assert best_models(report.results, "psnr", 8) == ["smooth"]
     assert best_models(report.results, "usage", 8) == []
+
+
+def test_numbers_of_other_protocols_stand_in_other_columns_and_do_not_compete(report: Report) -> None:
+    results = json.loads(json.dumps(report.results))
+    assert [name for name, _ in columns(results)].count("psnr") == 1
+    number = results["models"]["smooth"]["budgets"]["8"]["metrics"]["psnr"]
+    number["protocol"] = "0badcafe." + number["protocol"].partition(".")[2]
+    assert [key for name, key in columns(results) if name == "psnr"][1] == "0badcafe"
+    assert best_models(results, "psnr", 8) == []
+    own = next(key for name, key in columns(results) if name == "psnr")
+    assert best_models(results, "psnr", 8, own) in (["flex"], ["fixed"], [])
+    assert "smooth" not in best_models(results, "psnr", 8, own)
+    console = Console(width=100, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_table(results, console)
+    console.file.close()
+    text = console.export_text()
+    assert "0badcafe" in "".join(text.split())
+    assert "PSNR: measured under several protocols, which do not compare" in text
+    rows = [line.split() for line in text.splitlines() if line.strip().startswith("smooth")]
+    printed = f"{number['value']:.2f}"
+    assert sum(printed in row for row in rows) == 1
+    assert any(row[row.index(printed) - 1] == "–" for row in rows if printed in row)  # the first PSNR column is empty
 
 
 @pytest.mark.parametrize("name", ["digits-smoke", "digits"])
