@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from flexframe.commands import complete, explain, importing, inspect, new_plugin, use
+from flexframe.commands import complete, explain, generate, importing, inspect, new_plugin, precompute, use
 from flexframe.commands.common import DEBUG, Device, out, pick_device, say, take_debug, tell, versions
 from flexframe_registry import ConfigError, cards, catalogue, suite
 from flexframe_registry.cards import SUITES, read_yaml
@@ -261,6 +261,8 @@ app.command()(explain.explain)
 app.command()(use.encode)
 app.command()(use.decode)
 app.command()(use.reconstruct)
+app.command()(generate.generate)
+app.add_typer(precompute.app, name="precompute")
 app.command()(new_plugin.new_plugin)
 
 

@@ -139,9 +139,9 @@ def whole(text: str, most: int, place: str) -> int:
     return value
 
 
-def read_lengths(text: str, most: int) -> tuple[int, ...]:
+def read_lengths(text: str, most: int, place: str = "--lengths") -> tuple[int, ...]:
     """`4,8,16` as numbers in 1..most."""
-    return tuple(whole(part, most, "--lengths") for part in text.split(","))
+    return tuple(whole(part, most, place) for part in text.split(","))
 
 
 def read_rule(lengths: str | None, allocator: str | None, settings: Sequence[str], tokenizer: Tokenizer) -> Rule:

@@ -23,7 +23,7 @@ from .catalogue import Broken, UnknownName, nearest
 from .configs import KINDS, Config, Resize, TokenizerConfig
 from .errors import MISSING, ConfigError
 from .manager import Manager, manager
-from .models import ModelConfig, kind_of, read_model
+from .models import GeneratorConfig, ModelConfig, kind_of, read_model
 from .runs import RunConfig, SuiteConfig, TrainConfig
 
 SLOTS = frozenset(KINDS) | {"data"}
@@ -117,7 +117,8 @@ class Card:
     def train(self, overrides: Sequence[str] = ()) -> TrainConfig:
         """The card's model and run, with `key.path=value` on top: `run.*` goes to the run, the rest to the model.
 
-        Training images are brought to size as the card says, where the run does not say otherwise.
+        Training images are brought to size as the card says, or a prior's tokenizer's card, where the run does not say
+        otherwise.
         """
         raw = {"model": self.file.model, "run": self.file.run or {}}
         if self.file.run is None and not any(o.startswith("run.") for o in overrides):
@@ -131,11 +132,16 @@ class Card:
             config = TrainConfig.read(raw)
             if not isinstance(config.model, TokenizerConfig):
                 return config  # a prior's images are brought to size as its tokenizer's card says
-            data = config.run.data.resized(self.file.preprocessing.resize)
+            data = config.run.data.resized(self._preprocessing(config).resize)
             return config.model_copy(update={"run": config.run.model_copy(update={"data": data})})
         except ConfigError as error:
             # the command line says `quantizer`, not `model.quantizer`: answer in the same words
             raise ConfigError([(path.removeprefix("model."), text) for path, text in error.problems]) from None
+
+    def _preprocessing(self, config: TrainConfig) -> Preprocessing:
+        name = config.model.tokenizer if isinstance(config.model, GeneratorConfig) else None
+        bare = (name or "").removeprefix("card:")
+        return cards().get(bare).file.preprocessing if bare in cards().files else self.file.preprocessing
 
     def weights_path(self) -> Path:
         """The checked weights file; `ConfigError` if the card has none, or it is missing or not the one described."""

@@ -1,0 +1,252 @@
+"""Pictures from a prior: drawn codes, decoded at several lengths, as files, sheets and a token file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from flexframe.fingerprint import fingerprint, weights
+from flexframe.generator import Generator
+from flexframe.rng import Rng
+from flexframe.tokenizer import Tokenizer
+from flexframe.use.decode import save, to_uint8
+from flexframe.use.reconstruct import FONT, INK, LINE, MARGIN, PAPER, TILE
+from flexframe.use.tokenfile import About, Row, write
+from flexframe_registry import ConfigError, GeneratorConfig
+from flexframe_registry.catalogue import nearest
+from flexframe_registry.runs import check_codes
+
+RECORD = "generate.json"
+SHOWN = 64
+"""Pictures of a grid, at most."""
+STRIPS = 8
+"""Samples of the strip, at most."""
+Picture = UInt8[Tensor, "3 h w"]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a generation came to."""
+
+    folder: Path
+    count: int
+    lengths: tuple[int, ...]
+    strip: bool
+    """Whether there is one: a tokenizer of one fixed length has no coarse pictures."""
+
+
+def read_classes(text: str | None, config: GeneratorConfig) -> list[int]:
+    """`3`, `star`, `3,star` or `all` as class numbers; none given is none."""
+    if text is None:
+        return []
+    if config.classes is None:
+        raise ConfigError([("--class", "this prior knows no classes; leave it out")])
+    if text == "all":
+        return list(range(config.classes))
+    found = []
+    for part in (each.strip() for each in text.split(",")):
+        if part in config.class_names:
+            found.append(config.class_names.index(part))
+        elif part.isdecimal() and int(part) < config.classes:
+            found.append(int(part))
+        else:
+            known = f"names: {', '.join(config.class_names)}" if config.class_names else "they have no names here"
+            text = f"there is no class {part!r}.{nearest(part, config.class_names)} Classes are 0..{config.classes - 1}"
+            raise ConfigError([("--class", f"{text}; {known}")])
+    return found
+
+
+def fits(generator: Generator, tokenizer: Tokenizer, force: bool = False) -> None:
+    """Raise `ConfigError` unless the prior's codes are the tokenizer's."""
+    config = generator.config
+    check_codes(config, tokenizer.config)
+    if config.fingerprint not in (None, fingerprint(tokenizer)) and not force:
+        text = f"was trained on codes of another tokenizer than {tokenizer.id}, or of it before it changed"
+        raise ConfigError([(generator.id, f"{text}; name the right one with --model, or generate with --force")])
+
+
+def generate(
+    generator: Generator,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    classes: Sequence[int] = (),
+    count: int = 16,
+    lengths: Sequence[int] = (),
+    seed: int = 0,
+    sampling: Mapping[str, Any] | None = None,
+    decoding: Mapping[str, Any] | None = None,
+    batch_size: int = 16,
+    force: bool = False,
+    progress: Callable[[float, int], None] = lambda done, of: None,
+) -> Generated:
+    """Draw pictures into a folder: `<length>/<number>.png`, `grid-<length>.png`, `strip.png`, `tokens.safetensors`.
+
+    Picture i is of class `classes[i % n]`, or of none; it draws by its number alone, so that neither `count` nor
+    `batch_size` moves it. The strip shows the first samples of the largest length, decoded at 1, 2, 4, ... tokens.
+
+    Args:
+        lengths: tokens; the prior's most if not given.
+        sampling: settings of the prior, laid on its own.
+        decoding: settings of the decoder, laid on its own.
+        force: go on where the prior was trained on another tokenizer's codes.
+        progress: told how many pictures are done, with fractions, and of how many.
+    """
+    fits(generator, tokenizer, force)
+    lengths = tuple(sorted(set(lengths))) or (generator.spec.length,)
+    if lengths[0] < 1 or lengths[-1] > generator.spec.length:
+        span = f"{lengths[0]}..{lengths[-1]}"
+        raise ConfigError([("--length", f"{span} is not within 1..{generator.spec.length}, the prior's")])
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError([(str(folder), "is there already and not empty; name another folder")])
+    drawn = _laid(generator.config.prior.sampling, generator.sampling, sampling)
+    decoded = _laid(tokenizer.config.decoder.sampling, tokenizer.sampling, decoding)
+    job = _Job(generator, tokenizer, tuple(classes), count, seed, drawn, decoded, batch_size, progress)
+    columns = powers(lengths[-1]) if len(tokenizer.config.budgets) > 1 else ()
+    job.total = count * len(lengths) + min(count, STRIPS) * len(columns)
+    progress(0, job.total)
+
+    rows: list[Row] = []
+    first: Tensor | None = None
+    folder.mkdir(parents=True, exist_ok=True)
+    for length in lengths:
+        shown: list[tuple[Picture, str]] = []
+        for numbers, codes, images in job.pictures(length):
+            for number, image in zip(numbers, images, strict=True):
+                save(image, folder / _name(length, number), folder)
+            shown += [(i, job.word(n)) for n, i in zip(numbers, images, strict=True)][: SHOWN - len(shown)]
+            rows += [Row(n, _name(length, n), c, job.label(n)) for n, c in zip(numbers, codes.numpy(), strict=True)]
+            if length == lengths[-1] and numbers[0] == 0:
+                first = codes[:STRIPS]
+        across = math.ceil(math.sqrt(len(shown)))
+        sheet([shown[i : i + across] for i in range(0, len(shown), across)]).save(folder / f"grid-{length}.png")
+    if columns and first is not None:
+        sheet(job.strip(first, columns)).save(folder / "strip.png")
+    write(folder / "tokens.safetensors", _about(job, lengths), lambda: rows)
+    record = {"prior": generator.id, "weights": weights(generator), "tokenizer": tokenizer.id,
+              "decoder": weights(tokenizer.decoder), "fingerprint": fingerprint(tokenizer), "seed": seed,
+              "count": count, "classes": list(classes), "lengths": list(lengths),
+              "sampling": drawn.model_dump(mode="json"), "decoding": decoded.model_dump(mode="json")}  # fmt: skip
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return Generated(folder, count, lengths, bool(columns))
+
+
+def powers(most: int) -> tuple[int, ...]:
+    """1, 2, 4, ... and `most`."""
+    return (*(2**i for i in range(most.bit_length()) if 2**i < most), most)
+
+
+@dataclass
+class _Job:
+    """One generation: what is drawn with what, and how far it is."""
+
+    generator: Generator
+    tokenizer: Tokenizer
+    classes: tuple[int, ...]
+    count: int
+    seed: int
+    sampling: Any
+    decoding: Any
+    size: int
+    progress: Callable[[float, int], None]
+    done: int = 0
+    total: int = 0
+
+    def label(self, number: int) -> int | None:
+        return self.classes[number % len(self.classes)] if self.classes else None
+
+    def word(self, number: int) -> str:
+        """What a picture's class is called."""
+        label, names = self.label(number), self.generator.config.class_names
+        return "" if label is None else names[label] if names else f"class {label}"
+
+    def pictures(self, length: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Numbers, codes and pictures, batch by batch."""
+        for start in range(0, self.count, self.size):
+            numbers = list(range(start, min(start + self.size, self.count)))
+            rng = Rng(self.seed, torch.tensor(numbers, device=self.generator.device))
+
+            def on_token(step: int, share: int = len(numbers)) -> None:  # drawing is half the work
+                self.progress(self.done + share * min(step / length, 1) / 2, self.total)
+
+            labels = torch.tensor([self.label(n) or 0 for n in numbers]) if self.classes else None
+            given = {"labels": labels} if labels is not None else {"count": len(numbers)}
+            codes = self.generator.sample(
+                **given, lengths=length, rng=rng, sampling=self.sampling, on_token=on_token
+            ).codes
+            yield numbers, codes.cpu(), self._decode(codes, rng)
+            self.done += len(numbers)
+            self.progress(self.done, self.total)
+
+    def strip(self, codes: Tensor, columns: Sequence[int]) -> list[list[tuple[Picture, str]]]:
+        """A row a sample: its pictures at these lengths."""
+        rows: list[list[tuple[Picture, str]]] = [[] for _ in codes]
+        rng = Rng(self.seed, torch.arange(len(codes), device=self.tokenizer.device))
+        for length in columns:
+            told = f"{length} token{'s' if length > 1 else ''}"
+            for row, image in zip(rows, self._decode(codes[:, :length], rng), strict=True):
+                row.append((image, told))
+            self.done += len(codes)
+            self.progress(self.done, self.total)
+        return rows
+
+    def _decode(self, codes: Tensor, rng: Rng) -> UInt8[Tensor, "b 3 h w"]:
+        tokens = self.tokenizer.tokens(codes.to(self.tokenizer.device))
+        return to_uint8(self.tokenizer.decode(tokens, rng=rng, sampling=self.decoding))
+
+
+def sheet(rows: Sequence[Sequence[tuple[Picture, str]]]) -> Image.Image:
+    """Pictures in rows, each with a word below. Small ones are enlarged by a whole number, pixel by pixel."""
+    height, width = rows[0][0][0].shape[1:]
+    scale = max(1, -(-TILE // max(height, width)))
+    cell = (width * scale, height * scale)
+    step = (cell[0] + MARGIN, cell[1] + LINE + MARGIN)
+    found = Image.new("RGB", (MARGIN + step[0] * len(rows[0]), MARGIN + step[1] * len(rows)), PAPER)
+    draw, font = ImageDraw.Draw(found), ImageFont.load_default(FONT)
+    for y, row in enumerate(rows):
+        for x, (image, word) in enumerate(row):
+            left, top = MARGIN + x * step[0], MARGIN + y * step[1]
+            tile = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(cell, Image.Resampling.NEAREST)
+            found.paste(tile, (left, top))
+            draw.text((left, top + cell[1] + 2), word, INK, font)
+    return found
+
+
+def _name(length: int, number: int) -> str:
+    return f"{length}/{number:05d}.png"
+
+
+def _laid(kind: Any, own: Any, given: Mapping[str, Any] | None) -> Any:
+    """A part's settings with others laid on."""
+    said = {name: getattr(own, name) for name in own.model_fields_set}
+    return kind.read(said | dict(given or {}), "sampling")
+
+
+def _about(job: _Job, lengths: Sequence[int]) -> About:
+    spec = job.tokenizer.spec.tokens
+    rule = {"rule": "drawn", "prior": job.generator.id, "lengths": list(lengths),
+            "sampling": job.sampling.model_dump(mode="json")}  # fmt: skip
+    return About(
+        model=job.tokenizer.id,
+        fingerprint=fingerprint(job.tokenizer),
+        length=spec.length,
+        dim=spec.dim,
+        codebooks=spec.codebooks,
+        codebook_size=spec.codebook_size,
+        image_size=job.tokenizer.config.image_size,
+        preprocessing={},
+        seed=job.seed,
+        lengths=rule,
+        flexframe=version("flexframe"),
+        class_names=job.generator.config.class_names,
+    )
