@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -148,6 +149,27 @@ def test_bench_needs_to_be_told_where_the_images_are(command, save):
     assert "data.pth: there is no such setting. Did you mean 'path'?" in found.err
     found = command("bench", "kodak-256", save("m", None), "metrics.7.net=alex", *CPU)
     assert "metrics.7: there are 5, numbered from 0" in found.err
+
+
+def test_a_tar_and_the_folder_unpacked_from_it_give_the_same_numbers(command, save, tmp_path):
+    folder, numbers = tmp_path / "kodak", []
+    folder.mkdir()
+    for i in range(24):
+        noise = np.random.default_rng(i).integers(0, 256, (24, 36, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{i:02}.png")
+    with tarfile.open(tmp_path / "kodak.tar", "w") as tar:
+        for file in sorted(folder.iterdir()):
+            tar.add(file, f"kodak/{file.name}")
+    for place in (folder, tmp_path / "kodak.tar"):
+        out = tmp_path / f"out-{place.name}"
+        given = (f"data.path={place}", "metrics.2.backbone=nowhere.safetensors", "budgets=[1, 8]", "-o", out)
+        found = command("bench", "kodak-256", save("m", None), *given, *CPU)
+        assert found.code == 0, found.err
+        numbers.append(json.loads((out / "results.json").read_text()))
+    one, other = numbers
+    assert one["protocol"]["count"] == 24
+    for key in ("protocols", "per_image", "codes_sha256"):
+        assert one[key] == other[key]
 
 
 def test_bench_leaves_broken_images_out_where_asked_and_says_so(command, photos, save, tmp_path):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import __version__ as pillow_version
+from torch.utils.data import get_worker_info
 
 from flexframe.builtin.files_config import FilesConfig, FolderConfig, TarConfig
 from flexframe.contracts import Sample, Source
@@ -81,6 +82,12 @@ class Files(Source):
         # the broken file at position i of `left_out` stands after left_out[i] - i whole ones
         skipped = bisect_right(range(len(self.left_out)), index, key=lambda i: self.left_out[i] - i)
         return self._read(index + skipped)
+
+    def samples(self, indices: Sequence[int]) -> Sequence[Sample]:
+        if len(indices) < THREADS or get_worker_info() is not None:  # a worker is one of many as it is
+            return super().samples(indices)
+        with ThreadPoolExecutor(THREADS) as pool:  # Pillow decodes and resizes without holding Python up
+            return list(pool.map(self.__getitem__, indices))
 
     def _read(self, number: int) -> Sample:
         found = self.find(number)
@@ -218,7 +225,7 @@ class Tar(Files):
 
     def name(self, number: int) -> str:
         at, row = self._place(number)
-        return f"{self.names[at]}/{row.key}"
+        return self._name(at, row)
 
     def find(self, number: int) -> Found:
         at, row = self._place(number)
@@ -228,7 +235,11 @@ class Tar(Files):
         def content() -> BytesIO:
             return BytesIO(shard.read(row, "image") or b"")
 
-        return Found(f"{self.names[at]}/{row.key}", shard.shown(row), content, label, caption)
+        return Found(self._name(at, row), shard.shown(row), content, label, caption)
+
+    def _name(self, at: int, row: tarfiles.Row) -> str:
+        """An id has its image's suffix, as a folder's has: what a picture was stored as moves numbers."""
+        return f"{self.names[at]}/{row.key}.{row.suffix}"
 
     def state(self) -> str:
         digest = hashlib.sha256()
@@ -259,6 +270,9 @@ class Images(Source):
 
     def protocol(self) -> Mapping[str, Any]:
         return self.files.protocol()
+
+    def samples(self, indices: Sequence[int]) -> Sequence[Sample]:
+        return self.files.samples(indices)
 
     def remarks(self) -> Sequence[str]:
         return self.files.remarks()

@@ -93,9 +93,11 @@ def braces(pattern: str) -> list[str]:
     """A pattern with `{000..009}` and `{a,b}` written out, in order; others' digits keep their zeros."""
     found = [pattern]
     while any(_BRACES.search(each) for each in found):
-        found = [each for pattern in found for each in _first_brace(pattern)]
-        if len(found) > MOST:
-            raise ConfigError([("path", f"{pattern!r} names more than {MOST:,} files; name fewer")])
+        before, found = found, []
+        for each in before:
+            found += _first_brace(each)
+            if len(found) > MOST:
+                raise ConfigError([("path", f"{pattern!r} names more than {MOST:,} files; name fewer")])
     return found
 
 

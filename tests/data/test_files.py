@@ -94,6 +94,16 @@ def test_broken_files_are_left_out_and_counted_where_that_is_asked_for(path):
     json.dumps(found.protocol())
 
 
+def test_several_at_once_are_the_same_as_one_by_one(path):
+    found = source(*path, broken="skip")
+    for indices in ([4, 0, 2, 1, 3, 0], [3], []):
+        several = found.samples(indices)
+        assert [sample.id for sample in several] == [found[i].id for i in indices]
+        assert all(torch.equal(sample.image, found[i].image) for sample, i in zip(several, indices, strict=True))
+    with pytest.raises(BrokenImage, match=r"b\.png"):
+        source(*path).samples(range(8))
+
+
 def test_files_are_looked_through_once_and_again_when_one_changes(path, monkeypatch):
     kind, place = path
     source(kind, place, broken="skip")

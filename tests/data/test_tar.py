@@ -64,7 +64,7 @@ def two(tmp_path):
 def test_samples_come_in_the_order_of_the_shards_with_labels_and_ids(two):
     found = source(two)
     assert len(found) == 5
-    assert [found[i].id for i in range(5)] == ["s-0/0000", "s-0/0001", "s-0/0002", "s-1/0003", "s-1/0004"]
+    assert [found[i].id for i in range(5)] == [f"s-{n // 3}/{n:04}.png" for n in range(5)]
     assert [found[i].label for i in range(5)] == [0, 1, 2, 3, 4]
     for i in range(5):
         assert torch.equal(found[i].image, to_tensor(Image.fromarray(pixels(i))))
@@ -85,11 +85,11 @@ def test_labels_and_captions_of_all_forms(tmp_path):
     found = source(pack(tmp_path / "s.tar", members))
     told = [(s.id, s.label, s.caption) for s in (found[i] for i in range(5))]
     assert told == [
-        ("s/a", 7, "from json"),
-        ("s/b", 12, "größe"),
-        ("s/c", 7, "from txt"),
-        ("s/d/e", None, None),
-        ("s/g", None, None),
+        ("s/a.png", 7, "from json"),
+        ("s/b.png", 12, "größe"),
+        ("s/c.jpg", 7, "from txt"),
+        ("s/d/e.f.png", None, None),
+        ("s/g.png", None, None),
     ]
 
 
@@ -249,7 +249,7 @@ def test_globs_are_sorted_and_ids_tell_shards_of_one_name_apart(tmp_path):
     for name in ("b/s.tar", "a/s.tar", "a/t.tar"):
         pack(tmp_path / name, [("x.png", png(0))])
     found = source(f"{tmp_path}/*/*.tar")
-    assert [found[i].id for i in range(3)] == ["a/s/x", "a/t/x", "b/s/x"]
+    assert [found[i].id for i in range(3)] == ["a/s/x.png", "a/t/x.png", "b/s/x.png"]
     assert [path.name for path in shards(f"{tmp_path}/{{b,a}}/*.tar")] == ["s.tar", "s.tar", "t.tar"]
 
 
@@ -282,10 +282,10 @@ def test_a_damaged_index_is_made_anew(two, home):
     source(two)
     for path in (home / "shards").iterdir():
         path.write_bytes(path.read_bytes()[:-1])
-    assert source(two)[4].id == "s-1/0004"
+    assert source(two)[4].id == "s-1/0004.png"
     for path in (home / "shards").iterdir():
         path.write_bytes(b"something else")
-    assert source(two)[4].id == "s-1/0004"
+    assert source(two)[4].id == "s-1/0004.png"
 
 
 def test_a_shard_that_changes_while_it_is_read_is_told(two):
@@ -347,7 +347,7 @@ def test_a_source_can_be_sent_to_a_process_that_shares_nothing(two):
     found = source(two)
     assert found[0].label == 0
     sent = pickle.loads(pickle.dumps(found))
-    assert (sent[4].id, sent[4].label) == ("s-1/0004", 4)
+    assert (sent[4].id, sent[4].label) == ("s-1/0004.png", 4)
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")
