@@ -21,6 +21,8 @@ from torch.utils.data import get_worker_info
 from flexframe.builtin.files_config import FilesConfig, FolderConfig, TarConfig
 from flexframe.contracts import Sample, Source
 from flexframe.data import tarfiles
+from flexframe.data.facts import LARGEST, facts
+from flexframe.data.facts import SUFFIXES as BESIDE
 from flexframe.data.images import COLOUR, SUFFIXES, BrokenImage, fit, read_image, to_tensor
 from flexframe.data.waiting import waiting
 from flexframe.hub import home
@@ -30,8 +32,6 @@ from flexframe_registry.configs import SourceConfig
 SHOWN = 5
 """Broken files that a remark names."""
 THREADS = 4
-LARGEST_TEXT = 1 << 20
-"""Bytes of a caption or of a sample's JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +191,12 @@ class Folder(Files):
 
     def state(self) -> str:
         digest = hashlib.sha256(str(self.root.resolve()).encode())
-        for path in self.files:
-            about = path.stat()
-            digest.update(repr((str(path.relative_to(self.root)), about.st_size, about.st_mtime_ns)).encode())
+        for image in self.files:
+            for path in (image, *(image.with_suffix(f".{suffix}") for suffix in BESIDE)):
+                if path == image or path.is_file():
+                    about = path.stat()
+                    told = (path.relative_to(self.root).as_posix(), about.st_size, about.st_mtime_ns)
+                    digest.update(repr(told).encode())
         return digest.hexdigest()
 
 
@@ -281,66 +284,11 @@ class Images(Source):
         return self.files.class_names()
 
 
-# --- what lies beside an image -------------------------------------------------------------------------------------
-
-
-def facts(read: Callable[[str], bytes | None], shown: str) -> tuple[int | None, str | None]:
-    """Label and caption of a sample, of its parts `cls`, `json` and `txt` as `read` gives them.
-
-    Raises:
-        BrokenImage: a part that is not what it should be, or two that say otherwise.
-    """
-    cls, about, text = (_text(read(part), f"{shown}.{part}") for part in ("cls", "json", "txt"))
-    label = None if cls is None else _label(cls.strip(), f"{shown}.cls")
-    caption = None if text is None else text.strip()
-    if about is not None:
-        fields = _fields(about, f"{shown}.json")
-        if fields.get("label") is not None:
-            other = _label(fields["label"], f"{shown}.json: label")
-            if label is not None and other != label:
-                raise BrokenImage(f"cannot read {shown}: its .cls says label {label} and its .json {other}")
-            label = other
-        if caption is None and fields.get("caption") is not None:
-            if not isinstance(fields["caption"], str):
-                raise BrokenImage(f"cannot read {shown}.json: caption: is {fields['caption']!r}, no text")
-            caption = fields["caption"]
-    return label, caption
-
-
-def _text(content: bytes | None, shown: str) -> str | None:
-    if content is None:
-        return None
-    if len(content) > LARGEST_TEXT:
-        raise BrokenImage(f"cannot read {shown}: it has {len(content):,} bytes; at most {LARGEST_TEXT:,} are read")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BrokenImage(f"cannot read {shown}: {error}") from None
-
-
-def _label(value: Any, shown: str) -> int:
-    """A class number: an integer, or its digits."""
-    digits = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19
-    if not digits and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63):
-        raise BrokenImage(f"cannot read {shown}: {value!r:.60} is no class number, which is an integer from 0")
-    return int(value)
-
-
-def _fields(text: str, shown: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BrokenImage(f"cannot read {shown}: {error}") from None
-    if not isinstance(found, dict):
-        raise BrokenImage(f"cannot read {shown}: it holds {type(found).__name__}, not an object")
-    return found
-
-
 def _beside(path: Path, suffix: str) -> bytes | None:
     """The content of a file beside an image, which has its name and another suffix; None where there is none."""
     try:
         with path.with_suffix(f".{suffix}").open("rb") as file:
-            return file.read(LARGEST_TEXT + 1)
+            return file.read(LARGEST + 1)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -168,6 +168,8 @@ def test_captions_and_labels_beside_an_image_in_a_folder(tmp_path):
     with pytest.raises(BrokenImage, match=r"cannot read .*ape/2\.json: Expecting"):
         found[2]
     assert len(source("folder", tmp_path, broken="skip")) == 3
+    (tmp_path / "ape" / "2.json").write_text("{ }")
+    assert len(source("folder", tmp_path, broken="skip")) == 4
 
 
 # --- to size -------------------------------------------------------------------------------------------------------

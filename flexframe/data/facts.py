@@ -1,0 +1,65 @@
+"""What lies beside an image, in files of its name or in members of its sample: label and caption."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from flexframe.data.images import BrokenImage
+
+SUFFIXES = ("cls", "json", "txt")
+LARGEST = 1 << 20
+"""Bytes of a caption or of a sample's JSON."""
+
+
+def facts(read: Callable[[str], bytes | None], shown: str) -> tuple[int | None, str | None]:
+    """Label and caption of a sample, of its parts `cls`, `json` and `txt` as `read` gives them.
+
+    Raises:
+        BrokenImage: a part that is not what it should be, or two that say otherwise.
+    """
+    cls, about, text = (_text(read(part), f"{shown}.{part}") for part in ("cls", "json", "txt"))
+    label = None if cls is None else _label(cls.strip(), f"{shown}.cls")
+    caption = None if text is None else text.strip()
+    if about is not None:
+        fields = _fields(about, f"{shown}.json")
+        if fields.get("label") is not None:
+            other = _label(fields["label"], f"{shown}.json: label")
+            if label is not None and other != label:
+                raise BrokenImage(f"cannot read {shown}: its .cls says label {label} and its .json {other}")
+            label = other
+        if caption is None and fields.get("caption") is not None:
+            if not isinstance(fields["caption"], str):
+                raise BrokenImage(f"cannot read {shown}.json: caption: is {fields['caption']!r}, no text")
+            caption = fields["caption"]
+    return label, caption
+
+
+def _text(content: bytes | None, shown: str) -> str | None:
+    if content is None:
+        return None
+    if len(content) > LARGEST:
+        raise BrokenImage(f"cannot read {shown}: it has {len(content):,} bytes; at most {LARGEST:,} are read")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BrokenImage(f"cannot read {shown}: {error}") from None
+
+
+def _label(value: Any, shown: str) -> int:
+    """A class number: an integer, or its digits."""
+    digits = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19
+    if not digits and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63):
+        raise BrokenImage(f"cannot read {shown}: {value!r:.60} is no class number, which is an integer from 0")
+    return int(value)
+
+
+def _fields(text: str, shown: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BrokenImage(f"cannot read {shown}: {error}") from None
+    if not isinstance(found, dict):
+        raise BrokenImage(f"cannot read {shown}: it holds {type(found).__name__}, not an object")
+    return found
