@@ -71,11 +71,11 @@ class Compared(Metric):
     def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
         self.device = batch.real.device
         if self.finite:
-            found = self.features.net(batch.fake)[self.layer]
-            self.finite = bool(torch.isfinite(found).all())
-            if self.paired:
+            if self.paired:  # first: the network remembers its last batch for the other metrics
                 self.features.originals(self.count, batch.real, self.scratch)
-                self.finite = self.finite and self.features.finite[self.layer]
+                self.finite = self.features.finite[self.layer]
+            found = self.features.net(batch.fake)[self.layer]
+            self.finite = self.finite and bool(torch.isfinite(found).all())
             self.take(self.count, found)
         self.count += len(batch.real)
         return {}

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.ndimage
+import scipy.stats
 import torch
 
 from flexframe.contracts import Reconstructions, Sample, Source
@@ -135,6 +137,78 @@ def test_bits_are_those_of_the_tokens_that_are_present(metric: Any, pictures: to
     assert found["bits"].tolist() == [6, 12, 24]
     assert tally.compute() == pytest.approx({"bits": 14, "length": 7 / 3})
     assert "continuous" in metric("bits", spec_=spec(None)).unavailable()
+
+
+def naive_ssim(a: np.ndarray, b: np.ndarray, sigma: float, border: int = 0) -> float:
+    """SSIM of one image of 8-bit steps, by scipy's correlation in float64; a border may be left out."""
+    radius = int(3.5 * sigma + 0.5)
+    line = np.exp(-(np.arange(-radius, radius + 1.0) ** 2) / (2 * sigma**2))
+    window = np.outer(line, line) / line.sum() ** 2
+
+    def blur(x: np.ndarray) -> np.ndarray:
+        found = scipy.ndimage.correlate(x, window, mode="mirror")
+        return found[border : found.shape[0] - border, border : found.shape[1] - border]
+
+    found = []
+    for x, y in zip(a.astype(np.float64), b.astype(np.float64), strict=True):
+        mx, my = blur(x), blur(y)
+        vx, vy, vxy = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
+        c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+        found.append((2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2)))
+    return float(np.mean(found))
+
+
+@pytest.mark.parametrize("sigma", [1.0, 1.5])
+def test_ssim_is_the_one_of_scipy_in_float64(metric: Any, pictures: torch.Tensor, sigma: float) -> None:
+    smooth = torch.nn.functional.avg_pool2d(pictures.float(), 3, 1, 1)
+    fake = (0.7 * smooth + 0.3 * pictures.float() + 10).clamp(0, 255).byte()
+    tally = metric({"type": "ssim", "sigma": sigma})
+    found = feed(tally, pictures, fake, step=4)["ssim"]
+    expected = [naive_ssim(a, b, sigma) for a, b in zip(pictures.numpy(), fake.numpy(), strict=True)]
+    assert found == pytest.approx(expected, abs=2e-6)
+    assert tally.compute()["ssim"] == pytest.approx(np.mean(expected), abs=2e-6)
+    assert 0.05 < np.mean(expected) < 0.99
+    inner = [naive_ssim(a, b, sigma, 5) for a, b in zip(pictures.numpy(), fake.numpy(), strict=True)]
+    assert abs(np.mean(inner) - np.mean(expected)) > 0.01  # as others have it: a number of another protocol
+    assert tally.protocol()["borders"] == "reflected and counted"
+
+
+def test_psnr_is_scikit_images_definition(metric: Any, pictures: torch.Tensor) -> None:
+    # with a data range of 255, in float64, image by image
+    rng = np.random.default_rng(3)
+    fake = torch.from_numpy((pictures.numpy() * rng.uniform(0.5, 1, (6, 1, 1, 1))).astype(np.uint8))
+    found = feed(metric("psnr"), pictures, fake)["psnr"]
+    a, b = pictures.numpy().astype(np.float64), fake.numpy().astype(np.float64)
+    assert found == pytest.approx([-10 * np.log10(np.mean((x - y) ** 2 / 255**2)) for x, y in zip(a, b, strict=True)])
+
+
+def test_usage_and_perplexity_are_numpys_and_scipys(metric: Any, pictures: torch.Tensor) -> None:
+    rng = np.random.default_rng(0)
+    codes = torch.from_numpy(np.minimum(rng.geometric(0.2, (200, 4, 2)), 31))
+    tally = metric("codebook", spec_=spec(32, 2))
+    for some in codes.split(37):
+        tally.update(
+            batch(pictures[:1].expand(len(some), -1, -1, -1), pictures[:1].expand(len(some), -1, -1, -1), tokens(some))
+        )
+    books = [codes[..., i].flatten().numpy() for i in range(2)]
+    shares = [np.unique(book, return_counts=True)[1] / book.size for book in books]
+    assert tally.compute() == pytest.approx(
+        {
+            "usage": 100 * np.mean([len(share) / 32 for share in shares]),
+            "perplexity": np.mean([2 ** scipy.stats.entropy(share, base=2) for share in shares]),
+        }
+    )
+    ranked = tally.details()["usage"]["ranked"]
+    for book, runs in zip(books, ranked, strict=True):
+        expected = sorted(np.bincount(book, minlength=32).tolist(), reverse=True)
+        assert [times for times, codes_ in runs for _ in range(codes_)] == expected
+
+
+def test_bits_of_an_image_name_any_of_its_token_sequences(metric: Any, pictures: torch.Tensor) -> None:
+    # so many sequences of that length there are: 2 to the bits
+    tally = metric("bits", spec_=spec(1000, 3))
+    tally.update(batch(pictures[:1], pictures[:1], tokens(torch.zeros(1, 4, 3, dtype=torch.long))))
+    assert 2 ** tally.compute()["bits"] == pytest.approx(float(1000 ** (3 * 4)), rel=1e-9)
 
 
 def test_tallies_of_one_metric_do_not_mix(metric: Any, pictures: torch.Tensor) -> None:
