@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 from weakref import finalize
 
 from jaxtyping import Bool, Float, Int, UInt8
@@ -134,10 +134,21 @@ class Decoder(Part[DecoderConfig]):
 
 
 class Objective(Part[ObjectiveConfig]):
-    """A loss of the run, not of the model: never in a model's checkpoint."""
+    """A loss of the run, not of the model: never in a model's checkpoint.
+
+    Parameters of its own (an opponent, a projection) are stepped as its config's `stepped` says, and are in the run's
+    checkpoints. A frozen network (a teacher, a judge) is held as no module, so that no checkpoint has it.
+    """
+
+    own: ClassVar[frozenset[str]] = frozenset()
+    """Of its losses, those that train its own parameters alone: `weight` does not scale them."""
 
     def check(self, model: TokenizerConfig) -> None:
         """Raise `ValueError`, in one sentence, where it cannot train this model; asked before the first step."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """What moves its losses beyond its config, for the run's manifest: hashes of weights."""
+        return {}
 
     @abstractmethod
     def forward(self, outputs: Outputs, batch: Batch, *, step: int, rng: Rng) -> Losses:

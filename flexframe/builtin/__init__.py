@@ -25,7 +25,8 @@ class IdentityCodecConfig(CodecConfig):
     """The values' bounds, or null for unbounded latents."""
 
     def latents(self, height: int, width: int) -> LatentSpec:
-        return LatentSpec(self.channels, height // self.downsample, width // self.downsample, self.range)
+        images = (self.channels, self.downsample, self.range) == (3, 1, (0.0, 1.0))
+        return LatentSpec(self.channels, height // self.downsample, width // self.downsample, self.range, images)
 
 
 class DigitsConfig(SourceConfig):

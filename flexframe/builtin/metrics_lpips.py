@@ -43,6 +43,7 @@ class Perceptual(nn.Module):
         import torchvision  # seconds to import
 
         name, _, self.taps = BACKBONES[net]
+        self.name = net
         self.net = getattr(torchvision.models, name)(weights=None).features[: self.taps[-1] + 1]
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None], persistent=False)
@@ -63,16 +64,35 @@ class Perceptual(nn.Module):
         self.weights = nn.ParameterList([linear[name].float().flatten() for name in names]).requires_grad_(False)
 
     def forward(self, a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
-        x = (torch.cat([a, b]) - self.shift) / self.scale
-        total = x.new_zeros(len(a))
-        weights = iter(self.weights)
+        pairs = [unit.chunk(2) for unit in self.units(torch.cat([a, b]))]
+        return self.distance([one for one, _ in pairs], [other for _, other in pairs])
+
+    def units(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """Features of each tapped layer, of unit length at each place."""
+        x, found = (images - self.shift) / self.scale, []
         for i, layer in enumerate(self.net):
             x = layer(x)
             if i in self.taps:
-                unit = x / (x.square().sum(1, keepdim=True) + 1e-8).sqrt()
-                one, other = unit.chunk(2)
-                total = total + ((one - other).square() * next(weights)[:, None, None]).sum(1).mean((1, 2))
+                found.append(x / (x.square().sum(1, keepdim=True) + 1e-8).sqrt())
+        return found
+
+    def distance(self, one: list[Tensor], other: list[Tensor]) -> Float[Tensor, " b"]:
+        """The distance of images with these `units`."""
+        total = one[0].new_zeros(len(one[0]))
+        for a, b, weights in zip(one, other, self.weights, strict=True):
+            total = total + ((a - b).square() * weights[:, None, None]).sum(1).mean((1, 2))
         return total
+
+    def vanishes(self, size: tuple[int, int]) -> str | None:
+        """What is wrong with images of this size, if pooling leaves nothing of them."""
+        blank = torch.zeros(1, 3, *size)
+        try:
+            found = self(blank, blank)
+        except RuntimeError:  # a pooling layer without an output
+            found = blank.new_tensor([torch.nan])
+        if bool(torch.isfinite(found).all()):
+            return None
+        return f"images of {size[0]} x {size[1]} pixels vanish in {self.name}"
 
 
 class Lpips(PerImage):
@@ -111,13 +131,17 @@ class _Judge:
         if self._net is None and self._why is None:
             try:
                 net = Perceptual(self.config.net)
-                net.load(self._read("backbone", self._backbone()), self._read("linear", self._linear()))
+                net.load(
+                    self._read("backbone", backbone_file(self.config.net, self.config.backbone)),
+                    self._read("linear", linear_file(self.config.net, self.config.linear)),
+                )
                 self._net = net
             except Exception as error:  # whatever a file or a network does, the other numbers stand
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
                 self._why = f"LPIPS weights cannot be had ({reason}); {self._how()}"
             else:
-                self._why = self._too_small(net)
+                found = net.vanishes(self.size)
+                self._why = found and f"{found}; use larger images"
         return self._why
 
     @torch.no_grad()
@@ -129,16 +153,6 @@ class _Judge:
         pairs = zip(a.split(TILE), b.split(TILE), strict=True)
         return torch.cat([net(some, others) for some, others in pairs])
 
-    def _too_small(self, net: Perceptual) -> str | None:
-        blank = torch.zeros(1, 3, *self.size)
-        try:
-            found = net(blank, blank)
-        except RuntimeError:  # a pooling layer without an output
-            found = blank.new_tensor([torch.nan])
-        if bool(torch.isfinite(found).all()):
-            return None
-        return f"images of {self.size[0]} x {self.size[1]} pixels vanish in {self.config.net}; use larger images"
-
     def _how(self) -> str:
         _, file, _ = BACKBONES[self.config.net]
         return (
@@ -146,29 +160,43 @@ class _Judge:
             "the linear layers come with torchmetrics, or name their file as `linear`"
         )
 
-    def _backbone(self) -> Path:
-        if self.config.backbone is not None:
-            return Path(self.config.backbone).expanduser()
-        _, file, _ = BACKBONES[self.config.net]
-        path = Path(torch.hub.get_dir()) / "checkpoints" / file
-        if not path.is_file():
-            fetch(URL + file, file.rpartition("-")[2].removesuffix(".pth"), path)
-        return path
-
-    def _linear(self) -> Path:
-        if self.config.linear is not None:
-            return Path(self.config.linear).expanduser()
-        found = find_spec("torchmetrics")
-        assert found is not None
-        assert found.origin is not None
-        return Path(found.origin).parent / "functional" / "image" / "lpips_models" / f"{self.config.net}.pth"
-
     def _read(self, what: str, path: Path) -> Mapping[str, Tensor]:
-        if not path.is_file():
-            raise FileNotFoundError(f"no file {path}")
-        self.hashes[f"{what}_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+        found, self.hashes[f"{what}_sha256"] = read_weights(path)
+        return found
 
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+
+def backbone_file(net: str, given: str | None) -> Path:
+    """The file of torchvision's weights: the given one, or the published one, fetched if need be."""
+    if given is not None:
+        return Path(given).expanduser()
+    return published(BACKBONES[net][1])
+
+
+def published(file: str) -> Path:
+    """A file of torchvision's in torch's hub folder, fetched if need be; its name says what it hashes to."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    if not path.is_file():
+        fetch(URL + file, file.rpartition("-")[2].removesuffix(".pth"), path)
+    return path
+
+
+def linear_file(net: str, given: str | None) -> Path:
+    """The file of the weights by channel: the given one, or torchmetrics'."""
+    if given is not None:
+        return Path(given).expanduser()
+    found = find_spec("torchmetrics")
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).parent / "functional" / "image" / "lpips_models" / f"{net}.pth"
+
+
+def read_weights(path: Path) -> tuple[Mapping[str, Tensor], str]:
+    """Tensors of a file, and its sha256. A pickle is read as tensors only."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path), digest
+    return torch.load(path, map_location="cpu", weights_only=True), digest

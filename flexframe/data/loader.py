@@ -83,6 +83,7 @@ def batches(
         _Rows(source),
         batch_sampler=_Steps(len(source) if count is None else count, run.batch_size, run.seed, start, run.steps),
         num_workers=run.workers,
+        generator=torch.Generator(),  # else it draws from the global one, which a resumed run finds as it was left
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
         persistent_workers=run.workers > 0,
@@ -123,6 +124,11 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     found = [Batch(index) for index in batch.index.chunk(parts)]
     if batch.images is not None:
         found = [replace(part, images=each) for part, each in zip(found, batch.images.chunk(parts), strict=True)]
+    if batch.latents is not None:
+        found = [replace(part, latents=each) for part, each in zip(found, batch.latents.chunk(parts), strict=True)]
+    for name, values in batch.features.items():
+        chunks = zip(found, values.chunk(parts), strict=True)
+        found = [replace(part, features={**part.features, name: each}) for part, each in chunks]
     if batch.codes is not None:
         pairs = zip(batch.codes.codes.chunk(parts), batch.codes.keep.chunk(parts), strict=True)
         found = [replace(part, codes=Codes(*pair)) for part, pair in zip(found, pairs, strict=True)]

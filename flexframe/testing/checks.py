@@ -19,15 +19,15 @@ from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Codes, Condition, Outputs, Tokens, prefix
 from flexframe_registry import CodesSpec, Component, LatentSpec, Spec, TokenizerConfig, TokenSpec, catalogue
-from flexframe_registry.configs import ComponentConfig, SamplingConfig, SourceConfig
+from flexframe_registry.configs import ComponentConfig, ObjectiveConfig, SamplingConfig, SourceConfig
 
 Fields = Mapping[str, Any]
 Check = Callable[[Component, Fields], None]
 
-BATCH, LENGTH, CODES = 4, 8, 64
+BATCH, LENGTH, CODES, TAP = 4, 8, 64, 20
 SIZE = (8, 16)
 """Height and width of images: not square, and as many cells of 4 x 4 as there are tokens, for parts with a grid."""
-LATENTS = LatentSpec(3, *SIZE, (0.0, 1.0))
+LATENTS = LatentSpec(3, *SIZE, (0.0, 1.0), images=True)
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 ATTEMPTS = 24
 """Training passes within which every dropout branch must have been drawn."""
@@ -47,7 +47,10 @@ def spec_of(config: ComponentConfig, masked: bool = True) -> Spec:
     if config.kind == "quantizer":
         tokens = config.tokens(LENGTH, features)
     latents = config.latents(*SIZE) if config.kind == "codec" else LATENTS
-    spec = Spec(latents, features, dataclasses.replace(tokens, masked=masked))
+    taps = dict[str, int]()
+    if isinstance(config, ObjectiveConfig):
+        taps = dict.fromkeys(config.needs() - {"reconstruction", "logits"}, TAP)
+    spec = Spec(latents, features, dataclasses.replace(tokens, masked=masked), taps)
     config.check(spec)
     return spec
 
@@ -318,6 +321,8 @@ def check_decoder_trains(component: Component, fields: Fields) -> None:
         assert ("reconstruction" in offered) == (out.reconstruction is not None)
         assert ("logits" in offered) == (out.logits is not None)
         assert set(out.features) == taps
+        widths = {name: value.shape[-1] for name, value in out.features.items()}
+        assert widths == decoder.config.taps(), f"features have widths {widths}, the config says otherwise"
         assert out.losses or offered, "a decoder has a loss of its own, or something for objectives"
         try:
             decoder(tokens(spec, [8] * BATCH), batch, taps=frozenset({"no such tap"}), rng=rng())
@@ -375,7 +380,7 @@ def check_objective(component: Component, fields: Fields) -> None:
         "reconstruction": images().requires_grad_() if "reconstruction" in needs else None,
         "logits": draw(BATCH, CODES, 4, 4).requires_grad_() if "logits" in needs else None,
     }
-    features = {name: draw(BATCH, 4, 4, 24).requires_grad_() for name in needs - made.keys()}
+    features = {name: draw(BATCH, 4, 4, TAP).requires_grad_() for name in needs - made.keys()}
     codes = Rng(0, torch.arange(BATCH)).integers("codes", CODES, (16,))
     target = 1 - images()
     batch = Batch(torch.arange(BATCH), target, target, features={"proxy_codes": codes})

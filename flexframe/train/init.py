@@ -18,9 +18,11 @@ def initialise(model: Tokenizer, init: Sequence[InitConfig]) -> list[dict[str, A
     """Put other models' weights into a model's parts; returns what was taken from where, for the manifest.
 
     Each part fits the tensors to its own widths where that has a meaning (`Part.adapt`: positions of another grid, a
-    shorter sequence). What then is missing, left over or of another shape is an error that lists all of it.
+    shorter sequence). What then is missing, left over or of another shape is an error that lists all of it; what is
+    missing from a model that is taken in part is left to the others, and listed if it stays random.
     """
-    taken, problems = [], list[tuple[str, str]]()
+    taken, problems = list[dict[str, Any]](), list[tuple[str, str]]()
+    filled: dict[str, set[str]] = {}
     for i, config in enumerate(init):
         place = locate(config.source)
         found, about = imported(place)
@@ -37,7 +39,11 @@ def initialise(model: Tokenizer, init: Sequence[InitConfig]) -> list[dict[str, A
             given = {n.partition(".")[2]: value for n, value in state.items() if n.partition(".")[0] == part}
             given = dict(own.adapt(given, spec))
             here = own.state_dict()
-            problems += [(f"{part}.{n}", f"is not in {config.source}") for n in here.keys() - given.keys()]
+            lacking = here.keys() - given.keys()
+            if not config.partial:
+                problems += [(f"{part}.{n}", f"is not in {config.source}") for n in lacking]
+            elif not given:
+                problems.append((part, f"has nothing in {config.source}; leave it out of `parts`, or rename"))
             problems += [(f"{part}.{n}", f"of {config.source} has no place here") for n in given.keys() - here.keys()]
             problems += [
                 (f"{part}.{n}", f"is {tuple(given[n].shape)} in {config.source}, {tuple(here[n].shape)} here")
@@ -45,15 +51,20 @@ def initialise(model: Tokenizer, init: Sequence[InitConfig]) -> list[dict[str, A
                 if given[n].shape != here[n].shape
             ]
             if not problems:
-                own.load_state_dict(given)
+                own.load_state_dict(given, strict=not config.partial)
+                filled.setdefault(part, set()).update(given)
                 taken.append({"from": place.id, "part": part, "tensors": len(given), **about.get("import", {})})
     if problems:
-        hint = ("run.init", "name the parts that do fit with `parts`; the others start random")
-        raise ConfigError([*sorted(problems), hint])
+        hint = "name the parts that do fit with `parts`, or set `partial: true` where some tensors may lack; the others"
+        raise ConfigError([*sorted(problems), ("run.init", f"{hint} start random")])
     drawn = [name for name, _ in model.codec.named_parameters()]
     if drawn and not any(t["part"] == "codec" for t in taken):
         text = f"codec {model.config.codec.type!r} has weights, and no model is named that has them"
         raise ConfigError([("run.init", f"{text}: a frozen codec cannot start random. Give run.init.from=MODEL")])
+    for part, names in filled.items():
+        random = sorted(getattr(model, part).state_dict().keys() - names)
+        if random:
+            taken.append({"from": None, "part": part, "tensors": len(random), "random": random})
     return taken
 
 

@@ -56,7 +56,7 @@ def train(run: Run, console: Console) -> None:
     """Train from `run.step` to the last step; log, save and export on the way. Stops on a non-finite loss."""
     config, device, trainee, optimizer = run.config.run, run.device, run.trainee, run.optimizer
     bf16 = torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
-    usage = Usage(trainee.codebook, device)
+    usage, owners = Usage(trainee.codebook, device), trainee.groups()
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
     trainee.train()
     run.hooks.flexframe_run_start(run=run)
@@ -66,7 +66,7 @@ def train(run: Run, console: Console) -> None:
     for batch in run.feed.batches(run.step):
         step = run.step
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
+            group["lr"] = learning_rate(config, step, peak=group["peak"], start=group["start"])
         optimizer.zero_grad(set_to_none=True)
         for part in split(batch, config.accumulate):
             with bf16:
@@ -77,7 +77,9 @@ def train(run: Run, console: Console) -> None:
             for name, value in losses.items():
                 sums[name] += value.detach().float().mean() / config.accumulate
             sums["loss"] += loss.detach()
-        sums["grad_norm"] += torch.nn.utils.clip_grad_norm_(trainee.parameters(), config.clip)
+        for owner, group in owners.items():
+            name = "grad_norm" if owner == "model" else f"grad_norm/{owner}"
+            sums[name] += torch.nn.utils.clip_grad_norm_(group.parameters, config.clip)
         optimizer.step()
         run.average.update(trainee.model, step)
         run.step, steps_since = step + 1, steps_since + 1

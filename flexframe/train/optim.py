@@ -13,21 +13,31 @@ from flexframe_registry import RunConfig
 from .trainee import Learner
 
 
-def learning_rate(run: RunConfig, step: int) -> float:
-    """Linear warm-up to `lr`, then a cosine that reaches `final_lr` as the last step ends."""
+def learning_rate(run: RunConfig, step: int, *, peak: float | None = None, start: int = 0) -> float:
+    """Linear warm-up to `lr`, then a cosine that reaches `final_lr` as the last step ends.
+
+    Args:
+        peak: another's peak than the run's; all rates are in proportion.
+        start: the step at which its schedule begins.
+    """
+    scale = 1.0 if peak is None else peak / run.lr
+    step, steps = max(0, step - start), run.steps - start
     if step < run.warmup:
-        return run.lr * (step + 1) / run.warmup
-    progress = (step - run.warmup) / max(1, run.steps - run.warmup)
-    return run.final_lr + (run.lr - run.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return scale * (run.lr * (step + 1) / run.warmup)
+    progress = (step - run.warmup) / max(1, steps - run.warmup)
+    return scale * (run.final_lr + (run.lr - run.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
 def create_optimizer(trainee: Learner, run: RunConfig) -> torch.optim.AdamW:
     """AdamW over the trainee's groups, fused where the device has it."""
     groups = []
     for group in trainee.groups().values():
+        how = group.how
+        decay = run.weight_decay if how.weight_decay is None else how.weight_decay
+        own = {"peak": how.lr, "start": group.start, "betas": how.betas or run.betas}
         groups += [
-            {"params": group.decayed, "weight_decay": run.weight_decay},
-            {"params": group.plain, "weight_decay": 0.0},
+            {"params": group.decayed, "weight_decay": decay, **own},
+            {"params": group.plain, "weight_decay": 0.0, **own},
         ]
     fused = all(p.device.type in ("cpu", "cuda") for p in trainee.parameters())
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=run.lr, betas=run.betas, fused=fused)

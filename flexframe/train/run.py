@@ -64,7 +64,8 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         resolved = {**run.config.model_dump(mode="json"), "sampling": run.sampling}
         (folder / "config.json").write_text(json.dumps(resolved, indent=1))
-        facts = provenance.manifest(device, seed=config.run.seed, parameters=run.parameters(), init=run.taken)
+        facts = provenance.manifest(device, seed=config.run.seed, parameters=run.parameters(), init=run.taken,
+                                    objectives=run.trainee.facts())  # fmt: skip
         (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
         return run
 

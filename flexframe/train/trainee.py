@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +16,32 @@ from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Codes, Losses
 from flexframe_registry import ConfigError, GeneratorConfig, TokenizerConfig, TrainConfig, catalogue
 from flexframe_registry.catalogue import nearest
+from flexframe_registry.configs import StepConfig
 
 
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:
     """Parameters stepped together; matrices of linear and convolution layers decay, nothing else does."""
 
-    decayed: list[nn.Parameter]
-    plain: list[nn.Parameter]
+    parameters: list[nn.Parameter]
+    matrices: frozenset[int]
+    how: StepConfig
+    start: int
+    """The first step at which they can have a gradient."""
+
+    @property
+    def decayed(self) -> list[nn.Parameter]:
+        return [p for p in self.parameters if id(p) in self.matrices]
+
+    @property
+    def plain(self) -> list[nn.Parameter]:
+        return [p for p in self.parameters if id(p) not in self.matrices]
+
+    @classmethod
+    def of(cls, module: nn.Module, how: StepConfig, start: int = 0) -> ParameterGroup:
+        layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
+        matrices = frozenset(id(m.weight) for m in module.modules() if isinstance(m, layers))
+        return cls([p for p in module.parameters() if p.requires_grad], matrices, how, start)
 
 
 class Latents:
@@ -71,21 +90,17 @@ class Learner(nn.Module, ABC):
     def codebook(self) -> int | None:
         """Entries of the codebook whose use is logged; None where there is none."""
 
+    def facts(self) -> Mapping[str, Any]:
+        """What moves training beyond the config, for the manifest."""
+        return {}
+
     @abstractmethod
     def forward(self, batch: Batch, *, step: int, rng: Rng) -> tuple[Losses, Codes]:
         """Weighted losses by name (a value a sample, or a scalar for a batch statistic), and the batch's codes."""
 
     def groups(self) -> Mapping[str, ParameterGroup]:
         """The parameters that an optimizer steps, by who owns them."""
-        matrices = {
-            id(m.weight) for m in self.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d))
-        }
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        return {
-            "model": ParameterGroup(
-                [p for p in trainable if id(p) in matrices], [p for p in trainable if id(p) not in matrices]
-            )
-        }
+        return {"model": ParameterGroup.of(self.model, StepConfig())}
 
 
 class Trainee(Learner):
@@ -97,13 +112,16 @@ class Trainee(Learner):
         super().__init__()
         assert isinstance(config.model, TokenizerConfig)
         self.model = Tokenizer(config.model)
-        self.objectives = nn.ModuleList(catalogue().build(o, self.model.spec) for o in config.objectives)
-        for i, objective in enumerate(self.objectives):
+        self.objectives = nn.ModuleList()
+        for i, each in enumerate(config.objectives):
             try:
+                objective = catalogue().build(each, self.model.spec)
                 objective.check(config.model)
-            except ValueError as error:
-                text = f"objective {objective.config.type!r}: {error}"
-                raise ConfigError([(f"run.objectives.{i}", text)]) from None
+            except (ValueError, LookupError, OSError) as error:
+                raise ConfigError([(f"run.objectives.{i}", f"objective {each.type!r}: {error}")]) from None
+            self.objectives.append(objective)
+        types = [o.type for o in config.objectives]
+        self.names = [t if types.count(t) == 1 else f"{t}.{i}" for i, t in enumerate(types)]
         self.latents = Latents() if config.run.keep_latents else None
         self.freeze(config.run.freeze)
         self.taps = frozenset().union(*(o.needs() for o in config.objectives)) - {"reconstruction", "logits"}
@@ -117,15 +135,27 @@ class Trainee(Learner):
         batch = self.model.prepare(batch, rng=rng) if kept is None else kept.prepare(self.model, batch, rng)
         out = self.model(batch, taps=self.taps, rng=rng)
         losses: dict[str, Tensor] = dict(out.losses)
-        for objective in self.objectives:
+        for owner, objective in zip(self.names, self.objectives, strict=True):
             config = objective.config
             if step >= config.start:
-                found = objective(out, batch, step=step, rng=rng)
-                losses |= {f"{config.type}/{name}": config.weight * loss for name, loss in found.items()}
+                for name, loss in objective(out, batch, step=step, rng=rng).items():
+                    losses[f"{owner}/{name}"] = loss if name in objective.own else config.weight * loss
         if not losses:
             raise ValueError("nothing to train on: the model has no loss of its own and no objective counts yet")
         assert out.codes is not None
         return losses, out.codes
+
+    def groups(self) -> Mapping[str, ParameterGroup]:
+        found = dict(super().groups())
+        for owner, objective in zip(self.names, self.objectives, strict=True):
+            group = ParameterGroup.of(objective, objective.config.stepped(), objective.config.start)
+            found |= {owner: group} if group.parameters else {}
+        return found
+
+    def facts(self) -> Mapping[str, Any]:
+        """What the objectives were made of, by name, where that is more than their configs."""
+        found = zip(self.names, (objective.facts() for objective in self.objectives), strict=True)
+        return {owner: facts for owner, facts in found if facts}
 
 
 class PriorTrainee(Learner):

@@ -7,7 +7,7 @@ mapping with `type`, or a config object. Fields that are not given come from the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -41,6 +41,8 @@ class LatentSpec:
     height: int
     width: int
     range: tuple[float, float] | None = (0.0, 1.0)
+    images: bool = False
+    """Whether they are the images themselves, in [0, 1], so that a reconstruction of one is of the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class Spec:
     features: int
     """The encoder's own width `e`; the quantizer projects from it."""
     tokens: TokenSpec
+    taps: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """Width of the decoder's features by tap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,10 @@ class DecoderConfig(ComponentConfig):
         """What its outputs hold for objectives: of `reconstruction`, `logits`, and the names of features by tap."""
         return frozenset()
 
+    def taps(self) -> Mapping[str, int]:
+        """Of the features that it provides, `b h w e` over the grid of its patches: their width `e` by name."""
+        return {}
+
     def logits(self, spec: Spec) -> tuple[int, int, int] | None:
         """Classes, rows and columns of its logits; None where it gives none."""
         return None
@@ -187,6 +195,17 @@ class DecoderConfig(ComponentConfig):
     def usual_objectives(self) -> tuple[str, ...]:
         """The objectives of a run that names none."""
         return ()
+
+
+class StepConfig(Config):
+    """How an optimizer steps parameters that are not the model's. What is not given is the run's."""
+
+    lr: float | None = Field(None, gt=0)
+    """Peak learning rate; its schedule has the run's shape, from the objective's `start` to the last step."""
+    betas: tuple[float, float] | None = None
+    """AdamW's moment decays."""
+    weight_decay: float | None = Field(None, ge=0)
+    """Decay of linear and convolution weights."""
 
 
 class ObjectiveConfig(ComponentConfig):
@@ -201,6 +220,10 @@ class ObjectiveConfig(ComponentConfig):
     def needs(self) -> frozenset[str]:
         """What it reads of the decoder's outputs: `reconstruction`, `logits`, or features by tap."""
         return frozenset()
+
+    def stepped(self) -> StepConfig:
+        """How parameters of its own are stepped, if it has any."""
+        return StepConfig()
 
 
 class AllocatorConfig(ComponentConfig):
@@ -337,7 +360,7 @@ class TokenizerConfig(Config):
     def spec(self) -> Spec:
         features = self.encoder.features()
         tokens = replace(self.quantizer.tokens(self.length, features), masked=self.masker.masked)
-        return Spec(self.codec.latents(*self.image_size), features, tokens)
+        return Spec(self.codec.latents(*self.image_size), features, tokens, self.decoder.taps())
 
     @property
     def budgets(self) -> tuple[int, ...]:

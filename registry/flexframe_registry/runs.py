@@ -23,6 +23,9 @@ class InitConfig(Config):
     """Parts that are taken; not given: all that it has."""
     rename: dict[str, str] = {}
     """Beginnings of tensor names there, and what they are here."""
+    partial: bool = False
+    """Whether it may lack some of a part's tensors, which then start random or come from another model; the manifest
+    lists those that do start random. What it has must still fit."""
 
 
 class RunConfig(Config):
@@ -169,6 +172,11 @@ class TrainConfig(Config):
                 offers = ", ".join(sorted(decoder.provides())) or "nothing"
                 text = f"needs {', '.join(lacking)}, which decoder {decoder.type!r} does not provide (it has: {offers})"
                 raise ConfigError([(f"run.objectives.{i}", f"objective {objective.type!r} {text}")])
+            try:
+                objective.check(self.model.spec)
+            except ValueError as error:
+                text = f"objective {objective.type!r}: {error}"
+                raise ConfigError([(f"run.objectives.{i}", text)]) from None
         return self
 
     @property

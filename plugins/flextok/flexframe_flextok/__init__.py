@@ -162,7 +162,10 @@ class FlowDecoderConfig(TrunkConfig, DecoderConfig):
     """Time that the embedding's frequencies are scaled to: times run over [0, 1], so 1 gives frequencies up to 1000."""
 
     def provides(self) -> frozenset[str]:
-        return frozenset(f"block.{i}" for i in range(self.depth))
+        return frozenset(self.taps())
+
+    def taps(self) -> dict[str, int]:
+        return {f"block.{i}": self.width for i in range(self.depth)}
 
     def unused(self) -> tuple[str, ...]:
         return () if self.null_dropout else ("null_condition",)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from flexframe_registry import Component, ObjectiveConfig, hookimpl
+from flexframe_registry import Component, Config, ObjectiveConfig, Spec, hookimpl
+from flexframe_registry.configs import StepConfig
 
 
 class MSEConfig(ObjectiveConfig):
@@ -42,10 +43,163 @@ class ProxyCodesConfig(ObjectiveConfig):
         return frozenset({"logits"})
 
 
+class ImageObjectiveConfig(ObjectiveConfig):
+    """What objectives that look at images share: a model whose reconstructions are images."""
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reconstruction"})
+
+    def check(self, spec: Spec) -> None:
+        if not spec.latents.images:
+            raise ValueError(
+                "looks at images, and what this model reconstructs are its codec's latents; train with codec "
+                "'identity', or with an objective on latents, such as mse or l1"
+            )
+
+
+class LPIPSConfig(ImageObjectiveConfig):
+    """Perceptual distance LPIPS 0.1 to the image (Zhang et al., 2018)."""
+
+    sizes = {"tiny": {"net": "squeeze", "backbone": "random", "resize": 64}}
+
+    type: Literal["lpips"] = "lpips"
+    net: Literal["alex", "vgg", "squeeze"] = "vgg"
+    """The network in whose features images are compared."""
+    backbone: str | None = None
+    """File of torchvision's weights of that network (safetensors, or PyTorch's read as tensors only); not given: the
+    one in torch's hub folder, fetched if need be. `random` draws them, for tests."""
+    linear: str | None = None
+    """File of the weights by channel; not given: those that come with torchmetrics."""
+    resize: int | None = Field(None, ge=1)
+    """Side that both images are brought to first; not given: they stay as they are."""
+
+
+class PerceptualConfig(ImageObjectiveConfig):
+    """Squared difference of what a classification network makes of the two images; TiTok's is ConvNeXt-S's logits."""
+
+    sizes = {"tiny": {"net": "test_convnext", "library": "timm", "weights": "random", "resize": 32}}
+
+    type: Literal["perceptual"] = "perceptual"
+    net: str = "convnext_small"
+    """The network, by its name in the library."""
+    library: Literal["torchvision", "timm"] = "torchvision"
+    """Whose network and weights; the same name stands for other weights in the other one."""
+    weights: str | None = None
+    """File of the library's weights (safetensors, or PyTorch's read as tensors only); not given: the published ones,
+    fetched if need be. `random` draws them, for tests."""
+    compare: Literal["logits", "features"] = "logits"
+    """What is compared: the network's answer, or its last feature map before pooling (timm's networks)."""
+    resize: int | None = Field(224, ge=1)
+    """Side that both images are brought to first; not given: they stay as they are."""
+
+    def check(self, spec: Spec) -> None:
+        super().check(spec)
+        if self.compare == "features" and self.library != "timm":
+            raise ValueError("torchvision's networks have no common name for features; set `library: timm`")
+
+
+class BlurredCriticConfig(Config):
+    """TiTok's: stages of a convolution, a blurring halving, norm and leak, then a fixed grid of verdicts."""
+
+    type: Literal["blurred"] = "blurred"
+    hidden: int = Field(128, ge=32, multiple_of=32)
+    """Base width."""
+    multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2, 4), min_length=1)
+    """Width of each halving in units of `hidden`."""
+    grid: int = Field(16, ge=1)
+    """Rows and columns of verdicts, whatever the image's size."""
+
+    def least(self) -> int:
+        """The smallest side of an image."""
+        return 1
+
+
+class PatchCriticConfig(Config):
+    """PatchGAN (Isola et al., arXiv 1611.07004) with norms that see one image at a time."""
+
+    type: Literal["patch"] = "patch"
+    hidden: int = Field(64, ge=32, multiple_of=32)
+    """Base width."""
+    multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2, 4), min_length=1)
+    """Width of each halving in units of `hidden`; a last layer has twice the last one's."""
+
+    def least(self) -> int:
+        """The smallest side of an image."""
+        return 3 * 2 ** len(self.multipliers)
+
+
+CriticConfig = Annotated[BlurredCriticConfig | PatchCriticConfig, Field(discriminator="type")]
+
+
+class AdversarialConfig(ImageObjectiveConfig):
+    """A critic that learns to tell images from reconstructions, and the model's loss of being told (hinge)."""
+
+    sizes = {"tiny": {"critic": {"type": "blurred", "hidden": 32, "multipliers": (1, 1), "grid": 4}}}
+
+    type: Literal["adversarial"] = "adversarial"
+    critic: CriticConfig = BlurredCriticConfig()
+    """The critic's network."""
+    lecam: float = Field(0.001, ge=0)
+    """Weight, in the critic's loss, of its distance to running means of its verdicts (LeCam, arXiv 2104.03310)."""
+    lecam_decay: float = Field(0.999, ge=0, lt=1)
+    """Decay of those means, a step."""
+    optimizer: StepConfig = StepConfig()
+    """How the critic is stepped. Neither this nor its losses depend on `weight`, which is the model's term's."""
+
+    def stepped(self) -> StepConfig:
+        return self.optimizer
+
+    def check(self, spec: Spec) -> None:
+        super().check(spec)
+        least = self.critic.least()
+        if min(spec.latents.height, spec.latents.width) < least:
+            size = f"{spec.latents.height} x {spec.latents.width}"
+            raise ValueError(f"its critic needs images of {least} pixels, not {size}; give it fewer `multipliers`")
+
+
+class REPAConfig(ObjectiveConfig):
+    """Alignment of a decoder's features with a pretrained vision transformer's (REPA, arXiv 2410.06940)."""
+
+    sizes = {"tiny": {"teacher": "test_vit", "weights": "random", "hidden": 32, "grid": None}}
+
+    type: Literal["repa"] = "repa"
+    tap: str = "block.1"
+    """The decoder's features that are aligned; FlexTok's are those of the second block."""
+    teacher: str | None = "vit_large_patch14_dinov2.lvd142m"
+    """A vision transformer by its name in timm; null where `batch.features["repa"]` holds its features already."""
+    weights: str | None = None
+    """File of timm's weights of it (safetensors, or PyTorch's read as tensors only); not given: timm's on the hub.
+    `random` draws them, for tests: there is nothing to learn from such a teacher."""
+    dim: int | None = Field(None, ge=1)
+    """Width of features that were computed before; not given with a `teacher`, whose own width it is."""
+    hidden: int = Field(2048, ge=1)
+    """Width of the projection's two inner layers."""
+    grid: tuple[int, int] | None = (37, 37)
+    """Rows and columns on which features are compared; one number stands for a square. The teacher's images are brought
+    to as many patches, the decoder's features are interpolated. Null: the decoder's own grid, or that of features that
+    were computed before."""
+
+    @field_validator("grid", mode="before")
+    @classmethod
+    def _square(cls, value: object) -> object:
+        return (value, value) if isinstance(value, int) else value
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({self.tap})
+
+    def check(self, spec: Spec) -> None:
+        if (self.teacher is None) == (self.dim is None):
+            raise ValueError("give a `teacher`, or the `dim` of features that were computed before; one of the two")
+
+
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
     return [
         Component(MSEConfig, "flexframe_objectives.losses:MSE"),
         Component(L1Config, "flexframe_objectives.losses:L1"),
         Component(ProxyCodesConfig, "flexframe_objectives.losses:ProxyCodes"),
+        Component(LPIPSConfig, "flexframe_objectives.perceptual:LPIPS"),
+        Component(PerceptualConfig, "flexframe_objectives.perceptual:Perceptual"),
+        Component(AdversarialConfig, "flexframe_objectives.adversarial:Adversarial"),
+        Component(REPAConfig, "flexframe_objectives.repa:REPA"),
     ]

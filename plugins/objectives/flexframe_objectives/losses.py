@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from flexframe.contracts import Objective
+from flexframe.fingerprint import fingerprint
 from flexframe.loading import load
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Losses, Outputs
@@ -80,6 +84,10 @@ class ProxyCodes(Objective):
     def check(self, model: TokenizerConfig) -> None:
         if self.teacher is not None:
             self.teacher.check(model)
+
+    def facts(self) -> Mapping[str, Any]:
+        teacher = self.teacher
+        return {} if teacher is None else {"teacher": teacher.name, "fingerprint": fingerprint(teacher.model)}
 
     def forward(self, outputs: Outputs, batch: Batch, *, step: int, rng: Rng) -> Losses:
         if outputs.logits is None:

@@ -102,7 +102,10 @@ class MaskTokenDecoderConfig(DecoderConfig):
         return "logits" if self.head == "proxy-codes" and self.pixel_decoder is None else "reconstruction"
 
     def provides(self) -> frozenset[str]:
-        return frozenset({self.gives, *(f"block.{i}" for i in range(self.depth))})
+        return frozenset({self.gives, *self.taps()})
+
+    def taps(self) -> dict[str, int]:
+        return {f"block.{i}": self.width for i in range(self.depth)}
 
     def logits(self, spec: Spec) -> tuple[int, int, int] | None:
         if self.gives != "logits":
