@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flexframe.builtin.judges import Judge, SourceJudge
 from flexframe.contracts import Measure, Metric, Reconstructions, Source
-from flexframe_registry import MetricConfig, Spec, catalogue
+from flexframe_registry import MetricConfig, SourceConfig, Spec, catalogue
 
 
 class PerImage(Metric):
@@ -185,6 +185,9 @@ class _Machine(Judge):
 
     def __init__(self, config: MetricConfig, source: Source) -> None:
         self.config, self.source = config, source
+        way = source.config.way()
+        # of the same kind as the images that it judges, unless its own config says otherwise
+        self.data: SourceConfig = config.data if way is None else config.data.resized(way)
         self.trained = 0
         self.fit = cache(self._fit)
 
@@ -198,13 +201,13 @@ class _Machine(Judge):
 
     def protocol(self) -> Mapping[str, Any]:
         machine = {"model": "sklearn.svm.SVC, RBF kernel, gamma scale, on pixels in [0, 1]", "c": self.config.c}
-        train = {"trained_on": self.config.data.model_dump(mode="json"), "training_images": self.trained}
+        train = {"trained_on": self.data.model_dump(mode="json"), "training_images": self.trained}
         return {**machine, **train, "scikit-learn": version("scikit-learn")}
 
     def _fit(self) -> Any:
         from sklearn.svm import SVC
 
-        train = catalogue().build(self.config.data, self.source.size)
+        train = catalogue().build(self.data, self.source.size)
         self.trained = min(len(train), self.config.limit)
         samples = [train[i] for i in range(self.trained)]
         images = torch.stack([sample.image for sample in samples])
