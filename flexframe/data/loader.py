@@ -84,6 +84,7 @@ def batches(
         batch_sampler=_Steps(len(source) if count is None else count, run.batch_size, run.seed, start, run.steps),
         num_workers=run.workers,
         generator=torch.Generator(),  # else it draws from the global one, which a resumed run finds as it was left
+        generator=torch.Generator(),  # else it draws from the global one, which a resumed run finds as it was left
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
         persistent_workers=run.workers > 0,
