@@ -14,9 +14,10 @@ from pathlib import Path
 
 from torch import Tensor, float16
 
-from flexframe.loading import load_file, read, save
+from flexframe.loading import load, read, save
 from flexframe.train.checkpoint import digest
-from flexframe_registry import cards
+from flexframe_registry import GeneratorConfig, cards
+from flexframe_registry.models import MODELS
 
 
 def halved(value: Tensor) -> Tensor:
@@ -29,14 +30,17 @@ def halved(value: Tensor) -> Tensor:
 
 def ship(run: Path, name: str, half: bool) -> None:
     card, path = cards().get(name), cards().files[name]
-    model = load_file(run / "model.safetensors")
-    if model.config != card.model:
+    config = load(run / "model.safetensors", kind=None).config
+    if isinstance(config, GeneratorConfig):  # what training filled in is in the file, and need not be in the card
+        config = config.model_copy(update={"fingerprint": None, "class_names": ()})
+    if config != card.described:
         raise SystemExit(f"{run} trained another model than {name} describes; train the card as it is")
     weights = path.with_suffix(".safetensors")
     if half:
         header, state = read(run / "model.safetensors")
         state = {key: halved(value) for key, value in state.items()}
-        save(state, model.config, weights, sampling=header["sampling"], about=header["about"])
+        described = MODELS[header["kind"]].read(header["config"])
+        save(state, described, weights, sampling=header["sampling"], about=header["about"])
     else:
         shutil.copyfile(run / "model.safetensors", weights)
     text = re.sub(r"\nweights:.*\n", "\n", path.read_text())

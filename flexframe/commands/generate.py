@@ -41,7 +41,7 @@ def generate(
         typer.Option(
             "--model", "-m", help="The tokenizer; the prior's own if not given.", autocompletion=complete.models
         ),
-    ] = None,  # fmt: skip
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time; changes speed only.")] = 16,
     force: Annotated[bool, typer.Option("--force", help="Decode with another tokenizer than trained on.")] = False,
     device: Device = "auto",

@@ -109,8 +109,8 @@ def generate(
         raise ConfigError([("--length", f"{span} is not within 1..{generator.spec.length}, the prior's")])
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError([(str(folder), "is there already and not empty; name another folder")])
-    drawn = _laid(generator.config.prior.sampling, generator.sampling, sampling)
-    decoded = _laid(tokenizer.config.decoder.sampling, tokenizer.sampling, decoding)
+    drawn = _laid(generator.config.prior.sampling, generator.sampling, sampling, "sampling")
+    decoded = _laid(tokenizer.config.decoder.sampling, tokenizer.sampling, decoding, "decoder")
     job = _Job(generator, tokenizer, tuple(classes), count, seed, drawn, decoded, batch_size, progress)
     columns = powers(lengths[-1]) if len(tokenizer.config.budgets) > 1 else ()
     job.total = count * len(lengths) + min(count, STRIPS) * len(columns)
@@ -226,10 +226,10 @@ def _name(length: int, number: int) -> str:
     return f"{length}/{number:05d}.png"
 
 
-def _laid(kind: Any, own: Any, given: Mapping[str, Any] | None) -> Any:
+def _laid(kind: Any, own: Any, given: Mapping[str, Any] | None, place: str) -> Any:
     """A part's settings with others laid on."""
     said = {name: getattr(own, name) for name in own.model_fields_set}
-    return kind.read(said | dict(given or {}), "sampling")
+    return kind.read(said | dict(given or {}), place)
 
 
 def _about(job: _Job, lengths: Sequence[int]) -> About:

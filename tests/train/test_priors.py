@@ -1,0 +1,247 @@
+"""Priors in the one loop: on images, on kept codes, on token files; what is refused; resume."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flexframe import loading
+from flexframe.fingerprint import fingerprint
+from flexframe.rng import Rng
+from flexframe.testing.checks import redraw_zeros
+from flexframe.tokenizer import Tokenizer
+from flexframe.train.feed import create_feed
+from flexframe.train.run import Run
+from flexframe.use.precompute import precompute_tokens
+from flexframe_registry import ConfigError, TokenizerConfig, TrainConfig, catalogue, hookimpl, manager
+from flexframe_registry.configs import resolve
+
+CPU = torch.device("cpu")
+DATA = {"type": "scenes", "complexity": 0, "count": 20}
+TOKENIZER = {
+    "size": "tiny", "image_size": 16, "length": 6, "codec": "identity", "encoder": "registers", "quantizer": "fsq",
+    "masker": "uniform", "decoder": "vit",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    torch.manual_seed(0)
+    found = Tokenizer(TokenizerConfig.read({**TOKENIZER, "quantizer": {"type": "fsq", "levels": [4, 4]}}))
+    redraw_zeros(found)
+    return found.eval()
+
+
+@pytest.fixture
+def model(tokenizer, tmp_path):
+    path = tmp_path / "tokenizer.safetensors"
+    loading.save(tokenizer.state_dict(), tokenizer.config, path)
+    return path
+
+
+def config(model, run=(), **fields):
+    prior = {"type": "gpt", "width": 16, "depth": 1, "heads": 2}
+    raw = {"tokenizer": str(model), "classes": 10, "prior": prior, **fields}
+    settings = {"data": DATA, "steps": 4, "batch_size": 6, "log_every": 1, "warmup": 1, "checkpoint_every": 2}
+    return TrainConfig.read({"model": raw, "run": settings | dict(run)})
+
+
+@pytest.fixture
+def train(model, tmp_path, go):
+    def make(name="run", run=(), **fields):
+        return go(Run.create(config(model, run, **fields), tmp_path / name, CPU, {"guidance": 2.0}))
+
+    return make
+
+
+def lines(run):
+    return [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def file(tokenizer, model, tmp_path):
+    source = catalogue().build(resolve("source", DATA), (16, 16))
+    return precompute_tokens(tokenizer, source, tmp_path / "tokens.safetensors", model=f"path:{model}").path
+
+
+# --- what is trained on ------------------------------------------------------------------------------------------
+
+
+def test_codes_are_the_tokenizers_whichever_way_they_come(tokenizer, model, file):
+    ways = ({}, {"keep_tokens": True}, {"tokens": str(file)})
+    feeds = [create_feed(config(model, run), CPU) for run in ways]
+    source = catalogue().build(resolve("source", DATA), (16, 16))
+    for batches in zip(*(feed.batches(2) for feed in feeds), strict=True):
+        index = batches[0].index
+        images = torch.stack([source[i].image for i in index.tolist()]).float() / 255
+        wanted = tokenizer.encode(images, rng=Rng(0, index)).codes
+        labels = torch.tensor([source[i].label for i in index.tolist()])
+        for batch in batches:
+            assert torch.equal(batch.index, index)
+            assert torch.equal(batch.codes.codes, wanted)
+            assert batch.codes.keep.all()
+            assert torch.equal(batch.condition.labels, labels)
+            assert batch.images is None
+    assert feeds[0].config.model.fingerprint == fingerprint(tokenizer)
+    assert feeds[0].config.model.class_names[:2] == feeds[2].config.model.class_names[:2] == ("circle", "square")
+
+
+def test_kept_images_are_tokenized_once(model, monkeypatch):
+    seen = []
+    encode = Tokenizer.encode
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, images, **more: seen.append(len(images)) or encode(
+        self, images, **more))  # fmt: skip
+    for _ in create_feed(config(model, {"keep_tokens": True, "steps": 12}), CPU).batches(0):
+        pass
+    assert sum(seen) == 20
+
+
+@pytest.mark.parametrize("way", [{}, {"keep_tokens": True}])
+def test_runs_on_images_and_on_their_tokens_are_equal(train, file, way):
+    images, tokens = train("images", way), train("tokens", {"tokens": str(file)})
+    one, other = (load_file(run.folder / "model.safetensors") for run in (images, tokens))
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, atol=0, rtol=0)
+
+
+def test_a_shorter_prior_takes_the_first_tokens(model, file):
+    feed = create_feed(config(model, {"tokens": str(file)}, length=3), CPU)
+    assert next(feed.batches(0)).codes.codes.shape == (6, 3, 1)
+
+
+def test_parts_of_a_batch_have_its_gradients(train):
+    one, four = train("one", {"steps": 1, "ema": 0}), train("four", {"steps": 1, "ema": 0, "accumulate": 3})
+    for name, value in one.trainee.model.state_dict().items():
+        torch.testing.assert_close(four.trainee.model.state_dict()[name], value, atol=1e-6, rtol=1e-4)
+
+
+# --- the run -----------------------------------------------------------------------------------------------------
+
+
+def test_the_exported_file_is_a_generator(train, tokenizer):
+    run = train()
+    found = loading.load(run.folder, kind="generator")
+    assert found.config == run.config.model
+    assert found.config.fingerprint == fingerprint(tokenizer)
+    assert found.config.class_names[3] == "star"
+    assert (found.config.length, found.config.codebook_size) == (6, 16)
+    assert found.sampling.guidance == 2.0
+    assert found.sample(torch.tensor([3])).codes.shape == (1, 6, 1)
+    assert not any("tokenizer" in name or "encoder" in name for name in run.trainee.state_dict())
+
+
+def test_the_loss_falls(train):
+    run = train(run={"steps": 40, "log_every": 20, "lr": 1e-2, "keep_tokens": True})
+    first, last = (line["codes"] for line in lines(run))
+    assert last < 0.9 * first
+
+
+def test_held_out_rows_are_measured_and_not_trained_on(train, file, tokenizer):
+    ways = [train("a", {"held_out": 5}), train("b", {"held_out": 5, "tokens": str(file)})]
+    for run in ways:
+        assert len(run.feed) == 15
+        assert {int(i) for batch in run.feed.batches(0) for i in batch.index} <= set(range(15))
+        assert sorted(int(i) for batch in run.feed.held_out() for i in batch.index) == list(range(15, 20))
+        with torch.no_grad():
+            batches = list(run.feed.held_out())
+            model = run.trainee.model.eval()
+            each = torch.cat([model(b.codes, b.condition, rng=0)["codes"] for b in batches])
+        assert lines(run)[-1]["held_out"] == pytest.approx(each.mean().item(), abs=1e-5)
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(train, model, tmp_path, go):
+    class Stop:
+        @hookimpl
+        def flexframe_step_end(self, run, step, losses):
+            if step == 3 and run.folder.name == "cut":
+                raise InterruptedError("stopped")
+
+    settings = {"steps": 6, "held_out": 4, "keep_tokens": True}
+    stop = Stop()
+    manager().register(stop)
+    try:
+        with pytest.raises(InterruptedError):
+            train("cut", settings)
+    finally:
+        manager().unregister(stop)
+    run = Run.resume(tmp_path / "cut", CPU)
+    assert run.step == 2
+    go(run)
+    whole = train("whole", settings)
+    one, other = (load_file(each.folder / "model.safetensors") for each in (run, whole))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    told = [[{k: v for k, v in line.items() if k != "images_per_s"} for line in lines(each)] for each in (run, whole)]
+    assert told[0] == told[1]
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("run", "fields", "told"),
+    [
+        ({"objectives": ["mse"]}, {}, r"run\.objectives: is a tokenizer's, and this trains a prior"),
+        ({"keep_latents": True}, {}, r"run\.keep_latents: is a tokenizer's"),
+        ({"init": "x"}, {}, r"run\.init: is a tokenizer's"),
+        ({"keep_tokens": True, "flip": True}, {}, r"run\.keep_tokens: holds one sequence an image"),
+        ({"tokens": "x", "shift": 1}, {}, r"run\.tokens: holds one sequence an image"),
+        ({"tokens": "x", "keep_tokens": True}, {}, r"run\.keep_tokens: keeps what run\.tokens has already"),
+        ({}, {"codebook_size": 64, "length": 4}, r"model\.codebook_size: is 64; that of .* is 16"),
+        ({}, {"codebook_size": 16, "length": 7}, r"model\.length: is 7; .* has at most 6 tokens"),
+        ({}, {"tokenizer": None, "length": 4, "codebook_size": 16}, r"model\.tokenizer: name the tokenizer"),
+        ({}, {"tokenizer": "nobody/nothing"}, r"is no card and not on this disk.*give codebook_size and length"),
+        ({}, {"tokenizer": "grid/scenes-64"}, r"tokenizer: 'grid/scenes-64' has continuous tokens \(quantizer 'kl'\)"),
+        ({}, {"tokenizer": "titok/bl-64-vae", "length": 8, "codebook_size": 16}, "has continuous tokens"),
+    ],
+)
+def test_configs_that_are_refused(model, run, fields, told):
+    with pytest.raises(ConfigError, match=told):
+        config(model, run, **fields)
+
+
+def test_a_tokenizers_run_takes_no_tokens():
+    with pytest.raises(ConfigError, match=r"run\.tokens: is a prior's, and this trains a tokenizer"):
+        TrainConfig.read({"model": TOKENIZER, "run": {"data": DATA, "tokens": "x"}})
+
+
+def test_tokens_of_another_tokenizer_are_refused(tokenizer, model, file):
+    state = {name: value + 0.1 for name, value in tokenizer.state_dict().items()}
+    loading.save(state, tokenizer.config, model)
+    with pytest.raises(ConfigError, match=r"holds tokens of another tokenizer \(path:.*make it again"):
+        create_feed(config(model, {"tokens": str(file)}), CPU)
+    with pytest.raises(ConfigError, match=r"model\.fingerprint: is not that of the run's tokens"):
+        create_feed(config(model, fingerprint=fingerprint(tokenizer)), CPU)
+
+
+def test_tokens_of_other_data_are_refused(model, file):
+    other = {"tokens": str(file), "data": {**DATA, "count": 30}}
+    with pytest.raises(ConfigError, match=r"run\.data: is not what .* was made of: count there 20, here 30"):
+        create_feed(config(model, other), CPU)
+
+
+def test_tokens_train_a_prior_without_the_tokenizer_where_its_fingerprint_is_named(tokenizer, model, file):
+    fields = {"tokenizer": None, "length": 6, "codebook_size": 16}
+    feed = create_feed(config(model, {"tokens": str(file)}, **fields, fingerprint=fingerprint(tokenizer)), CPU)
+    assert len(feed) == 20
+    with pytest.raises(ConfigError, match=r"model\.fingerprint: is not that"):
+        create_feed(config(model, {"tokens": str(file)}, **fields, fingerprint="0" * 64), CPU)
+
+
+def test_classes_need_labels_and_as_many(model, tmp_path):
+    with pytest.raises(ConfigError, match=r"model\.classes: is 7; the data have 10 classes"):
+        create_feed(config(model, classes=7), CPU)
+    with pytest.raises(ConfigError, match=r"run\.held_out: is 20, and the data have 20 rows"):
+        create_feed(config(model, {"held_out": 20}), CPU)
+
+
+def test_without_labels_a_prior_of_classes_is_not_trained(model, tmp_path, go, tokenizer):
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "photos" / "a.png")
+    data = {"type": "folder", "path": str(tmp_path / "photos")}
+    with pytest.raises(ConfigError, match=r"run\.data: has no labels"):
+        go(Run.create(config(model, {"data": data}), tmp_path / "run", CPU, {}))
+    go(Run.create(config(model, {"data": data, "steps": 1}, classes=None), tmp_path / "free", CPU, {}))
