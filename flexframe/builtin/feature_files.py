@@ -104,18 +104,20 @@ class Cache:
         found = self._rows.get(image)
         return None if found is None else found.file.get_slice("features")[found.row]
 
-    def publish(self, images: np.ndarray, features: np.ndarray) -> Path | None:
-        """Keep those rows that no file holds yet, each image once."""
+    def publish(self, images: np.ndarray, features: np.ndarray) -> list[Path]:
+        """Keep those rows that no file holds yet, each image once, in files of `BLOCK` rows at most."""
         new, seen = [], set(self._rows)
         for row, image in enumerate(images):
             if image.tobytes() not in seen:
                 seen.add(image.tobytes())
                 new.append(row)
-        if not new:
-            return None
+        starts = range(0, len(new), BLOCK)
+        return [self._write(images[new[i : i + BLOCK]], features[new[i : i + BLOCK]]) for i in starts]
+
+    def _write(self, images: np.ndarray, features: np.ndarray) -> Path:
         tensors = {
-            "images": torch.from_numpy(np.ascontiguousarray(images[new])),
-            "features": torch.from_numpy(np.ascontiguousarray(features[new])),
+            "images": torch.from_numpy(np.ascontiguousarray(images)),
+            "features": torch.from_numpy(np.ascontiguousarray(features)),
         }
         facts = {"key": self.text, "sha256": _sha256(tensors["images"], [tensors["features"]])}
         content = hashlib.sha256(tensors["images"].numpy().tobytes()).hexdigest()[:16]

@@ -5,7 +5,7 @@ The definitions and defaults are torch-fidelity's; the arithmetic is float64 thr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flexframe.builtin.feature_files import BLOCK
 from flexframe.builtin.features import LOGITS, WIDTHS, shared
 from flexframe.builtin.metrics_frechet import Stored, parts
 from flexframe.contracts import Measure, Metric, Reconstructions, Source
@@ -20,8 +21,8 @@ from flexframe_registry import MetricConfig, Spec
 
 LEAST = 1000
 """Images below which precision and recall are refused: at k = 3 the balls of so few say little of a distribution."""
-TILE = 512
-"""Rows of a matrix of distances that are held at once."""
+TILE = 1024
+"""Rows of a matrix of distances that are held at once, each of `BLOCK` columns."""
 
 
 def polynomial_mmd(x: np.ndarray, y: np.ndarray) -> float:
@@ -75,22 +76,38 @@ class Kid(Stored):
 
 def radii(features: np.ndarray, k: int) -> Float[Tensor, " n"]:
     """Squared distance of each vector to its k-th nearest other one."""
-    return torch.cat([tile.kthvalue(k + 1).values for tile in _distances(features, features)])
+    found = []
+    for some in _blocks(features, TILE):
+        nearest = some.new_zeros(len(some), 0)
+        for distances in _distances(some, features):
+            nearest = torch.cat([nearest, distances], 1)
+            nearest = nearest.topk(min(k + 1, nearest.shape[1]), largest=False).values
+        found.append(nearest[:, k])  # the nearest is the vector itself
+    return torch.cat(found)
 
 
 def within(points: np.ndarray, centres: np.ndarray, radius: Float[Tensor, " n"]) -> float:
     """The share of points that lie in any centre's ball."""
-    inside = sum(int((tile <= radius).any(1).sum()) for tile in _distances(points, centres))
+    inside = 0
+    for some in _blocks(points, TILE):
+        found = torch.zeros(len(some), dtype=torch.bool)
+        for distances, ball in zip(_distances(some, centres), radius.split(BLOCK), strict=True):
+            found |= (distances <= ball).any(1)
+        inside += int(found.sum())
     return inside / len(points)
 
 
-def _distances(a: np.ndarray, b: np.ndarray) -> Any:
-    """Squared distances from a to b, some rows at a time."""
-    other = torch.from_numpy(b.astype(np.float64))
-    squares = other.square().sum(1)
-    for start in range(0, len(a), TILE):
-        some = torch.from_numpy(a[start : start + TILE].astype(np.float64))
-        yield (some.square().sum(1, keepdim=True) + squares - 2 * some @ other.T).clamp(min=0)
+def _blocks(features: np.ndarray, size: int) -> Iterator[Float[Tensor, "b d"]]:
+    """In float64, some rows at a time: what is mapped from a file stays there."""
+    for start in range(0, len(features), size):
+        yield torch.from_numpy(features[start : start + size].astype(np.float64))
+
+
+def _distances(some: Float[Tensor, "a d"], features: np.ndarray) -> Iterator[Float[Tensor, "a b"]]:
+    """Squared distances to all features, a block of them at a time."""
+    squares = some.square().sum(1, keepdim=True)
+    for others in _blocks(features, BLOCK):
+        yield (squares + others.square().sum(1) - 2 * some @ others.T).clamp(min=0)
 
 
 class PrecisionRecall(Stored):

@@ -19,7 +19,7 @@ import scipy.special
 import torch
 from safetensors import safe_open
 
-from flexframe.builtin import features
+from flexframe.builtin import feature_files, features, metrics_features
 from flexframe.builtin.feature_files import Cache, Rows, digests
 from flexframe.builtin.features import Inception, Moments
 from flexframe.builtin.metrics_features import polynomial_mmd, radii, within
@@ -316,9 +316,8 @@ def test_images_of_other_shapes_have_other_hashes() -> None:
 def test_a_set_holds_each_image_once(own_home: Path) -> None:
     cache = Cache({"extractor": "toy"})
     hashes, rows = np.array([[1] * 16, [2] * 16, [1] * 16], dtype=np.uint8), np.eye(3, dtype=np.float32)
-    path = cache.publish(hashes, rows)
-    assert path is not None
-    assert Cache({"extractor": "toy"}).publish(hashes, rows) is None
+    assert len(cache.publish(hashes, rows)) == 1
+    assert Cache({"extractor": "toy"}).publish(hashes, rows) == []
     assert Cache({"extractor": "toy"}).find(bytes([2] * 16)).tolist() == [0, 1, 0]
     assert Cache({"extractor": "other"}).find(bytes([2] * 16)) is None
 
@@ -526,3 +525,25 @@ def test_frechet_against_other_images(over: Any, feed: Any, photographs: Any, in
     assert tally.details() == {}
     few = over({**config, "few": False}, photographs(65)).start(SPEC).unavailable()
     assert "there are 30; raise the reference's `count`" in few
+
+
+def test_blocks_move_no_number(
+    pair: Any, over: Any, feed: Any, photographs: Any, inception: Any, monkeypatch: pytest.MonkeyPatch, own_home: Path
+) -> None:
+    real, fake = pair
+    expected = radii(real, 3), within(fake, real, radii(real, 3))
+    config = {"type": "kid", "layer": "64", "weights": inception(), "subset_size": 6, "subsets": 2}
+    rebuilt = reconstructed(photographs(20))
+    number = feed(over(config, photographs(20)), rebuilt).compute()
+    monkeypatch.setattr(metrics_features, "TILE", 7)
+    for module in (metrics_features, feature_files):
+        monkeypatch.setattr(module, "BLOCK", 8)
+    assert torch.allclose(radii(real, 3), expected[0], rtol=1e-12)
+    assert within(fake, real, radii(real, 3)) == expected[1]
+    for path in (own_home / "features").iterdir():
+        path.unlink()
+    for calls in (40, 20):  # the originals' features come from three files the second time
+        before = inception.net.calls
+        assert feed(over(config, photographs(20)), rebuilt).compute() == number
+        assert inception.net.calls - before == calls
+        assert len(list((own_home / "features").iterdir())) == 3
