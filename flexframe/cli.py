@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,7 @@ Overrides = Annotated[
 ]
 DEMO_MODELS = "flextok/scenes-64", "titok/scenes-64-16", "titok/scenes-64-4", "grid/scenes-64"
 """One model of any length; fixed lengths, which need a model each; and a 2D grid, the codec of all three."""
+DEMO_PRIORS: tuple[str, ...] = ()
 DEMO_SUITE = "scenes-64"
 DEMO_WITHOUT = ("lpips",)
 """Metrics of the suite whose weights would be downloaded."""
@@ -197,9 +199,21 @@ def bench(
     _bench(name, measured, models, folder, batch_size, device)
 
 
-def _bench(name: str, measured: Any, models: list[str], folder: Path, batch_size: int, device: str) -> None:
+def _bench(
+    name: str,
+    measured: Any,
+    models: list[str],
+    folder: Path,
+    batch_size: int,
+    device: str,
+    priors: Sequence[str] = (),
+) -> None:
+    """Measure, print the table, and write the page; with a picture of each class by `priors` on it."""
+    from tempfile import TemporaryDirectory
+
     from rich.progress import Progress
 
+    from flexframe.bench.drawn import draw
     from flexframe.bench.report import write
     from flexframe.bench.runner import run
     from flexframe.bench.table import print_table
@@ -215,7 +229,10 @@ def _bench(name: str, measured: Any, models: list[str], folder: Path, batch_size
     print_table(found.results, out)
     for remark in found.remarks:
         say.print(remark, style="yellow", markup=False, soft_wrap=True)
-    page = write(found.results, found.images, folder / "report.html")
+    with TemporaryDirectory() as drawn:
+        with say.status("drawing from the priors"):
+            samples = draw(priors, Path(drawn), device=on)
+        page = write({**found.results, "samples": samples}, found.images, folder / "report.html")
     out.print(f"\nthe page: {page.resolve().as_uri()}", soft_wrap=True)
 
 
@@ -236,7 +253,7 @@ def demo(
         measured = suite(DEMO_SUITE)
         kept = tuple(metric for metric in measured.metrics if metric.type not in DEMO_WITHOUT)
         measured = measured.model_copy(update={"metrics": kept})
-        _bench(DEMO_SUITE, measured, list(DEMO_MODELS), folder, 64, device)
+        _bench(DEMO_SUITE, measured, list(DEMO_MODELS), folder, 64, device, DEMO_PRIORS)
         return
     steps = sum(cards().get(m).run.steps for m in DEMO_TRAINED)
     minutes = steps / STEPS_A_SECOND / 60
