@@ -3,11 +3,17 @@
 default:
     @just --list
 
+# everything, in editable form
 setup:
     pip install -r requirements-dev.txt
 
+# all tests, or those named: just test plugins/titok
 test *ARGS:
     OMP_NUM_THREADS=1 pytest {{ARGS}}
+
+# tests of under ten seconds each
+quick *ARGS:
+    OMP_NUM_THREADS=1 pytest -m "not slow" {{ARGS}}
 
 lint:
     ruff check . && ruff format --check . && mypy && lint-imports
@@ -15,5 +21,16 @@ lint:
 format:
     ruff check --fix . && ruff format .
 
-demo:
-    flexframe demo
+demo *ARGS:
+    flexframe demo {{ARGS}}
+
+doctor:
+    flexframe doctor
+
+# every distribution, into dist/
+wheels:
+    pip wheel --no-deps --wheel-dir dist . ./plugins/*
+
+# run the quickstart and write its outputs; needs: pip install nbclient ipykernel
+notebook:
+    jupyter execute --inplace docs/quickstart.ipynb
