@@ -186,6 +186,10 @@ def bench(
     ],
     folder: Annotated[Path, typer.Option("--out", "-o", help="Where results.json and report.html go.")] = Path("out"),
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 64,
+    priors: Annotated[
+        list[str] | None,
+        typer.Option("--prior", help="Priors of which the page shows a picture of each class, by length; repeatable."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Measure models on the same images at every token count they support, and write a page."""
@@ -194,9 +198,9 @@ def bench(
     measured = suite(name, overrides)
     from flexframe.loading import find
 
-    for model in models:
+    for model in [*models, *(priors or [])]:
         find(model)  # a typo is told before anything is measured
-    _bench(name, measured, models, folder, batch_size, device)
+    _bench(name, measured, models, folder, batch_size, device, priors or [])
 
 
 def _bench(
