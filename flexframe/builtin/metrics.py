@@ -185,9 +185,7 @@ class _Machine(Judge):
 
     def __init__(self, config: MetricConfig, source: Source) -> None:
         self.config, self.source = config, source
-        way = source.config.way()
-        # of the same kind as the images that it judges, unless its own config says otherwise
-        self.data: SourceConfig = config.data if way is None else config.data.resized(way)
+        self.data: SourceConfig = config.data.like(source.config)
         self.trained = 0
         self.fit = cache(self._fit)
 

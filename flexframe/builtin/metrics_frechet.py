@@ -163,7 +163,8 @@ class Frechet(Stored):
     """The distance between images, the suite's own unless others are named, and the reconstructions."""
 
     def __init__(self, config: MetricConfig, source: Source) -> None:
-        self.other = None if config.reference is None else Reference(config.reference, source.size)
+        other = config.reference
+        self.other = None if other is None else Reference(other.like(source.config), source.size)
         self.paired = self.other is None
         super().__init__(config, source)
 

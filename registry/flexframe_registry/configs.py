@@ -243,6 +243,11 @@ class SourceConfig(ComponentConfig):
         """How images are brought to size; None where there are no files to be resized."""
         return None
 
+    def like(self, other: SourceConfig) -> SourceConfig:
+        """This config with its images brought to size as another's are, where it does not itself say how."""
+        way = other.way()
+        return self if way is None else self.resized(way)
+
 
 class MetricConfig(ComponentConfig):
     kind = "metric"

@@ -194,6 +194,15 @@ def test_a_source_takes_its_models_way_unless_it_says_one(tmp_path):
         settle(silent, {"a": "adm", "b": "torchvision-bilinear"})
 
 
+def test_other_images_are_brought_to_size_like_the_suites(tmp_path):
+    silent, adm = config("folder", tmp_path), config("tar", "x.tar", resize="adm")
+    digits = catalogue().get("source", "digits").config()
+    assert silent.like(adm).way() == "adm"
+    assert adm.like(silent).way() == "adm"
+    assert silent.like(digits) == silent
+    assert digits.like(adm) == digits
+
+
 def test_a_source_without_files_has_no_way():
     digits = catalogue().get("source", "digits").config()
     assert isinstance(digits, SourceConfig)
