@@ -189,5 +189,5 @@ FOLLOWS = {
         "data set or split",
     ),
     "balance of classes": ("number of images", "data set or split"),
-    "checkpoint": ("averaging of weights (EMA)", "training", "architecture"),
+    "checkpoint": ("averaging of weights (EMA)", "training", "architecture", "resolution"),
 }

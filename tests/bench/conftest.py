@@ -65,12 +65,12 @@ class PcaDecoderConfig(DecoderConfig):
     sampling = PcaSampling
 
 
-def components() -> tuple[torch.Tensor, torch.Tensor]:
+def components(side: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean, and principal components times the standard deviation along them, of the digits in grey."""
     from sklearn.datasets import load_digits
 
     grey = torch.as_tensor(load_digits().images / 16, dtype=torch.float32)[:, None]
-    flat = torch.nn.functional.interpolate(grey, (SIDE, SIDE), mode="bilinear").flatten(1)
+    flat = torch.nn.functional.interpolate(grey, (side, side), mode="bilinear").flatten(1)
     mean = flat.mean(0)
     _, s, v = torch.linalg.svd(flat - mean, full_matrices=False)
     return mean, v[: 2 * LENGTH] * (s[: 2 * LENGTH, None] / len(flat) ** 0.5)
@@ -79,7 +79,7 @@ def components() -> tuple[torch.Tensor, torch.Tensor]:
 class PcaEncoder(Encoder):
     def __init__(self, config: Any, spec: Spec) -> None:
         super().__init__(config, spec)
-        mean, basis = components()
+        mean, basis = components(spec.latents.height)
         self.register_buffer("mean", mean)
         self.basis = torch.nn.Parameter(basis[: config.parts * spec.tokens.length])
 
@@ -105,7 +105,7 @@ class Round(Quantizer):
 class PcaDecoder(Decoder):
     def __init__(self, config: Any, spec: Spec) -> None:
         super().__init__(config, spec)
-        mean, basis = components()
+        mean, basis = components(spec.latents.height)
         self.register_buffer("mean", mean)
         self.basis = torch.nn.Parameter(basis[: spec.tokens.dim * spec.tokens.length])
 

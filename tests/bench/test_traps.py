@@ -249,6 +249,13 @@ def test_another_checkpoint_of_the_name(trap: Any, tokenizer: Any, suite: Any) -
     assert told.differences[0][0].details[0][0] == "fingerprint"
 
 
+def test_another_resolution(trap: Any, tokenizer: Any, suite: Any) -> None:
+    # SEED-Voken #13
+    models = [tokenizer(), tokenizer(size=32)]
+    told = trap("ssim", *[(suite("ssim", budgets=[8]), m) for m in models], "resolution", "resolution")
+    assert {difference.half for difference, _ in told.differences} == {"measure", "model"}
+
+
 def test_another_architecture(trap: Any, tokenizer: Any, suite: Any) -> None:
     models = [tokenizer(), tokenizer(quantizer={"type": "toy-round", "levels": 4})]
     trap("psnr", *[(suite("psnr", budgets=[8]), m) for m in models], "architecture", comparable=True)
