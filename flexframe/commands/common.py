@@ -98,7 +98,9 @@ def tell(error: Exception) -> int:
     if not expected:
         text = f"{type(error).__name__}{': ' if words else ''}{words[:LONGEST]}{' …' * (len(words) > LONGEST)}"
         words = f"{text.rstrip('.')}. {_advice(error)}"
-    say.print(f"flexframe: {words}", style="red", markup=False, soft_wrap=True)
+    rank = os.environ.get("RANK", "0")  # torchrun's: with several processes, what all of them find is told once
+    if rank == "0" or not isinstance(error, ConfigError):
+        say.print(f"flexframe: {f'rank {rank}: ' * (rank != '0')}{words}", style="red", markup=False, soft_wrap=True)
     return 2 if expected else 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,6 +15,8 @@ from flexframe.contracts import Sample, Source
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Codes, Condition
 from flexframe_registry import RunConfig
+
+from .share import WHOLE, Share
 
 Row = tuple[int, Sample]
 
@@ -41,22 +44,29 @@ class _Rows(Dataset[Row]):
 class _Steps:
     """Batch sampler: step s takes positions s*batch ... of all epochs laid end to end; no image is left out."""
 
-    def __init__(self, count: int, batch: int, seed: int, start: int, stop: int) -> None:
-        self.count, self.batch, self.seed, self.start, self.stop = count, batch, seed, start, stop
+    def __init__(self, count: int, run: RunConfig, start: int, stop: int, share: Share = WHOLE) -> None:
+        self.count, self.run, self.start, self.stop, self.share = count, run, start, stop, share
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, permutation = -1, torch.empty(0, dtype=torch.long)
+        batch, epoch, permutation = self.run.batch_size, -1, torch.empty(0, dtype=torch.long)
         for step in range(self.start, self.stop):
+            first = 0 if self.run.overfit_batch else step * batch
             rows: list[int] = []
-            for position in range(step * self.batch, (step + 1) * self.batch):
+            for position in range(first, first + batch):
                 if position // self.count != epoch:
                     epoch = position // self.count
-                    permutation = order(self.seed, epoch, self.count)
+                    permutation = order(self.run.seed, epoch, self.count)
                 rows.append(int(permutation[position % self.count]))
-            yield rows
+            yield self.share.of(rows, self.run.accumulate)
+
+
+def _stand_aside(worker: int) -> None:
+    """A signal to the whole group of processes is the main one's to answer; its loaders serve until it has."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _collate(rows: list[Row]) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,33 +76,34 @@ def _collate(rows: list[Row]) -> tuple[Tensor, Tensor, Tensor]:
     return torch.tensor([index for index, _ in rows]), images, torch.tensor(labels)
 
 
-def steps(count: int, run: RunConfig, start: int) -> Iterator[list[int]]:
+def steps(count: int, run: RunConfig, start: int, share: Share = WHOLE) -> Iterator[list[int]]:
     """Numbers below `count` for each of steps start..run.steps-1: all of them in another order each epoch."""
-    return iter(_Steps(count, run.batch_size, run.seed, start, run.steps))
+    return iter(_Steps(count, run, start, run.steps, share))
 
 
 def batches(
-    source: Source, run: RunConfig, start: int, device: torch.device, count: int | None = None
+    source: Source, run: RunConfig, start: int, device: torch.device, count: int | None = None, share: Share = WHOLE
 ) -> Iterator[Batch]:
     """Batches for steps start..run.steps-1, augmented, on the device. The same step is the same batch in every run.
 
-    Of a source's first `count` images, if given. Labels are in the condition; rows without one are null there. Without
-    any label there is no condition.
+    Of a source's first `count` images, if given; of each batch the rows of a share. Labels are in the condition; rows
+    without one are null there. Without any label there is no condition.
     """
     loader = DataLoader(
         _Rows(source),
-        batch_sampler=_Steps(len(source) if count is None else count, run.batch_size, run.seed, start, run.steps),
+        batch_sampler=_Steps(len(source) if count is None else count, run, start, run.steps, share),
         num_workers=run.workers,
-        generator=torch.Generator(),  # else it draws from the global one, which a resumed run finds as it was left
         generator=torch.Generator(),  # else it draws from the global one, which a resumed run finds as it was left
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
         persistent_workers=run.workers > 0,
+        worker_init_fn=_stand_aside,
     )
     for step, (index, images, labels) in enumerate(loader, start):
         condition = conditioned(labels, device)
         index, images = (part.to(device, non_blocking=True) for part in (index, images))
-        pictures = augment(images.float() / 255, run, Rng(run.seed, index, step))
+        occasion = 0 if run.overfit_batch else step
+        pictures = augment(images.float() / 255, run, Rng(run.seed, index, occasion))
         yield Batch(index, pictures, condition=condition)
 
 

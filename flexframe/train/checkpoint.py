@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from .sharding import gathered, like
 
 STATE = "state.json"
 
@@ -32,10 +35,35 @@ def write(folder: Path, step: int, files: Mapping[str, Any], state: Mapping[str,
 
     Args:
         files: by name, a function that writes the file it is given, or tensors to be saved as safetensors.
+
+    Raises:
+        OSError: the disk is full, or does not take it for another reason. The checkpoints before it are whole.
     """
+    try:
+        return _write(folder, step, files, state, keep)
+    except (OSError, SafetensorError) as error:
+        _clear(folder)
+        before = sorted(path.name for path in folder.glob("step-*"))
+        kept = f"the last one, {before[-1]}, is whole" if before else "there is none before it"
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        text = f"the checkpoint of step {step} could not be written in {folder} ({reason}); {kept}"
+        raise OSError(f"{text}. Make room, and go on with --resume") from error
+
+
+def folder_name(step: int) -> str:
+    """Of the folder that holds a step's checkpoint."""
+    return f"step-{step:08d}"
+
+
+def _clear(folder: Path) -> None:
+    for left in folder.glob(".part-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _write(folder: Path, step: int, files: Mapping[str, Any], state: Mapping[str, Any], keep: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    final, temporary = folder / f"step-{step:08d}", folder / f".part-{step:08d}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    final, temporary = folder / folder_name(step), folder / f".part-{step:08d}"
+    _clear(folder)
     temporary.mkdir()
     for name, content in files.items():
         path = temporary / name
@@ -57,7 +85,7 @@ def write(folder: Path, step: int, files: Mapping[str, Any], state: Mapping[str,
     return final
 
 
-def read_last(folder: Path) -> Checkpoint | None:
+def find_last(folder: Path) -> Path | None:
     """The newest checkpoint whose files hash to what they were; a broken one is passed over with a warning."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
@@ -65,28 +93,43 @@ def read_last(folder: Path) -> Checkpoint | None:
             wrong = [name for name, value in state["sha256"].items() if digest(path / name) != value]
             if wrong:
                 raise ValueError(f"{', '.join(wrong)} is not as it was written")
-            files = [name for name in state["sha256"] if name.endswith(".safetensors")]
-            return Checkpoint({name: load_file(path / name) for name in files}, state)
+            return path
         except (OSError, ValueError, KeyError) as error:
             warnings.warn(f"checkpoint {path} is broken ({error}); going back to the one before", stacklevel=2)
     return None
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as flat tensors `<parameter number>.<name>`."""
-    return {
-        f"{number}.{name}": torch.as_tensor(value).detach().clone().contiguous()
+def read(path: Path) -> Checkpoint:
+    """A checkpoint that `find_last` found."""
+    state = json.loads((path / STATE).read_text())
+    files = [name for name in state["sha256"] if name.endswith(".safetensors")]
+    return Checkpoint({name: load_file(path / name) for name in files}, state)
+
+
+def read_last(folder: Path) -> Checkpoint | None:
+    """The newest whole checkpoint, if there is one."""
+    path = find_last(folder)
+    return None if path is None else read(path)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, keep: bool = True) -> dict[str, Tensor]:
+    """An optimizer's state as flat tensors `<parameter number>.<name>`, whole ones; none where they are not kept."""
+    flat = {
+        f"{number}.{name}": torch.as_tensor(value)
         for number, entries in optimizer.state_dict()["state"].items()
         for name, value in entries.items()
     }
+    return {name: value.clone() for name, value in gathered(flat, keep).items()}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`."""
+    """The inverse of `optimizer_tensors`; what is sharded here takes its shards."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = value
+        same = value.shape == parameters[int(number)].shape
+        state.setdefault(int(number), {})[name] = like(value, parameters[int(number)]) if same else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -32,7 +32,9 @@ class Console:
 
     def start(self, run: Run) -> None:
         parts = ", ".join(f"{name} {count:,}" for name, count in run.parameters().items() if count)
-        words = [f"{len(run.feed):,} rows of data", f"{run.device}", f"parameters: {parts}", f"in {run.folder}"]
+        many = run.processes.size
+        device = f"{many} processes on {run.device.type} ({run.config.run.parallel})" if many > 1 else f"{run.device}"
+        words = [f"{len(run.feed):,} rows of data", device, f"parameters: {parts}", f"in {run.folder}"]
         self.terminal.print("training: " + "; ".join(words))
         if run.step:
             self.terminal.print(f"resumed at step {run.step}")
@@ -47,7 +49,8 @@ class Console:
         if self.live is not None:
             self.live.update(self._view())
         else:
-            self.terminal.print("  ".join(f"{key} {_short(value)}" for key, value in line.items()), highlight=False)
+            words = [f"{key} {_short(value)}" for key, value in line.items() if "grad_norm/" not in key]
+            self.terminal.print("  ".join(words), highlight=False)
 
     def stop(self) -> None:
         if self.live is not None:
@@ -56,7 +59,7 @@ class Console:
 
     def _view(self) -> Group:
         table = Table(box=None, header_style="bold", pad_edge=False)
-        names = list(self.rows[-1]) if self.rows else ["step", "loss"]
+        names = [name for name in self.rows[-1] if "grad_norm/" not in name] if self.rows else ["step", "loss"]
         for name in names:
             table.add_column(name.rsplit("/", 1)[-1].replace("_", " "), justify="right")
         for row in self.rows:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flexframe.contracts import Source
 from flexframe.data.loader import batches, conditioned, steps
+from flexframe.data.share import WHOLE, Share
 from flexframe.fingerprint import fingerprint
 from flexframe.loading import load, preprocessing
 from flexframe.rng import Rng
@@ -26,6 +27,8 @@ from flexframe_registry.runs import check_codes
 class Feed(ABC):
     """A run's data: batches by step, the same ones whenever a step is entered."""
 
+    share: Share = WHOLE
+    """The rows of each batch that this process loads."""
     config: TrainConfig
     """The run's, with what the data say of the model filled in: the tokenizer's fingerprint, names of classes."""
 
@@ -35,7 +38,11 @@ class Feed(ABC):
 
     @abstractmethod
     def batches(self, start: int) -> Iterator[Batch]:
-        """Batches of steps `start` to the last."""
+        """Batches of steps `start` to the last: of each, this process's share."""
+
+    def rows(self, step: int) -> list[int]:
+        """Numbers of a step's rows, of all processes."""
+        return next(steps(len(self), self.config.run, step))
 
     def held_out(self) -> Iterator[Batch]:
         """The rows that are not trained on."""
@@ -56,7 +63,7 @@ class Images(Feed):
         return len(self.source)
 
     def batches(self, start: int) -> Iterator[Batch]:
-        return batches(self.source, self.config.run, start, self.device)
+        return batches(self.source, self.config.run, start, self.device, share=self.share)
 
     def remarks(self) -> Sequence[str]:
         return self.source.remarks()
@@ -77,7 +84,7 @@ class Tokenized(Feed):
 
     def batches(self, start: int) -> Iterator[Batch]:
         run = self.config.run
-        for step, batch in enumerate(batches(self.source, run, start, self.device, self.count), start):
+        for step, batch in enumerate(batches(self.source, run, start, self.device, self.count, self.share), start):
             # codes that are kept are drawn once, whatever the step
             yield self._coded(batch, Rng(run.seed, batch.index, 0 if run.keep_tokens else step), self.kept)
 
@@ -127,7 +134,7 @@ class Stored(Feed):
         return self.count
 
     def batches(self, start: int) -> Iterator[Batch]:
-        for rows in steps(self.count, self.config.run, start):
+        for rows in steps(self.count, self.config.run, start, self.share):
             yield self._batch(rows)
 
     def held_out(self) -> Iterator[Batch]:
@@ -145,8 +152,15 @@ class Stored(Feed):
         return Batch(index, codes=Codes(codes.masked_fill(~keep[..., None], 0), keep), condition=condition)
 
 
-def create_feed(config: TrainConfig, device: torch.device) -> Feed:
-    """A run's data. `ConfigError` where they are no data for its model."""
+def create_feed(config: TrainConfig, device: torch.device, share: Share = WHOLE) -> Feed:
+    """A run's data, of which this process loads a share. `ConfigError` where they are no data for its model."""
+    share.check(config.run.batch_size, config.run.accumulate)
+    feed = _create(config, device)
+    feed.share = share
+    return feed
+
+
+def _create(config: TrainConfig, device: torch.device) -> Feed:
     model, run = config.model, config.run
     if isinstance(model, TokenizerConfig):
         return Images(config, catalogue().build(run.data, model.image_size), device)

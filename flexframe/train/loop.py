@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections import defaultdict
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from flexframe.data.loader import split
 from flexframe.rng import Rng
-from flexframe.tokens import Codes
 
 from .console import Console
 from .optim import learning_rate
+from .optim import step as step_optimizer
 from .run import Run
+from .stopping import Stopping
+from .tally import Reading
 from .trainee import total
-
-
-class Usage:
-    """Which codebook entries were used since the last log line, counted on the device without a sync."""
-
-    def __init__(self, size: int | None, device: torch.device) -> None:
-        self.seen = None if size is None else torch.zeros(size, dtype=torch.bool, device=device)
-
-    def update(self, codes: Codes) -> None:
-        if self.seen is not None:
-            first = codes.codes[:, :1]  # a present token stands in for absent ones
-            present = torch.where(codes.keep[..., None], codes.codes, first)
-            # features that are not finite have codes that are none; the loss tells of them, an index must not
-            self.seen[present.clamp(0, len(self.seen) - 1).flatten()] = True
-
-    def take(self) -> int | None:
-        if self.seen is None:
-            return None
-        used = int(self.seen.sum())
-        self.seen.zero_()
-        return used
+from .watch import Watch
 
 
 @torch.no_grad()
 def held_out(run: Run) -> dict[str, float]:
-    """The loss, without dropout, of the rows that are not trained on, if there are any."""
+    """The loss, without dropout, of the rows that are not trained on, if there are any; each process takes all."""
     sums = count = 0.0
     run.trainee.eval()
     for batch in run.feed.held_out():
@@ -52,64 +36,130 @@ def held_out(run: Run) -> dict[str, float]:
     return {"held_out": round(sums / count, 6)} if count else {}
 
 
-def train(run: Run, console: Console) -> None:
-    """Train from `run.step` to the last step; log, save and export on the way. Stops on a non-finite loss."""
-    config, device, trainee, optimizer = run.config.run, run.device, run.trainee, run.optimizer
-    bf16 = torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
-    usage, owners = Usage(trainee.codebook, device), trainee.groups()
-    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
-    trainee.train()
-    run.hooks.flexframe_run_start(run=run)
-    console.start(run)
-    since, steps_since = time.perf_counter(), 0
+def train(run: Run, console: Console) -> str | None:
+    """Train from `run.step` to the last step; log, save and export on the way.
 
+    Returns:
+        the name of the signal that stopped it, once what was trained is saved; None at the last step.
+
+    Raises:
+        FloatingPointError: a loss or gradient was not finite; no checkpoint holds what came of it.
+    """
+    try:
+        with Stopping(run.processes) as stopping, Watch(run.processes, run.config.run.timeout) as watch:
+            return _train(run, console, stopping, watch)
+    finally:
+        console.stop()
+        run.close()
+
+
+def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str | None:
+    config, trainee, optimizer, tally = run.config.run, run.trainee, run.optimizer, run.tally
+    first = run.processes.first
+    trainee.train()
+    if first:
+        run.hooks.flexframe_run_start(run=run)
+    console.start(run)
+    since, begun = time.perf_counter(), run.step
+
+    watch.at(run.step, "waiting for data")
     for batch in run.feed.batches(run.step):
         step = run.step
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step, peak=group["peak"], start=group["start"])
         optimizer.zero_grad(set_to_none=True)
-        for part in split(batch, config.accumulate):
-            with bf16:
-                losses, codes = trainee(part, step=step, rng=Rng(config.seed, part.index, step))
-                loss = total(losses) / config.accumulate
-            loss.backward()
-            usage.update(codes)
+        values: dict[str, Tensor] = {}
+        before = [buffer.clone() for buffer in trainee.buffers()] if tally.skip else []
+        parts = split(batch, config.accumulate)
+        for number, part in enumerate(parts, 1):
+            watch.at(step, "forward")
+            with _gradients_meet(run, last=number == len(parts)):
+                with _precision(run):
+                    losses, codes = run.trained(part, step=step, rng=Rng(config.seed, part.index, step))
+                    loss = total(losses) / config.accumulate
+                watch.at(step, "backward")
+                loss.backward()
+            run.usage.update(codes)
             for name, value in losses.items():
-                sums[name] += value.detach().float().mean() / config.accumulate
-            sums["loss"] += loss.detach()
-        for owner, group in owners.items():
-            name = "grad_norm" if owner == "model" else f"grad_norm/{owner}"
-            sums[name] += torch.nn.utils.clip_grad_norm_(group.parameters, config.clip)
-        optimizer.step()
+                values[name] = values.get(name, 0) + value.detach().float().mean() / config.accumulate
+            values["loss"] = values.get("loss", 0) + loss.detach()
+        watch.at(step, "update")
+        skip = tally.add({**values, **run.gradients.clip()})
+        step_optimizer(optimizer, skip)
+        if skip is not None:
+            _undo(trainee, before, skip)
         run.average.update(trainee.model, step)
-        run.step, steps_since = step + 1, steps_since + 1
+        run.step = step + 1
 
+        watch.at(step, "logging and saving")
+        stopped = stopping.asked()
         last = run.step == config.steps
         logs = run.step % config.log_every == 0 or last
-        saves = run.step % config.checkpoint_every == 0 or last
+        saves = run.step % config.checkpoint_every == 0 or last or stopped is not None
         if logs or saves:
-            values = {name: float(value) / steps_since for name, value in sums.items()}  # the only host sync
-            if not torch.tensor(list(values.values())).isfinite().all():  # so no checkpoint holds what is not finite
-                raise FloatingPointError(
-                    f"a loss or gradient is not finite between steps {run.step - steps_since} and {run.step}: {values};"
-                    f" the last whole checkpoint is in {run.folder / 'checkpoints'}; try a lower run.lr"
-                )
+            reading = tally.read()  # the only host sync
+            _check(run, reading)  # so no checkpoint holds what is not finite
         if logs:
             now = time.perf_counter()
             line = {
                 "step": run.step,
-                **{name: round(value, 6) for name, value in values.items()},
+                **{name: round(value, 6) for name, value in reading.values.items()},
+                **({"skipped": reading.skipped} if tally.skip else {}),
                 "lr": learning_rate(config, step),
-                "codes_used": usage.take(),
+                "codes_used": run.usage.take(),
                 **held_out(run),
-                "images_per_s": round(steps_since * config.batch_size / (now - since), 1),
+                "images_per_s": round((run.step - begun) * config.batch_size / (now - since), 1),
             }
-            run.log(line)
-            console.show(line)
-            run.hooks.flexframe_step_end(run=run, step=run.step, losses=values)
-            sums.clear()
-            since, steps_since = now, 0
+            tally.reset()
+            since, begun = now, run.step
+            if first:
+                run.log(line)
+                console.show(line)
+                run.hooks.flexframe_step_end(run=run, step=run.step, losses=reading.values)
         if saves:
             run.save()
+        if stopped is not None and not last:
+            return stopped
+        watch.at(run.step, "waiting for data")
     run.export(run.folder / "model.safetensors")
-    console.stop()
+    return None
+
+
+def _precision(run: Run) -> AbstractContextManager[object]:
+    bf16 = run.config.run.precision == "bf16"
+    return torch.autocast(run.device.type, torch.bfloat16) if bf16 else nullcontext()
+
+
+def _gradients_meet(run: Run, last: bool) -> AbstractContextManager[object]:
+    """Gradients of several processes are averaged once a step, behind the last part. Shards are each time: to keep
+    whole gradients until then is what sharding avoids."""
+    return nullcontext() if last or not isinstance(run.trained, DistributedDataParallel) else run.trained.no_sync()
+
+
+@torch.no_grad()
+def _undo(trainee: torch.nn.Module, before: list[Tensor], skip: Tensor) -> None:
+    """Bring back what a skipped step's forward pass has changed: codebooks, running statistics."""
+    for buffer, value in zip(trainee.buffers(), before, strict=True):
+        buffer.copy_(torch.where(skip.bool(), value, buffer))
+
+
+def _check(run: Run, reading: Reading) -> None:
+    """Raise `FloatingPointError` where something was not finite and no step may be skipped, or all were."""
+    if reading.first is None or (run.tally.skip and reading.skipped < run.tally.steps):
+        return
+    step = run.step - run.tally.steps + reading.first
+    place = run.folder / f"nonfinite-{step + 1}.json"
+    if run.processes.first:
+        place.write_text(json.dumps({"step": step + 1, "parts": reading.troubles, "index": run.feed.rows(step)}))
+    raise FloatingPointError(_advice(run, reading, step, place))
+
+
+def _advice(run: Run, reading: Reading, step: int, place: Path) -> str:
+    found = f"{', '.join(reading.troubles)} {'is' if len(reading.troubles) == 1 else 'are'} not finite"
+    if run.tally.skip:
+        text = f"all steps from {step + 1} to {run.step} were skipped: {found}"
+        advice = "try a lower run.lr"
+    else:
+        text, advice = f"{found} at step {step + 1}", "try a lower run.lr, or run.nonfinite=skip for single bad steps"
+    kept = f"the batch's rows are in {place}, the last whole checkpoint in {run.folder / 'checkpoints'}"
+    return f"{text}; {kept}; {advice}"

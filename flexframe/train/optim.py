@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flexframe_registry import RunConfig
 
+from .sharding import like, local
 from .trainee import Learner
 
 
@@ -43,8 +44,23 @@ def create_optimizer(trainee: Learner, run: RunConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=run.lr, betas=run.betas, fused=fused)
 
 
+def step(optimizer: torch.optim.AdamW, skip: Tensor | None) -> None:
+    """One step; none where `skip` is 1.0, which a fused optimizer sees on the device by itself, as when a gradient
+    scaler tells it. Another one waits for the device."""
+    if skip is not None:
+        if not optimizer.defaults["fused"]:
+            if bool(skip):
+                return
+        else:
+            optimizer.found_inf = skip  # type: ignore[attr-defined]
+    optimizer.step()
+
+
 class Average:
-    """Exponential moving average of a model's weights in fp32; buffers and integers are copied as they are."""
+    """Exponential moving average of a model's weights in fp32; buffers and integers are copied as they are.
+
+    Of a sharded model each process averages its own shards.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -57,10 +73,12 @@ class Average:
         decay = min(self.decay, (1 + step) / (10 + step))
         now = model.state_dict()
         averaged = [name for name in self.state if name in self.learned and self.state[name].is_floating_point()]
-        torch._foreach_lerp_([self.state[n] for n in averaged], [now[n].to(self.state[n]) for n in averaged], 1 - decay)
+        own = [local(self.state[n]) for n in averaged]
+        theirs = [local(now[n]).to(mine) for n, mine in zip(averaged, own, strict=True)]
+        torch._foreach_lerp_(own, theirs, 1 - decay)
         for name in self.state.keys() - set(averaged):
-            self.state[name].copy_(now[name])
+            local(self.state[name]).copy_(local(now[name]))
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         for name, value in self.state.items():
-            value.copy_(state[name])
+            local(value).copy_(local(like(state[name], value)))

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,22 @@ from flexframe import loading, provenance
 from flexframe.tokenizer import Tokenizer
 from flexframe_registry import ConfigError, TrainConfig, manager
 
-from . import checkpoint
+from . import checkpoint, sharding
+from .distributed import ALONE, Processes
 from .feed import create_feed
+from .gradients import Gradients
 from .init import initialise
+from .lock import Lock
 from .optim import Average, create_optimizer
+from .tally import Tally, Usage
 from .trainee import create_trainee
 
 
 class Run:
-    """Everything that a training step reads or writes. Built fresh, or resumed from its last whole checkpoint."""
+    """Everything that a training step reads or writes. Built fresh, or resumed from its last whole checkpoint.
+
+    With several processes each has its own; the first one's writes the files.
+    """
 
     def __init__(
         self,
@@ -37,84 +45,159 @@ class Run:
         sampling: Mapping[str, Any],
         *,
         initial: bool = True,
+        processes: Processes = ALONE,
     ) -> None:
-        self.folder, self.device, self.sampling = folder, device, dict(sampling)
+        self.folder, self.device, self.sampling, self.processes = folder, device, dict(sampling), processes
+        self.lock = Lock(folder)
         self.step = 0
-        self.feed = create_feed(config, device)
+        self.feed = create_feed(config, device, processes.share)
         self.config = config = self.feed.config
         torch.manual_seed(config.run.seed)  # initial weights, and draws inside libraries
-        trainee = create_trainee(config)
+        self.trainee = trainee = create_trainee(config)
         model = trainee.model
         self.taken = initialise(model, config.run.init) if initial and isinstance(model, Tokenizer) else []
-        self.trainee = trainee.to(device)
-        self.optimizer = create_optimizer(self.trainee, config.run)
-        self.average = Average(self.trainee.model, config.run.ema)
+        trainee.to(device)
+        if config.run.checkpoint_activations:
+            sharding.recompute(model)
         if config.run.compile:
-            self._compile_blocks()
+            for block in sharding.blocks(model):
+                block.compile()
+        self.trained: nn.Module = trainee
+        """What is called in training: the trainee, or what wraps it."""
+        if processes.size > 1:
+            self.trained = sharding.spread(trainee, config.run, device)
+            torch.manual_seed(config.run.seed + processes.rank)  # rows of other processes have dropout of their own
+        self.optimizer = create_optimizer(trainee, config.run)
+        self.gradients = Gradients(trainee, config.run.clip, device)
+        self.average = Average(model, config.run.ema)
+        self.tally = Tally(device, processes, config.run.nonfinite == "skip")
+        self.usage = Usage(trainee.codebook, device, processes)
         self.hooks = manager().hook
 
     @classmethod
-    def create(cls, config: TrainConfig, folder: Path, device: torch.device, sampling: Mapping[str, Any]) -> Run:
-        """A fresh run in a folder that holds none yet."""
-        if (folder / "config.json").exists():
+    def create(
+        cls,
+        config: TrainConfig,
+        folder: Path,
+        device: torch.device,
+        sampling: Mapping[str, Any],
+        processes: Processes = ALONE,
+    ) -> Run:
+        """A fresh run in a folder that holds none yet. `close` it, if it is not trained."""
+        if processes.first and (folder / "config.json").exists():
             raise ConfigError(
                 [(str(folder), "holds a run already; go on with --resume, or name another folder with -o")]
             )
-        run = cls(config, folder, device, sampling)
-        folder.mkdir(parents=True, exist_ok=True)
+        run = cls(config, folder, device, sampling, processes=processes)
+        if not processes.first:
+            return run
+        run.lock.take()
         resolved = {**run.config.model_dump(mode="json"), "sampling": run.sampling}
         (folder / "config.json").write_text(json.dumps(resolved, indent=1))
         facts = provenance.manifest(device, seed=config.run.seed, parameters=run.parameters(), init=run.taken,
-                                    objectives=run.trainee.facts())  # fmt: skip
+                                    processes=processes.size, objectives=run.trainee.facts())  # fmt: skip
         (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
         return run
 
     @classmethod
-    def resume(cls, folder: Path, device: torch.device) -> Run:
-        """The run of a folder, at its last whole checkpoint, or at its beginning if it has none yet."""
+    def resume(cls, folder: Path, device: torch.device, processes: Processes = ALONE) -> Run:
+        """The run of a folder, at its last whole checkpoint, or at its beginning if it has none yet. By as many
+        processes as before or others. `close` it, if it is not trained."""
         if not (folder / "config.json").is_file():
             raise ConfigError([(str(folder), "holds no run to resume; there is no config.json")])
+        lock = Lock(folder)
+        if processes.first:
+            lock.take()  # before anything is read that another process may be writing
         raw = json.loads((folder / "config.json").read_text())
         sampling = raw.pop("sampling", {})
-        last = checkpoint.read_last(folder / "checkpoints")
+        last = processes.told(checkpoint.find_last(folder / "checkpoints") if processes.first else None)
         config = TrainConfig.read(raw, str(folder / "config.json"))
-        run = cls(config, folder, device, sampling, initial=last is None)
+        run = cls(config, folder, device, sampling, initial=last is None, processes=processes)
+        run.lock = lock
         if last is not None:
-            run.trainee.load_state_dict(last.tensors["trainee.safetensors"])
-            run.average.load(last.tensors["ema.safetensors"])
-            checkpoint.load_optimizer(run.optimizer, last.tensors["optimizer.safetensors"])
-            set_random_state(last.tensors["random.safetensors"])
-            run.step = last.state["step"]
-        run._forget_after(run.step)
+            run._restore(checkpoint.read(last))
+        if processes.first:
+            run._forget_after(run.step)
         return run
 
+    def close(self) -> None:
+        """Leave the folder to others."""
+        self.lock.release()
+
     def save(self) -> Path:
-        """Write a checkpoint of this step."""
+        """Write a checkpoint of this step: the first process does, all of them call this."""
+        first = self.processes.first
+        averaged = self.exported()
+        facts, counted = self.tally.state()
         files = {
-            "trainee.safetensors": contiguous(self.trainee.state_dict()),
-            "ema.safetensors": self.export,
-            "optimizer.safetensors": checkpoint.optimizer_tensors(self.optimizer),
-            "random.safetensors": random_state(),
+            "trainee.safetensors": sharding.gathered(self.trainee.state_dict(), first),
+            "ema.safetensors": lambda path: self._write(averaged, path),
+            "optimizer.safetensors": checkpoint.optimizer_tensors(self.optimizer, first),
+            "random.safetensors": self._random_states(),
+            "interval.safetensors": counted | self.usage.state(),
         }
-        path = checkpoint.write(self.folder / "checkpoints", self.step, files, {}, self.config.run.keep)
-        self.hooks.flexframe_checkpoint_saved(run=self, path=path)
+        folder = self.folder / "checkpoints"
+        path = folder / checkpoint.folder_name(self.step)
+        if first:
+            state = {"interval": facts, "processes": self.processes.size}
+            checkpoint.write(folder, self.step, files, state, self.config.run.keep)
+            self.hooks.flexframe_checkpoint_saved(run=self, path=path)
         return path
 
-    def export(self, path: Path) -> None:
-        """Write the averaged model as a model file."""
+    def exported(self) -> dict[str, Tensor]:
+        """The averaged model's whole tensors, on the first process."""
         state = self.average.state if self.config.run.ema else self.trainee.model.state_dict()
+        return sharding.gathered(state, self.processes.first)
+
+    def export(self, path: Path) -> None:
+        """Write the averaged model as a model file: the first process does, all of them call this."""
+        state = self.exported()
+        if self.processes.first:
+            self._write(state, path)
+
+    def _write(self, state: Mapping[str, Tensor], path: Path) -> None:
         about = {"step": self.step, "run": self.config.run.model_dump(mode="json"), "commit": provenance.commit()}
         way = self.config.run.data.way()
         about |= {"preprocessing": {"resize": way}} if way is not None else {}
         loading.save(state, self.config.model, path, sampling=self.sampling, about=about)
+
+    def _restore(self, last: checkpoint.Checkpoint) -> None:
+        own, given = self.trainee.state_dict(), last.tensors["trainee.safetensors"]
+        shards = {name: sharding.like(value, own[name]) if name in own else value for name, value in given.items()}
+        self.trainee.load_state_dict(shards)
+        self.average.load(last.tensors["ema.safetensors"])
+        checkpoint.load_optimizer(self.optimizer, last.tensors["optimizer.safetensors"])
+        before = last.state.get("processes", 1)
+        if before != self.processes.size and self.processes.first:
+            text = f"{before} processes wrote this checkpoint, {self.processes.size} go on with it"
+            warnings.warn(f"{text}: draws inside libraries (dropout, revived codes) are others", stacklevel=3)
+        prefix = _prefix(self.processes.rank)
+        states = last.tensors["random.safetensors"]
+        own_states = {n.removeprefix(prefix): s for n, s in states.items() if n.startswith(prefix)}
+        set_random_state(own_states, self.device)
+        interval = last.tensors.get("interval.safetensors", {})
+        self.tally.load(last.state.get("interval"), interval)
+        self.usage.load(interval)
+        self.step = last.state["step"]
+
+    def _random_states(self) -> dict[str, Tensor]:
+        """The global generators of all processes, from which libraries draw."""
+        states = self.processes.gathered(random_state(self.device))
+        return {_prefix(rank) + name: value for rank, state in enumerate(states) for name, value in state.items()}
 
     def parameters(self) -> dict[str, int]:
         """Parameters for use, by part."""
         return {name: sum(p.numel() for p in part.parameters()) for name, part in self.trainee.model.named_children()}
 
     def log(self, line: Mapping[str, Any]) -> None:
-        with (self.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        """Add a line to the run's log. `OSError` where the disk does not take it."""
+        path = self.folder / "log.jsonl"
+        try:
+            with path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            text = f"{path} could not be written ({error.strerror or error}); make room, and go on with --resume"
+            raise OSError(text) from error
 
     def _forget_after(self, step: int) -> None:
         """Drop log lines of steps that a kill undid, so that no step stands twice."""
@@ -123,28 +206,30 @@ class Run:
             lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
             path.write_text("".join(line + "\n" for line in lines))
 
-    def _compile_blocks(self) -> None:
-        for module in self.trainee.model.modules():
-            if isinstance(module, nn.ModuleList):
-                for block in module:
-                    block.compile()
+
+def timeout(folder: Path) -> float:
+    """The `run.timeout` of a run that is there; 600 where its config does not say, or is not there."""
+    path = folder / "config.json"
+    found = json.loads(path.read_text())["run"].get("timeout", 600.0) if path.is_file() else 600.0
+    return float(found)
 
 
-def contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().contiguous() for name, value in state.items()}
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The global generators, from which libraries draw, of this process."""
+    state = {"cpu": torch.get_rng_state()}
+    return state if device.type != "cuda" else {**state, "cuda.0": torch.cuda.get_rng_state(device)}
 
 
-def random_state() -> dict[str, Tensor]:
-    """The global generators, from which libraries draw."""
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), **{f"cuda.{i}": state for i, state in enumerate(devices)}}
+def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    """The inverse of `random_state`. What it does not hold stays as it is."""
+    if "cpu" in state:
+        torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda.0" in state:
+        torch.cuda.set_rng_state(state["cuda.0"], device)
 
 
-def set_random_state(state: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    for i in range(torch.cuda.device_count()):
-        if f"cuda.{i}" in state:
-            torch.cuda.set_rng_state(state[f"cuda.{i}"], i)
+def _prefix(rank: int) -> str:
+    return f"rank{rank}." if rank else ""
 
 
 def _step_of(line: str) -> float:

@@ -71,7 +71,20 @@ class RunConfig(Config):
     held_out: int = Field(0, ge=0)
     """Of a prior: so many of the data's last rows are not trained on, and their loss is logged as `held_out`."""
     compile: bool = False
-    """Compile the model's forward with torch.compile."""
+    """Compile the model's blocks with torch.compile."""
+    checkpoint_activations: bool = False
+    """Keep of each block's activations its input alone, and compute the rest again in the backward pass: less memory,
+    about a third more time, the same numbers."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Of several processes (torchrun): whether each holds the whole model (ddp), or a shard of weights, gradients,
+    average and optimizer (fsdp). The numbers and the checkpoints are the same."""
+    timeout: float = Field(600.0, gt=0)
+    """Of several processes: seconds without progress after which the run ends and names who is missing."""
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is not finite ends the run at its next log line or checkpoint and tells the step, or its
+    step is skipped and counted."""
+    overfit_batch: bool = False
+    """Train on the first batch alone: its loss must fall far, or something is broken. The draws go on changing."""
     flip: bool = False
     """Mirror each image with probability 1/2."""
     shift: int = Field(0, ge=0)

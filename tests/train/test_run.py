@@ -243,15 +243,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(create, go):
     run = create()
     with torch.no_grad():
         run.trainee.model.decoder.positions.fill_(float("inf"))
-    with pytest.raises(FloatingPointError, match=r"not finite between steps 0 and 1: .*flow.*a lower run\.lr"):
+    with pytest.raises(FloatingPointError, match=r"flow, .*encoder.* not finite at step 1; .*a lower run\.lr"):
         go(run)
     assert not (run.folder / "log.jsonl").exists()
+    saved = json.loads((run.folder / "nonfinite-1.json").read_text())
+    assert saved["index"] == run.feed.rows(0)
+    assert len(saved["index"]) == 8
+    assert "decoder/flow" in saved["parts"]
 
 
 def test_what_is_not_finite_never_reaches_a_checkpoint(create, go, register):
     register(Poison())
     run = create("run", "run.steps=12", "run.log_every=100")
-    with pytest.raises(FloatingPointError, match="between steps 0 and 8"):
+    with pytest.raises(FloatingPointError, match="not finite at step 5"):
         go(run)
     assert resume(run.folder).step == 4
     assert [p.name for p in (run.folder / "checkpoints").iterdir()] == ["step-00000004"]

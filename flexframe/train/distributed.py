@@ -1,0 +1,130 @@
+"""The processes of a run: who they are, and what they tell each other.
+
+Everything that depends on there being several goes through one `Processes`; with a single one nothing is sent.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from flexframe.data.share import Share
+from flexframe_registry import ConfigError
+
+T = TypeVar("T")
+MARGIN = 120
+"""Seconds that a collective waits beyond a run's timeout, so that the watch has told before who is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """A run's processes, seen from one of them."""
+
+    rank: int = 0
+    size: int = 1
+    names: tuple[str, ...] = ("rank 0",)
+    """Each process as a person finds it: rank, host, process id."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and shows the console."""
+        return self.rank == 0
+
+    @property
+    def share(self) -> Share:
+        return Share(self.rank, self.size)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over processes."""
+        return self._reduced(values, dist.ReduceOp.SUM) / self.size if self.size > 1 else values
+
+    def least(self, values: Tensor) -> Tensor:
+        """The smallest over processes."""
+        return self._reduced(values, dist.ReduceOp.MIN)
+
+    def most(self, values: Tensor) -> Tensor:
+        """The largest over processes."""
+        return self._reduced(values, dist.ReduceOp.MAX)
+
+    def told(self, value: T) -> T:
+        """The first process's value."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]
+
+    def gathered(self, value: T) -> list[T]:
+        """Every process's value, on each of them."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def _reduced(self, values: Tensor, how: Any) -> Tensor:
+        if self.size == 1:
+            return values
+        values = values.clone()
+        dist.all_reduce(values, how)
+        return values
+
+
+ALONE = Processes()
+
+
+def launched() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def rank() -> int:
+    """This process's number by torchrun's environment; 0 without it."""
+    return int(os.environ.get("RANK", "0")) if launched() else 0
+
+
+def local_device(name: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The device of one of several processes: the CPU, or the GPU of its number on this host."""
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        number, count = int(environment.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if number >= count:
+            text = f"torchrun started more processes on {socket.gethostname()} than it has GPUs ({count})"
+            raise ConfigError([("--nproc-per-node", f"{text}; start {count}, or give --device cpu")])
+        return f"cuda:{number}"
+    if name.startswith("cuda:"):
+        raise ConfigError([("--device", f"{name!r} is one GPU, and each process has its own; give cuda, or cpu")])
+    return name
+
+
+def join(device: torch.device, timeout: float) -> Processes:
+    """Meet the other processes that torchrun started; `leave` when done. A single process meets nobody.
+
+    Before any model is built: what is built afterwards (codebooks of running means) knows that it is shared.
+
+    Args:
+        timeout: seconds without progress after which a process counts as hung.
+    """
+    if not launched():
+        return ALONE
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout + MARGIN))
+    own = f"rank {dist.get_rank()} on {socket.gethostname()} (process {os.getpid()})"
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, own)
+    return Processes(dist.get_rank(), len(found), tuple(found))
+
+
+def leave() -> None:
+    """Part from the other processes; waits for nobody."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

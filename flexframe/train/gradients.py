@@ -1,0 +1,46 @@
+"""Gradients' norms, by part and by owner, and their clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .sharding import whole
+from .trainee import Learner
+
+
+class Gradients:
+    """The gradients of a trainee's groups. Made once its parameters are where they stay."""
+
+    def __init__(self, trainee: Learner, limit: float, device: torch.device) -> None:
+        self.limit, self.device = limit, device
+        self.owners: Mapping[str, Sequence[nn.Parameter]] = {
+            owner: group.parameters for owner, group in trainee.groups().items()
+        }
+        self.part = {id(p): name for name, part in trainee.model.named_children() for p in part.parameters()}
+
+    def clip(self) -> dict[str, Tensor]:
+        """Scale each owner's gradients to the norm allowed. Returns the norms before: `grad_norm` of the model and
+        `grad_norm/PART` of its parts, `grad_norm/OWNER` of others. The same on every process."""
+        found: dict[str, Tensor] = {}
+        for owner, parameters in self.owners.items():
+            with_gradient = [p for p in parameters if p.grad is not None]
+            norms = torch._foreach_norm([p.grad for p in with_gradient]) if with_gradient else []
+            total = self._norm(norms)
+            torch.nn.utils.clip_grads_with_norm_(with_gradient, self.limit, total)
+            if owner != "model":
+                found[f"grad_norm/{owner}"] = total
+                continue
+            found["grad_norm"] = total
+            parts: dict[str, list[Tensor]] = {}
+            for p, norm in zip(with_gradient, norms, strict=True):
+                parts.setdefault(self.part[id(p)], []).append(norm)
+            found |= {f"grad_norm/{name}": self._norm(each) for name, each in parts.items()}
+        return found
+
+    def _norm(self, norms: Sequence[Tensor]) -> Tensor:
+        if not norms:
+            return torch.zeros((), device=self.device)
+        return whole(torch.linalg.vector_norm(torch.stack(list(norms))))

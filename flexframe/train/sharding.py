@@ -1,0 +1,93 @@
+"""A model over several processes: gradients averaged (DDP), or everything in shards (FSDP2); and back to one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from inspect import signature
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from flexframe.contracts import Codec, Objective, Part, Quantizer
+from flexframe_registry import ConfigError, RunConfig
+
+from .trainee import Learner
+
+
+def blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """The repeated layers that a model mostly is: entries of lists, with modules of their own, of what learns in depth.
+
+    They are what is compiled, recomputed and sharded one by one, so they are used by calling them alone. A quantizer's
+    tables are read in other ways, and a codec is frozen: neither has blocks.
+    """
+    for part in model.children():
+        if isinstance(part, Codec | Quantizer):
+            continue
+        for module in part.modules():
+            if isinstance(module, nn.ModuleList):
+                yield from (block for block in module if any(True for _ in block.children()))
+
+
+def recompute(model: nn.Module) -> None:
+    """Keep of each block's activations its input alone, and compute the rest again in the backward pass."""
+    for block in blocks(model):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+
+
+def spread(trainee: Learner, run: RunConfig, device: torch.device) -> nn.Module:
+    """What is called in training in place of the trainee, whose parameters stay where they are by name."""
+    if run.parallel == "fsdp":
+        return _shard(trainee, device)
+    parts = [part for part in trainee.modules() if isinstance(part, Part)]
+    late = any(part.config.start for part in parts if isinstance(part, Objective))
+    unused = late or any(part.config.unused() for part in parts)  # asked for only then: it walks the graph each step
+    settings = {"find_unused_parameters": unused, "gradient_as_bucket_view": True}
+    # buffers are equal by how they are made; torch 2.15 has another name for saying so
+    names = signature(DistributedDataParallel).parameters
+    settings["forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"] = False
+    return DistributedDataParallel(trainee, **settings)
+
+
+def _shard(trainee: Learner, device: torch.device) -> nn.Module:
+    scalars = [name for name, p in trainee.named_parameters() if p.ndim == 0]
+    if scalars:
+        raise ConfigError([("run.parallel", f"fsdp cannot shard parameters without a dimension: {', '.join(scalars)}")])
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    for block in blocks(trainee.model):
+        fully_shard(block, mesh=mesh)
+    return fully_shard(trainee, mesh=mesh)
+
+
+def whole(value: Tensor) -> Tensor:
+    """All of a tensor, from its shards on all processes. Every process calls this, in the same order."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def local(value: Tensor) -> Tensor:
+    """This process's shard; what is done to it in place is done to the tensor."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def like(value: Tensor, reference: Tensor) -> Tensor:
+    """A whole tensor, sharded as the reference is. Nothing is sent: each process has all of it and keeps its part."""
+    value = value.to(reference.device)
+    if not isinstance(reference, DTensor) or value.shape != reference.shape:
+        return value
+    return distribute_tensor(value.detach(), reference.device_mesh, reference.placements, src_data_rank=None)
+
+
+def gathered(state: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """A state's whole tensors, as they are stored. Where they were sharded they come to the CPU one by one, and go
+    again where they are not kept."""
+    found = {}
+    for name, value in state.items():
+        full = whole(value.detach())
+        if keep:
+            found[name] = (full.cpu() if isinstance(value, DTensor) else full).contiguous()
+    return found

@@ -1,0 +1,134 @@
+"""What a run counts between two log lines, kept on the device: means of losses and gradient norms, and what of them was
+not finite. Read in one go, when a line is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexframe.tokens import Codes
+
+from .distributed import Processes
+
+NEVER = 2.0**24
+"""A number of steps that no interval has; below it float32 counts exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """An interval of steps, read from the device: the same on every process."""
+
+    values: dict[str, float]
+    """Means over the steps that counted."""
+    skipped: int
+    """Steps whose update was left out."""
+    first: int | None
+    """The first step of the interval, from 0, at which something was not finite."""
+    troubles: list[str]
+    """What was not finite at that step."""
+
+
+class Sums:
+    """Sums of one set of names. There is more than one set in an interval where an objective starts within it."""
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.values = torch.zeros(count, device=device)
+        self.counted = torch.zeros((), device=device)
+        self.first = torch.full((count,), NEVER, device=device)
+
+
+class Tally:
+    """Adds up scalars by name, step by step, without waiting for the device."""
+
+    def __init__(self, device: torch.device, processes: Processes, skip: bool) -> None:
+        self.device, self.processes, self.skip = device, processes, skip
+        self.reset()
+
+    def reset(self) -> None:
+        self.steps = 0
+        self.sums: dict[tuple[str, ...], Sums] = {}
+
+    def add(self, values: Mapping[str, Tensor]) -> Tensor | None:
+        """Add a step. Where steps may be skipped, returns 1.0 for one whose update is to be left out, else 0.0: the
+        same on every process."""
+        row = torch.stack([value.detach().float() for value in values.values()])
+        sums = self.sums.setdefault(tuple(values), Sums(len(row), self.device))
+        finite = row.isfinite()
+        sums.first = torch.where(finite, sums.first, sums.first.clamp(max=self.steps))
+        self.steps += 1
+        if not self.skip:
+            sums.values += row
+            sums.counted += 1
+            return None
+        bad = self.processes.most((~finite).any().float())
+        sums.values += torch.where(bad.bool(), 0, row)
+        sums.counted += 1 - bad
+        return bad
+
+    def read(self) -> Reading:
+        """The interval so far. The only point at which training waits for the device."""
+        names = [name for group in self.sums for name in group]
+        means = torch.cat([sums.values / sums.counted.clamp(min=1) for sums in self.sums.values()])
+        counted = torch.stack([sums.counted for sums in self.sums.values()]).sum()
+        first = self.processes.least(torch.cat([sums.first for sums in self.sums.values()]))
+        found = torch.cat([self.processes.mean(means), first, counted[None]]).tolist()
+        values = dict(zip(names, found, strict=False))
+        firsts = found[len(names) : -1]
+        start = int(min(firsts))
+        bad = [name for name, step in zip(names, firsts, strict=True) if step == start and step < NEVER]
+        parts = [name for name in bad if name not in ("loss", "grad_norm")] or bad  # sums of the others
+        return Reading(values, self.steps - round(found[-1]), start if bad else None, parts)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The interval so far, for a checkpoint within it: what is no tensor, and tensors."""
+        found = {}
+        for i, sums in enumerate(self.sums.values()):
+            found[f"{i}.values"] = self.processes.mean(sums.values)
+            found[f"{i}.counted"], found[f"{i}.first"] = sums.counted.clone(), self.processes.least(sums.first)
+        return {"steps": self.steps, "names": [list(names) for names in self.sums]}, found
+
+    def load(self, facts: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> None:
+        """Go on within the interval of a checkpoint, if it says of one."""
+        self.reset()
+        if facts is None:
+            return
+        self.steps = facts["steps"]
+        for i, names in enumerate(facts["names"]):
+            sums = self.sums[tuple(names)] = Sums(len(names), self.device)
+            sums.values.copy_(tensors[f"{i}.values"])
+            sums.counted.copy_(tensors[f"{i}.counted"])
+            sums.first.copy_(tensors[f"{i}.first"])
+
+
+class Usage:
+    """Which codebook entries were used since the last log line, counted on the device without a sync."""
+
+    def __init__(self, size: int | None, device: torch.device, processes: Processes) -> None:
+        self.processes = processes
+        self.seen = None if size is None else torch.zeros(size, dtype=torch.uint8, device=device)
+
+    def update(self, codes: Codes) -> None:
+        if self.seen is not None:
+            first = codes.codes[:, :1]  # a present token stands in for absent ones
+            present = torch.where(codes.keep[..., None], codes.codes, first)
+            # features that are not finite have codes that are none; the loss tells of them, an index must not
+            self.seen[present.clamp(0, len(self.seen) - 1).flatten()] = 1
+
+    def take(self) -> int | None:
+        """Entries that any process has used; the count begins again."""
+        if self.seen is None:
+            return None
+        used = int(self.processes.most(self.seen).sum())
+        self.seen.zero_()
+        return used
+
+    def state(self) -> dict[str, Tensor]:
+        return {} if self.seen is None else {"seen": self.processes.most(self.seen).clone()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        if self.seen is not None and "seen" in tensors:
+            self.seen.copy_(tensors["seen"])
