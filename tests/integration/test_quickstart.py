@@ -1,0 +1,96 @@
+"""docs/quickstart.ipynb, cell by cell, as a kernel would run it: one namespace, `!` lines given to a shell.
+
+Without Jupyter, so that it runs where nothing but the development requirements is installed.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
+CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+LARGEST = 350_000
+"""Characters of the file; its pictures are small."""
+
+
+def run_cell(source: str, namespace: dict[str, Any]) -> tuple[Any, list[str]]:
+    """Run a cell: the value of its last expression, and what its shell lines printed."""
+    said, code = [], []
+    for line in source.splitlines():
+        if line.startswith("!"):  # a shell line stands after the Python that it uses
+            exec(compile("\n".join(code), "<cell>", "exec"), namespace)
+            said.append(shell(re.sub(r"\{(\w+)\}", lambda m: str(namespace[m[1]]), line[1:])))
+            code = []
+        else:
+            code.append(line)
+    body = ast.parse("\n".join(code)).body
+    last = body.pop() if body and isinstance(body[-1], ast.Expr) else None
+    exec(compile(ast.Module(body, []), "<cell>", "exec"), namespace)
+    value = None if last is None else eval(compile(ast.Expression(last.value), "<cell>", "eval"), namespace)
+    return value, said
+
+
+def shell(command: str) -> str:
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=env, timeout=250)
+    assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+def test_every_cell_runs_and_shows_what_the_text_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # a cell sets two variables
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    namespace: dict[str, Any] = {}
+    values, printed, said = [], [], []
+    for cell in CELLS:
+        if cell["cell_type"] == "code":
+            value, lines = run_cell("".join(cell["source"]), namespace)
+            values.append(value)
+            printed.append(capsys.readouterr().out)
+            said += lines
+    assert "flextok/scenes-64" in values[0]
+    lengths = namespace["tok"].config.budgets
+    (picture,) = [value for value in values if isinstance(value, Image.Image)]
+    assert picture.size == (5 * 68 + 4, (len(lengths) + 1) * 68 + 4)
+    psnr = [float(number) for number in re.findall(r"(\S+) dB", "".join(printed))]
+    assert len(psnr) == len(lengths)
+    assert psnr == sorted(psnr), "more tokens are not closer to the original"
+    assert "Did you mean 'residual-vq'?" in "".join(printed)
+    train, bench = said
+    losses = [float(number) for number in re.findall(r"  loss (\S+)", train)]
+    assert losses[-1] < losses[0]
+    assert re.search(r"^ +8 +run ", bench, flags=re.MULTILINE)
+    assert (Path(namespace["out"]) / "bench" / "report.html").is_file()
+
+
+def test_the_file_is_a_whole_notebook_small_and_was_run_in_order():
+    whole = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    assert (whole["nbformat"], whole["metadata"]["kernelspec"]["name"]) == (4, "python3")
+    assert len({cell["id"] for cell in CELLS}) == len(CELLS)
+    assert len(NOTEBOOK.read_text(encoding="utf-8")) < LARGEST
+    code = [cell for cell in CELLS if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    kinds = {output["output_type"] for cell in code for output in cell["outputs"]}
+    assert kinds == {"stream", "execute_result"}, "an error or a warning is shown"
+
+
+def test_what_it_links_to_is_there():
+    text = "".join("".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "markdown")
+    links = re.findall(r"\]\(([^)#]+)", text)
+    assert len(links) > 3
+    for link in links:
+        assert (NOTEBOOK.parent / link).exists(), link
