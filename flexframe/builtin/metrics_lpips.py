@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from flexframe.builtin.features import fetch
 from flexframe.builtin.metrics import PerImage
 from flexframe.contracts import Measure, Source
+from flexframe.importing.foreign import TensorFile
 from flexframe_registry import MetricConfig
 
 BACKBONES = {
@@ -195,8 +196,4 @@ def read_weights(path: Path) -> tuple[Mapping[str, Tensor], str]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path), digest
-    return torch.load(path, map_location="cpu", weights_only=True), digest
+    return dict(TensorFile([path])), digest
