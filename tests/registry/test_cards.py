@@ -15,7 +15,7 @@ from flexframe_registry import (
     hookimpl,
     suite,
 )
-from flexframe_registry.cards import CardFile, find_cards, merge, read_yaml, split_override
+from flexframe_registry.cards import CardFile, find_cards, merge, put, read_yaml, split_override
 
 WHOLE = """
 summary: a model
@@ -234,3 +234,20 @@ def test_suites_are_found_by_name_and_by_path(tmp_path):
 def test_an_unknown_suite_is_answered_with_the_nearest():
     with pytest.raises(UnknownName, match=r"no suite named 'digit'.* Did you mean 'digits'?"):
         suite("digit")
+
+
+def test_a_setting_reaches_into_a_list_by_number():
+    raw = {"metrics": ["psnr", {"type": "ssim"}], "data": "digits"}
+    assert put(raw, ["metrics", "0", "cap"], 50)["metrics"] == [{"type": "psnr", "cap": 50}, {"type": "ssim"}]
+    assert put(raw, ["metrics", "1"], "bits")["metrics"] == ["psnr", "bits"]
+    assert raw["metrics"] == ["psnr", {"type": "ssim"}]
+    for number in ("2", "-1", "first"):
+        with pytest.raises(ConfigError, match=rf"metrics\.{number}: there are 2, numbered from 0"):
+            put(raw, ["metrics", number, "cap"], 50)
+
+
+def test_a_suite_that_lacks_something_says_how_to_say_it():
+    with pytest.raises(ConfigError, match=r"^kodak-256: data\.path: is required and is not given; say it as data\."):
+        suite("kodak-256")
+    found = suite("kodak-256", ["data.path=photos", "count=3", "metrics.2.net=alex"])
+    assert (found.count, found.metrics[2].net) == (3, "alex")
