@@ -23,7 +23,7 @@ TILE = "#gallery .lane[data-model='{model}'] .variant:not([hidden]) figure:nth-c
 @pytest.fixture
 def report(tokenizer: Any, suite: Any, tmp_path: Path) -> Report:
     models = [("flex", tokenizer()), ("fixed", tokenizer("full"))]
-    found = run(suite("psnr", show=4), models, tmp_path)
+    found = run(suite("psnr", "codebook", show=4), models, tmp_path)
     write(found.results, found.images, tmp_path / "report.html")
     return found
 
@@ -183,6 +183,9 @@ def test_narrow_windows_and_contrast(browser: Browser, scheme: str) -> None:
     assert browser.run("document.documentElement.scrollWidth") <= 400
     first = browser.run("document.querySelector('#hero .line:nth-child(2) .cell .tile').getBoundingClientRect().bottom")
     assert first < 800
+    assert len(browser.run("[...document.querySelectorAll('.book > svg path')].map((p) => p.id)")) == 2
+    swatches = "[...document.querySelectorAll('.swatch')].filter((s) => s.checkVisibility())"
+    assert set(browser.run(f"{swatches}.map((s) => s.getBoundingClientRect().width)")) == {12}
     browser.key("z")
     assert browser.run("document.querySelector('#close-up').scrollWidth") <= 400
     browser.key("z")

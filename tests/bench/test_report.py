@@ -205,6 +205,10 @@ def test_numbers_have_the_bootstrap_intervals_of_their_images(report: Report, te
     assert found.low == pytest.approx(values.mean() - half, abs=0.15 * half)
     assert f"{found.low:.2f} – {found.high:.2f}" in text
     assert "percentile bootstrap over the 40 images" in said(text)
+    assert "no interval" not in text
+    results = {**report.results, "per_image": {}}
+    assert text != (bare := write(results, report.images, report.out / "bare.html").read_text())
+    assert "PSNR in dB higher is better; no interval" in said(bare)
 
 
 def test_numbers_of_two_protocols_never_share_a_column(report: Report, tmp_path: Path) -> None:

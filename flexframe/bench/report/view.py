@@ -19,6 +19,8 @@ from flexframe.bench.table import reasons, shown, shown_bits
 
 STOPS = 12
 COLUMNS = 8
+CHARTS = 4
+"""Curves that show at once; the others unfold."""
 ROWS = 14
 """Verdicts that show at once; the others unfold."""
 
@@ -82,6 +84,7 @@ def view(results: Mapping[str, Any], sheets: Sheets, gallery: int, left_out: int
         "described": [_chart(numbers, column) for column in numbers.columns if not column.directed],
         "books": _books(results),
         "verdicts": judged,
+        "CHARTS": CHARTS,
         "ROWS": ROWS,
         "SIGNS": verdicts.SIGNS,
         "told": verdicts.sentences(numbers, judged),
@@ -179,7 +182,8 @@ def _chart(numbers: Numbers, column: Column) -> dict[str, Any]:
     series = {name: _series(numbers, column, name) for name in numbers.results["models"]}
     drawn = [chart for axis in ("tokens", "bits") if (chart := charts.draw(axis, series, column.measure))]
     told = [f"{n}: " + "; ".join(p["tip"].split("\n")[1] for p in points) for n, points in series.items() if points]
-    return {"column": column, "drawn": drawn, "summary": f"{column.label}. " + ". ".join(told)}
+    sure = any(p["interval"] for points in series.values() for p in points)
+    return {"column": column, "drawn": drawn, "sure": sure, "summary": f"{column.label}. " + ". ".join(told)}
 
 
 def _series(numbers: Numbers, column: Column, name: str) -> list[dict[str, Any]]:
