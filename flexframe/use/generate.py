@@ -194,8 +194,9 @@ class _Job:
         rng = Rng(self.seed, torch.arange(len(codes), device=self.tokenizer.device))
         for length in columns:
             told = f"{length} token{'s' if length > 1 else ''}"
-            for row, image in zip(rows, self._decode(codes[:, :length], rng), strict=True):
-                row.append((image, told))
+            for number, image in enumerate(self._decode(codes[:, :length], rng)):
+                named = ", ".join(filter(None, (self.word(number), told)))
+                rows[number].append((image, told if rows[number] else named))
             self.done += len(codes)
             self.progress(self.done, self.total)
         return rows
