@@ -43,12 +43,13 @@ def run_cell(source: str, namespace: dict[str, Any]) -> tuple[Any, list[str]]:
 
 def shell(command: str) -> str:
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=env, timeout=250)
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=env, timeout=400)
     assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
     return done.stdout
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # half a minute of a core's time, which a busy machine may be long in giving
 @pytest.mark.usefixtures("unchecked")
 def test_every_cell_runs_and_shows_what_the_text_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
