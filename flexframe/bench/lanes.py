@@ -55,7 +55,7 @@ class Lane:
     def take(self, batch: Reconstructions, show: int) -> None:
         """Measure a batch, and keep its first `show` reconstructions."""
         self.codes.add(batch.tokens.codes)
-        self.shown.append(batch.fake[:show].cpu())
+        self.shown.append(batch.fake[:show].cpu().clone())  # a view, even an empty one, would hold the batch
         for tally, why in self.tallies:
             if why is None:
                 for name, values in tally.update(batch).items():

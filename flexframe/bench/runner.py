@@ -258,7 +258,7 @@ class Pass:
         self.labels.update(sample.label for sample in samples)
         self.suffixes.update(PurePath(sample.id).suffix.lower() for sample in samples)
         show = self._show(index)
-        self.shown.append(images[:show])
+        self.shown.append(images[:show].clone())  # a view, even an empty one, would hold the batch
         self.ids += [sample.id for sample in samples[:show]]
         return images, samples
 

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from flexframe.bench import protocol
+from flexframe.bench import protocol, runner
 from flexframe.bench.runner import Report, run
 from flexframe.bench.table import best_models, columns, print_table, reasons
 from flexframe_registry import suite as shipped
@@ -183,3 +183,18 @@ def test_numbers_of_other_protocols_stand_in_other_columns_and_do_not_compete(re
 def test_shipped_suites_can_be_read(name: str) -> None:
     assert shipped(name).data.type == "digits"
     assert shipped(name).data.split == "val"
+
+
+def test_what_is_kept_of_a_batch_does_not_hold_the_batch(
+    tokenizer: Any, suite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+
+    class Watch(runner.Pass):
+        def _batch(self, index: Any, task: Any) -> None:
+            super()._batch(index, task)
+            kept.append(sum(t.untyped_storage().nbytes() for t in (*self.shown, *self.entrants[0].lanes[0].shown)))
+
+    monkeypatch.setattr(runner, "Pass", Watch)
+    run(suite("psnr", count=40, show=3, budgets=[8]), [("a", tokenizer())], tmp_path, batch_size=4)
+    assert kept == [2 * 3 * 3 * 16 * 16] * 10
