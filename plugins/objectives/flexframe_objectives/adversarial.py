@@ -129,7 +129,8 @@ class LeCam(nn.Module):
     def _move(self) -> None:
         count = self.pending[2]
         moved = torch.lerp(self.means, self.pending[:2] / count.clamp(min=1), 1 - self.decay)
-        self.means.copy_(torch.where(count > 0, moved, self.means))
+        # verdicts that are not finite stop the run, or its step is skipped; the means must not keep them
+        self.means.copy_(torch.where((count > 0) & moved.isfinite().all(), moved, self.means))
         self.pending.zero_()
 
 

@@ -7,6 +7,8 @@ import shutil
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 from rich.console import Console as Terminal
 from safetensors.torch import load_file
@@ -100,6 +102,49 @@ def test_the_running_means_move_once_a_step_by_the_whole_batch():
         losses(objective, real, fake, 1)
     torch.testing.assert_close(parts.lecam.means, whole.lecam.means)
     assert whole.lecam.means.abs().min() > 0
+
+
+def test_what_is_not_finite_moves_no_mean():
+    objective, (real, fake) = build(), pair()
+    losses(objective, real, fake, 0)
+    losses(objective, real, fake * torch.nan, 1)
+    before = objective.lecam.means.clone()
+    losses(objective, real, fake, 2)
+    assert torch.equal(objective.lecam.means, before)
+    losses(objective, real, fake, 3)
+    assert not torch.equal(objective.lecam.means, before)
+    assert objective.lecam.means.isfinite().all()
+
+
+def _share(rank, file, folder):
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    objective = build(lecam=1.0)
+    for step in range(2):
+        real, fake = (each[2 * rank : 2 * rank + 2].detach() for each in pair(step))
+        losses(objective, real, fake, step)["lecam"].backward()
+    grads = torch.cat([p.grad.flatten() for p in objective.parameters()])
+    dist.all_reduce(grads)
+    torch.save((grads / 2, objective.lecam.means, objective.lecam.pending), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_have_the_means_and_the_gradient_of_one(tmp_path):
+    objective = build(lecam=1.0)
+    for step in range(2):
+        losses(objective, *pair(step), step)["lecam"].backward()
+    grads = torch.cat([p.grad.flatten() for p in objective.parameters()])
+    processes = [mp.get_context("fork").Process(target=_share, args=(i, tmp_path / "meet", tmp_path)) for i in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(found[0], grads, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(found[1:], (objective.lecam.means, objective.lecam.pending))
+    assert grads.abs().max() > 1e-4
 
 
 def test_evaluation_moves_no_mean():
