@@ -52,8 +52,10 @@ def _of_card(card: Card) -> Subject:
     resolved |= {"model": config.model_dump(mode="json")}
     frozen: Sequence[str] = ()
     if file.run is not None:
-        resolved["run"] = card.run.model_dump(mode="json")
-        frozen = card.run.freeze
+        try:
+            resolved["run"], frozen = card.run.model_dump(mode="json"), card.run.freeze
+        except ConfigError:  # a recipe may leave to the command line where the data are
+            resolved["run"], frozen = file.run, tuple(file.run.get("freeze", ()))
     resolved |= {"sampling": file.sampling, "metrics": file.metrics}
     preprocessing = f"shorter edge by {file.preprocessing.resize}, centre crop"
     facts = [("what", file.summary), ("licence", file.licence), ("source", file.source), ("weights", _weights(card))]
