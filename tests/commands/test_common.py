@@ -120,7 +120,8 @@ def cpu_only(monkeypatch):
 
 def test_every_command_that_computes_takes_a_device():
     takes = {}
-    for found in cli.app.registered_commands:
+    groups = [group.typer_instance for group in cli.app.registered_groups]
+    for found in [command for app in (cli.app, *groups) for command in app.registered_commands]:
         name = found.name or found.callback.__name__.strip("_").replace("_", "-")
         takes[name] = inspect.signature(found.callback).parameters.get("device")
     assert {name for name, device in takes.items() if device is None} <= WITHOUT_DEVICE

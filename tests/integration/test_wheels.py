@@ -6,7 +6,9 @@ runs the tests, without its editable installs: so nothing is fetched, and no fil
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -28,6 +30,8 @@ PROJECTS = [ROOT, *sorted(path.parent for path in (ROOT / "plugins").glob("*/pyp
 NAMES = ["flexframe", *(f"flexframe-{path.name}" for path in PROJECTS[1:])]
 MINE = "flexframe-wheel-made"
 """The distribution that `flexframe new-plugin wheel-made` makes."""
+DISTRIBUTIONS = {"PIL": "pillow", "ruamel": "ruamel.yaml", "sklearn": "scikit_learn"}
+"""By import name, where it is another."""
 BUILD = """
 import os, sys
 from hatchling.build import build_wheel
@@ -121,6 +125,26 @@ def test_data_files_of_each_sort_are_in_wheels(installed: Installed) -> None:
     assert "flexframe_titok/cards/titok/digits-tiny.yaml" in held["flexframe-titok"]
     assert "flexframe_titok/cards/titok/digits-tiny.safetensors" in held["flexframe-titok"]
     assert "flexframe_wheel_made/cards/wheel-made/digits-tiny.yaml" in held[MINE]
+
+
+@pytest.mark.parametrize(("name", "project"), [*zip(NAMES, PROJECTS, strict=True)], ids=NAMES)
+def test_what_is_imported_is_required(name: str, project: Path) -> None:
+    """No package leans on what another happens to bring; a plugin has what flexframe requires."""
+    about = tomllib.loads((project / "pyproject.toml").read_text())
+    core = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for lines in about["project"].get("optional-dependencies", {}).values() for line in lines]
+    lines = [*about["project"]["dependencies"], *core["dependencies"], *extras]
+    required = {re.split(r"[^\w.-]", line)[0].lower().replace("-", "_") for line in lines}
+    packages = about["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    there = {"flexframe", "flexframe_registry", *(Path(package).name for package in packages), *sys.stdlib_module_names}
+    for path in (path for package in packages for path in (project / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                names = [node.module]
+            for module in {each.split(".")[0] for each in names} - there:
+                told = f"{path.name}:{node.lineno} imports {module}, which {name} does not require"
+                assert DISTRIBUTIONS.get(module, module) in required, told
 
 
 # --- what they do, away from here --------------------------------------------------------------------------------
