@@ -72,7 +72,7 @@ def verify(
     drop: Drop = None,
     importer: As = None,
 ) -> None:
-    """Compare an import with tensors that the reference computed: the largest error of each, and whether it may be."""
+    """Compare an import with what the reference computed, on a CPU as it did: is each largest error within bounds?"""
     from rich.progress import Progress
 
     from flexframe.importing.verify import markdown, verify_folder
