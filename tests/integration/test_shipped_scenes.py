@@ -75,6 +75,14 @@ def test_recipes_train_the_cards_on_the_scenes_of_the_suite(request):
         assert found.model_copy(update={"split": "val", "count": 256}) == measured
 
 
+def test_a_prior_draws_the_class_that_it_is_asked_for():
+    prior, tokenizer = (flexframe.load(name, kind=None) for name in ("gpt/scenes-64-flextok", "flextok/scenes-64"))
+    labels, rng = torch.arange(40) % 10, Rng(0, torch.arange(40))
+    pictures = tokenizer.decode(tokenizer.tokens(prior.sample(labels, rng=rng).codes), rng=rng)
+    read = held_out()[2](pictures.mul(255).round().byte())["shape"]
+    assert float((read == labels).double().mean()) > 0.25  # by chance 0.1; the card's number is of 500 pictures
+
+
 # --- the demo ----------------------------------------------------------------------------------------------------
 
 
