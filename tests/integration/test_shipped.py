@@ -42,7 +42,7 @@ def quality(name):
 def test_both_methods_ship():
     assert {"flextok/digits-tiny", "titok/digits-tiny"} <= set(SHIPPED)
     scenes = {"grid/scenes-64", "flextok/scenes-64", "titok/scenes-64-16", "titok/scenes-64-4"}
-    assert scenes | {"flextok/scenes-64-vit"} <= set(SHIPPED)
+    assert scenes <= set(SHIPPED)
 
 
 def test_all_weights_together_are_small():
