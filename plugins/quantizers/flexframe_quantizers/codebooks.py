@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from vector_quantize_pytorch import SimVQ as LinearCodebook
 from vector_quantize_pytorch import VectorQuantize
@@ -24,6 +24,11 @@ class Matched:
     entries: Float[Tensor, "b k d"]
     ids: Int[Tensor, "b k"]
     losses: dict[str, Float[Tensor, " b"]]
+
+
+def several_processes() -> bool:
+    """Whether this process trains together with others, whose features count as well."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 class Codebook(nn.Module, ABC):
@@ -93,7 +98,12 @@ class EmaCodebook(Codebook):
     ) -> None:
         super().__init__(l2_norm, commitment)
         self.means = VectorQuantize(
-            dim, size, decay=decay, use_cosine_sim=l2_norm, threshold_ema_dead_code=dead_code_threshold
+            dim,
+            size,
+            decay=decay,
+            use_cosine_sim=l2_norm,
+            threshold_ema_dead_code=dead_code_threshold,
+            sync_codebook=several_processes(),  # else the library goes by what it found the first time it looked
         )
 
     def table(self) -> Float[Tensor, "v d"]:

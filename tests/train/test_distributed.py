@@ -1,0 +1,172 @@
+"""Two processes, as torchrun starts them, against one on the same batches: losses, weights, optimizer, checkpoints."""
+
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import sys
+import traceback
+import warnings
+
+import pytest
+import torch
+from rich.console import Console as Terminal
+from safetensors.torch import load_file
+
+from flexframe.train import distributed
+from flexframe.train.console import Console
+from flexframe.train.loop import train
+from flexframe.train.run import Run
+from flexframe_registry import TrainConfig
+
+CPU = torch.device("cpu")
+RUN = {
+    "data": {"type": "scenes", "complexity": 0, "count": 20}, "steps": 6, "batch_size": 8, "accumulate": 2, "lr": 1e-3,
+    "log_every": 2, "warmup": 1, "checkpoint_every": 3, "shift": 1, "ema": 0.9,
+}  # fmt: skip
+SMALL = {"size": "tiny", "image_size": 16, "length": 6, "codec": "identity"}
+MODELS = {
+    "flextok": SMALL | {"encoder": "registers", "quantizer": {"type": "fsq", "levels": [4, 4]}, "masker": "uniform",
+                        "decoder": "flow"},
+    "titok": SMALL | {"encoder": "latent-tokens", "masker": "full", "decoder": "vit",
+                      "quantizer": {"type": "vq", "codebook_size": 16, "dim": 4, "l2_norm": False, "ema": True}},
+    "gpt": {"tokenizer": "titok/digits-tiny", "classes": 10,  # dropout is each process's own
+            "prior": {"type": "gpt", "width": 16, "depth": 2, "heads": 2, "dropout": 0}},
+}  # fmt: skip
+
+
+def config(model, **run):
+    settings = RUN | run
+    if model == "gpt":
+        settings = settings | {"shift": 0, "keep_tokens": True}
+    return TrainConfig.read({"model": MODELS[model], "run": settings})
+
+
+def quietly(run):
+    return train(run, Console(Terminal(file=io.StringIO())))
+
+
+def member(rank, size, port, job, arguments):
+    """One of several processes, in the environment that torchrun gives it."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    code = 1
+    try:
+        job(distributed.join(CPU, 120.0), *arguments)
+        distributed.leave()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def together(job, *arguments, size=2):
+    """Run a job in several processes, and give their exit codes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    fork = multiprocessing.get_context("fork")  # what is imported is there already
+    found = [fork.Process(target=member, args=(rank, size, port, job, arguments)) for rank in range(size)]
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        for each in found:
+            each.start()
+    for each in found:
+        each.join(timeout=200)
+    codes = [each.exitcode for each in found]
+    for each in found:
+        each.kill()
+    return codes
+
+
+def fresh(processes, jobs):
+    for found, folder in jobs:
+        quietly(Run.create(found, folder, CPU, {}, processes))
+
+
+def go_on(processes, folder):
+    quietly(Run.resume(folder, CPU, processes))
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same(one, other, within=1e-6):
+    """Logged losses, trained weights, average, optimizer: of two runs' last checkpoints."""
+    logs = lines(one), lines(other)
+    assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]]
+    for a, b in zip(*logs, strict=True):
+        assert a.keys() == b.keys()
+        for name in {n for n in a if a[n] is not None} - {"images_per_s"}:
+            assert b[name] == pytest.approx(a[name], abs=2 * within, rel=within), (a["step"], name)
+    last = "checkpoints/step-00000006"
+    for name in ("trainee", "ema", "optimizer"):
+        pair = [load_file(folder / last / f"{name}.safetensors") for folder in (one, other)]
+        assert pair[0].keys() == pair[1].keys()
+        for key, value in pair[0].items():
+            torch.testing.assert_close(pair[1][key], value, atol=within, rtol=within, msg=lambda m, k=key: f"{k}: {m}")
+    models = [load_file(folder / "model.safetensors") for folder in (one, other)]
+    assert models[0].keys() == models[1].keys()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folders of the same runs, by one process and by two: averaged gradients, and shards."""
+    base = tmp_path_factory.mktemp("runs")
+    found = {(model, way): base / f"{model}-{way}" for model in MODELS for way in ("one", "ddp", "fsdp")}
+    jobs = [(config(model, parallel=way), found[model, way]) for model in MODELS for way in ("ddp", "fsdp")]
+    assert together(fresh, jobs) == [0, 0]
+    for model in MODELS:
+        quietly(Run.create(config(model), found[model, "one"], CPU, {}))
+    return found
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+@pytest.mark.parametrize("model", MODELS)
+def test_two_processes_train_as_one(trained, model, way):
+    assert_same(trained[model, "one"], trained[model, way])
+
+
+def cut(folder, target, **run):
+    """A copy of a run's folder as a kill left it behind its checkpoint of step 3."""
+    shutil.copytree(folder, target)
+    shutil.rmtree(target / "checkpoints" / "step-00000006")
+    (target / "model.safetensors").unlink()
+    raw = json.loads((target / "config.json").read_text())
+    raw["run"] |= run
+    (target / "config.json").write_text(json.dumps(raw))
+    return target
+
+
+def test_a_sharded_runs_checkpoint_goes_on_in_one_process(trained, tmp_path):
+    folder = cut(trained["titok", "fsdp"], tmp_path / "run")
+    with pytest.warns(UserWarning, match="2 processes wrote this checkpoint, 1 go on with it"):
+        run = Run.resume(folder, CPU)
+    quietly(run)
+    assert_same(trained["titok", "one"], folder)
+
+
+def test_one_processs_checkpoint_goes_on_in_shards(trained, tmp_path):
+    folder = cut(trained["titok", "one"], tmp_path / "run", parallel="fsdp")
+    with warnings.catch_warnings(action="ignore"):
+        assert together(go_on, folder) == [0, 0]
+    assert_same(trained["titok", "one"], folder)
+
+
+def test_two_processes_resume_to_the_bit(trained, tmp_path):
+    folder = cut(trained["titok", "ddp"], tmp_path / "run")
+    assert together(go_on, folder) == [0, 0]
+    assert_same(trained["titok", "ddp"], folder, within=0)
+
+
+def test_only_the_first_process_writes(trained):
+    facts = json.loads((trained["flextok", "ddp"] / "manifest.json").read_text())
+    assert facts["processes"] == 2
+    assert [line["step"] for line in lines(trained["flextok", "ddp"])] == [2, 4, 6]
+    assert not (trained["flextok", "ddp"] / "lock").exists()
