@@ -36,7 +36,7 @@ Overrides = Annotated[
 ]
 DEMO_MODELS = "flextok/scenes-64", "titok/scenes-64-16", "titok/scenes-64-4", "grid/scenes-64"
 """One model of any length; fixed lengths, which need a model each; and a 2D grid, the codec of all three."""
-DEMO_PRIORS: tuple[str, ...] = ()
+DEMO_PRIORS: tuple[str, ...] = ("gpt/scenes-64-flextok",)
 DEMO_SUITE = "scenes-64"
 DEMO_WITHOUT = ("lpips",)
 """Metrics of the suite whose weights would be downloaded."""
