@@ -125,7 +125,8 @@ def test_hook_flexframe_step_end(observer, create, go):
     for (step, whose, losses), line in zip(found, logged, strict=True):
         assert whose is run
         assert line["step"] == step
-        assert {"decoder/flow", "loss", "grad_norm"} == losses.keys()
+        parts = {f"grad_norm/{part}" for part in ("encoder", "quantizer", "decoder")}
+        assert {"decoder/flow", "loss", "grad_norm"} | parts == losses.keys()
         assert all(line[name] == pytest.approx(value, abs=1e-6) for name, value in losses.items())
 
 
