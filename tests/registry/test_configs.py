@@ -214,9 +214,10 @@ def test_a_suite_needs_data_and_metrics():
 
 
 def test_widths_follow_from_the_config():
-    assert read().spec == Spec(LatentSpec(3, 16, 16, (0.0, 1.0)), 64, TokenSpec(8, 6, 1, 64_000, True))
+    taps = {f"block.{i}": 64 for i in range(3)}
+    assert read().spec == Spec(LatentSpec(3, 16, 16, (0.0, 1.0), True), 64, TokenSpec(8, 6, 1, 64_000, True), taps)
     vit = read(encoder="latent-tokens", quantizer="vq", masker="full", decoder="vit", image_size=[16, 32])
-    assert vit.spec == Spec(LatentSpec(3, 16, 32, (0.0, 1.0)), 64, TokenSpec(8, 8, 1, 64, False))
+    assert vit.spec == Spec(LatentSpec(3, 16, 32, (0.0, 1.0), True), 64, TokenSpec(8, 8, 1, 64, False), taps)
 
 
 def test_latents_come_from_the_codec():

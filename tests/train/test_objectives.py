@@ -1,4 +1,4 @@
-"""What the loop does for objectives: groups with their own settings and schedule, clipping by owner, batches in parts."""
+"""What the loop does for objectives: groups with their own settings and schedule, clipping by owner, batches' parts."""
 
 import math
 
