@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console as Terminal
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Console:
         self.rows: deque[Mapping[str, Any]] = deque(maxlen=RECENT)
         self.progress = Progress(
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(), console=self.terminal,
+            TextColumn("{task.fields[left]}"), console=self.terminal,
         )  # fmt: skip
         self.live: Live | None = None
 
@@ -38,19 +38,21 @@ class Console:
         self.terminal.print("training: " + "; ".join(words))
         if run.step:
             self.terminal.print(f"resumed at step {run.step}")
-        self.task = self.progress.add_task("steps", total=run.config.run.steps, completed=run.step)
+        self.task = self.progress.add_task("steps", total=run.config.run.steps, completed=run.step, left="")
+        self.config = run.config.run
         if self.terminal.is_terminal:
             self.live = Live(self._view(), console=self.terminal, refresh_per_second=4)
             self.live.start()
 
     def show(self, line: Mapping[str, Any]) -> None:
         self.rows.append(line)
-        self.progress.update(self.task, completed=line["step"])
+        left = self._left(line)
+        self.progress.update(self.task, completed=line["step"], left=left)
         if self.live is not None:
             self.live.update(self._view())
         else:
-            words = [f"{key} {_short(value)}" for key, value in line.items() if "grad_norm/" not in key]
-            self.terminal.print("  ".join(words), highlight=False)
+            words = [f"{key} {_short(value, key)}" for key, value in line.items() if "grad_norm/" not in key]
+            self.terminal.print("  ".join([*words, left] if left else words), highlight=False)
 
     def stop(self) -> None:
         if self.live is not None:
@@ -63,11 +65,29 @@ class Console:
         for name in names:
             table.add_column(name.rsplit("/", 1)[-1].replace("_", " "), justify="right")
         for row in self.rows:
-            table.add_row(*(_short(row.get(name)) for name in names))
+            table.add_row(*(_short(row.get(name), name) for name in names))
         return Group(table, self.progress)
 
+    def _left(self, line: Mapping[str, Any]) -> str:
+        """What is left of the run at the pace of the last steps; nothing at its end, or where no pace is known."""
+        images, pace = (self.config.steps - line["step"]) * self.config.batch_size, line.get("images_per_s")
+        return f"{duration(images / pace)} left" if images and pace else ""
 
-def _short(value: object) -> str:
+
+def duration(seconds: float) -> str:
+    """As a person says it: 40 s, 12 min, 3 h 05 min, 2 d 4 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def _short(value: object, name: str = "") -> str:
     if value is None:
         return "-"
+    if name == "data_wait" and isinstance(value, float):
+        return f"{value:.1%}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

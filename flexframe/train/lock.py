@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,20 @@ class Lock:
                 os.utime(self.path)
             except OSError:
                 return  # the folder is gone, or was taken by hand; the run's own writes will tell
+
+
+def holder(folder: Path) -> tuple[str, bool] | None:
+    """Who trains in a folder, or was killed there, and whether he lives; None where the folder is free. Changes
+    nothing. A holder on another host counts as living until his lock is stale."""
+    path = folder / NAME
+    try:
+        found, touched = json.loads(path.read_text()), path.stat().st_mtime
+        host, pid, began = found["host"], found["pid"], found["began"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    here = host == socket.gethostname()
+    lives = _lives(pid) and _began(pid) == began if here else time.time() - touched <= STALE
+    return f"process {pid} on {host}", lives
 
 
 def _lives(pid: int) -> bool:

@@ -21,7 +21,12 @@ from .run import Run
 from .stopping import Stopping
 from .tally import Reading
 from .trainee import total
+from .waits import Waits
 from .watch import Watch
+
+
+HOPELESS = 10
+"""Steps in a row that may be skipped, where they may."""
 
 
 @torch.no_grad()
@@ -45,9 +50,15 @@ def train(run: Run, console: Console) -> str | None:
     Raises:
         FloatingPointError: a loss or gradient was not finite; no checkpoint holds what came of it.
     """
+    run.note(None)
     try:
         with Stopping(run.processes) as stopping, Watch(run.processes, run.config.run.timeout) as watch:
-            return _train(run, console, stopping, watch)
+            stopped = _train(run, console, stopping, watch)
+        run.note("finished" if stopped is None else "stopped", stopped or "")
+        return stopped
+    except BaseException as error:
+        run.note("failed", f"{type(error).__name__}: {error}")
+        raise
     finally:
         console.stop()
         run.close()
@@ -63,7 +74,8 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
     since, begun = time.perf_counter(), run.step
 
     watch.at(run.step, "waiting for data")
-    for batch in run.feed.batches(run.step):
+    waits = Waits(run.device)
+    for batch in waits.over(run.feed.batches(run.step)):
         step = run.step
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step, peak=group["peak"], start=group["start"])
@@ -106,11 +118,12 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
                 **{name: round(value, 6) for name, value in reading.values.items()},
                 **({"skipped": reading.skipped} if tally.skip else {}),
                 "lr": learning_rate(config, step),
-                "codes_used": run.usage.take(),
+                **run.usage.take(),
                 **held_out(run),
                 "images_per_s": round((run.step - begun) * config.batch_size / (now - since), 1),
+                "data_wait": round(waits.take() / (now - since), 4),
             }
-            tally.reset()
+            tally.reset(reading.in_a_row)
             since, begun = now, run.step
             if first:
                 run.log(line)
@@ -144,8 +157,8 @@ def _undo(trainee: torch.nn.Module, before: list[Tensor], skip: Tensor) -> None:
 
 
 def _check(run: Run, reading: Reading) -> None:
-    """Raise `FloatingPointError` where something was not finite and no step may be skipped, or all were."""
-    if reading.first is None or (run.tally.skip and reading.skipped < run.tally.steps):
+    """Raise `FloatingPointError` where something was not finite and no step may be skipped, or too many were."""
+    if reading.first is None or (run.tally.skip and reading.in_a_row < HOPELESS):
         return
     step = run.step - run.tally.steps + reading.first
     place = run.folder / f"nonfinite-{step + 1}.json"
@@ -157,7 +170,7 @@ def _check(run: Run, reading: Reading) -> None:
 def _advice(run: Run, reading: Reading, step: int, place: Path) -> str:
     found = f"{', '.join(reading.troubles)} {'is' if len(reading.troubles) == 1 else 'are'} not finite"
     if run.tally.skip:
-        text = f"all steps from {step + 1} to {run.step} were skipped: {found}"
+        text = f"the last {reading.in_a_row} steps were skipped: {found}"
         advice = "try a lower run.lr"
     else:
         text, advice = f"{found} at step {step + 1}", "try a lower run.lr, or run.nonfinite=skip for single bad steps"

@@ -2,7 +2,7 @@
 
 <run>/config.json      the resolved config          <run>/manifest.json    versions, commit, seed, command
 <run>/log.jsonl        one line a logged step       <run>/checkpoints/     step-NNNNNNNN/, the last few
-<run>/model.safetensors   the finished model, averaged weights
+<run>/model.safetensors   the finished model, averaged weights       <run>/end.json    how training ended, and why
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from . import checkpoint, sharding
 from .distributed import ALONE, Processes
 from .feed import create_feed
 from .gradients import Gradients
+from .history import END
 from .init import initialise
 from .lock import Lock
 from .optim import Average, create_optimizer
@@ -198,6 +200,17 @@ class Run:
         except OSError as error:
             text = f"{path} could not be written ({error.strerror or error}); make room, and go on with --resume"
             raise OSError(text) from error
+
+    def note(self, state: str | None, why: str = "") -> None:
+        """Say beside the log how training ended, for `flexframe runs`; None while it goes on."""
+        if not self.processes.first:
+            return
+        path = self.folder / END
+        with suppress(OSError):  # of a full disk the checkpoint's own error tells
+            if state is None:
+                path.unlink(missing_ok=True)
+            else:
+                path.write_text(json.dumps({"state": state, "step": self.step, "why": why}))
 
     def _forget_after(self, step: int) -> None:
         """Drop log lines of steps that a kill undid, so that no step stands twice."""

@@ -26,6 +26,8 @@ class Reading:
     """Means over the steps that counted."""
     skipped: int
     """Steps whose update was left out."""
+    in_a_row: int
+    """Steps left out one after the other, of this interval and those before, where all of this one's were."""
     first: int | None
     """The first step of the interval, from 0, at which something was not finite."""
     troubles: list[str]
@@ -48,8 +50,13 @@ class Tally:
         self.device, self.processes, self.skip = device, processes, skip
         self.reset()
 
-    def reset(self) -> None:
-        self.steps = 0
+    def reset(self, in_a_row: int = 0) -> None:
+        """Begin another interval.
+
+        Args:
+            in_a_row: steps left out before it, one after the other.
+        """
+        self.steps, self.in_a_row = 0, in_a_row
         self.sums: dict[tuple[str, ...], Sums] = {}
 
     def add(self, values: Mapping[str, Tensor]) -> Tensor | None:
@@ -81,7 +88,9 @@ class Tally:
         start = int(min(firsts))
         bad = [name for name, step in zip(names, firsts, strict=True) if step == start and step < NEVER]
         parts = [name for name in bad if name not in ("loss", "grad_norm")] or bad  # sums of the others
-        return Reading(values, self.steps - round(found[-1]), start if bad else None, parts)
+        skipped = self.steps - round(found[-1])
+        in_a_row = self.in_a_row + skipped if skipped == self.steps else 0
+        return Reading(values, skipped, in_a_row, start if bad else None, parts)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The interval so far, for a checkpoint within it: what is no tensor, and tensors."""
@@ -118,13 +127,13 @@ class Usage:
             # features that are not finite have codes that are none; the loss tells of them, an index must not
             self.seen[present.clamp(0, len(self.seen) - 1).flatten()] = 1
 
-    def take(self) -> int | None:
-        """Entries that any process has used; the count begins again."""
+    def take(self) -> dict[str, int | None]:
+        """Entries that any process has used, and those that none has (`codes_dead`); the count begins again."""
         if self.seen is None:
-            return None
+            return {"codes_used": None}
         used = int(self.processes.most(self.seen).sum())
         self.seen.zero_()
-        return used
+        return {"codes_used": used, "codes_dead": len(self.seen) - used}
 
     def state(self) -> dict[str, Tensor]:
         return {} if self.seen is None else {"seen": self.processes.most(self.seen).clone()}

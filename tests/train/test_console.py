@@ -1,12 +1,13 @@
 """What a person sees of a run."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console as Terminal
 from rich.text import Text
 
-from flexframe.train.console import Console
+from flexframe.train.console import Console, duration
 from flexframe.train.loop import train
 
 
@@ -17,9 +18,12 @@ def test_every_logged_step_is_shown_and_the_parts_are_counted(create, terminal):
     run = create()
     train(run, console)
     text = Text.from_ansi(file.getvalue()).plain
-    assert "1,438 images" in text
+    assert "1,438 rows of data" in text
     assert f"encoder {run.parameters()['encoder']:,}" in text
     assert "grad_norm" in text or "grad norm" in text
+    assert terminal or re.search(r"\d s left", text)  # the last frame has nothing left
+    assert re.search(r"\d\.\d%", text)  # of the time, waiting for data
+    assert "codes_used" in text or "codes" in text
     assert console.live is None
     assert len(console.rows) == 4
 
@@ -32,3 +36,9 @@ def test_a_resumed_run_says_so(create):
     console.start(run)
     console.stop()
     assert "resumed at step 3" in file.getvalue()
+
+
+def test_durations_are_told_as_a_person_does():
+    assert [duration(s) for s in (3.2, 99.0, 101.0, 5990.0, 11_100.0, 200_000.0)] == [
+        "3 s", "99 s", "2 min", "1 h 40 min", "3 h 05 min", "2 d 7 h"
+    ]  # fmt: skip

@@ -83,7 +83,7 @@ def assert_equal_runs(one, other):
     for a, b in pairs:
         assert a.keys() == b.keys()
         assert [name for name in a if not torch.equal(a[name], b[name])] == []
-    drop = {"images_per_s"}
+    drop = {"images_per_s", "data_wait"}
     assert [{k: v for k, v in line.items() if k not in drop} for line in lines(one)] == [
         {k: v for k, v in line.items() if k not in drop} for line in lines(other)
     ]

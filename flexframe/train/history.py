@@ -1,0 +1,117 @@
+"""What the folders of runs say of them: how far they are, what they logged, how they ended. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flexframe_registry import ConfigError
+
+from .lock import holder
+
+END = "end.json"
+PARTS = ("encoder", "quantizer", "decoder")
+
+
+@dataclass(frozen=True)
+class History:
+    """One run, as its folder has it."""
+
+    folder: Path
+    model: str
+    steps: int
+    """How many it is to take."""
+    lines: tuple[Mapping[str, Any], ...]
+    """What was logged, in order of the steps; a line that a kill cut short is left out."""
+    state: str
+    """`running`, `finished`, `stopped` (by a signal; it can go on), `failed` (an error, or killed)."""
+    why: str
+    """Of one that failed or was stopped."""
+    touched: float
+    """When it last logged, or was begun: seconds since 1970."""
+
+    @property
+    def step(self) -> int:
+        return int(self.lines[-1]["step"]) if self.lines else 0
+
+    @property
+    def last(self) -> Mapping[str, Any]:
+        return self.lines[-1] if self.lines else {}
+
+    @property
+    def age(self) -> float:
+        """Seconds since it last logged."""
+        return max(0.0, time.time() - self.touched)
+
+
+def read(folder: Path) -> History:
+    """The run of a folder. `ConfigError` where there is none, or its config cannot be read."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ConfigError([(str(folder), "holds no run; there is no config.json")])
+    try:
+        config = json.loads(path.read_text())
+        model, steps = _model(config["model"]), int(config["run"].get("steps", 1000))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError([(str(path), f"is not the config of a run ({type(error).__name__}: {error})")]) from None
+    lines, log = tuple(_lines(folder / "log.jsonl")), folder / "log.jsonl"
+    state, why = _state(folder, steps, int(lines[-1]["step"]) if lines else 0)
+    touched = (log if log.is_file() else path).stat().st_mtime
+    return History(folder, model, steps, lines, state, why, touched)
+
+
+def find(root: Path) -> Iterator[Path]:
+    """Folders of runs under a folder, itself included, in the order of their names."""
+    if not root.is_dir():
+        raise ConfigError([(str(root), "is no folder; name the one that holds your runs")])
+    for path in sorted(root.rglob("config.json")):
+        if _is_run(path):
+            yield path.parent
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a config is a run's; published models have a config.json too."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return (path.parent / "log.jsonl").is_file()  # a run's, and broken: to be told
+    return isinstance(found, dict) and found.keys() >= {"model", "run"}
+
+
+def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
+    if not path.is_file():
+        return
+    for text in path.read_text(errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            yield line
+
+
+def _model(config: Mapping[str, Any]) -> str:
+    """In a few words what a model is."""
+    if "prior" in config:
+        return f"{config['prior']['type']} {config['length']}"
+    return " ".join([*(config[part]["type"] for part in PARTS), str(config["length"])])
+
+
+def _state(folder: Path, steps: int, step: int) -> tuple[str, str]:
+    held = holder(folder)
+    if held is not None and held[1]:
+        return "running", held[0]
+    try:
+        end = json.loads((folder / END).read_text())
+        return str(end["state"]), str(end["why"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # killed before it could tell, or of a version that did not
+    if held is not None:
+        return "failed", f"{held[0]} was killed, or its host went down"
+    if step >= steps and (folder / "model.safetensors").is_file():
+        return "finished", ""
+    return "stopped", ""
