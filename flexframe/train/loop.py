@@ -24,7 +24,6 @@ from .trainee import total
 from .waits import Waits
 from .watch import Watch
 
-
 HOPELESS = 10
 """Steps in a row that may be skipped, where they may."""
 
