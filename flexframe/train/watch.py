@@ -89,10 +89,12 @@ class Watch:
         told = f"no progress for {self.timeout:g} s; waiting for {names}: at step {step}, {STAGES[stage]}"
         if self.processes.rank in who:
             faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)  # where it hangs
-        self._die(f"{told}. The last checkpoint is whole; go on with --resume. run.timeout sets the limit")
+        # what it waits for ends last: it may hold what the others talk by
+        pause = 2 + 2 * self.beat * (self.processes.rank in who)
+        self._die(f"{told}. The last checkpoint is whole; go on with --resume. run.timeout sets the limit", pause)
 
-    def _die(self, told: str) -> None:
+    def _die(self, told: str, pause: float = 2.0) -> None:
         own = self.processes.names[self.processes.rank]
         print(f"flexframe: {own}: {told}", file=sys.__stderr__, flush=True)
-        time.sleep(min(2.0, self.timeout))  # so that the others have told as well before torchrun ends them
+        time.sleep(pause)  # so that the others have told as well before torchrun ends them
         os._exit(EXIT)

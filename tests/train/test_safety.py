@@ -1,0 +1,280 @@
+"""What keeps a run from harm: stops that save, locks, full disks, steps that are not finite, gradients by part."""
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flexframe.rng import Rng
+from flexframe.train import checkpoint
+from flexframe.train import lock as lock_module
+from flexframe.train.lock import STALE, Lock
+from flexframe.train.run import Run
+from flexframe_registry import ConfigError, hookimpl, manager
+
+CPU = torch.device("cpu")
+HOLD = """
+import sys, time
+from pathlib import Path
+from flexframe.train.lock import Lock
+Lock(Path(sys.argv[1])).take()
+print("held", flush=True)
+time.sleep(1000)
+"""
+EMA = "quantizer={type: vq, codebook_size: 16, dim: 4, l2_norm: false, ema: true}"
+
+
+@pytest.fixture
+def register():
+    taken = []
+
+    def add(plugin):
+        manager().register(plugin)
+        taken.append(plugin)
+        return plugin
+
+    yield add
+    for plugin in taken:
+        manager().unregister(plugin)
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+# --- signals -----------------------------------------------------------------------------------------------------
+
+
+class Send:
+    """Sends this process a signal at the end of a step."""
+
+    def __init__(self, number, step):
+        self.number, self.step = number, step
+
+    @hookimpl
+    def flexframe_step_end(self, run, step, losses):
+        if step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_is_saved_and_goes_on_to_the_bit(create, go, register, number):
+    whole = go(create("whole", "run.steps=8", "run.log_every=2"))
+    before = signal.getsignal(number)
+    sent = register(Send(number, 2))
+    run = go(create("stopped", "run.steps=8", "run.log_every=2"))
+    sent.step = 99
+    assert run.step == 3  # the step in which it came is finished
+    assert not (run.folder / "model.safetensors").exists()
+    assert not (run.folder / "lock").exists()
+    assert signal.getsignal(number) == before
+    again = go(Run.resume(run.folder, CPU))
+    pairs = [load_file(each.folder / "model.safetensors") for each in (again, whole)]
+    assert all(torch.equal(value, pairs[1][name]) for name, value in pairs[0].items())
+    logs = [[{k: v for k, v in line.items() if k not in ("images_per_s", "data_wait")} for line in lines(each.folder)]
+            for each in (again, whole)]  # fmt: skip
+    assert logs[0] == logs[1]  # the line that was begun before the stop included
+
+
+def test_the_command_says_how_to_go_on(command, tmp_path, register):
+    register(Send(signal.SIGTERM, 2))
+    folder = tmp_path / "run"
+    settings = ("run.steps=8", "run.batch_size=8", "run.log_every=1", "--device", "cpu")
+    done = command("train", "flextok/digits-tiny", *settings, "-o", folder)
+    assert done.code == 0
+    assert (
+        f"stopped by SIGTERM after step 3 of 8, which is saved; go on with: flexframe train --resume {folder}"
+        in done.out
+    )
+    assert checkpoint.find_last(folder / "checkpoints").name == "step-00000003"
+
+
+# --- one run a folder --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that trains in a folder."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_folder_that_is_trained_in_is_refused_until_its_process_is_gone(tmp_path, holder):
+    lock = Lock(tmp_path)
+    with pytest.raises(ConfigError, match=rf"process {holder.pid} on {socket.gethostname()} trains here .*with -o"):
+        lock.take()
+    holder.kill()  # not reaped yet: a zombie counts as gone
+    time.sleep(0.2)
+    lock.take()
+    assert json.loads(lock.path.read_text())["pid"] == os.getpid()
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resume_beside_a_living_run_is_refused_before_anything_is_read(create, go, tmp_path):
+    run = go(create("run"))
+    log = (run.folder / "log.jsonl").read_text()
+    text = {"host": socket.gethostname(), "pid": 1, "began": lock_module._began(1)}
+    (run.folder / "lock").write_text(json.dumps(text))
+    with pytest.raises(ConfigError, match="process 1 on"):
+        Run.resume(run.folder, CPU)
+    assert (run.folder / "log.jsonl").read_text() == log
+
+
+@pytest.mark.parametrize(("age", "stale"), [(10.0, False), (STALE + 10, True)])
+def test_a_lock_of_another_host_is_stale_when_nobody_refreshes_it(tmp_path, age, stale):
+    path = tmp_path / "lock"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 7, "began": "then"}))
+    os.utime(path, (time.time() - age,) * 2)
+    lock = Lock(tmp_path)
+    if stale:
+        lock.take()
+        lock.release()
+    else:
+        with pytest.raises(ConfigError, match=r"process 7 on elsewhere trains here .*if its host is gone"):
+            lock.take()
+
+
+def test_a_number_that_another_process_has_by_now_is_no_lock(tmp_path):
+    mine = {"host": socket.gethostname(), "pid": os.getppid(), "began": "before the last start of this machine"}
+    (tmp_path / "lock").write_text(json.dumps(mine))
+    lock = Lock(tmp_path)
+    lock.take()
+    lock.release()
+
+
+# --- full disks --------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_whole(create, go, tmp_path):
+    run = create("run", "run.steps=8")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    save = run.save
+
+    def full_at_eight():
+        if run.step == 8:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        return save()
+
+    run.save = full_at_eight
+    try:
+        with pytest.raises(OSError, match=r"step 8 could not be written in .*step-00000004, is whole.*Make room"):
+            go(run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in (run.folder / "checkpoints").iterdir()] == ["step-00000004"]
+    again = Run.resume(run.folder, CPU)
+    again.close()
+    assert again.step == 4
+
+
+# --- what is not finite ------------------------------------------------------------------------------------------
+
+
+class Poison:
+    """Makes a step's images not finite."""
+
+    def __init__(self, run, *steps):
+        self.batches, self.steps = run.feed.batches, steps
+
+    def __call__(self, start):
+        for step, batch in enumerate(self.batches(start), start):
+            if step in self.steps:
+                batch.images[0] = float("nan")
+            yield batch
+
+
+def test_a_bad_step_is_skipped_counted_and_leaves_no_trace(create, go):
+    settings = (EMA, "decoder=vit", "run.nonfinite=skip", "run.steps=4", "run.log_every=4", "run.checkpoint_every=100")
+    run = create("run", *settings)
+    run.feed.batches = Poison(run, 2)
+    weights, update = [], run.average.update
+
+    def note(model, step):
+        weights.append([t.detach().clone() for t in (*run.trainee.parameters(), *run.trainee.buffers())])
+        update(model, step)
+
+    run.average.update = note
+    go(run)
+    assert all(torch.equal(a, b) for a, b in zip(weights[1], weights[2], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(weights[2], weights[3], strict=True))
+    assert all(value.isfinite().all() for value in weights[3])
+    (line,) = lines(run.folder)
+    assert line["skipped"] == 1
+    assert torch.tensor([v for v in line.values() if isinstance(v, float)]).isfinite().all()
+
+
+def test_a_skipped_step_is_none_of_the_optimizers(create, go):
+    run = create("run", "run.nonfinite=skip", "run.steps=4")
+    run.feed.batches = Poison(run, 1)
+    go(run)
+    steps = {float(state["step"]) for state in run.optimizer.state_dict()["state"].values()}
+    assert steps == {3.0}
+
+
+def test_a_run_whose_steps_are_all_skipped_stops(create, go):
+    run = create("run", "run.nonfinite=skip", "run.log_every=2", "run.steps=20", "run.checkpoint_every=100")
+    run.feed.batches = Poison(run, *range(2, 20))
+    with pytest.raises(FloatingPointError, match=r"the last 10 steps were skipped: .*flow"):
+        go(run)
+
+
+def test_a_bad_step_is_named_though_it_is_seen_later(create, go):
+    run = create("run", "run.log_every=4")
+    run.feed.batches = Poison(run, 2)
+    with pytest.raises(FloatingPointError, match=r"flow.* not finite at step 3; the batch's rows are in .*nonfinite-3"):
+        go(run)
+    saved = json.loads((run.folder / "nonfinite-3.json").read_text())
+    assert saved["index"] == run.feed.rows(2)
+    assert not (run.folder / "checkpoints").exists()
+
+
+# --- gradients, parts, activations -------------------------------------------------------------------------------
+
+
+def test_norms_of_parts_make_up_the_norm(create, go):
+    run = go(create("run", EMA, "decoder=vit"))
+    for line in lines(run.folder):
+        parts = [line[f"grad_norm/{part}"] for part in ("encoder", "quantizer", "decoder")]
+        assert sum(norm**2 for norm in parts) ** 0.5 == pytest.approx(line["grad_norm"], rel=1e-4)
+
+
+def test_recomputed_activations_change_no_number(create, go):
+    one, other = go(create("one")), go(create("two", "run.checkpoint_activations=true"))
+    a, b = one.trainee.state_dict(), other.trainee.state_dict()
+    assert a.keys() == b.keys()
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def test_recomputing_keeps_less(create):
+    sizes = []
+    for name, setting in (("one", "false"), ("two", "true")):
+        run = create(name, f"run.checkpoint_activations={setting}")
+        batch = next(run.feed.batches(0))
+        held = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, held=held: held.append(t.numel()) or t, lambda t: t):
+            run.trainee(batch, step=0, rng=Rng(0, batch.index))
+        sizes.append(sum(held))
+        run.close()
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+def test_one_batch_can_be_learned_by_heart(create, go):
+    settings = ("decoder=vit", "run.overfit_batch=true", "run.steps=30", "run.lr=3e-3", "run.log_every=10")
+    run = create("run", *settings)
+    pictures = [batch.images for batch in run.feed.batches(0)]
+    assert all(torch.equal(each, pictures[0]) for each in pictures)
+    found = [line["loss"] for line in lines(go(run).folder)]
+    assert found[-1] < 0.5 * found[0]
