@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flexframe.commands import complete, explain, generate, importing, inspect, new_plugin, precompute, use
+from flexframe.commands import complete, explain, generate, importing, inspect, new_plugin, precompute, runs, use
 from flexframe.commands.common import DEBUG, Device, out, pick_device, say, take_debug, tell, versions
 from flexframe_registry import ConfigError, cards, catalogue, suite
 from flexframe_registry.cards import SUITES, read_yaml
@@ -36,7 +36,7 @@ Overrides = Annotated[
 ]
 DEMO_MODELS = "flextok/scenes-64", "titok/scenes-64-16", "titok/scenes-64-4", "grid/scenes-64"
 """One model of any length; fixed lengths, which need a model each; and a 2D grid, the codec of all three."""
-DEMO_PRIORS: tuple[str, ...] = ("gpt/scenes-64-flextok",)
+DEMO_PRIORS = "gpt/scenes-64-flextok", "gpt/scenes-64-titok-16", "gpt/scenes-64-titok-4"
 DEMO_SUITE = "scenes-64"
 DEMO_WITHOUT = ("lpips",)
 """Metrics of the suite whose weights would be downloaded."""
@@ -304,6 +304,8 @@ app.command()(use.encode)
 app.command()(use.decode)
 app.command()(use.reconstruct)
 app.command()(generate.generate)
+app.command()(runs.runs)
+app.command()(runs.plot)
 app.add_typer(precompute.app, name="precompute")
 app.command()(new_plugin.new_plugin)
 
