@@ -150,6 +150,11 @@ class Objective(Part[ObjectiveConfig]):
         """What moves its losses beyond its config, for the run's manifest: hashes of weights."""
         return {}
 
+    def features(self, batch: Batch) -> Mapping[str, Tensor]:
+        """What it makes of a batch's images whatever the model does, a row a sample, by its name in `batch.features`:
+        what is found there is not made again, so it may be computed before training."""
+        return {}
+
     @abstractmethod
     def forward(self, outputs: Outputs, batch: Batch, *, step: int, rng: Rng) -> Losses:
         """Unweighted losses, a value a sample; the trainee applies `weight` and `start`."""

@@ -14,9 +14,8 @@ from flexframe.generator import Generator
 from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Codes, Losses
-from flexframe_registry import ConfigError, GeneratorConfig, TokenizerConfig, TrainConfig, catalogue
+from flexframe_registry import ConfigError, GeneratorConfig, StepConfig, TokenizerConfig, TrainConfig, catalogue
 from flexframe_registry.catalogue import nearest
-from flexframe_registry.configs import StepConfig
 
 
 @dataclass(frozen=True, slots=True)

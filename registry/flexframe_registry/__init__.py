@@ -20,6 +20,7 @@ from .configs import (
     SamplingConfig,
     SourceConfig,
     Spec,
+    StepConfig,
     TokenizerConfig,
     TokenSpec,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "SamplingConfig",
     "SourceConfig",
     "Spec",
+    "StepConfig",
     "SuiteConfig",
     "TokenSpec",
     "TokenizerConfig",

@@ -44,7 +44,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from flexframe import Component, DecoderConfig, QuantizerConfig, Spec, TokenSpec, hookimpl
+from flexframe import Component, DecoderConfig, ObjectiveConfig, QuantizerConfig, Spec, TokenSpec, hookimpl
 
 
 class RoundingConfig(QuantizerConfig):
@@ -82,11 +82,21 @@ class SlotMLPConfig(DecoderConfig):
             raise ValueError("the slot-mlp decoder is for small pictures, of 128 x 128 at the most")
 
 
+class GuessConfig(ObjectiveConfig):
+    """An opponent that guesses each channel's mean from the reconstruction; the model is to make it right."""
+
+    type: Literal["guess"] = "guess"
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reconstruction"})
+
+
 @hookimpl
 def flexframe_components() -> list[Component]:
     return [
         Component(RoundingConfig, "flexframe_stranger.parts:Rounding"),
         Component(SlotMLPConfig, "flexframe_stranger.parts:SlotMLP"),
+        Component(GuessConfig, "flexframe_stranger.parts:Guess"),
     ]
 '''
 
@@ -96,7 +106,7 @@ PARTS = '''
 import torch
 from torch import nn
 
-from flexframe.contracts import Decoder, Quantizer
+from flexframe.contracts import Decoder, Objective, Quantizer
 from flexframe.nn.ranges import Rescale
 from flexframe.tokens import Outputs, Quantized
 
@@ -140,6 +150,20 @@ class SlotMLP(Decoder):
         hidden = self.write(self.read(tokens.values) + self.positions[: tokens.keep.shape[1]])
         present = torch.where(tokens.keep[..., None], hidden, 0)
         return self.rescale.inverse(self.paint(present.sum(1)).unflatten(1, self.shape))
+
+
+class Guess(Objective):
+    own = frozenset({"guess"})
+
+    def __init__(self, config, spec):
+        super().__init__(config, spec)
+        self.read = nn.Linear(spec.latents.channels, spec.latents.channels)
+
+    def forward(self, outputs, batch, *, step, rng):
+        wanted, seen = batch.latents.mean((2, 3)), outputs.reconstruction.mean((2, 3))
+        frozen = nn.functional.linear(seen, self.read.weight.detach(), self.read.bias.detach())
+        guess = self.read(seen.detach())
+        return {"model": (frozen - wanted).square().mean(1), "guess": (guess - wanted).square().mean(1)}
 '''
 
 TESTS = """
@@ -203,7 +227,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Stranger:
 def trained(stranger: Stranger) -> Path:
     """A FlexTok with the stranger's quantizer and decoder, trained for three steps."""
     folder = stranger.home / "run"
-    parts = ["quantizer=rounding", "decoder=slot-mlp"]
+    parts = ["quantizer=rounding", "decoder=slot-mlp", "run.objectives=[mse, {type: guess, weight: 0.5, start: 1}]"]
     stranger.flexframe("train", "flextok/digits-tiny", *parts, "run.steps=3", "run.log_every=1", "-o", folder)
     return folder
 
@@ -223,6 +247,10 @@ def test_it_trains_by_config(trained: Path) -> None:
     assert json.loads((trained / "manifest.json").read_text())["versions"][NAME] == "0.7.0"
     steps = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == [1, 2, 3]
+    told = [{name for name in step if "guess" in name} for step in steps]
+    assert told[1:] == [{"guess/model", "guess/guess", "grad_norm/guess"}] * 2
+    assert not told[0] & {"guess/model", "guess/guess"}
+    assert all(step["grad_norm/guess"] > 0 for step in steps[1:])
 
 
 def test_it_passes_the_contract_kit(stranger: Stranger) -> None:

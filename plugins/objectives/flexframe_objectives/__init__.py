@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from flexframe_registry import Component, Config, ObjectiveConfig, Spec, hookimpl
-from flexframe_registry.configs import StepConfig
+from flexframe_registry import Component, Config, ObjectiveConfig, Spec, StepConfig, hookimpl
 
 
 class MSEConfig(ObjectiveConfig):

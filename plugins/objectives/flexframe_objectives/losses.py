@@ -97,6 +97,9 @@ class ProxyCodes(Objective):
         loss = F.cross_entropy(logits, self.targets(batch), reduction="none", label_smoothing=smoothing)
         return {"cross_entropy": loss.mean(1)}
 
+    def features(self, batch: Batch) -> Mapping[str, Tensor]:
+        return {"proxy_codes": self.targets(batch)}
+
     def targets(self, batch: Batch) -> Int[Tensor, "b n"]:
         """The teacher's codes: those that the batch holds, else those of its images."""
         if "proxy_codes" in batch.features:

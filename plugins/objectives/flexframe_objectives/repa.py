@@ -74,6 +74,12 @@ class REPA(Objective):
         found = self.project(features.to(self.project[0].weight.dtype)).float()
         return {"cosine": 1 - F.cosine_similarity(found, wanted, dim=-1).mean((1, 2))}
 
+    def features(self, batch: Batch) -> Mapping[str, Tensor]:
+        """`repa`, on the config's `grid`; without one they are on the decoder's, and only training knows that."""
+        if self.config.grid is None:
+            raise ValueError("features to be computed before need a `grid`; set that of repa")
+        return {FEATURES: self.targets(batch, self.config.grid)}
+
     def targets(self, batch: Batch, own: tuple[int, int]) -> Float[Tensor, "b y x d"]:
         """The teacher's features: those that the batch holds, else those of its images, on the grid asked for."""
         grid = self.config.grid

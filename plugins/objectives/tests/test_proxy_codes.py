@@ -71,6 +71,7 @@ def test_the_teacher_s_codes_are_the_targets_where_none_are_given(teacher):
     expected = -logits.flatten(2).log_softmax(1).gather(1, codes[:, None])[:, 0].mean(1)
     torch.testing.assert_close(found, expected)
 
+    assert torch.equal(objective.features(Batch(rows, images()))["proxy_codes"], codes)
     given = Batch(rows, images(), features={"proxy_codes": codes.flip(0).unflatten(1, (4, 4))})
     other = objective(Outputs({}, logits=logits), given, step=0, rng=Rng(0, rows))["cross_entropy"]
     plain = ProxyCodes(ProxyCodesConfig(), SPEC)(Outputs({}, logits=logits), given, step=0, rng=Rng(0, rows))

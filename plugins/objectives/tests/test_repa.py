@@ -63,6 +63,12 @@ def test_features_that_were_computed_before_count_instead():
     torch.testing.assert_close(
         value(online, features(4, 4), images=images()), value(stored, features(4, 4), features={"repa": made})
     )
+    gridded = build(grid=4)
+    computed = gridded.features(Batch(ROWS, images()))
+    assert torch.equal(computed["repa"], made)
+    torch.testing.assert_close(gridded.features(Batch(ROWS, features=computed))["repa"], made)
+    with pytest.raises(ValueError, match="need a `grid`"):
+        online.features(Batch(ROWS, images()))
     half = value(stored, features(4, 4), features={"repa": made.half()})
     torch.testing.assert_close(half, value(stored, features(4, 4), features={"repa": made}), atol=1e-3, rtol=0)
 
