@@ -28,7 +28,11 @@ def losses(trainee, batch, step=3):
     return trainee(batch, step=step, rng=Rng(0, batch.index, step))[0]
 
 
-@pytest.mark.parametrize("overrides", [(), ("decoder=vit", "masker=tail-drop")], ids=["flow", "vit"])
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("decoder=vit", "masker=tail-drop"), ("decoder=vit", "masker=uniform", "quantizer=vq")],
+    ids=["flow", "vit", "unequal-lengths"],
+)
 def test_accumulated_parts_have_the_gradients_of_one_batch(batch, overrides):
     gradients = []
     for parts in (1, 4):
