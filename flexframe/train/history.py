@@ -34,6 +34,8 @@ class History:
     touched: float
     """When it last logged, or was begun: seconds since 1970."""
 
+    batch_size: int
+
     @property
     def step(self) -> int:
         return int(self.lines[-1]["step"]) if self.lines else 0
@@ -55,13 +57,21 @@ def read(folder: Path) -> History:
         raise ConfigError([(str(folder), "holds no run; there is no config.json")])
     try:
         config = json.loads(path.read_text())
-        model, steps = _model(config["model"]), int(config["run"].get("steps", 1000))
+        model, run = _model(config["model"]), config["run"]
+        steps, batch_size = int(run["steps"]), int(run["batch_size"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError([(str(path), f"is not the config of a run ({type(error).__name__}: {error})")]) from None
     lines, log = tuple(_lines(folder / "log.jsonl")), folder / "log.jsonl"
     state, why = _state(folder, steps, int(lines[-1]["step"]) if lines else 0)
     touched = (log if log.is_file() else path).stat().st_mtime
-    return History(folder, model, steps, lines, state, why, touched)
+    return History(folder, model, steps, lines, state, why, touched, batch_size)
+
+
+def log(folder: Path) -> tuple[Mapping[str, Any], ...]:
+    """What the run of a folder has logged. `ConfigError` where there is no log, as before its first line."""
+    if not (folder / "log.jsonl").is_file() and not (folder / "config.json").is_file():
+        raise ConfigError([(str(folder), "holds no run: neither a log.jsonl nor a config.json")])
+    return tuple(_lines(folder / "log.jsonl"))
 
 
 def find(root: Path) -> Iterator[Path]:
@@ -112,6 +122,4 @@ def _state(folder: Path, steps: int, step: int) -> tuple[str, str]:
         pass  # killed before it could tell, or of a version that did not
     if held is not None:
         return "failed", f"{held[0]} was killed, or its host went down"
-    if step >= steps and (folder / "model.safetensors").is_file():
-        return "finished", ""
-    return "stopped", ""
+    return "finished" if step >= steps else "stopped", ""

@@ -49,7 +49,9 @@ def test_a_failed_run_says_why(create, go):
 def write(folder, lines=(), **run):
     folder.mkdir(parents=True)
     parts = {part: {"type": part[:2]} for part in history.PARTS}
-    (folder / "config.json").write_text(json.dumps({"model": {**parts, "length": 8}, "run": {"steps": 9, **run}}))
+    (folder / "config.json").write_text(
+        json.dumps({"model": {**parts, "length": 8}, "run": {"steps": 9, "batch_size": 4, **run}})
+    )
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 7, "lo')
     return folder
 

@@ -1,0 +1,148 @@
+"""`runs` and `plot`: what training runs have come to, from their folders alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from flexframe.commands.common import out, say
+from flexframe_registry import ConfigError
+
+if TYPE_CHECKING:
+    from flexframe.train.history import History
+
+STYLES = {"running": "green", "finished": "", "stopped": "yellow", "failed": "red"}
+ASIDE = ("step", "loss", "lr", "images_per_s", "codes_dead", "skipped")
+"""What has a column of its own, or is no news of how well a run does."""
+LAST = ("grad_norm", "data_wait")
+SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def runs(
+    root: Annotated[Path, typer.Argument(help="A folder that holds runs, at any depth.", metavar="[DIR]")] = Path(
+        "runs"
+    ),
+) -> None:
+    """List training runs: how far each is, its last losses and metrics, its pace, and whether it still runs.
+
+    `stopped` ended by a signal, with all saved, and goes on with `flexframe train --resume`; `failed` ended by an
+    error, or was killed: it goes on from its last checkpoint.
+    """
+    from flexframe.train.history import find, read
+
+    found, broken = list[Any](), list[str]()
+    for folder in find(root):
+        try:
+            found.append(read(folder))
+        except ConfigError as error:
+            broken.append(str(error))
+    if not found and not broken:
+        raise ConfigError([(str(root), "holds no runs; `flexframe train CARD -o DIR` makes one")])
+    out.print(_table(root, sorted(found, key=lambda run: -run.touched)))
+    for run in found:
+        if run.state == "failed" and run.why:
+            say.print(f"{_name(run.folder, root)}: {run.why}", style="red", markup=False, soft_wrap=True)
+    for told in broken:
+        say.print(told, style="yellow", markup=False, soft_wrap=True)
+
+
+def plot(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs, or their log.jsonl.", metavar="RUN...")],
+    to: Annotated[Path, typer.Option("--out", "-o", help="The picture: .png, .svg or .pdf.")] = Path("plot.png"),
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="What to draw, as loss,held_out; repeatable. `grad_norm/` draws all that begin so."),
+    ] = None,
+    smooth: Annotated[int, typer.Option(min=1, help="Log lines averaged to a point.")] = 1,
+    log_y: Annotated[bool, typer.Option("--log-y", help="Losses and norms on a logarithm.")] = False,
+    images: Annotated[bool, typer.Option("--images", help="Over images seen, not steps.")] = False,
+) -> None:
+    """Draw loss and metric curves of runs against each other, a panel a metric; codebook use and gradient norms too.
+
+    `flexframe plot runs/a runs/b --metric loss,held_out --smooth 5 --log-y -o curves.png`
+    """
+    if to.suffix.lower() not in SUFFIXES:
+        raise ConfigError([("--out", f"{to.name!r} ends in none of {', '.join(SUFFIXES)}")])
+    from flexframe.train.curves import draw
+    from flexframe.train.history import log, read
+
+    names = _short(folders)
+    batches = {name: read(folder).batch_size for name, folder in names.items()} if images else None
+    logs = {name: log(folder) for name, folder in names.items()}
+    for name, lines in logs.items():
+        if not lines:
+            say.print(f"{name} has logged nothing yet", style="yellow", markup=False)
+    wanted = [each for text in metric or [] for each in text.split(",") if each]
+    drawn = draw(logs, to, metrics=wanted, smooth=smooth, log_y=log_y, batches=batches)
+    out.print(f"{', '.join(drawn)} of {len(logs)} {'run' if len(logs) == 1 else 'runs'} in {to}", soft_wrap=True)
+
+
+def _table(root: Path, found: Sequence[History]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("run", overflow="fold", ratio=3, style="cyan")
+    table.add_column("model", overflow="ellipsis", no_wrap=True, ratio=2, style="dim")
+    for name in ("step", "loss"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("losses and metrics", overflow="ellipsis", no_wrap=True, ratio=5)
+    for name in ("images/s", "state", "age"):
+        table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
+    for run in found:
+        last = run.last
+        pace = f"{last['images_per_s']:,.0f}" if last.get("images_per_s") is not None else "-"
+        table.add_row(
+            Text(_name(run.folder, root)), run.model, f"{run.step}/{run.steps}", _number(last.get("loss")),
+            _others(last), pace, Text(run.state, STYLES.get(run.state, "")), _age(run.age),
+        )  # fmt: skip
+    return table
+
+
+def _others(last: Mapping[str, Any]) -> str:
+    """What else was logged last, but for the norms of parts, and a loss that is the only one."""
+    shown = {name: value for name, value in last.items() if name not in ASIDE and "grad_norm/" not in name}
+    losses = [name for name in shown if "/" in name]
+    if len(losses) == 1:
+        del shown[losses[0]]
+    told = []
+    for name, value in sorted(shown.items(), key=lambda item: (item[0] != "held_out", item[0] in LAST)):
+        if value is None:
+            continue
+        if name == "codes_used" and last.get("codes_dead") is not None:
+            value = f"{value / (value + last['codes_dead']):.0%}"
+        elif name == "data_wait":
+            value = f"{value:.0%}"
+        told.append(
+            f"{name.rsplit('/', 1)[-1].replace('_', ' ')} {value if isinstance(value, str) else _number(value)}"
+        )
+    return ", ".join(told)
+
+
+def _age(seconds: float) -> str:
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _name(folder: Path, root: Path) -> str:
+    return folder.name if folder == root else str(folder.relative_to(root))
+
+
+def _short(folders: Sequence[Path]) -> dict[str, Path]:
+    """Folders by the shortest ends of their paths that tell them apart."""
+    places = [(folder.parent if folder.name == "log.jsonl" else folder).absolute() for folder in folders]
+    if len(set(places)) < len(places):
+        raise ConfigError([("", "a run is named twice; name each once")])
+    for depth in range(1, max(len(place.parts) for place in places) + 1):
+        names = ["/".join(place.parts[-depth:]) for place in places]
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(names, places, strict=True))
