@@ -84,21 +84,30 @@ def plot(
 
 def _table(root: Path, found: Sequence[History]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("run", overflow="fold", ratio=3, style="cyan")
-    table.add_column("model", overflow="ellipsis", no_wrap=True, ratio=2, style="dim")
-    for name in ("step", "loss"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("losses and metrics", overflow="ellipsis", no_wrap=True, ratio=5)
-    for name in ("images/s", "state", "age"):
-        table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
-    for run in found:
-        last = run.last
-        pace = f"{last['images_per_s']:,.0f}" if last.get("images_per_s") is not None else "-"
-        table.add_row(
-            Text(_name(run.folder, root)), run.model, f"{run.step}/{run.steps}", _number(last.get("loss")),
-            _others(last), pace, Text(run.state, STYLES.get(run.state, "")), _age(run.age),
-        )  # fmt: skip
+    rows = [
+        (_name(run.folder, root), run.model, f"{run.step}/{run.steps}", _number(run.last.get("loss")),
+         _others(run.last), _pace(run.last), run.state, _age(run.age))
+        for run in found
+    ]  # fmt: skip
+    for i, name in enumerate(("run", "model", "step", "loss", "losses and metrics", "images/s", "state", "age")):
+        gives = name in ("run", "model", "losses and metrics")  # what gives way in a narrow terminal
+        width = max([len(name), *(len(row[i]) for row in rows)])
+        table.add_column(
+            name,
+            justify="left" if gives or name == "state" else "right",
+            overflow="fold" if name == "run" else "ellipsis",
+            no_wrap=name != "run",
+            min_width=min(width, 12) if gives else width,
+        )
+    for row in rows:
+        name, model, *numbers, state, age = row
+        table.add_row(Text(name, "cyan"), Text(model, "dim"), *numbers, Text(state, STYLES.get(state, "")), age)
     return table
+
+
+def _pace(last: Mapping[str, Any]) -> str:
+    pace = last.get("images_per_s")
+    return "-" if pace is None else f"{pace:,.0f}"
 
 
 def _others(last: Mapping[str, Any]) -> str:
