@@ -25,6 +25,10 @@ class FilesConfig(SourceConfig):
     resize: Resize = "torchvision-bicubic"
     """How an image is brought to size before a centre crop, with Pillow, antialiased: the shorter edge at once, or
     halved by boxes first (`adm`). Not given: as the model's card says, in training and measuring."""
+    crops: int | None = Field(None, ge=1)
+    """Crops at random places, so many of each image, which then counts as so many: index i is crop i % crops of image
+    i // crops, and its place is drawn from i alone. The same crop is the same in every epoch, in precomputing and in
+    training; more of them for more variety. Null: the one in the middle."""
     broken: Literal["refuse", "skip"] = "refuse"
     """What becomes of a file that cannot be read: an error that names it; or all files are read once beforehand, and
     those that cannot be are left out, counted, and reported with every number."""

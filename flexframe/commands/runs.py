@@ -83,22 +83,22 @@ def plot(
 
 
 def _table(root: Path, found: Sequence[History]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
     rows = [
         (_name(run.folder, root), run.model, f"{run.step}/{run.steps}", _number(run.last.get("loss")),
          _others(run.last), _pace(run.last), run.state, _age(run.age))
         for run in found
     ]  # fmt: skip
-    for i, name in enumerate(("run", "model", "step", "loss", "losses and metrics", "images/s", "state", "age")):
-        gives = name in ("run", "model", "losses and metrics")  # what gives way in a narrow terminal
-        width = max([len(name), *(len(row[i]) for row in rows)])
-        table.add_column(
-            name,
-            justify="left" if gives or name == "state" else "right",
-            overflow="fold" if name == "run" else "ellipsis",
-            no_wrap=name != "run",
-            min_width=min(width, 12) if gives else width,
-        )
+    names = ("run", "model", "step", "loss", "losses and metrics", "images/s", "state", "age")
+    widths = [max([len(name), *(len(row[i]) for row in rows)]) for i, name in enumerate(names)]
+    over = sum(widths) + 2 * (len(names) - 1) - out.width
+    for i, least in ((4, 18), (1, 12), (0, 12)):  # what gives way in a narrow terminal, and to how much, in this order
+        less = max(0, min(over, widths[i] - least))
+        widths[i], over = widths[i] - less, over - less
+    for name, width in zip(names, widths, strict=True):
+        left = name in ("run", "model", "losses and metrics", "state")
+        fold = "fold" if name == "run" else "ellipsis"
+        table.add_column(name, justify="left" if left else "right", overflow=fold, no_wrap=name != "run", width=width)
     for row in rows:
         name, model, *numbers, state, age = row
         table.add_row(Text(name, "cyan"), Text(model, "dim"), *numbers, Text(state, STYLES.get(state, "")), age)

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import __version__ as pillow_version
 from torch.utils.data import get_worker_info
 
@@ -26,12 +27,15 @@ from flexframe.data.facts import SUFFIXES as BESIDE
 from flexframe.data.images import COLOUR, SUFFIXES, BrokenImage, fit, read_image, to_tensor
 from flexframe.data.waiting import waiting
 from flexframe.hub import home
+from flexframe.rng import Rng
 from flexframe_registry import ConfigError
 from flexframe_registry.configs import SourceConfig
 
 SHOWN = 5
 """Broken files that a remark names."""
 THREADS = 4
+CROP_SEED = 0
+"""Crops are part of the data, whatever the seed of a run: what was precomputed of them fits every run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,29 +77,50 @@ class Files(Source):
     def state(self) -> str:
         """A hash of where the files are, how large, and when they were written."""
 
+    @property
+    def crops(self) -> int:
+        """As how many images a file counts."""
+        return self.config.crops or 1
+
     def __len__(self) -> int:
-        return self.number() - len(self.left_out)
+        return (self.number() - len(self.left_out)) * self.crops
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < len(self):
-            raise IndexError(f"there are {len(self)} images, numbered from 0; {index} is none of them")
-        # the broken file at position i of `left_out` stands after left_out[i] - i whole ones
-        skipped = bisect_right(range(len(self.left_out)), index, key=lambda i: self.left_out[i] - i)
-        return self._read(index + skipped)
+        return self.samples([index])[0]
 
     def samples(self, indices: Sequence[int]) -> Sequence[Sample]:
-        if len(indices) < THREADS or get_worker_info() is not None:  # a worker is one of many as it is
-            return super().samples(indices)
+        """A file is read once for all of its crops that are asked for in a row."""
+        wrong = next((index for index in indices if not 0 <= index < len(self)), None)
+        if wrong is not None:
+            raise IndexError(f"there are {len(self)} images, numbered from 0; {wrong} is none of them")
+        groups = [list(group) for _, group in groupby(indices, lambda index: index // self.crops)]
+        if len(groups) < THREADS or get_worker_info() is not None:  # a worker is one of many as it is
+            return [sample for group in groups for sample in self._read(group)]
         with ThreadPoolExecutor(THREADS) as pool:  # Pillow decodes and resizes without holding Python up
-            return list(pool.map(self.__getitem__, indices))
+            return [sample for found in pool.map(self._read, groups) for sample in found]
 
-    def _read(self, number: int) -> Sample:
-        found = self.find(number)
+    def _read(self, indices: Sequence[int]) -> list[Sample]:
+        """Samples of one file, by their indices."""
+        whole = indices[0] // self.crops
+        # the broken file at position i of `left_out` stands after left_out[i] - i whole ones
+        skipped = bisect_right(range(len(self.left_out)), whole, key=lambda i: self.left_out[i] - i)
+        found = self.find(whole + skipped)
         image = read_image(found.open(), found.shown, self.config.max_pixels)
-        return Sample(to_tensor(fit(image, self.size, self.config.resize)), found.label, found.id, found.caption)
+        if self.config.crops is None:
+            pixels = to_tensor(fit(image, self.size, self.config.resize))
+            return [Sample(pixels, found.label, found.id, found.caption)] * len(indices)
+        places = Rng(CROP_SEED, torch.tensor(indices)).uniform("data/crop", (2,)).tolist()
+        return [
+            Sample(
+                to_tensor(fit(image, self.size, self.config.resize, (top, left))),
+                found.label, f"{found.id}#{index % self.crops}", found.caption,
+            )
+            for index, (top, left) in zip(indices, places, strict=True)
+        ]  # fmt: skip
 
     def protocol(self) -> Mapping[str, Any]:
-        said = {"resize": self.config.resize, "crop": "centre", "colour": COLOUR, "pillow": pillow_version}
+        crop = "centre" if self.config.crops is None else f"{self.config.crops} at random places of each image"
+        said = {"resize": self.config.resize, "crop": crop, "colour": COLOUR, "pillow": pillow_version}
         if self.left_out:
             named = [self.name(number) for number in self.left_out]
             of_them = hashlib.sha256("\0".join(named).encode()).hexdigest()[:16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -62,13 +63,26 @@ def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
 # --- to size -------------------------------------------------------------------------------------------------------
 
 
-def fit(image: Image.Image, size: tuple[int, int], resize: str) -> Image.Image:
-    """An image that covers `size` (height, width), cropped to it in the middle; `resize` is one of `RESIZES`."""
-    return RESIZES[resize](image, size)
+def fit(
+    image: Image.Image, size: tuple[int, int], resize: str, place: tuple[float, float] | None = None
+) -> Image.Image:
+    """An image that covers `size` (height, width), cropped to it; `resize` is one of `RESIZES`.
+
+    Args:
+        place: where the crop is, from the top and from the left, each in [0, 1) of where it can be; not given: in the
+            middle, as the way of resizing has it.
+    """
+    way, (height, width) = RESIZES[resize], size
+    image = way.cover(image, size)
+    spare = image.height - height, image.width - width
+    top, left = (
+        map(way.middle, spare) if place is None else (int(p * (s + 1)) for p, s in zip(place, spare, strict=True))
+    )
+    return image.crop((left, top, left + width, top + height))
 
 
-def _torchvision(image: Image.Image, size: tuple[int, int], by: Image.Resampling) -> Image.Image:
-    """Shorter edge to size, then a centre crop, as torchvision's Resize and CenterCrop do on Pillow images."""
+def _shorter_edge(image: Image.Image, size: tuple[int, int], by: Image.Resampling) -> Image.Image:
+    """Shorter edge to size, as torchvision's Resize does on Pillow images."""
     height, width = size
     scale = max(height / image.height, width / image.width)
     if height == width:  # torchvision's own rounding: the longer edge is truncated
@@ -76,35 +90,48 @@ def _torchvision(image: Image.Image, size: tuple[int, int], by: Image.Resampling
         new = (int(height * image.width / short), int(height * image.height / short))
     else:
         new = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    if new != image.size:
-        image = image.resize(new, by)
-    top, left = round((new[1] - height) / 2), round((new[0] - width) / 2)
-    return image.crop((left, top, left + width, top + height))
+    return image if new == image.size else image.resize(new, by)
 
 
 def _bicubic(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return _torchvision(image, size, Image.Resampling.BICUBIC)
+    return _shorter_edge(image, size, Image.Resampling.BICUBIC)
 
 
 def _bilinear(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return _torchvision(image, size, Image.Resampling.BILINEAR)
+    return _shorter_edge(image, size, Image.Resampling.BILINEAR)
 
 
-def _adm(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _halved(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """As ADM prepares images (Dhariwal and Nichol, 2021), and the statistics that generators are compared with:
-    halved by boxes while it stays twice the size, then bicubic, then cropped, an odd pixel more below and right."""
+    halved by boxes while it stays twice the size, then bicubic."""
     height, width = size
     while min(image.height / height, image.width / width) >= 2:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = max(height / image.height, width / image.width)
     new = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    image = image.resize(new, Image.Resampling.BICUBIC)
-    top, left = (new[1] - height) // 2, (new[0] - width) // 2
-    return image.crop((left, top, left + width, top + height))
+    return image.resize(new, Image.Resampling.BICUBIC)
 
 
-RESIZES: Mapping[str, Callable[[Image.Image, tuple[int, int]], Image.Image]] = {
-    "torchvision-bicubic": _bicubic,
-    "torchvision-bilinear": _bilinear,
-    "adm": _adm,
+def _torchvision_middle(spare: int) -> int:
+    """As torchvision's CenterCrop has it: half a pixel goes to the even number."""
+    return round(spare / 2)
+
+
+def _adm_middle(spare: int) -> int:
+    """An odd pixel more is cut off below and right."""
+    return spare // 2
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How an image comes to cover a size, and where its middle then is, of so many pixels to spare."""
+
+    cover: Callable[[Image.Image, tuple[int, int]], Image.Image]
+    middle: Callable[[int], int]
+
+
+RESIZES: Mapping[str, Way] = {
+    "torchvision-bicubic": Way(_bicubic, _torchvision_middle),
+    "torchvision-bilinear": Way(_bilinear, _torchvision_middle),
+    "adm": Way(_halved, _adm_middle),
 }

@@ -16,6 +16,7 @@ from flexframe.rng import Rng
 from flexframe.tokens import Batch, Codes, Condition
 from flexframe_registry import RunConfig
 
+from .held import Held
 from .share import WHOLE, Share
 
 Row = tuple[int, Sample]
@@ -82,16 +83,35 @@ def steps(count: int, run: RunConfig, start: int, share: Share = WHOLE) -> Itera
 
 
 def batches(
-    source: Source, run: RunConfig, start: int, device: torch.device, count: int | None = None, share: Share = WHOLE
+    source: Source,
+    run: RunConfig,
+    start: int,
+    device: torch.device,
+    count: int | None = None,
+    share: Share = WHOLE,
+    held: Held | None = None,
 ) -> Iterator[Batch]:
     """Batches for steps start..run.steps-1, augmented, on the device. The same step is the same batch in every run.
 
     Of a source's first `count` images, if given; of each batch the rows of a share. Labels are in the condition; rows
-    without one are null there. Without any label there is no condition.
+    without one are null there. Without any label there is no condition. Images that are `held` are not read again.
     """
+    rows = _Steps(len(source) if count is None else count, run, start, run.steps, share)
+    found = ahead(_read(source, run, rows, device), device) if held is None else map(held.rows, rows)
+    for step, (index, images, labels) in enumerate(found, start):
+        condition = conditioned(labels, device)
+        occasion = 0 if run.overfit_batch else step
+        pictures = augment(images.float() / 255, run, Rng(run.seed, index, occasion))
+        yield Batch(index, pictures, condition=condition)
+
+
+def _read(
+    source: Source, run: RunConfig, rows: _Steps, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Numbers and images on the device, labels on the CPU; decoded in workers, in pinned memory where that helps."""
     loader = DataLoader(
         _Rows(source),
-        batch_sampler=_Steps(len(source) if count is None else count, run, start, run.steps, share),
+        batch_sampler=rows,
         num_workers=run.workers,
         generator=torch.Generator(),  # else it draws from the global one, which a resumed run finds as it was left
         collate_fn=_collate,
@@ -99,12 +119,28 @@ def batches(
         persistent_workers=run.workers > 0,
         worker_init_fn=_stand_aside,
     )
-    for step, (index, images, labels) in enumerate(loader, start):
-        condition = conditioned(labels, device)
-        index, images = (part.to(device, non_blocking=True) for part in (index, images))
-        occasion = 0 if run.overfit_batch else step
-        pictures = augment(images.float() / 255, run, Rng(run.seed, index, occasion))
-        yield Batch(index, pictures, condition=condition)
+    for index, images, labels in loader:
+        yield index.to(device, non_blocking=True), images.to(device, non_blocking=True), labels
+
+
+def ahead(loaded: Iterator[tuple[Tensor, ...]], device: torch.device) -> Iterator[tuple[Tensor, ...]]:
+    """What is loaded, on a GPU one batch ahead: while it computes on one, the next is copied to it."""
+    if device.type != "cuda":
+        yield from loaded
+        return
+    copies, before = torch.cuda.Stream(device), None
+    while True:
+        with torch.cuda.stream(copies):
+            after = next(loaded, None)
+        if before is not None:
+            yield before
+        if after is None:
+            return
+        torch.cuda.current_stream(device).wait_stream(copies)
+        for part in after:
+            if part.is_cuda:
+                part.record_stream(torch.cuda.current_stream(device))
+        before = after
 
 
 def conditioned(labels: Int[Tensor, " b"], device: torch.device) -> Condition | None:

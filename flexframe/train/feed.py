@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flexframe.contracts import Source
+from flexframe.data.held import hold
 from flexframe.data.loader import batches, conditioned, steps
 from flexframe.data.share import WHOLE, Share
 from flexframe.fingerprint import fingerprint
@@ -58,12 +59,13 @@ class Images(Feed):
 
     def __init__(self, config: TrainConfig, source: Source, device: torch.device) -> None:
         self.config, self.source, self.device = config, source, device
+        self.held = hold(source, device) if config.run.preload else None
 
     def __len__(self) -> int:
         return len(self.source)
 
     def batches(self, start: int) -> Iterator[Batch]:
-        return batches(self.source, self.config.run, start, self.device, share=self.share)
+        return batches(self.source, self.config.run, start, self.device, share=self.share, held=self.held)
 
     def remarks(self) -> Sequence[str]:
         return self.source.remarks()
@@ -78,13 +80,15 @@ class Tokenized(Feed):
         self.length = config.model.length
         self.kept: dict[int, Tensor] | None = {} if config.run.keep_tokens else None
         self.count = _rest(len(source), config.run)
+        self.held = hold(source, device) if config.run.preload else None
 
     def __len__(self) -> int:
         return self.count
 
     def batches(self, start: int) -> Iterator[Batch]:
         run = self.config.run
-        for step, batch in enumerate(batches(self.source, run, start, self.device, self.count, self.share), start):
+        found = batches(self.source, run, start, self.device, self.count, self.share, self.held)
+        for step, batch in enumerate(found, start):
             # codes that are kept are drawn once, whatever the step
             yield self._coded(batch, Rng(run.seed, batch.index, 0 if run.keep_tokens else step), self.kept)
 

@@ -91,6 +91,9 @@ class RunConfig(Config):
     """Move each image by up to this many pixels along each axis, edges repeated."""
     workers: int = Field(0, ge=0)
     """Loader processes; 0 loads in the main one."""
+    preload: bool = False
+    """Hold the whole data set on the device, 8 bits a value: read once, and no loader at work afterwards. The batches
+    and the numbers are the same."""
     seed: int = Field(0, ge=0)
     """Seed of weights, data order and every draw."""
     log_every: int = Field(50, ge=1)

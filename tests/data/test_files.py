@@ -11,7 +11,7 @@ from PIL import Image
 
 from flexframe.data import files
 from flexframe.data.files import settle
-from flexframe.data.images import BrokenImage
+from flexframe.data.images import RESIZES, BrokenImage, fit
 from flexframe_registry import ConfigError, catalogue
 from flexframe_registry.configs import SourceConfig
 
@@ -170,6 +170,43 @@ def test_captions_and_labels_beside_an_image_in_a_folder(tmp_path):
     assert len(source("folder", tmp_path, broken="skip")) == 3
     (tmp_path / "ape" / "2.json").write_text("{ }")
     assert len(source("folder", tmp_path, broken="skip")) == 4
+
+
+# --- crops -------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_counts_as_its_crops_each_at_a_place_of_its_own(tmp_path):
+    rows, columns = np.meshgrid(np.arange(40), np.arange(60), indexing="ij")
+    for name in "abc":
+        Image.fromarray(np.stack([rows, columns, rows * 0], -1).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    size = (40, 40)
+    build = catalogue().build
+    found = build(config("images", tmp_path, crops=50, broken="skip"), size)
+    middle = build(config("folder", tmp_path, broken="skip"), size)
+    assert (len(found), len(middle)) == (100, 2)
+    samples = found.samples(range(100))
+    assert [s.id for s in samples[48:52]] == ["a.png#48", "a.png#49", "c.png#0", "c.png#1"]
+    lefts = [int(s.image[1, 0, 0]) for s in samples]
+    assert {min(lefts), max(lefts)} <= set(range(21))  # of 60 columns 40
+    assert max(lefts) - min(lefts) > 15
+    assert lefts[:50] != lefts[50:]
+    assert all(int(s.image[1, 0, -1]) == left + 39 for s, left in zip(samples, lefts, strict=True))
+    assert int(middle[0].image[1, 0, 0]) == 10
+    for i in (73, 7):  # whatever else is read with it
+        assert torch.equal(found[i].image, samples[i].image)
+        assert torch.equal(found.samples([i, 3, 90, 55, 4])[0].image, samples[i].image)
+    assert found.protocol()["crop"] == "50 at random places of each image"
+    assert middle.protocol()["crop"] == "centre"
+    with pytest.raises(IndexError, match="100 is none"):
+        found[100]
+
+
+def test_crops_reach_every_place_and_none_beyond():
+    image = Image.new("RGB", (18, 16))
+    places = [(0.0, 0.0), (0.0, 0.999999), (0.5, 0.5)]
+    for way in RESIZES:
+        assert {fit(image, (16, 16), way, place).size for place in places} == {(16, 16)}
 
 
 # --- to size -------------------------------------------------------------------------------------------------------

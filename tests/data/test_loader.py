@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from flexframe.contracts import Sample, Source
+from flexframe.data.held import hold
 from flexframe.data.loader import augment, batches, order, split
+from flexframe.data.share import Share
 from flexframe.rng import Rng
 from flexframe.tokens import Batch
-from flexframe_registry import RunConfig
-from flexframe_registry.configs import SourceConfig
+from flexframe_registry import RunConfig, catalogue
+from flexframe_registry.configs import SourceConfig, resolve
 
 CPU = torch.device("cpu")
 
@@ -146,3 +148,24 @@ def test_a_batch_is_split_into_equal_parts_in_order(images):
     assert [len(part) for part in parts] == [50] * 4
     assert torch.equal(torch.cat([part.images for part in parts]), images)
     assert torch.equal(torch.cat([part.index for part in parts]), torch.arange(200))
+
+
+# --- held on the device ------------------------------------------------------------------------------------------
+
+
+def test_a_held_data_set_gives_the_same_batches():
+    config = run(flip=True, shift=1, steps=6)
+    source = catalogue().build(resolve("source", "digits"), (8, 8))
+    held = hold(source, CPU)
+    assert held.images.dtype == torch.uint8
+    ways = [batches(source, config, 2, CPU, share=Share(1, 2), held=each) for each in (None, held)]
+    for loaded, kept in zip(*ways, strict=True):
+        assert torch.equal(loaded.index, kept.index)
+        assert torch.equal(loaded.images, kept.images)
+        assert torch.equal(loaded.condition.labels, kept.condition.labels)
+
+
+def test_labels_that_are_not_there_are_held_as_such():
+    held = hold(Numbered(5), CPU)
+    assert held.rows([3, 1])[2].tolist() == [-1, -1]
+    assert next(batches(Numbered(5), run(), 0, CPU, held=held)).condition is None
