@@ -27,7 +27,7 @@ def seconds(generator: Generator, labels: torch.Tensor, cache: bool) -> tuple[fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("width", 512), ("depth", 8), ("tokens", 256), ("batch", 4), ("codes", 1024), ("repeats", 2)):
+    for name, value in (("width", 512), ("depth", 8), ("tokens", 256), ("batch", 4), ("codes", 1024), ("repeats", 1)):
         parser.add_argument(f"--{name}", type=int, default=value)
     args = parser.parse_args()
     torch.manual_seed(0)
