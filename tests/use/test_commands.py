@@ -139,7 +139,7 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch):
         (("--lengths", "9"), "--lengths: a length of 9; this model's are 1..8"),
         (("--lengths", "1,2,3"), "--lengths: lists 3 lengths for 7 images"),
         (("--allocator", "nothing"), "no allocator named 'nothing'"),
-        (("--device", "abacus"), "--device: 'abacus' cannot be used here"),
+        (("--device", "abacus"), "--device: there is no 'abacus'"),
     ],
 )
 def test_what_encode_refuses(command, photos, model, tmp_path, arguments, words):
