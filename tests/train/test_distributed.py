@@ -40,8 +40,15 @@ MODELS = {
 }  # fmt: skip
 
 
+MODELS["opposed"] = MODELS["titok"]
+OPPONENT = {"type": "adversarial", "weight": 0.1, "start": 2, "lecam": 0.5,
+            "critic": {"type": "blurred", "hidden": 32, "multipliers": [1], "grid": 2}}  # fmt: skip
+
+
 def config(model, **run):
     settings = RUN | run
+    if model == "opposed":
+        settings = settings | {"objectives": ["mse", OPPONENT]}
     if model == "gpt":
         settings = settings | {"shift": 0, "keep_tokens": True}
     return TrainConfig.read({"model": MODELS[model], "run": settings})
@@ -100,8 +107,9 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def assert_same(one, other, within=1e-6):
+def assert_same(one, other, within=1e-6, weights=None):
     """Logged losses, trained weights, average, optimizer: of two runs' last checkpoints."""
+    weights = within if weights is None else weights
     logs = lines(one), lines(other)
     assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]]
     for a, b in zip(*logs, strict=True):
@@ -115,7 +123,9 @@ def assert_same(one, other, within=1e-6):
         pair = [load_file(folder / last / f"{name}.safetensors") for folder in (one, other)]
         assert pair[0].keys() == pair[1].keys()
         for key, value in pair[0].items():
-            torch.testing.assert_close(pair[1][key], value, atol=within, rtol=within, msg=lambda m, k=key: f"{k}: {m}")
+            torch.testing.assert_close(
+                pair[1][key], value, atol=weights, rtol=weights, msg=lambda m, k=key: f"{k}: {m}"
+            )
     models = [load_file(folder / "model.safetensors") for folder in (one, other)]
     assert models[0].keys() == models[1].keys()
 
@@ -135,7 +145,8 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 @pytest.mark.parametrize("model", MODELS)
 def test_two_processes_train_as_one(trained, model, way):
-    assert_same(trained[model, "one"], trained[model, way])
+    # the critic has gradients near zero, whose last digits a first step of Adam's magnifies
+    assert_same(trained[model, "one"], trained[model, way], weights=1e-5 if model == "opposed" else None)
 
 
 def cut(folder, target, **run):
