@@ -79,6 +79,15 @@ class Codec(Part[CodecConfig]):
     def decode(self, latents: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
         """Latents to images, not clamped: the tokenizer clamps at the border."""
 
+    def moments(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b m y x"] | None:
+        """Of a codec that draws, what `encode` knows before it does, to be kept and drawn from at every step; None
+        where nothing is drawn."""
+        return None
+
+    def drawn(self, moments: Float[Tensor, "b m y x"], *, rng: Rng) -> Float[Tensor, "b c y x"]:
+        """The latents that `encode` gives of images with these `moments`."""
+        raise ValueError(f"codec {self.config.type!r} has no moments to draw from")
+
 
 class Encoder(Part[EncoderConfig]):
     """Latents to one feature vector a token slot."""

@@ -8,6 +8,7 @@ import json
 import torch
 from torch import nn
 
+from flexframe.contracts import Codec
 from flexframe.tokenizer import Tokenizer
 
 PARTS = ("codec", "encoder", "quantizer")
@@ -22,6 +23,12 @@ def weights(model: nn.Module) -> str:
         flat = value.detach().cpu().contiguous().flatten()
         digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def codec_fingerprint(codec: Codec) -> str:
+    """sha256 over what decides latents: a codec's config and its weights."""
+    record = {"config": codec.config.model_dump(mode="json"), "weights": weights(codec)}
+    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -80,5 +80,164 @@ def tokens(
         )
     told = f"{found.count:,} images of {images.type}, {tokenizer.config.length} tokens each, in {found.path}"
     told += "" if found.labelled else "; none has a label"
+    told += f"; {found.resumed:,} were done before" if found.resumed else ""
+    out.print(told, markup=False, soft_wrap=True)
+
+
+Dtype = Annotated[str, typer.Option(help="fp32, or fp16: half the size, rounded.")]
+Folder = Annotated[Path, typer.Option("--out", "-o", help="The folder to fill; latents and features may share it.")]
+Recipe = Annotated[
+    str | None, typer.Argument(help="The card or YAML file of the run that will train on them: its codec and data.")
+]
+
+
+@app.command()
+def latents(
+    card: Recipe = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="As for train: run.data.crops=4.", metavar="[KEY=VALUE]...")
+    ] = None,
+    to: Folder = Path("latents"),
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "--codec",
+            "-m",
+            help="Without a card: a model that has the codec, or a codec by itself.",
+            autocompletion=complete.models,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Without a card: a source, as '{type: folder, path: photos}'.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Of a codec by itself: image size in pixels.")] = None,
+    dtype: Dtype = "fp32",
+    posterior: Annotated[
+        str,
+        typer.Option(
+            help="Of a codec that draws: its `moments`, or one `sample` an image, half as large.",
+        ),
+    ] = "moments",
+    seed: Annotated[int, typer.Option(help="Of samples.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 32,
+    device: Device = "auto",
+) -> None:
+    """Encode every image of a data source by a codec, for training with `run.latents=DIR`.
+
+    Broken off, the same command goes on with the shard where it stopped. Several crops an image: `run.data.crops=4`.
+
+    `flexframe precompute latents RECIPE.yaml run.data.path=photos -o latents --dtype fp16`
+    """
+    if (card is None) == (model is None) or (model is None) != (data is None):
+        raise ConfigError([("", "name the recipe of a run, or give --model and --data; one of the two ways")])
+    _one_of("--dtype", dtype, ("fp32", "fp16"))
+    _one_of("--posterior", posterior, ("moments", "sample"))
+    on = pick_device(device)
+    from flexframe.use.shards import precompute_latents
+
+    if card is not None:
+        name, codec, source = _of_the_run(card, overrides or [])
+    else:
+        assert model is not None
+        assert data is not None
+        name, codec, source = _of_a_model(model, data, size)
+    _remark(source)
+    with _progress("encoding") as progress:
+        found = precompute_latents(
+            codec, source, to, name=name, device=on, dtype=dtype, posterior=posterior, seed=seed,
+            batch_size=batch_size, progress=progress,
+        )  # fmt: skip
+    _tell_of(found, "latents")
+
+
+@app.command()
+def features(
+    card: Annotated[str, typer.Argument(help="The card or YAML file of the run that will train on them.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="As for train: run.data.crops=4.", metavar="[KEY=VALUE]...")
+    ] = None,
+    to: Folder = Path("latents"),
+    dtype: Dtype = "fp16",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 32,
+    device: Device = "auto",
+) -> None:
+    """Compute what a run's objectives see in every image of its data (REPA: its teacher's features), for `run.latents`.
+
+    Broken off, the same command goes on with the shard where it stopped.
+    """
+    _one_of("--dtype", dtype, ("fp32", "fp16"))
+    config = find_card(card).train(overrides or [])
+    on = pick_device(device)
+    from flexframe.contracts import Objective
+    from flexframe.use.shards import precompute_features
+    from flexframe_registry import TokenizerConfig, catalogue
+
+    if not isinstance(config.model, TokenizerConfig):
+        raise ConfigError([(card, "describes a prior, which has no objectives; see `flexframe precompute tokens`")])
+    objectives: list[Objective] = [
+        catalogue().build(each, config.model.spec).to(on) for each in config.objectives if each.precomputes()
+    ]
+    source = catalogue().build(config.run.data, config.model.image_size)
+    _remark(source)
+    with _progress("looking") as progress:
+        found = precompute_features(
+            objectives, source, to, device=on, dtype=dtype, batch_size=batch_size, progress=progress
+        )
+    _tell_of(found, "features")
+
+
+def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError([(option, f"is {value!r}; it is one of {', '.join(known)}")])
+
+
+def _of_the_run(card: str, overrides: list[str]) -> tuple[str, Any, Any]:
+    """Name, codec and data of what a run will train."""
+    config = find_card(card).train(overrides)
+    from flexframe.tokenizer import Tokenizer
+    from flexframe.train.init import initialise
+    from flexframe_registry import TokenizerConfig, catalogue
+
+    if not isinstance(config.model, TokenizerConfig):
+        raise ConfigError([(card, "describes a prior, which trains on tokens; see `flexframe precompute tokens`")])
+    with say.status("loading the codec"):
+        model = Tokenizer(config.model)
+        initialise(model, config.run.init)
+    source = catalogue().build(config.run.data, config.model.image_size)
+    return f"{config.model.codec.type} of {card}", model.codec, source
+
+
+def _of_a_model(model: str, data: str, size: int | None) -> tuple[str, Any, Any]:
+    images = resolve("source", split_override(f"data={data}")[1])
+    assert isinstance(images, SourceConfig)
+    from flexframe.loading import load, preprocessing
+    from flexframe.tokenizer import Tokenizer
+    from flexframe_registry import catalogue
+
+    with say.status(f"loading {model}"):
+        found = load(model, kind=None)
+    if isinstance(found, Tokenizer) and size is None:
+        codec, shape = found.codec, found.config.image_size
+    elif isinstance(found, Tokenizer):
+        raise ConfigError([("--size", f"is that of {model}, {found.config.image_size}; leave it out")])
+    else:
+        codec = getattr(found, "codec", None)
+        if codec is None:
+            raise ConfigError([("--model", f"{model} is a prior, and has no codec")])
+        if size is None:
+            raise ConfigError([("--size", f"{model} is a codec by itself, for any size; say which, as --size 256")])
+        shape = (size, size)
+    return model, codec, catalogue().build(images.resized(preprocessing(model).resize), shape)
+
+
+def _remark(source: Any) -> None:
+    for remark in source.remarks():
+        say.print(remark, style="yellow", markup=False, soft_wrap=True)
+
+
+def _tell_of(found: Any, kind: str) -> None:
+    shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in found.shapes.items())
+    told = f"{kind} of {found.count:,} images ({shapes}) in {found.folder}, for run.latents={found.folder}"
     told += f"; {found.resumed:,} were done before" if found.resumed else ""
     out.print(told, markup=False, soft_wrap=True)

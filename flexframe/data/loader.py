@@ -64,7 +64,7 @@ class _Steps:
             yield self.share.of(rows, self.run.accumulate)
 
 
-def _stand_aside(worker: int) -> None:
+def stand_aside(worker: int) -> None:
     """A signal to the whole group of processes is the main one's to answer; its loaders serve until it has."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -117,7 +117,7 @@ def _read(
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
         persistent_workers=run.workers > 0,
-        worker_init_fn=_stand_aside,
+        worker_init_fn=stand_aside,
     )
     for index, images, labels in loader:
         yield index.to(device, non_blocking=True), images.to(device, non_blocking=True), labels

@@ -24,6 +24,8 @@ from flexframe.use.tokenfile import TokenFile
 from flexframe_registry import ConfigError, GeneratorConfig, RunConfig, TokenizerConfig, TrainConfig, catalogue
 from flexframe_registry.runs import check_codes
 
+from .trainee import Learner
+
 
 class Feed(ABC):
     """A run's data: batches by step, the same ones whenever a step is entered."""
@@ -53,6 +55,13 @@ class Feed(ABC):
         """What the data's source has to say of them."""
         return ()
 
+    def attach(self, trainee: Learner, check: bool) -> None:
+        """Meet what is trained, its weights in place. With `check`, `ConfigError` where the data are none for it."""
+
+    def examples(self, count: int) -> Batch | None:
+        """The first rows, for a look at what a model makes of them; None where they are no images or latents."""
+        return None
+
 
 class Images(Feed):
     """Images for a tokenizer."""
@@ -66,6 +75,11 @@ class Images(Feed):
 
     def batches(self, start: int) -> Iterator[Batch]:
         return batches(self.source, self.config.run, start, self.device, share=self.share, held=self.held)
+
+    def examples(self, count: int) -> Batch | None:
+        samples = self.source.samples(range(min(count, len(self.source))))
+        images = torch.stack([sample.image for sample in samples]).to(self.device).float() / 255
+        return Batch(torch.arange(len(images), device=self.device), images)
 
     def remarks(self) -> Sequence[str]:
         return self.source.remarks()
@@ -166,6 +180,10 @@ def create_feed(config: TrainConfig, device: torch.device, share: Share = WHOLE)
 
 def _create(config: TrainConfig, device: torch.device) -> Feed:
     model, run = config.model, config.run
+    if isinstance(model, TokenizerConfig) and run.latents is not None:
+        from .latents import create  # which is a feed as those here are
+
+        return create(config, run.latents, device)
     if isinstance(model, TokenizerConfig):
         return Images(config, catalogue().build(run.data, model.image_size), device)
     if run.tokens is not None:

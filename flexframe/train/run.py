@@ -58,6 +58,8 @@ class Run:
         self.trainee = trainee = create_trainee(config)
         model = trainee.model
         self.taken = initialise(model, config.run.init) if initial and isinstance(model, Tokenizer) else []
+        if initial:
+            self.feed.attach(trainee, check=True)
         trainee.to(device)
         if config.run.checkpoint_activations:
             sharding.recompute(model)
@@ -118,6 +120,7 @@ class Run:
         run.lock = lock
         if last is not None:
             run._restore(checkpoint.read(last))
+            run.feed.attach(run.trainee, check=processes.size == 1)  # elsewhere it may be in shards
         if processes.first:
             run._forget_after(run.step)
         return run

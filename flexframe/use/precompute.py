@@ -64,7 +64,7 @@ def precompute_tokens(
     with Ledger(out.with_name(f"{out.name}.part"), {**about.model_dump(mode="json"), "count": count}) as ledger:
         resumed = ledger.done()
         progress(resumed, count)
-        for numbers, samples in _loaded(source, resumed, batch_size):
+        for numbers, samples in loaded(source, range(resumed, count), batch_size):
             images = torch.stack([sample.image for sample in samples]).to(tokenizer.device).float() / 255
             rng = Rng(seed, torch.tensor(numbers, device=tokenizer.device))
             codes = tokenizer.encode(images, rng=rng).codes.cpu().numpy().astype(dtype)
@@ -170,9 +170,9 @@ def _about(tokenizer: Tokenizer, source: Source, model: str, seed: int) -> About
     )
 
 
-def _loaded(source: Source, start: int, size: int) -> Iterator[tuple[Sequence[int], Sequence[Sample]]]:
-    """Batches of samples from number `start` on; while one is encoded, the next is read."""
-    parts = [range(first, min(first + size, len(source))) for first in range(start, len(source), size)]
+def loaded(source: Source, rows: range, size: int) -> Iterator[tuple[Sequence[int], Sequence[Sample]]]:
+    """Batches of samples of a range; while one is encoded, the next is read."""
+    parts = [rows[first : first + size] for first in range(0, len(rows), size)]
     with ThreadPoolExecutor(1) as pool:
         waiting: Future[Sequence[Sample]] | None = pool.submit(source.samples, parts[0]) if parts else None
         for i, part in enumerate(parts):

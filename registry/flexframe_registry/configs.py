@@ -221,6 +221,11 @@ class ObjectiveConfig(ComponentConfig):
         """What it reads of the decoder's outputs: `reconstruction`, `logits`, or features by tap."""
         return frozenset()
 
+    def precomputes(self) -> Mapping[str, Mapping[str, Any]]:
+        """What it computes of the images alone and can be given instead, by its name in `batch.features`, each with the
+        settings that decide it. `ValueError` where it cannot be told before a model is there."""
+        return {}
+
     def stepped(self) -> StepConfig:
         """How parameters of its own are stepped, if it has any."""
         return StepConfig()

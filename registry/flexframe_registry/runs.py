@@ -64,6 +64,9 @@ class RunConfig(Config):
     keep_latents: bool = False
     """Encode each image once with the frozen codec and keep its latents in memory (4 bytes a value, for all images).
     A codec that draws then draws once for each image. Images must be the same each time: no `flip`, no `shift`."""
+    latents: str | None = None
+    """The folder that `flexframe precompute latents` filled from `data`, which is then not read; with `precompute
+    features`, features for objectives too. Of a codec that draws, its moments are there, and each step draws anew."""
     keep_tokens: bool = False
     """Of a prior: tokenize each image once and keep its codes in memory. Images must be the same each time."""
     tokens: str | None = None
@@ -119,6 +122,11 @@ class RunConfig(Config):
     def _latents_stay(self) -> RunConfig:
         if self.keep_latents and (self.flip or self.shift):
             raise ConfigError([("keep_latents", "holds one picture an image; leave it out, or `flip` and `shift`")])
+        if self.latents is not None and (self.flip or self.shift):
+            text = "holds pictures as they were; leave out `flip` and `shift`, or precompute several `crops` of each"
+            raise ConfigError([("latents", text)])
+        if self.latents is not None and (self.keep_latents or self.preload):
+            raise ConfigError([("latents", "reads no images: leave out `keep_latents` and `preload`")])
         return self
 
 
@@ -144,7 +152,8 @@ class TrainConfig(Config):
         run, prior = self.run, isinstance(self.model, GeneratorConfig)
         given: dict[str, Any]
         if prior:
-            given = {"objectives": run.objectives, "init": run.init, "keep_latents": run.keep_latents}
+            given = {"objectives": run.objectives, "init": run.init, "keep_latents": run.keep_latents,
+                     "latents": run.latents}  # fmt: skip
             why = "is a tokenizer's, and this trains a prior, which has its own loss and starts random; leave it out"
         else:
             given = {"tokens": run.tokens, "keep_tokens": run.keep_tokens, "held_out": run.held_out}

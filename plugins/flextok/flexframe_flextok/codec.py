@@ -41,9 +41,17 @@ class VAECodec(Codec):
         return found.mean, found.logvar
 
     def encode(self, images: Float[Tensor, "b 3 h w"], *, rng: Rng) -> Float[Tensor, "b c y x"]:
-        mean, logvar = self.posterior(images)
-        if self.config.sample_posterior:
-            mean = mean + (logvar / 2).exp() * rng.normal("codec/posterior", mean.shape[1:])
+        moments = self.moments(images)
+        if moments is None:
+            return self.posterior(images)[0] * self.config.scaling_factor
+        return self.drawn(moments, rng=rng)
+
+    def moments(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b m y x"] | None:
+        return torch.cat(self.posterior(images), 1) if self.config.sample_posterior else None
+
+    def drawn(self, moments: Float[Tensor, "b m y x"], *, rng: Rng) -> Float[Tensor, "b c y x"]:
+        mean, logvar = moments.chunk(2, 1)
+        mean = mean + (logvar / 2).exp() * rng.normal("codec/posterior", mean.shape[1:])
         return mean * self.config.scaling_factor
 
     def decode(self, latents: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:

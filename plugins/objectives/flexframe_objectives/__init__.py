@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -40,6 +40,9 @@ class ProxyCodesConfig(ObjectiveConfig):
 
     def needs(self) -> frozenset[str]:
         return frozenset({"logits"})
+
+    def precomputes(self) -> Mapping[str, Mapping[str, Any]]:
+        return {} if self.teacher is None else {"proxy_codes": {"teacher": self.teacher}}
 
 
 class ImageObjectiveConfig(ObjectiveConfig):
@@ -185,6 +188,13 @@ class REPAConfig(ObjectiveConfig):
 
     def needs(self) -> frozenset[str]:
         return frozenset({self.tap})
+
+    def precomputes(self) -> Mapping[str, Mapping[str, Any]]:
+        if self.teacher is None:
+            return {}
+        if self.grid is None:
+            raise ValueError("its grid is the decoder's own; to compute features before, give a grid, as grid=16")
+        return {"repa": {"teacher": self.teacher, "weights": self.weights, "grid": list(self.grid)}}
 
     def check(self, spec: Spec) -> None:
         if (self.teacher is None) == (self.dim is None):

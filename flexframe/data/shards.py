@@ -1,0 +1,147 @@
+"""Folders of tensors that were computed once for every image of a source: shards of safetensors, and what they are.
+
+<folder>/<kind>.json    an `About`            <folder>/<kind>-NNNNN.safetensors    its rows, so many a shard, in order
+
+Kinds are `latents` and `features`; one folder may hold both. A shard is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flexframe_registry import Config, ConfigError
+
+FORMAT = "flexframe-shards/1"
+Kind = Literal["latents", "features"]
+
+
+class About(Config):
+    """What a folder's shards of one kind are."""
+
+    format: Literal["flexframe-shards/1"] = "flexframe-shards/1"
+    kind: Kind
+    of: dict[str, dict[str, Any]]
+    """What decides each tensor, by its name: codec and its fingerprint, teacher and grid."""
+    dtype: Literal["fp32", "fp16"]
+    source: dict[str, Any]
+    """The data source, with its settings; the rows are its images, in its order."""
+    protocol: dict[str, Any]
+    """How the images were brought to size."""
+    image_size: tuple[int, int]
+    count: int
+    rows: int
+    """Rows of a shard; the last one may have fewer."""
+    class_names: tuple[str, ...] = ()
+    flexframe: str
+    """The version that wrote them."""
+
+    @property
+    def shards(self) -> int:
+        return -(-self.count // self.rows)
+
+
+class Shards:
+    """A folder's tensors of one kind, by row. Only what is asked for is read."""
+
+    def __init__(self, folder: Path, about: About) -> None:
+        self.folder, self.about = folder, about
+        self._open: dict[int, Any] = {}
+
+    @classmethod
+    def begin(cls, folder: Path, about: About) -> Shards:
+        """A folder to be filled, or to be filled on. `ConfigError` where it was begun otherwise."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{about.kind}.json"
+        if path.is_file():
+            was, now = cls._about(path).model_dump(mode="json"), about.model_dump(mode="json")
+            differ = [name for name in now if now[name] != was[name]]
+            if differ:
+                told = "; ".join(f"{name} was {was[name]!r} and is {now[name]!r}" for name in differ)
+                text = f"was begun otherwise: {told}; repeat that command, or choose another -o"
+                raise ConfigError([(str(path), text)])
+        else:
+            part = path.with_name(f".{path.name}.{os.getpid()}")
+            part.write_text(json.dumps(about.model_dump(mode="json"), indent=1))
+            os.replace(part, path)
+        return cls(folder, about)
+
+    @classmethod
+    def read(cls, folder: Path, kind: Kind) -> Shards:
+        """What a folder holds. `ConfigError` where it holds nothing of this kind, or not all of it."""
+        path = folder / f"{kind}.json"
+        if not path.is_file():
+            text = f"holds no {kind}; make them: flexframe precompute {kind}"
+            raise ConfigError([(str(folder), text)])
+        found = cls(folder, cls._about(path))
+        missing = [number for number in range(found.about.shards) if not found.path(number).is_file()]
+        if missing:
+            text = f"lacks {len(missing)} of {found.about.shards} shards, {found.path(missing[0]).name} first"
+            raise ConfigError([(str(folder), f"{text}; repeat the command that makes them, which goes on")])
+        return found
+
+    @staticmethod
+    def _about(path: Path) -> About:
+        try:
+            return About.read(json.loads(path.read_text()), str(path))
+        except ValueError as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError([(str(path), f"cannot be read ({error}); precompute again")]) from None
+
+    def __len__(self) -> int:
+        return self.about.count
+
+    def path(self, shard: int) -> Path:
+        return self.folder / f"{self.about.kind}-{shard:05d}.safetensors"
+
+    def range(self, shard: int) -> range:
+        """The rows of a shard."""
+        return range(shard * self.about.rows, min((shard + 1) * self.about.rows, self.about.count))
+
+    def write(self, shard: int, tensors: Mapping[str, Tensor]) -> None:
+        """A whole shard, atomically."""
+        part = self.folder / f".{self.path(shard).name}.{os.getpid()}"
+        try:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, part)
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(part, self.path(shard))
+        finally:
+            part.unlink(missing_ok=True)
+
+    def take(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Tensors of these rows, as they are stored."""
+        found: dict[str, list[Tensor]] = {}
+        for row in rows:
+            shard, place = divmod(row, self.about.rows)
+            file = self._file(shard)
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                found.setdefault(name, []).append(file.get_slice(name)[place : place + 1])
+        return {name: torch.cat(parts) for name, parts in found.items()}
+
+    def _file(self, shard: int) -> Any:
+        if shard not in self._open:
+            path = self.path(shard)
+            try:
+                file = safe_open(path, framework="pt")
+            except (SafetensorError, OSError) as error:
+                text = f"is not a whole shard ({error}); delete it, and repeat the command that made it"
+                raise ConfigError([(str(path), text)]) from None
+            lengths = {file.get_slice(name).get_shape()[0] for name in file.keys()}  # noqa: SIM118
+            if lengths != {len(self.range(shard))}:
+                text = f"has {sorted(lengths)} rows, not {len(self.range(shard))}; delete it, and precompute it again"
+                raise ConfigError([(str(path), text)])
+            self._open[shard] = file
+        return self._open[shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "about": self.about, "_open": {}}  # files are opened by each worker itself

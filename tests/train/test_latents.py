@@ -1,0 +1,160 @@
+"""Training from latents and features that were computed before: the same as from images."""
+
+import json
+
+import pytest
+import torch
+
+from flexframe import loading
+from flexframe.builtin.codec import IdentityCodec
+from flexframe.data.shards import Shards
+from flexframe.tokenizer import Tokenizer
+from flexframe.train.run import Run
+from flexframe.use import shards
+from flexframe_registry import ConfigError, TokenizerConfig, TrainConfig, catalogue
+from flexframe_registry.configs import resolve
+
+CPU = torch.device("cpu")
+DATA = {"type": "scenes", "complexity": 0, "count": 20}
+CODEC = {"type": "autoencoder", "channels": 4, "hidden": 32, "multipliers": [1, 1], "blocks": 1}
+MODEL = {
+    "size": "tiny", "image_size": 16, "length": 4, "codec": CODEC, "encoder": {"type": "registers", "patch": 2},
+    "quantizer": "fsq", "masker": "uniform", "decoder": {"type": "flow", "patch": 2},
+}  # fmt: skip
+REPA = {"type": "repa", "teacher": "test_vit", "weights": "random", "hidden": 16, "grid": 4}
+
+
+@pytest.fixture
+def start(tmp_path):
+    """A model file whose codec a run starts from."""
+
+    def make(seed=0):
+        torch.manual_seed(seed)
+        model, path = Tokenizer(TokenizerConfig.read(MODEL)), tmp_path / f"codec-{seed}.safetensors"
+        for value in model.codec.parameters():
+            value.data += 0.05 * torch.randn_like(value)
+        loading.save(model.state_dict(), model.config, path)
+        return path
+
+    return make
+
+
+def config(path=None, codec=None, objectives=(REPA,), **run):
+    init = [] if path is None else [{"from": str(path), "parts": ["codec"]}]
+    model = MODEL if codec is None else {**MODEL, "codec": codec}
+    settings = {"data": DATA, "steps": 4, "batch_size": 6, "accumulate": 2, "log_every": 1, "warmup": 1, "seed": 3}
+    return TrainConfig.read({"model": model, "run": {**settings, "init": init, "objectives": list(objectives), **run}})
+
+
+def fill(codec, out, **more):
+    source = catalogue().build(resolve("source", DATA), (16, 16))
+    return shards.precompute_latents(codec, source, out, name="test", device=CPU, **more)
+
+
+def see(out, **more):
+    objective = catalogue().build(resolve("objective", REPA), TokenizerConfig.read(MODEL).spec)
+    source = catalogue().build(resolve("source", DATA), (16, 16))
+    return shards.precompute_features([objective], source, out, device=CPU, dtype="fp32", **more)
+
+
+def losses(run):
+    names = ("loss", "repa/cosine", "decoder/flow")
+    lines = (run.folder / "log.jsonl").read_text().splitlines()
+    return torch.tensor([[json.loads(line).get(name, 0.0) for name in names] for line in lines])
+
+
+def test_latents_and_features_train_as_images_do(start, tmp_path, go, monkeypatch):
+    monkeypatch.setattr(shards, "BYTES", 7 * 4 * 8 * 8 * 4)  # seven rows a shard
+    path, out = start(), tmp_path / "latents"
+    filled = fill(loading.load_file(path).codec, out, batch_size=5)
+    see(out, batch_size=3)
+    assert (filled.count, filled.shapes["latents"]) == (20, (4, 8, 8))
+    assert len(list(out.glob("latents-*.safetensors"))) == 3
+    ways = {"images": {}, "latents": {"latents": str(out)}}
+    runs = [go(Run.create(config(path, **run), tmp_path / name, CPU, {})) for name, run in ways.items()]
+    images, latents = map(losses, runs)
+    torch.testing.assert_close(latents, images, rtol=1e-5, atol=1e-6)
+    assert (images[:, 1] > 0).all()
+    batch = next(runs[1].feed.batches(0))
+    assert batch.images is None
+    assert batch.condition is not None
+    assert torch.equal(batch.condition.labels, next(runs[0].feed.batches(0)).condition.labels)
+
+
+def test_a_codec_that_draws_draws_at_each_step_as_from_images(tmp_path, go, monkeypatch):
+    def drawn(self, moments, *, rng):
+        return moments + 0.3 * rng.normal("codec/test", moments.shape[1:])
+
+    monkeypatch.setattr(IdentityCodec, "moments", lambda self, images: images)
+    monkeypatch.setattr(IdentityCodec, "drawn", drawn)
+    monkeypatch.setattr(IdentityCodec, "encode", lambda self, images, *, rng: drawn(self, images, rng=rng))
+    codec = Tokenizer(TokenizerConfig.read({**MODEL, "codec": "identity"})).codec
+    fill(codec, tmp_path / "moments")
+    fill(codec, tmp_path / "sample", posterior="sample")
+    ways = {name: {"latents": str(tmp_path / name)} for name in ("moments", "sample")}
+    found = {
+        name: losses(go(Run.create(config(codec="identity", objectives=(), **run), tmp_path / f"run-{name}", CPU, {})))
+        for name, run in {"images": {}, **ways}.items()
+    }
+    torch.testing.assert_close(found["moments"], found["images"], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(found["sample"], found["images"], rtol=1e-5)
+    about = [Shards.read(tmp_path / name, "latents").about.of["latents"] for name in ways]
+    assert [(each["posterior"], each.get("seed")) for each in about] == [("moments", None), ("sample", 0)]
+
+
+def test_what_is_not_the_runs_is_refused(start, tmp_path):
+    path, out = start(), tmp_path / "latents"
+    fill(loading.load_file(path).codec, out)
+
+    def refused(words, **run):
+        with pytest.raises(ConfigError, match=words):
+            Run.create(config(**{"path": path, "latents": str(out), **run}), tmp_path / "run", CPU, {})
+
+    refused(r"holds no features 'repa' for it; make them: flexframe precompute features")
+    see(out)
+    refused("latents of another codec .test. than the run's", path=start(1))
+    refused("count there 20, here 19", data={**DATA, "count": 19})
+    refused("the features 'repa' in .* are others: grid there .4, 4., here .2, 2.", objectives=[{**REPA, "grid": 2}])
+    refused("leave out `flip` and `shift`", flip=True)
+    refused("holds no latents; make them", latents=str(tmp_path))
+    (out / "latents-00000.safetensors").rename(out / "aside")
+    refused("lacks 1 of 1 shards")
+    (out / "aside").rename(out / "latents-00000.safetensors")
+    Run.create(config(path, latents=str(out)), tmp_path / "run", CPU, {}).close()
+
+
+def test_a_precomputation_goes_on_where_it_stopped(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "BYTES", 7 * 4 * 8 * 8 * 4)
+    codec, out = loading.load_file(start()).codec, tmp_path / "latents"
+
+    def stop(done, of):
+        if done >= 14:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fill(codec, out, progress=stop)
+    assert fill(codec, out).resumed == 14
+    whole = Shards.read(out, "latents").take(range(20))
+    fill(codec, tmp_path / "other")
+    other = Shards.read(tmp_path / "other", "latents").take(range(20))
+    assert torch.equal(whole["latents"], other["latents"])
+    assert torch.equal(whole["labels"], other["labels"])
+    with pytest.raises(ConfigError, match="was begun otherwise: dtype was 'fp32' and is 'fp16'"):
+        fill(codec, out, dtype="fp16")
+
+
+def test_commands_fill_a_folder_for_a_run(start, tmp_path, command, monkeypatch):
+    recipe = tmp_path / "recipe.yaml"
+    found = config(start()).model_dump(mode="json")
+    about = {"summary": "a test", "licence": "none", "source": "a test", "model": found["model"], "run": found["run"]}
+    recipe.write_text(json.dumps(about))
+    out = tmp_path / "latents"
+    for kind in ("latents", "features"):
+        answer = command("precompute", kind, str(recipe), "-o", str(out), "--dtype", "fp16", "--device", "cpu")
+        assert answer.code == 0, answer.err
+        assert f"{kind} of 20 images" in answer.out
+    assert Shards.read(out, "latents").take([3])["latents"].dtype == torch.float16
+    run = Run.create(config(tmp_path / "codec-0.safetensors", latents=str(out)), tmp_path / "run", CPU, {})
+    batch = next(run.feed.batches(0))
+    run.close()
+    assert (batch.latents.dtype, batch.features["repa"].shape[1:3]) == (torch.float32, (4, 4))
