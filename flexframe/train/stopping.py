@@ -17,7 +17,8 @@ SIGNALS = signal.SIGTERM, signal.SIGINT
 
 
 class Stopping:
-    """Notes signals while it is entered. A second one acts as it would have without this."""
+    """Notes signals while it is entered. A second Ctrl-C acts as it would have without this; but with several processes
+    the same signal comes more than once, from the terminal or the scheduler and from torchrun, and changes nothing."""
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
@@ -53,7 +54,8 @@ class Stopping:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        self._restore()
+        if number == signal.SIGINT and self.processes.size == 1:
+            signal.signal(number, self.before[number])
 
     def _restore(self) -> None:
         for number, handler in self.before.items():

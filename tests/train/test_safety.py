@@ -84,6 +84,20 @@ def test_a_stopped_run_is_saved_and_goes_on_to_the_bit(create, go, register, num
     assert logs[0] == logs[1]  # the line that was begun before the stop included
 
 
+def test_a_second_interrupt_ends_it_at_once(create, go, register):
+    class Twice:
+        @hookimpl
+        def flexframe_step_end(self, run, step, losses):
+            os.kill(os.getpid(), signal.SIGTERM)  # once more or less: it is noted
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    register(Twice())
+    with pytest.raises(KeyboardInterrupt):
+        go(create("run"))
+
+
 def test_the_command_says_how_to_go_on(command, tmp_path, register):
     register(Send(signal.SIGTERM, 2))
     folder = tmp_path / "run"
