@@ -4,30 +4,32 @@
 
 Kills are SIGKILL. Every other one is aimed at a save: it comes up to 20 ms after a checkpoint is begun. Of the others
 one in four comes while the run starts or resumes, the rest at any moment of training. One checkpoint is cut short as
-well. Written: benchmarks/results/resume/CARD.json.
+well. Each run is the command line in a process of its own, forked from this one, so that torch is imported once.
+Written: benchmarks/results/resume/CARD.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from safetensors.torch import load_file
 
-from flexframe import provenance
+from flexframe import cli, provenance
+from flexframe.train import loop  # noqa: F401 (imported before a process is forked)
 from flexframe.train.checkpoint import digest
 
 TIMES = {"images_per_s", "data_wait"}
@@ -36,11 +38,48 @@ AIMS = "training", "a save", "training", "a save", "training", "a save", "the st
 RESULTS = Path(__file__).parent / "results" / "resume"
 
 
-os.environ["PYTHONUNBUFFERED"] = "1"  # the first word of training is waited for
+class Command:
+    """`flexframe train ...` in a forked process. Its first word comes when training begins."""
 
+    def __init__(self, words: Sequence[object], stderr: Path) -> None:
+        self.arguments, self.stderr = ["flexframe", "train", *map(str, words), "--device", "cpu"], stderr
+        self.reads, self.writes = os.pipe()
+        self.process = multiprocessing.get_context("fork").Process(target=self._run)
+        self.process.start()
+        os.close(self.writes)
 
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "flexframe", "train", *map(str, words), "--device", "cpu"]
+    def _run(self) -> None:
+        errors = os.open(self.stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(self.writes, 1)
+        os.dup2(errors, 2)
+        sys.argv = self.arguments
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        cli.main()
+
+    def begins(self) -> None:
+        """Wait until it trains, or has ended."""
+        os.read(self.reads, 1)
+
+    def ended(self, seconds: float | None) -> bool:
+        """Whether it ends by itself within so many seconds."""
+        with open(self.reads, "rb", closefd=False) as said:  # else the pipe fills
+            os.set_blocking(self.reads, False)
+            until = math.inf if seconds is None else time.perf_counter() + seconds
+            while self.process.is_alive() and time.perf_counter() < until:
+                said.read()
+                self.process.join(min(0.02, max(0.0, until - time.perf_counter())))
+        return not self.process.is_alive()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def close(self) -> None:
+        """Raise `SystemExit` with what it said, where it failed by itself."""
+        self.process.join()
+        os.close(self.reads)
+        if self.process.exitcode not in (0, -signal.SIGKILL):
+            raise SystemExit(f"{' '.join(self.arguments)} failed:\n{self.stderr.read_text()}")
 
 
 def settings(steps: int, every: int) -> list[str]:
@@ -54,30 +93,26 @@ def begun(folder: Path) -> set[str]:
     return {path.name for path in (folder / "checkpoints").glob(".part-*")}
 
 
-def kill_within_a_save(process: subprocess.Popen[bytes], folder: Path, draw: random.Random) -> bool:
+def kill_within_a_save(run: Command, folder: Path, draw: random.Random) -> bool:
     """Wait for a save to begin, and kill a moment later; whether it came to that."""
     before = begun(folder)
-    while process.poll() is None:
+    while run.process.is_alive():
         if begun(folder) - before:
             time.sleep(draw.uniform(0, 0.02))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            run.kill()
             return True
         time.sleep(0.0005)
     return False
 
 
-def kill_at_any_moment(process: subprocess.Popen[bytes], started: bool, seconds: float, draw: random.Random) -> bool:
+def kill_at_any_moment(run: Command, started: bool, seconds: float, draw: random.Random) -> bool:
     """Kill within so many seconds of its start, or of the first word of training; whether it came to that."""
-    if started and process.stdout is not None:
-        process.stdout.readline()
-    try:
-        process.wait(draw.uniform(0, seconds))
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return True
-    return False
+    if started:
+        run.begins()
+    if run.ended(draw.uniform(0, seconds)):
+        return False
+    run.kill()
+    return True
 
 
 def steps_of(folder: Path) -> list[int]:
@@ -113,47 +148,37 @@ def main() -> None:
     whole, killed = base / "whole", base / "killed"
     own = settings(given.steps, given.every)
     start = time.perf_counter()
-    with subprocess.Popen(command(given.card, *own, "-o", whole), stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        starting = time.perf_counter() - start
-        process.stdout.read()
-    if process.returncode:
-        raise SystemExit("the run that is let alone failed")
+    run = Command([given.card, *own, "-o", whole], base / "stderr")
+    run.begins()
+    starting = time.perf_counter() - start
+    run.ended(None)
+    run.close()
     training = time.perf_counter() - start - starting
 
     events: list[dict[str, Any]] = []
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("kills", total=given.kills)
-        while len(events) < given.kills:
-            words = ["--resume", killed] if (killed / "config.json").is_file() else [given.card, *own, "-o", killed]
-            said_to = base / "stderr"
-            with said_to.open("wb") as stderr:
-                process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=stderr)
-            aim = AIMS[len(events) % len(AIMS)]
-            event: dict[str, Any] = {"aimed_at": aim}
-            if aim == "a save":
-                came = kill_within_a_save(process, killed, draw)
-            else:
-                started = aim == "training"
-                came = kill_at_any_moment(process, started, 1.2 * training / given.kills if started else starting, draw)
-            assert process.stdout is not None
-            process.stdout.close()
-            said = said_to.read_text()
-            if not came:
-                if process.returncode:
-                    raise SystemExit(f"a resumed run failed by itself:\n{said}")
-                break  # it came to its end before
-            event |= {"saving": sorted(begun(killed)), "checkpoints": steps_of(killed)}
-            if len(events) == given.kills // 2 and event["checkpoints"]:
-                path = killed / "checkpoints" / f"step-{event['checkpoints'][-1]:08d}" / "trainee.safetensors"
-                path.write_bytes(path.read_bytes()[:-1000])
-                event["cut_short"] = event["checkpoints"][-1]
-            events.append(event)
-            progress.advance(task)
-    last = subprocess.run(command("--resume", killed), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    if last.returncode:
-        raise SystemExit(f"the last resume failed:\n{last.stderr}")
+    while len(events) < given.kills:
+        words = ["--resume", killed] if (killed / "config.json").is_file() else [given.card, *own, "-o", killed]
+        run = Command(words, base / "stderr")
+        aim = AIMS[len(events) % len(AIMS)]
+        event: dict[str, Any] = {"aimed_at": aim}
+        if aim == "a save":
+            came = kill_within_a_save(run, killed, draw)
+        else:
+            started = aim == "training"
+            came = kill_at_any_moment(run, started, 1.2 * training / given.kills if started else starting, draw)
+        run.close()
+        if not came:
+            break  # it came to its end before
+        event |= {"saving": sorted(begun(killed)), "checkpoints": steps_of(killed)}
+        if len(events) == given.kills // 2 and event["checkpoints"]:
+            path = killed / "checkpoints" / f"step-{event['checkpoints'][-1]:08d}" / "trainee.safetensors"
+            path.write_bytes(path.read_bytes()[:-1000])
+            event["cut_short"] = event["checkpoints"][-1]
+        events.append(event)
+        print(f"{len(events)}/{given.kills} killed: {event}", file=sys.stderr, flush=True)
+    run = Command(["--resume", killed], base / "stderr")
+    run.ended(None)
+    run.close()
     wrong = differences(whole, killed)
     result = {
         "card": given.card,
