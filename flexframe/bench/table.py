@@ -28,13 +28,18 @@ def measured(number: Mapping[str, Any]) -> str:
 
 
 def print_table(results: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print a row for each model and token count, then what could not be measured and why."""
+    """Print a row for each model and token count, then what could not be measured and why.
+
+    A terminal that is too narrow for all numbers gets the first ones, and is told which it does not show.
+    """
     console = console or Console()
-    found_columns = columns(results)
+    names_width = min(24, max(map(len, results["models"])))
+    all_columns = columns(results)
+    found_columns = all_columns[: max(3, (console.width - names_width - 22) // 11)]
     split = {name for name, _ in found_columns if sum(name == other for other, _ in found_columns) > 1}
     table = Table(box=None, padding=(0, 1), pad_edge=False, collapse_padding=True, header_style="bold")
     table.add_column("tokens", justify="right")
-    table.add_column("model", overflow="fold", min_width=min(24, max(map(len, results["models"]))))
+    table.add_column("model", overflow="fold", min_width=names_width)
     table.add_column("bits", justify="right")
     for name, key in found_columns:
         measure = results["measures"][name]
@@ -44,12 +49,10 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
     table.add_column("decode img/s", justify="right", max_width=6)
     for budget in results["budgets"]:
         best = {column: best_models(results, column[0], budget, column[1]) for column in found_columns}
-        for i, (model, entry) in enumerate(results["models"].items()):
+        offered = [(m, entry["budgets"][str(budget)]) for m, entry in results["models"].items()
+                   if str(budget) in entry["budgets"]]  # fmt: skip
+        for i, (model, found) in enumerate(offered):
             first = str(budget) if i == 0 else ""
-            found = entry["budgets"].get(str(budget))
-            if found is None:
-                table.add_row(first, escape(model), *["–"] * (len(found_columns) + 2), style="dim")
-                continue
             cells = []
             for name, key in found_columns:
                 number = found["metrics"].get(name, {})
@@ -59,6 +62,10 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
             bits = shown_bits(found["bits"])
             table.add_row(first, escape(model), bits, *cells, f"{found['speed']['decode_images_per_second']:.0f}")
     console.print(table)
+    unseen = dict.fromkeys(results["measures"][name]["label"] for name, _ in all_columns[len(found_columns) :])
+    if unseen:
+        told = f"not shown for want of width, but in results.json and on the page: {', '.join(unseen)}"
+        console.print(f"[dim]{escape(told)}[/]", highlight=False)
     for model, lacking in not_offered(results).items():
         console.print(
             f"[dim]{escape(model)} is not offered at {', '.join(map(str, lacking))} tokens[/]", highlight=False
