@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -35,6 +35,20 @@ class DigitsConfig(SourceConfig):
     type: Literal["digits"] = "digits"
     split: Literal["train", "val"] = "train"
     """`train` (1,438 images), or the held-out `val` (359: the indices 4, 9, 14, ...)."""
+
+
+@hookimpl
+def flexframe_run_start(run: Any) -> None:
+    from flexframe.train import observe
+
+    observe.start(run)
+
+
+@hookimpl
+def flexframe_step_end(run: Any, step: int) -> None:
+    from flexframe.train import observe
+
+    observe.tell(run, step)
 
 
 @hookimpl

@@ -18,6 +18,7 @@ from .console import Console
 from .optim import learning_rate
 from .optim import step as step_optimizer
 from .run import Run
+from .samples import draw
 from .stopping import Stopping
 from .tally import Reading
 from .trainee import total
@@ -107,9 +108,12 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
         last = run.step == config.steps
         logs = run.step % config.log_every == 0 or last
         saves = run.step % config.checkpoint_every == 0 or last or stopped is not None
-        if logs or saves:
+        samples = config.sample_every > 0 and (run.step % config.sample_every == 0 or last)
+        if logs or saves or samples:
             reading = tally.read()  # the only host sync
             _check(run, reading)  # so no checkpoint holds what is not finite
+        if samples:
+            since += draw(run)  # no part of the pace of training
         if logs:
             now = time.perf_counter()
             line = {

@@ -2,6 +2,7 @@
 
 <run>/config.json      the resolved config          <run>/manifest.json    versions, commit, seed, command
 <run>/log.jsonl        one line a logged step       <run>/checkpoints/     step-NNNNNNNN/, the last few
+<run>/samples/         pictures by step         <run>/tensorboard/     and wandb/, where asked for
 <run>/model.safetensors   the finished model, averaged weights       <run>/end.json    how training ended, and why
 """
 
@@ -21,7 +22,7 @@ from flexframe import loading, provenance
 from flexframe.tokenizer import Tokenizer
 from flexframe_registry import ConfigError, TrainConfig, manager
 
-from . import checkpoint, sharding
+from . import checkpoint, observe, sharding
 from .distributed import ALONE, Processes
 from .feed import create_feed
 from .gradients import Gradients
@@ -49,6 +50,9 @@ class Run:
         initial: bool = True,
         processes: Processes = ALONE,
     ) -> None:
+        observe.check(config.run)
+        self.last: dict[str, Any] = {}
+        """The last line logged."""
         self.folder, self.device, self.sampling, self.processes = folder, device, dict(sampling), processes
         self.lock = Lock(folder)
         self.step = 0
@@ -196,6 +200,7 @@ class Run:
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Add a line to the run's log. `OSError` where the disk does not take it."""
+        self.last = dict(line)
         path = self.folder / "log.jsonl"
         try:
             with path.open("a") as file:

@@ -101,6 +101,16 @@ class RunConfig(Config):
     """Seed of weights, data order and every draw."""
     log_every: int = Field(50, ge=1)
     """Steps between log lines."""
+    sample_every: int = Field(0, ge=0)
+    """Steps between pictures of what the averaged weights make of a few images, at 1, 2, 4, ... tokens, in
+    `<run>/samples`; 0 for none. Training does not notice."""
+    sample_count: int = Field(4, ge=1)
+    """Images on such a picture: the first ones of the data."""
+    tensorboard: bool = False
+    """Write what is logged, and samples, for TensorBoard too: `pip install 'flexframe[tensorboard]'`."""
+    wandb: str | None = None
+    """A project of W&B, for which what is logged is written to `<run>/wandb`, offline: `pip install
+    'flexframe[wandb]'`, and `wandb sync` when it is to be seen there."""
     checkpoint_every: int = Field(1000, ge=1)
     """Steps between checkpoints; the last step always has one."""
     keep: int = Field(2, ge=1)
@@ -153,7 +163,7 @@ class TrainConfig(Config):
         given: dict[str, Any]
         if prior:
             given = {"objectives": run.objectives, "init": run.init, "keep_latents": run.keep_latents,
-                     "latents": run.latents}  # fmt: skip
+                     "latents": run.latents, "sample_every": run.sample_every}  # fmt: skip
             why = "is a tokenizer's, and this trains a prior, which has its own loss and starts random; leave it out"
         else:
             given = {"tokens": run.tokens, "keep_tokens": run.keep_tokens, "held_out": run.held_out}

@@ -1,0 +1,73 @@
+"""A look at a model while it trains: a few images, at every power of two of tokens, by the averaged weights."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from flexframe import loading
+from flexframe.rng import Rng
+from flexframe.tokenizer import Tokenizer
+from flexframe.use.decode import to_uint8
+from flexframe.use.reconstruct import Strip, grid, psnr_of
+
+from .run import Run, random_state, set_random_state
+
+FOLDER = "samples"
+
+
+def place(step: int) -> str:
+    """Of the picture of a step, in its run's folder."""
+    return f"{FOLDER}/step-{step:08d}.png"
+
+
+@torch.no_grad()
+def draw(run: Run) -> float:
+    """Write the picture of this step: the first process does, all of them call this. Training is as it was before.
+
+    Returns:
+        the seconds it took.
+    """
+    since, state = time.perf_counter(), run.exported()
+    if run.processes.first:
+        before = random_state(run.device)
+        try:
+            _draw(run, state)
+        finally:
+            set_random_state(before, run.device)
+    return time.perf_counter() - since
+
+
+def _draw(run: Run, state: dict[str, torch.Tensor]) -> None:
+    # what a quantizer counts of its codes is its own; all else is only read, and shared
+    own = {name: value.clone() if name.startswith("quantizer.") else value for name, value in state.items()}
+    model = loading.assemble(run.config.model, own, str(run.folder), run.sampling).to(run.device)
+    assert isinstance(model, Tokenizer)
+    batch = run.feed.examples(run.config.run.sample_count)
+    if batch is None:
+        return
+    if batch.images is not None:
+        images = batch.images
+    else:
+        assert batch.latents is not None
+        images = model.codec.decode(batch.latents).clamp(0, 1)
+    rng = Rng(run.config.run.seed, batch.index)
+    tokens, originals = model.encode(images, rng=rng), to_uint8(images)
+    found = {length: to_uint8(model.decode(tokens.truncate(length), rng=rng)) for length in lengths(model)}
+    strips = []
+    for i, number in enumerate(batch.index.tolist()):
+        row = {length: pictures[i] for length, pictures in found.items()}
+        psnr = {length: psnr_of(originals[i], picture) for length, picture in row.items()}
+        strips.append(Strip(f"image {number}", originals[i], row, psnr))
+    path = run.folder / place(run.step)
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    grid(strips).save(part, "PNG")
+    part.replace(path)
+
+
+def lengths(model: Tokenizer) -> tuple[int, ...]:
+    """Powers of two among a model's budgets, and the longest."""
+    budgets = model.config.budgets
+    return tuple(n for n in budgets if n & (n - 1) == 0 or n == budgets[-1])

@@ -1,0 +1,113 @@
+"""Pictures while a model trains, and those who watch it elsewhere."""
+
+import json
+import sys
+import types
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from flexframe.train import checkpoint, observe
+from flexframe.train.run import Run
+from flexframe_registry import ConfigError, hookimpl, manager
+
+REVIVING = "quantizer={type: vq, codebook_size: 64, dim: 8, l2_norm: false, ema: true, dead_code_threshold: 0.5}"
+"""Draws from the global random state at every step."""
+SAMPLES = ("run.steps=6", "run.checkpoint_every=3", "run.log_every=2", "run.sample_every=2", "run.sample_count=3",
+           REVIVING)  # fmt: skip
+
+
+class Stop:
+    @hookimpl
+    def flexframe_checkpoint_saved(self, run, path):
+        if run.step == 3:
+            raise InterruptedError
+
+
+def state(run):
+    return load_file(run.folder / "model.safetensors")
+
+
+def lines(run):
+    drop = {"images_per_s", "data_wait"}
+    told = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in drop} for line in told]
+
+
+def test_pictures_are_drawn_and_training_does_not_notice(create, go):
+    with_samples, without = (go(create(n, *SAMPLES, *m)) for n, m in (("a", ()), ("b", ("run.sample_every=0",))))
+    assert lines(with_samples) == lines(without)
+    assert all(torch.equal(value, state(without)[name]) for name, value in state(with_samples).items())
+    ends = [torch.equal(a, b) for a, b in zip(with_samples._random_states().values(),
+                                              without._random_states().values(), strict=True)]  # fmt: skip
+    assert all(ends)
+    found = sorted(path.name for path in (with_samples.folder / "samples").iterdir())
+    assert found == [f"step-0000000{step}.png" for step in (2, 4, 6)]
+    first, last = (Image.open(with_samples.folder / "samples" / name).convert("RGB") for name in (found[0], found[-1]))
+    assert first.size == last.size
+    assert first.tobytes() != last.tobytes()
+    assert not (without.folder / "samples").exists()
+
+
+def test_a_resumed_run_with_samples_is_bit_exact(create, go):
+    whole, run, plugin = go(create("whole", *SAMPLES)), create("cut", *SAMPLES), Stop()
+    manager().register(plugin)
+    try:
+        with pytest.raises(InterruptedError):
+            go(run)
+    finally:
+        manager().unregister(plugin)
+    assert checkpoint.find_last(run.folder / "checkpoints").name == "step-00000003"
+    resumed = go(Run.resume(run.folder, torch.device("cpu")))
+    assert lines(resumed) == lines(whole)
+    assert all(torch.equal(value, state(whole)[name]) for name, value in state(resumed).items())
+    pictures = [(each.folder / "samples/step-00000006.png").read_bytes() for each in (whole, resumed)]
+    assert pictures[0] == pictures[1]
+
+
+# --- elsewhere ---------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_package_is_told_before_anything_is_made(create, monkeypatch, tmp_path):
+    monkeypatch.setattr(observe, "find_spec", lambda name: None)
+    for setting, package in (("run.tensorboard=true", "tensorboard"), ("run.wandb=tokens", "wandb")):
+        with pytest.raises(ConfigError, match=rf"pip install 'flexframe\[{package}\]'"):
+            create("run", setting)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_and_wandb_are_told_what_is_logged(create, go, monkeypatch):
+    told = {"tensorboard": [], "wandb": []}
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            self.begun = (folder, purge_step)
+
+        def add_scalar(self, name, value, step):
+            told["tensorboard"].append((step, name, value))
+
+        def add_image(self, name, image, step, dataformats):
+            told["tensorboard"].append((step, name, image.shape[2]))
+
+        def flush(self):
+            pass
+
+    def init(**settings):
+        told["wandb"].append(settings)
+        return types.SimpleNamespace(log=lambda line, step: told["wandb"].append((step, line)))
+
+    monkeypatch.setattr(observe, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, Image=lambda path: ("image", path)))
+    run = go(create("run", "run.steps=4", "run.log_every=2", "run.sample_every=4", "run.tensorboard=true",
+                    "run.wandb=tokens"))  # fmt: skip
+    logged = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    assert (4, "loss", logged[1]["loss"]) in told["tensorboard"]
+    assert [entry for entry in told["tensorboard"] if entry[1] == "samples"] == [(4, "samples", 3)]
+    settings, *steps = told["wandb"]
+    assert (settings["project"], settings["mode"], settings["name"]) == ("tokens", "offline", "run")
+    assert [step for step, _ in steps] == [2, 4]
+    assert steps[0][1]["loss"] == logged[0]["loss"]
+    assert steps[1][1]["samples"] == ("image", str(run.folder / "samples/step-00000004.png"))
