@@ -180,7 +180,7 @@ def _of_the_codebook(axes: Any, runs: Mapping[str, Lines]) -> None:
     if len(sizes) == 1 and (size := sizes.pop()):
         axes.set_title(f"codes used, of {size:,}", fontsize=10, loc="left")
         share = axes.secondary_yaxis("right", functions=(lambda v: 100 * v / size, lambda v: v * size / 100))
-        share.set_ylabel("%", fontsize=8, rotation=0)
+        share.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
         share.tick_params(labelsize=8)
 
 
