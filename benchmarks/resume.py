@@ -185,7 +185,7 @@ def main() -> None:
         "settings": own,
         "seed": given.seed,
         "kills": len(events),
-        "kills_within_a_save": sum(bool(event["saving"]) for event in events),
+        "kills_within_a_save": sum(event["aimed_at"] == "a save" for event in events),
         "cut_short": [event["cut_short"] for event in events if "cut_short" in event],
         "seconds_uninterrupted": round(training, 1),
         "model_sha256": [digest(run / "model.safetensors") for run in (whole, killed)],
