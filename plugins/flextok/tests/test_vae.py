@@ -135,3 +135,11 @@ def test_a_tokenizers_codec_is_frozen():
     assert not any(p.requires_grad for p in model.codec.parameters())
     images = model.decode(model.encode(pictures()), sampling={"steps": 1})
     assert images.shape == (3, 3, 16, 16)
+
+
+def test_kept_moments_give_the_latents_that_images_give():
+    part, rng = codec(sample_posterior=True), Rng(3, torch.arange(3), 7)
+    moments = part.moments(pictures())
+    assert moments.shape[1] == 2 * part.config.channels
+    assert torch.equal(part.drawn(moments, rng=rng), part.encode(pictures(), rng=rng))
+    assert codec(sample_posterior=False).moments(pictures()) is None
