@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections import defaultdict
@@ -133,9 +135,14 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--peak", type=float, help="the device's rate, TFLOP/s")
     parser.add_argument("-o", "--out", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     device = torch.device(args.device)
     with tempfile.TemporaryDirectory() as folder:
+        if card(args.card).model.codec.type != "identity":  # a frozen codec needs weights: random ones cost the same
+            drawn = Path(folder) / "random.safetensors"
+            command = [sys.executable, "-m", "flexframe", "init", args.card, "-o", str(drawn)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            args.settings.append(f"run.init={{from: {drawn}, parts: [codec]}}")
         found = run_steps(args, args.warmup + args.steps, Path(folder) / "timed", profiled=False)
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
         with profile(activities=kinds) as profiler:
@@ -145,13 +152,14 @@ def main() -> None:
     ranked = sorted(events, key=lambda event: -getattr(event, own))[:12]
     total = sum(getattr(event, own) for event in events)
     found["operators"] = {event.key: round(100 * getattr(event, own) / total, 1) for event in ranked}
-    config = card(args.card).train(["run.data={type: scenes}", *args.settings])
+    settings = [setting for setting in args.settings if not setting.startswith("run.init=")]
+    config = card(args.card).train(["run.data={type: scenes}", *settings])
     flops = sum(measure(config.model, frozen=config.run.freeze, uses=("train",)).costs["train", "fp32"].flops.values())
     step = sum(found["phases_ms"].get(stage, 0) for stage in STEP)
     found |= {"step_ms": step, "images_per_s": 1000 * args.batch / step, "gflop_an_image": flops / 1e9}
     rate = flops * args.batch / step / 1e9
     found |= {"tflop_per_s": rate, "utilisation": rate / args.peak if args.peak else None}
-    about = {"card": args.card, "settings": args.settings, "batch": args.batch, "torch": torch.__version__}
+    about = {"card": args.card, "settings": settings, "batch": args.batch, "torch": torch.__version__}
     found = {**about, "processor": processor(device), "threads": torch.get_num_threads(), **found}
     show(found)
     if args.out:
