@@ -35,10 +35,12 @@ class History:
     """When it last logged, or was begun: seconds since 1970."""
 
     batch_size: int
+    ended: int = 0
+    """The step that it ended after, which need not have been logged."""
 
     @property
     def step(self) -> int:
-        return int(self.lines[-1]["step"]) if self.lines else 0
+        return max(self.ended, int(self.lines[-1]["step"]) if self.lines else 0)
 
     @property
     def last(self) -> Mapping[str, Any]:
@@ -62,9 +64,9 @@ def read(folder: Path) -> History:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError([(str(path), f"is not the config of a run ({type(error).__name__}: {error})")]) from None
     lines, log = tuple(_lines(folder / "log.jsonl")), folder / "log.jsonl"
-    state, why = _state(folder, steps, int(lines[-1]["step"]) if lines else 0)
+    state, why, ended = _state(folder, steps, int(lines[-1]["step"]) if lines else 0)
     touched = (log if log.is_file() else path).stat().st_mtime
-    return History(folder, model, steps, lines, state, why, touched, batch_size)
+    return History(folder, model, steps, lines, state, why, touched, batch_size, ended)
 
 
 def log(folder: Path) -> tuple[Mapping[str, Any], ...]:
@@ -111,15 +113,16 @@ def _model(config: Mapping[str, Any]) -> str:
     return " ".join([*(config[part]["type"] for part in PARTS), str(config["length"])])
 
 
-def _state(folder: Path, steps: int, step: int) -> tuple[str, str]:
+def _state(folder: Path, steps: int, step: int) -> tuple[str, str, int]:
+    """State, why, and the step that it ended after."""
     held = holder(folder)
     if held is not None and held[1]:
-        return "running", held[0]
+        return "running", held[0], 0
     try:
         end = json.loads((folder / END).read_text())
-        return str(end["state"]), str(end["why"])
+        return str(end["state"]), str(end["why"]), int(end.get("step", 0))
     except (OSError, ValueError, KeyError, TypeError):
         pass  # killed before it could tell, or of a version that did not
     if held is not None:
-        return "failed", f"{held[0]} was killed, or its host went down"
-    return "finished" if step >= steps else "stopped", ""
+        return "failed", f"{held[0]} was killed, or its host went down", 0
+    return "finished" if step >= steps else "stopped", "", 0
