@@ -47,8 +47,8 @@ for name in ${MODELS:-flextok titok-64 titok-16 titok-4}; do
   code=0
   timeout --signal=TERM "${SECONDS_A_PART:-500}" "${command[@]}" --device "$device" || code=$?
   [ -f "$folder/model.safetensors" ] && continue
-  [ "$code" = 124 ] || { echo "$name: training failed"; exit 1; }
-  echo "$name: out of time, with a checkpoint; call this script again to go on"
+  [ "$code" = 0 ] || [ "$code" = 124 ] || { echo "$name: training failed"; exit 1; }
+  echo "$name: stopped, with a checkpoint; call this script again to go on"
   exit 3
 done
 [ -n "${BACKBONE:-}" ] && suite+=("metrics.2.backbone=$BACKBONE")
