@@ -19,6 +19,7 @@ WITHOUT_DEVICE = {
     "list", "show", "doctor", "explain", "new-plugin",  # compute nothing; sizes are measured on meta tensors
     "import", "init",  # write files that are the same everywhere
     "verify",  # compares with what the reference computed on a CPU
+    "runs", "plot",  # read logs
 }  # fmt: skip
 
 

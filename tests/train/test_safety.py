@@ -84,7 +84,15 @@ def test_a_stopped_run_is_saved_and_goes_on_to_the_bit(create, go, register, num
     assert logs[0] == logs[1]  # the line that was begun before the stop included
 
 
-def test_a_second_interrupt_ends_it_at_once(create, go, register):
+@pytest.fixture
+def interruptible():
+    """Python's own answer to Ctrl-C, which what is started in a shell's background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_interrupt_ends_it_at_once(create, go, register, interruptible):
     class Twice:
         @hookimpl
         def flexframe_step_end(self, run, step, losses):
