@@ -10,7 +10,7 @@
 # INCEPTION         file of Inception's weights; not given: fetched
 # SECONDS_A_PART    after so long a training stops with a checkpoint; the same command goes on (500)
 # MODELS            which of flextok titok-64 titok-16 titok-4 (all)
-# FORM=cpu          the same on a CPU core in about half an hour: narrow models, patches of 8, no critic, 300 steps of 32
+# FORM=cpu          the same on a CPU core in minutes a model: narrow models, patches of 8, no critic, 300 steps of 32
 #                   images, 64 images measured. It shows that everything runs, and ranks nothing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
