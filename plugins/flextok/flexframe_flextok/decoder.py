@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -57,6 +58,26 @@ class Head(nn.Module):
         return rearrange(patches, "b (y x) (p q c) -> b c (y p) (x q)", y=rows, p=self.patch, q=self.patch)
 
 
+STAND_INS = 4
+"""So many equal registers stand for all that no token was given for (docs/adr/0016)."""
+
+
+@functools.cache
+def log_shares(count: int) -> tuple[float, ...]:
+    """Numbers, exact in bf16, whose exponentials add up to `count` (to 1e-6 of it).
+
+    Added to the logits of as many equal keys, they make softmax weigh these as `count` keys.
+    """
+    rest, found = float(count), []
+    for i in range(STAND_INS):
+        share = torch.tensor(math.log(rest)).bfloat16()
+        if i < STAND_INS - 1 and math.exp(share) >= rest:  # from below, so that something is left for the others
+            share = torch.nextafter(share, torch.tensor(-math.inf).bfloat16())
+        found.append(share.item())
+        rest -= math.exp(found[-1])
+    return tuple(found)
+
+
 class FlowDecoder(Decoder):
     """Velocity from noised latents, time and tokens. Absent tokens are a mask token, or are not there at all."""
 
@@ -79,13 +100,17 @@ class FlowDecoder(Decoder):
     # --- the network ---------------------------------------------------------------------------------------------
 
     def registers(self, tokens: Tokens, null: Bool[Tensor, " b"] | None) -> Float[Tensor, "b k e"]:
-        """Tokens as the trunk sees them; with a mask token always `length` of them, else as many as there are."""
+        """Tokens as the trunk sees them; with a mask token, more follow in place of the slots up to `length`.
+
+        A register that stands for an absent token has no position, so all of them are equal, and stay so in every
+        block. No more than `STAND_INS` are computed; `velocity` gives them the weight of all.
+        """
         slots = tokens.keep.shape[1]
         x = self.from_tokens(tokens.values.to(self.from_tokens.weight.dtype)) + self.positions[:slots]
         if self.spec.tokens.masked:
             # replaced after the positions were added: a masked slot carries no position of its own
             x = torch.where(tokens.keep[..., None], x, self.mask_token.to(x.dtype))
-            missing = self.spec.tokens.length - slots
+            missing = min(self.spec.tokens.length - slots, STAND_INS)
             x = torch.cat([x, self.mask_token.to(x.dtype).expand(len(x), missing, -1)], 1)
         if null is not None:
             x = torch.where(null[:, None, None], self.null_condition.to(x.dtype), x)
@@ -103,8 +128,7 @@ class FlowDecoder(Decoder):
         """Velocity at x, and the patch features (`b y x e`) of the tapped blocks."""
         patches = self.patches(x)
         split, rows = patches.shape[1], x.shape[2] // self.config.patch
-        seen = self._seen(registers, keep, null)
-        mask = None if seen is None else F.pad(seen, (split, 0), value=True)[:, None, None]
+        mask = self._mask(registers, keep, null, split)
         time = F.silu(self.time(times))
         features: dict[str, Tensor] = {}
         h = torch.cat([patches, registers.to(patches.dtype)], 1)
@@ -113,6 +137,20 @@ class FlowDecoder(Decoder):
             if f"block.{i}" in taps:
                 features[f"block.{i}"] = rearrange(h[:, :split], "b (y x) e -> b y x e", y=rows)
         return self.head(h[:, :split], time, rows), features
+
+    def _mask(self, registers: Tensor, keep: Tensor, null: Tensor | None, split: int) -> Tensor | None:
+        """What attention adds to its logits, or which keys it sees; None where it sees all, and each as one."""
+        seen = self._seen(registers, keep, null)
+        given = keep.shape[1]
+        missing = self.spec.tokens.length - given
+        if not given < registers.shape[1] < given + missing:  # none is absent, or each stands for itself
+            return None if seen is None else F.pad(seen, (split, 0), value=True)[:, None, None]
+        bias = registers.new_zeros(1, split + registers.shape[1])
+        for i, share in enumerate(log_shares(missing)):
+            bias[:, split + given + i] = share
+        if seen is not None:
+            bias = bias.masked_fill(~F.pad(seen, (split, 0), value=True), -math.inf)
+        return bias[:, None, None]
 
     def _seen(self, registers: Tensor, keep: Tensor, null: Tensor | None) -> Bool[Tensor, "b k"] | None:
         """The registers that attention sees; None where it sees all."""

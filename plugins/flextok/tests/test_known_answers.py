@@ -18,7 +18,7 @@ from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Tokens, prefix
 from flexframe_flextok import FlowDecoderConfig, FlowSampling
 from flexframe_flextok.blocks import LayerNorm, PatchEmbed, sincos
-from flexframe_flextok.decoder import FlowDecoder, TimeEmbed
+from flexframe_flextok.decoder import FlowDecoder, TimeEmbed, log_shares
 from flexframe_flextok.flow import Guidance, draw_times, integrate, mode_times
 from flexframe_flextok.reading import read_flextok
 from flexframe_registry import CodecModelConfig, ConfigError, LatentSpec, Spec, TokenizerConfig, TokenSpec, cards
@@ -510,6 +510,65 @@ def test_guidance_is_between_the_two_predictions():
     for scale in (0.0, 1.0, 3.0):
         found = decoder.integrate(tokens, noise, FlowSampling(steps=1, guidance=scale))
         torch.testing.assert_close(found, noise - (null + scale * (conditional - null)))
+
+
+def long_decoder(length=64):
+    """Two blocks, sharp attention, as many tokens as a few registers can stand for."""
+    torch.manual_seed(0)
+    config = FlowDecoderConfig(width=32, depth=2, head_dim=16, patch=2)
+    decoder = FlowDecoder(config, Spec(LatentSpec(3, 8, 8, None), 8, TokenSpec(length, 6, 1, 64, True)))
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return decoder.eval()
+
+
+def long_tokens(slots, lengths, length=64):
+    values = torch.randn(len(lengths), length, 6, generator=torch.Generator().manual_seed(1))
+    keep = prefix(torch.tensor(lengths), slots)
+    return Tokens(values[:, :slots], keep, torch.zeros(len(lengths), slots, 1, dtype=torch.long))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("lengths", [(1, 1, 1), (2, 7, 4), (59, 3, 40), (60, 60, 60), (63, 1, 2)])
+def test_a_few_registers_stand_for_all_absent_ones(lengths, monkeypatch):
+    decoder, given, whole = long_decoder(), long_tokens(max(lengths), lengths), long_tokens(64, lengths)
+    x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    times, settings = torch.full((3,), 0.4), FlowSampling(steps=2, guidance=3.0)
+
+    def velocities(tokens):
+        null = torch.tensor([True, False, False])
+        mixed, _ = decoder.velocity(x, times, decoder.registers(tokens, null), tokens.keep, frozenset(), null)
+        return mixed, decoder.integrate(tokens, x, settings)
+
+    expected = velocities(whole)
+    assert decoder.registers(whole, None).shape[1] == 64
+    assert decoder.registers(given, None).shape[1] == min(64, max(lengths) + 4)
+    for a, b in zip(velocities(given), expected, strict=True):
+        torch.testing.assert_close(a, b, atol=5e-4, rtol=1e-4)
+    if max(lengths) < 60:  # and not for as many as they are: their weight is what makes them equal
+        monkeypatch.setattr("flexframe_flextok.decoder.log_shares", lambda count: (0.0,) * 4)
+        assert (velocities(given)[0] - expected[0]).abs().max() > 1e-2
+
+
+def test_shares_of_the_registers_that_stand_for_others():
+    for count in range(5, 2048):
+        shares = torch.tensor(log_shares(count))
+        assert torch.equal(shares.bfloat16().float(), shares), "autocast rounds the weights of attention"
+        assert shares.double().exp().sum().item() == pytest.approx(count, rel=1e-6)
+
+
+@torch.no_grad()
+def test_a_few_registers_stand_for_all_absent_ones_in_bf16():
+    decoder, lengths = long_decoder(), (3, 1, 2)
+    x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    found = {}
+    for slots in (3, 64):
+        tokens = long_tokens(slots, lengths)
+        exact = decoder.velocity(x, torch.full((3,), 0.4), decoder.registers(tokens, None), tokens.keep)[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = decoder.velocity(x, torch.full((3,), 0.4), decoder.registers(tokens, None), tokens.keep)[0]
+        found[slots] = (rounded.float() - exact).abs().mean()
+    assert found[3] < 1.5 * found[64]  # no further from fp32 than with every register
 
 
 def test_guidance_schedules():
