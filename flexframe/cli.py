@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,13 +57,27 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:
         if debug:
+            _abandon(1, traceback.print_exc)
             raise
         if "_FLEXFRAME_COMPLETE" in os.environ:
             sys.exit(1)  # nobody wants an error between the words being typed
-        sys.exit(tell(error))
+        code = tell(error)
+        _abandon(code)
+        sys.exit(code)
     except KeyboardInterrupt:
         say.print("interrupted", style="red")
+        _abandon(130)
         sys.exit(130)
+
+
+def _abandon(code: int, say_why: Callable[[], object] = lambda: None) -> None:
+    """End here, if this is one of several processes that train: the usual end would wait for the others."""
+    if "flexframe.train.distributed" in sys.modules:
+        from flexframe.train import distributed
+
+        if distributed.joined():
+            say_why()
+            distributed.abandon(code)
 
 
 def _print_versions(wanted: bool) -> bool:
@@ -156,22 +171,22 @@ def train(
 
     on = pick_device(distributed.local_device(device) if distributed.launched() else device)
     processes = distributed.join(on, timeout(resume) if resume is not None else config.run.timeout)
-    try:
-        if resume is not None:
-            run = Run.resume(resume, on, processes)
-            if run.step >= run.config.run.steps and (resume / "model.safetensors").is_file():
-                run.close()
-                if processes.first:
-                    out.print(f"{resume} is finished: {run.step} steps")
-                return
-        else:
-            own, cards_own = sampled_by(config.model), sampled_by(found.described)
-            same = own is not None and cards_own is not None and own.type == cards_own.type
-            folder = processes.told(folder or _fresh_folder(found.id))
-            run = Run.create(config, folder, on, found.file.sampling if same else {}, processes)
-        stopped = loop(run, TrainConsole(out if processes.first else Console(quiet=True)))
-    finally:
-        distributed.leave()
+    # where this process fails, `main` ends it: the others may not have, and leaving them would wait for them
+    if resume is not None:
+        run = Run.resume(resume, on, processes)
+        if run.step >= run.config.run.steps and (resume / "model.safetensors").is_file():
+            run.close()
+            if processes.first:
+                out.print(f"{resume} is finished: {run.step} steps")
+            distributed.leave()
+            return
+    else:
+        own, cards_own = sampled_by(config.model), sampled_by(found.described)
+        same = own is not None and cards_own is not None and own.type == cards_own.type
+        folder = processes.told(folder or _fresh_folder(found.id))
+        run = Run.create(config, folder, on, found.file.sampling if same else {}, processes)
+    stopped = loop(run, TrainConsole(out if processes.first else Console(quiet=True)))
+    distributed.leave()
     if not processes.first:
         return
     for remark in run.feed.remarks():

@@ -91,6 +91,8 @@ def timed(clock: Clock, laps: list[tuple[Any, Any]], call: Callable[..., Any]) -
 def run_steps(args: argparse.Namespace, steps: int, folder: Path, profiled: bool) -> dict[str, Any]:
     """Train for so many steps, and what that took."""
     device = torch.device(args.device)
+    if device.index is not None:
+        torch.cuda.set_device(device)  # events that name no device are of this one
     data = "run.data={type: scenes, split: train, complexity: 1}"
     fixed = [data, f"run.steps={steps}", f"run.batch_size={args.batch}", "run.log_every=1000000"]
     fixed += ["run.checkpoint_every=1000000", "run.warmup=1"]

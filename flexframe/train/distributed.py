@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +22,8 @@ from flexframe.data.share import Share
 from flexframe_registry import ConfigError
 
 T = TypeVar("T")
+GRACE = 2.0
+"""Seconds by which the first process may be behind in finding what another one found."""
 MARGIN = 120
 """Seconds that a collective waits beyond a run's timeout, so that the watch has told before who is missing."""
 
@@ -112,10 +116,10 @@ def join(device: torch.device, timeout: float) -> Processes:
     Args:
         timeout: seconds without progress after which a process counts as hung.
     """
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # events and streams that name no device are of this one
     if not launched():
         return ALONE
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout + MARGIN))
     own = f"rank {dist.get_rank()} on {socket.gethostname()} (process {os.getpid()})"
@@ -125,6 +129,24 @@ def join(device: torch.device, timeout: float) -> Processes:
 
 
 def leave() -> None:
-    """Part from the other processes; waits for nobody."""
+    """Part from the other processes, which do so too."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def joined() -> bool:
+    """Whether this process is one of several that have met."""
+    return dist.is_initialized()
+
+
+def abandon(code: int) -> NoReturn:
+    """End this process, one of several, at once; its error is told.
+
+    The others may know nothing of it and be in a collective that waits for this one. Parting from them, or Python's own
+    way to end, would wait for them in turn (NCCL does). torchrun sees the exit and ends them.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if dist.get_rank() > 0:
+        time.sleep(GRACE)  # what all processes find, the first one tells: let it, before torchrun ends it
+    os._exit(code)

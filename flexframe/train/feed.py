@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flexframe.contracts import Source
 from flexframe.data.held import hold
-from flexframe.data.loader import batches, conditioned, steps
+from flexframe.data.loader import ahead, batches, conditioned, steps
 from flexframe.data.share import WHOLE, Share
 from flexframe.fingerprint import fingerprint
 from flexframe.loading import load, preprocessing
@@ -152,21 +152,28 @@ class Stored(Feed):
         return self.count
 
     def batches(self, start: int) -> Iterator[Batch]:
-        for rows in steps(self.count, self.config.run, start, self.share):
-            yield self._batch(rows)
+        rows = steps(self.count, self.config.run, start, self.share)
+        for codes, lengths, index, labels in ahead(map(self._rows, rows), self.device):
+            yield self._batch(codes, lengths, index, labels)
 
     def held_out(self) -> Iterator[Batch]:
         size = self.config.run.batch_size
         for first in range(self.count, len(self.file), size):
-            yield self._batch(range(first, min(first + size, len(self.file))))
+            yield self._batch(*self._rows(range(first, min(first + size, len(self.file)))))
 
-    def _batch(self, rows: Sequence[int]) -> Batch:
+    def _rows(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Codes, lengths and numbers on the device, labels on the CPU; from pinned memory, which waits for none."""
         places, most = np.asarray(rows), self.config.model.length
-        codes = torch.from_numpy(self.table.codes[places][:, :most].astype(np.int64)).to(self.device)
-        lengths = torch.from_numpy(self.table.lengths[places]).to(self.device)
+        read = self.table.codes[places][:, :most].astype(np.int64), self.table.lengths[places], places
+        codes, lengths, index = (torch.from_numpy(each) for each in read)
+        if self.device.type == "cuda":
+            codes, lengths, index = (each.pin_memory() for each in (codes, lengths, index))
+        codes, lengths, index = (each.to(self.device, non_blocking=True) for each in (codes, lengths, index))
+        return codes, lengths, index, torch.from_numpy(self.table.labels[places])
+
+    def _batch(self, codes: Tensor, lengths: Tensor, index: Tensor, labels: Tensor) -> Batch:
         keep = prefix(lengths, codes.shape[1])
-        condition = conditioned(torch.from_numpy(self.table.labels[places]), self.device)
-        index = torch.from_numpy(places).to(self.device)
+        condition = conditioned(labels, self.device)
         return Batch(index, codes=Codes(codes.masked_fill(~keep[..., None], 0), keep), condition=condition)
 
 

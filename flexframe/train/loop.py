@@ -82,7 +82,7 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
         optimizer.zero_grad(set_to_none=True)
         values: dict[str, Tensor] = {}
         before = [buffer.clone() for buffer in trainee.buffers()] if tally.skip else []
-        parts = split(batch, config.accumulate)
+        parts, seen = split(batch, config.accumulate), []
         for number, part in enumerate(parts, 1):
             watch.at(step, "forward")
             with _gradients_meet(run, last=number == len(parts)):
@@ -91,12 +91,14 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
                     loss = total(losses) / config.accumulate
                 watch.at(step, "backward")
                 loss.backward()
-            run.usage.update(codes)
+            seen.append(codes)
             for name, value in losses.items():
                 values[name] = values.get(name, 0) + value.detach().float().mean() / config.accumulate
             values["loss"] = values.get("loss", 0) + loss.detach()
         watch.at(step, "update")
         skip = tally.add({**values, **run.gradients.clip()})
+        for codes in seen:
+            run.usage.update(codes, skip)
         step_optimizer(optimizer, skip)
         if skip is not None:
             _undo(trainee, before, skip)
@@ -118,7 +120,7 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
             now = time.perf_counter()
             line = {
                 "step": run.step,
-                **{name: round(value, 6) for name, value in reading.values.items()},
+                **{name: None if value is None else round(value, 6) for name, value in reading.values.items()},
                 **({"skipped": reading.skipped} if tally.skip else {}),
                 "lr": learning_rate(config, step),
                 **run.usage.take(),
@@ -126,12 +128,13 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
                 "images_per_s": round((run.step - begun) * config.batch_size / (now - since), 1),
                 "data_wait": round(waits.take() / (now - since), 4),
             }
-            tally.reset(reading.in_a_row)
+            tally.reset()
             since, begun = now, run.step
             if first:
                 run.log(line)
                 console.show(line)
-                run.hooks.flexframe_step_end(run=run, step=run.step, losses=reading.values)
+                losses = {name: value for name, value in reading.values.items() if value is not None}
+                run.hooks.flexframe_step_end(run=run, step=run.step, losses=losses)
         if saves:
             run.save()
         if stopped is not None and not last:
@@ -173,7 +176,7 @@ def _check(run: Run, reading: Reading) -> None:
 def _advice(run: Run, reading: Reading, step: int, place: Path) -> str:
     found = f"{', '.join(reading.troubles)} {'is' if len(reading.troubles) == 1 else 'are'} not finite"
     if run.tally.skip:
-        text = f"the last {reading.in_a_row} steps were skipped: {found}"
+        text = f"{reading.in_a_row} steps in a row were skipped: {found}"
         advice = "try a lower run.lr"
     else:
         text, advice = f"{found} at step {step + 1}", "try a lower run.lr, or run.nonfinite=skip for single bad steps"

@@ -68,8 +68,7 @@ class Run:
         if config.run.checkpoint_activations:
             sharding.recompute(model)
         if config.run.compile:
-            for block in sharding.blocks(model):
-                block.compile()
+            sharding.compiled(model)
         self.trained: nn.Module = trainee
         """What is called in training: the trainee, or what wraps it."""
         if processes.size > 1:

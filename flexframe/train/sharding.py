@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +35,26 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def recompute(model: nn.Module) -> None:
-    """Keep of each block's activations its input alone, and compute the rest again in the backward pass."""
+    """Keep of each block's activations its input alone, and compute the rest again in the backward pass.
+
+    Before `compiled`, which then compiles both passes.
+    """
     for block in blocks(model):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def again(*args: Any, **named: Any) -> Any:
+        # a frame of our own: the compiler leaves out calls that lead into torch at once, and compiles nothing
+        return checkpoint(forward, *args, use_reentrant=False, **named)
+
+    return again
+
+
+def compiled(model: nn.Module, backend: str = "inductor") -> None:
+    """Compile each block when it is first called. Equal blocks share what is made for one of them."""
+    for block in blocks(model):
+        block.compile(backend=backend)
 
 
 def spread(trainee: Learner, run: RunConfig, device: torch.device) -> nn.Module:

@@ -22,12 +22,12 @@ NEVER = 2.0**24
 class Reading:
     """An interval of steps, read from the device: the same on every process."""
 
-    values: dict[str, float]
-    """Means over the steps that counted."""
+    values: dict[str, float | None]
+    """Means over the steps that counted; None where none did."""
     skipped: int
     """Steps whose update was left out."""
     in_a_row: int
-    """Steps left out one after the other, of this interval and those before, where all of this one's were."""
+    """The most steps left out one after the other: of this interval, and of those before it where it begins so."""
     first: int | None
     """The first step of the interval, from 0, at which something was not finite."""
     troubles: list[str]
@@ -48,15 +48,14 @@ class Tally:
 
     def __init__(self, device: torch.device, processes: Processes, skip: bool) -> None:
         self.device, self.processes, self.skip = device, processes, skip
+        self.row = torch.zeros(2, device=device)
+        """Steps left out one after the other: until now, and at most in this interval."""
         self.reset()
 
-    def reset(self, in_a_row: int = 0) -> None:
-        """Begin another interval.
-
-        Args:
-            in_a_row: steps left out before it, one after the other.
-        """
-        self.steps, self.in_a_row = 0, in_a_row
+    def reset(self) -> None:
+        """Begin another interval."""
+        self.steps = 0
+        self.row[1] = self.row[0]
         self.sums: dict[tuple[str, ...], Sums] = {}
 
     def add(self, values: Mapping[str, Tensor]) -> Tensor | None:
@@ -74,23 +73,25 @@ class Tally:
         bad = self.processes.most((~finite).any().float())
         sums.values += torch.where(bad.bool(), 0, row)
         sums.counted += 1 - bad
+        self.row[0] = (self.row[0] + 1) * bad
+        self.row[1] = torch.maximum(*self.row)
         return bad
 
     def read(self) -> Reading:
         """The interval so far. The only point at which training waits for the device."""
         names = [name for group in self.sums for name in group]
         means = torch.cat([sums.values / sums.counted.clamp(min=1) for sums in self.sums.values()])
-        counted = torch.stack([sums.counted for sums in self.sums.values()]).sum()
+        counts = torch.stack([sums.counted for sums in self.sums.values()])
         first = self.processes.least(torch.cat([sums.first for sums in self.sums.values()]))
-        found = torch.cat([self.processes.mean(means), first, counted[None]]).tolist()
-        values = dict(zip(names, found, strict=False))
-        firsts = found[len(names) : -1]
+        found = torch.cat([self.processes.mean(means), first, self.row[1:], counts]).tolist()
+        count = len(names)
+        firsts, in_a_row, counted = found[count : 2 * count], found[2 * count], found[2 * count + 1 :]
+        steps = [each for each, group in zip(counted, self.sums, strict=True) for _ in group]
+        values = {name: value if own else None for name, value, own in zip(names, found, steps, strict=False)}
         start = int(min(firsts))
         bad = [name for name, step in zip(names, firsts, strict=True) if step == start and step < NEVER]
         parts = [name for name in bad if name not in ("loss", "grad_norm")] or bad  # sums of the others
-        skipped = self.steps - round(found[-1])
-        in_a_row = self.in_a_row + skipped if skipped == self.steps else 0
-        return Reading(values, skipped, in_a_row, start if bad else None, parts)
+        return Reading(values, self.steps - round(sum(counted)), round(in_a_row), start if bad else None, parts)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The interval so far, for a checkpoint within it: what is no tensor, and tensors."""
@@ -98,11 +99,14 @@ class Tally:
         for i, sums in enumerate(self.sums.values()):
             found[f"{i}.values"] = self.processes.mean(sums.values)
             found[f"{i}.counted"], found[f"{i}.first"] = sums.counted.clone(), self.processes.least(sums.first)
+        if self.skip:
+            found["row"] = self.row.clone()
         return {"steps": self.steps, "names": [list(names) for names in self.sums]}, found
 
     def load(self, facts: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> None:
         """Go on within the interval of a checkpoint, if it says of one."""
         self.reset()
+        self.row.copy_(tensors["row"]) if "row" in tensors else self.row.zero_()
         if facts is None:
             return
         self.steps = facts["steps"]
@@ -120,12 +124,14 @@ class Usage:
         self.processes = processes
         self.seen = None if size is None else torch.zeros(size, dtype=torch.uint8, device=device)
 
-    def update(self, codes: Codes) -> None:
+    def update(self, codes: Codes, skip: Tensor | None = None) -> None:
+        """Note a step's codes, unless the step is left out (`skip` is 1.0, else 0.0)."""
         if self.seen is not None:
             first = codes.codes[:, :1]  # a present token stands in for absent ones
             present = torch.where(codes.keep[..., None], codes.codes, first)
             # features that are not finite have codes that are none; the loss tells of them, an index must not
-            self.seen[present.clamp(0, len(self.seen) - 1).flatten()] = 1
+            found = present.clamp(0, len(self.seen) - 1).flatten()
+            self.seen[found] = 1 if skip is None else torch.maximum(self.seen[found], (1 - skip).to(torch.uint8))
 
     def take(self) -> dict[str, int | None]:
         """Entries that any process has used, and those that none has (`codes_dead`); the count begins again."""

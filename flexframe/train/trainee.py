@@ -58,7 +58,8 @@ class Latents:
         if new:
             places = torch.tensor(new, device=batch.index.device)
             part = Batch(batch.index[places], batch.images[places])
-            found = model.prepare(part, rng=rng.rows(part.index)).latents
+            # drawn once, so at no step: whatever order, process or resumed run meets an image first
+            found = model.prepare(part, rng=rng.at(0).rows(part.index)).latents
             assert found is not None
             self.rows |= {numbers[place]: row.clone() for place, row in zip(new, found, strict=True)}
         return batch.with_latents(torch.stack([self.rows[number] for number in numbers]))

@@ -197,12 +197,15 @@ class DecoderConfig(ComponentConfig):
         return ()
 
 
+Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+
+
 class StepConfig(Config):
     """How an optimizer steps parameters that are not the model's. What is not given is the run's."""
 
     lr: float | None = Field(None, gt=0)
     """Peak learning rate; its schedule has the run's shape, from the objective's `start` to the last step."""
-    betas: tuple[float, float] | None = None
+    betas: Betas | None = None
     """AdamW's moment decays."""
     weight_decay: float | None = Field(None, ge=0)
     """Decay of linear and convolution weights."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from .configs import Config, MetricConfig, ObjectiveConfig, Slot, SourceConfig, TokenizerConfig, resolve
+from .configs import Betas, Config, MetricConfig, ObjectiveConfig, Slot, SourceConfig, TokenizerConfig, resolve
 from .errors import ConfigError
 from .models import CodecModelConfig, GeneratorConfig, continuous, read_model
 
@@ -51,7 +51,7 @@ class RunConfig(Config):
     """Learning rate that the cosine ends at."""
     warmup: int = Field(100, ge=0)
     """Steps of linear warm-up."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: Betas = (0.9, 0.99)
     """AdamW's moment decays."""
     weight_decay: float = Field(0.0, ge=0)
     """Decay of linear and convolution weights; norms, biases, embeddings and tokens are never decayed."""
@@ -97,7 +97,7 @@ class RunConfig(Config):
     preload: bool = False
     """Hold the whole data set on the device, 8 bits a value: read once, and no loader at work afterwards. The batches
     and the numbers are the same."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of weights, data order and every draw."""
     log_every: int = Field(50, ge=1)
     """Steps between log lines."""
@@ -251,7 +251,7 @@ class SuiteConfig(Config):
     """Token counts; not given: each model's own budgets. A model is measured at those of them that it supports."""
     metrics: tuple[Slot[MetricConfig], ...]
     """What is measured."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the decoders' draws."""
     rounding: Literal["nearest", "down"] = "nearest"
     """How reconstructions become 8-bit where a metric takes them so: 255 times the value, to the nearest, or cut off as

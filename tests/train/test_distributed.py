@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -232,6 +233,55 @@ def test_a_signal_to_one_process_stops_all_of_them_after_the_same_step(tmp_path)
     steps = [line["step"] for line in lines(folder)]
     assert steps[-1] in (4, 5)
     assert sorted(path.name for path in (folder / "checkpoints").iterdir())[-1] == f"step-{steps[-1]:08d}"
+
+
+FAILS = """
+import sys, time
+import torch.distributed as dist
+from flexframe import cli
+from flexframe.train import loop
+
+dist.destroy_process_group = lambda: time.sleep(1000)  # as NCCL's does where the others are in a collective
+draw = loop.learning_rate
+
+def fail(config, step, **more):
+    if dist.get_rank() == 1 and step == 2:
+        raise OSError(28, "No space left on device")
+    return draw(config, step, **more)
+
+loop.learning_rate = fail
+cli.main()
+"""
+
+
+def test_one_process_that_fails_tells_why_and_ends(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    words = (
+        "train",
+        "titok/digits-tiny",
+        "run.batch_size=4",
+        "run.steps=9",
+        "--device",
+        "cpu",
+        "-o",
+        str(tmp_path / "run"),
+    )
+    found = []
+    for rank in range(2):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        environment = os.environ | own | {"MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-W", "ignore", "-c", FAILS, *words]
+        found.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    try:
+        _, told = found[1].communicate(timeout=120)
+        assert found[1].returncode == 2
+        assert "rank 1: [Errno 28] No space left on device" in told
+    finally:
+        for each in found:
+            each.kill()
+            each.communicate()
 
 
 def test_a_batch_that_does_not_split_over_the_processes_is_refused():

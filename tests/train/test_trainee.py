@@ -93,6 +93,22 @@ def test_kept_latents_are_the_codecs_and_are_encoded_once(batch, monkeypatch):
     assert encoded == [100, 101, 102, 103, 105, 106, 107]
 
 
+def test_kept_latents_of_a_codec_that_draws_do_not_depend_on_when_an_image_was_met(batch, monkeypatch):
+    found = []
+    for step in (0, 7):  # as in a run that was resumed, or in another process
+        kept = build("run.keep_latents=true")
+        seen = []
+
+        def drawn(images, *, rng, seen=seen):
+            seen.append(rng.normal("codec/posterior"))
+            return images
+
+        monkeypatch.setattr(kept.model.codec, "encode", drawn)
+        losses(kept, batch, step)
+        found.append(torch.cat(seen))
+    assert torch.equal(*found)
+
+
 def test_kept_latents_and_pictures_that_move_are_refused():
     with pytest.raises(ConfigError, match=r"^run\.keep_latents: holds one picture an image"):
         build("run.keep_latents=true", "run.shift=1")

@@ -1,7 +1,8 @@
 """An opponent: it learns to tell images from reconstructions, the model learns not to be told. Hinge losses.
 
 One forward holds both terms: the model's, through a critic that is frozen for it, and the critic's, on reconstructions
-that are detached. So one backward pass gives each its gradient, and the training loop needs no branch.
+that are detached. So one backward pass gives each its gradient, and the training loop needs no branch. All of it is in
+fp32 whatever the run's precision, as TiTok's second stage has it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from flexframe.tokens import Batch, Losses, Outputs
 from flexframe_registry import Config, Spec
 
 from . import AdversarialConfig, BlurredCriticConfig, PatchCriticConfig
+from .networks import full_precision
 from .perceptual import pictures
 
 GROUPS = 32
@@ -145,11 +147,12 @@ class Adversarial(Objective):
         self.critic = CRITICS[type(config.critic)](config.critic)
         self.lecam = LeCam(config.lecam_decay) if config.lecam else None
 
+    @full_precision
     def forward(self, outputs: Outputs, batch: Batch, *, step: int, rng: Rng) -> Losses:
         real, fake = pictures(outputs, batch)
         frozen = {name: value.detach() for name, value in self.critic.named_parameters()}
-        told = functional_call(self.critic, frozen, (fake,)).float()
-        verdicts = self.critic(torch.cat([real, fake.detach()])).float()
+        told = functional_call(self.critic, frozen, (fake,))
+        verdicts = self.critic(torch.cat([real, fake.detach()]))
         on_real, on_fake = verdicts.chunk(2)
         hinge = 0.5 * (F.relu(1 - on_real) + F.relu(1 + on_fake))
         losses = {"model": -told.mean((1, 2, 3)), "critic": hinge.mean((1, 2, 3))}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from flexframe import hub
 from flexframe.builtin.metrics_lpips import published, read_weights
+from flexframe.tokens import Batch, Losses, Outputs
 from flexframe_registry.catalogue import nearest
 
+Forward = TypeVar("Forward", bound=Callable[..., Losses])
 RANDOM = "random"
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -36,6 +39,17 @@ class Frozen:
         """Images in [0, 1] as the network wants them, and the network where they are."""
         self.to(images.device)
         return (images - self.mean) / self.std
+
+
+def full_precision(forward: Forward) -> Forward:
+    """An objective's forward without autocast: all of it in the type of what it is given, which is fp32."""
+
+    @wraps(forward)
+    def inner(self: Any, outputs: Outputs, batch: Batch, **named: Any) -> Losses:
+        with torch.autocast(batch.index.device.type, enabled=False):
+            return forward(self, outputs, batch, **named)
+
+    return inner  # type: ignore[return-value]
 
 
 def resized(images: Float[Tensor, "b 3 h w"], size: tuple[int, int], mode: str) -> Float[Tensor, "b 3 y x"]:

@@ -1,4 +1,8 @@
-"""Distances of two images in the eyes of a network that was trained to tell things apart. A value a sample."""
+"""Distances of two images in the eyes of a network that was trained to tell things apart. A value a sample.
+
+In fp32 whatever the run's precision, as in TiTok's second stage: bf16 moves the gradients of such a network by several
+percent.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from flexframe.tokens import Batch, Losses, Outputs
 from flexframe_registry import Spec, TokenizerConfig
 
 from . import LPIPSConfig, PerceptualConfig
-from .networks import RANDOM, Frozen, alone, resized, timm_network, torchvision_network
+from .networks import RANDOM, Frozen, alone, full_precision, resized, timm_network, torchvision_network
 
 
 def pictures(outputs: Outputs, batch: Batch) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h w"]]:
@@ -65,13 +69,14 @@ class LPIPS(Objective):
     def facts(self) -> Mapping[str, Any]:
         return self.judge.facts
 
+    @full_precision
     def forward(self, outputs: Outputs, batch: Batch, *, step: int, rng: Rng) -> Losses:
         real, fake = (self.judge.normalised(squared(each, self.config.resize)) for each in pictures(outputs, batch))
         net = self.judge.net
         assert isinstance(net, Network)
         with torch.no_grad():
             wanted = net.units(real)
-        return {"distance": net.distance(net.units(fake), wanted).float()}
+        return {"distance": net.distance(net.units(fake), wanted)}
 
 
 class Perceptual(Objective):
@@ -87,6 +92,7 @@ class Perceptual(Objective):
     def facts(self) -> Mapping[str, Any]:
         return {"library": self.config.library, **self.judge.facts}
 
+    @full_precision
     def forward(self, outputs: Outputs, batch: Batch, *, step: int, rng: Rng) -> Losses:
         real, fake = pictures(outputs, batch)
         with torch.no_grad():
@@ -97,4 +103,4 @@ class Perceptual(Objective):
         """What the network makes of images in [0, 1]."""
         given = self.judge.normalised(squared(images, self.config.resize))
         net: Any = self.judge.net
-        return (net(given) if self.config.compare == "logits" else net.forward_features(given)).float()
+        return net(given) if self.config.compare == "logits" else net.forward_features(given)

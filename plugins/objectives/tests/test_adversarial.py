@@ -239,3 +239,14 @@ def test_a_resumed_run_is_equal_to_the_bit_and_its_model_knows_no_critic(tmp_pat
     assert not [name for name in names if "critic" in name or "lecam" in name]
     state = load_file(whole.folder / "checkpoints" / "step-00000009" / "trainee.safetensors")
     assert state["objectives.1.lecam.means"].any()
+
+
+def test_autocast_moves_no_loss_and_no_gradient():
+    found = []
+    for wanted in (False, True):
+        opponent, (real, fake) = build(critic=CRITIC), pair()
+        with torch.autocast("cpu", torch.bfloat16, enabled=wanted):
+            told = losses(opponent, real, fake)
+        sum(loss.sum() for loss in told.values()).backward()
+        found.append([*(loss.detach() for loss in told.values()), fake.grad, *(p.grad for p in opponent.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

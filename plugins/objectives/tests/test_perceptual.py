@@ -132,3 +132,19 @@ def test_judges_draw_nothing_from_the_run_and_two_of_a_kind_are_told_apart():
     losses, _ = judged(Batch(rows, pair()[0][:2]), step=0, rng=Rng(0, rows))
     assert {"mse/mse", "perceptual.1/logits", "perceptual.2/features"} <= losses.keys()
     assert judged.facts().keys() == {"perceptual.1", "perceptual.2"}
+
+
+@pytest.mark.parametrize("config", [
+    LPIPSConfig(net="squeeze", backbone="random"),
+    PerceptualConfig(library="timm", net="convnext_atto", weights="random"),
+])  # fmt: skip
+def test_autocast_moves_no_distance_and_no_gradient(config):
+    objective = {LPIPSConfig: LPIPS, PerceptualConfig: Perceptual}[type(config)](config, SPEC)
+    found = []
+    for wanted in (False, True):
+        real, fake = pair()
+        with torch.autocast("cpu", torch.bfloat16, enabled=wanted):
+            distance = value(objective, real, fake)
+        distance.sum().backward()
+        found.append((distance.detach(), fake.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
