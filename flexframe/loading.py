@@ -39,6 +39,7 @@ from flexframe_registry import (
     cards,
 )
 from flexframe_registry.cards import Preprocessing, put, split_override
+from flexframe_registry.catalogue import nearest
 from flexframe_registry.models import MODELS, kind_of
 
 FORMAT = "flexframe/1"
@@ -129,7 +130,8 @@ def locate(where: str | Path) -> Place:
     """The place that a name stands for: a card's id, else a path, else a repository of the hub.
 
     `card:`, `path:` and `hf:` (`hf:owner/name@revision`) say which is meant. A published model's name on the hub finds
-    its card. A bare name that starts with a family of cards never means the hub.
+    its card. A bare name that starts with a family of cards, is nearly a card's, or whose first part is a folder here
+    never means the hub: nothing that is local is sent there.
     """
     text = str(where)
     prefix, _, rest = text.partition(":")
@@ -145,12 +147,19 @@ def locate(where: str | Path) -> Place:
         return Place(f"card:{text}", card=cards().get(text))
     if Path(text).exists():
         return _path(Path(text))
-    families = {name.split("/")[0] for name in cards().files}
-    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", text) and text[0] != "." and text.split("/")[0] not in families:
-        repo = text.partition("@")[0]
-        found = [name for name in cards().names() if _hub_name(name) == repo]
-        if found and "@" not in text:
-            return Place(f"card:{found[0]}", card=cards().get(found[0]))
+    repo, _, revision = text.partition("@")
+    named = [name for name in cards().names() if _hub_name(name) == repo]
+    if named and not revision:
+        return Place(f"card:{named[0]}", card=cards().get(named[0]))
+    near, families = nearest(text, cards().files, 0.8), {name.split("/")[0] for name in cards().files}
+    above = Path(text).expanduser().parent
+    if text[:1] in (".", "/", "~") or (above != Path() and above.is_dir()):
+        there = [str(path) for path in above.iterdir()] if above.is_dir() else []
+        advice = nearest(text, there, 0.7) or near or " `flexframe list` shows the cards"
+        raise ConfigError([(text, f"is no file or folder, and no card.{advice}")])
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", text) and text.split("/")[0] not in families:
+        if near and not named:  # a slip of the pen is not sent to anybody
+            raise ConfigError([(text, f"is no card, file or folder.{near} A repository of the hub: hf:{text}")])
         log.warning("%s is no card and no path: it is looked for on huggingface.co (hf:%s says so itself)", text, text)
         return _hub(text)
     try:

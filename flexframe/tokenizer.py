@@ -16,6 +16,8 @@ from flexframe_registry import SamplingConfig, TokenizerConfig, catalogue
 
 Random = Rng | torch.Generator | int | None
 Lengths = int | Sequence[int] | Tensor | None
+SLACK = 0.2
+"""How far beyond [0, 1] images may be: resizing overshoots, and what is in [-1, 1] is further out."""
 
 
 @final
@@ -88,7 +90,22 @@ class Tokenizer(nn.Module):
         Args:
             lengths: tokens kept of each image, one number or one each; all if None. 1..`config.length`.
             rng: for codecs and quantizers that draw; a seed, a generator, an `Rng`, or None for seed 0.
+
+        Raises:
+            ValueError: images of another type, shape or range, or of a size that the model does not take.
         """
+        self._check_images(images)
+        self.config.codec.latents(*images.shape[2:])
+        if images.numel():
+            low, high = (float(value) for value in images.aminmax())
+            if not (low >= -SLACK and high <= 1 + SLACK):  # not finite ones too
+                text = "x / 2 + 0.5 brings [-1, 1] there, x / 255 brings 0..255"
+                raise ValueError(f"images are in [0, 1], and these span {low:.4g}..{high:.4g}; {text}")
+        return self.tokenized(images, lengths=lengths, rng=rng)
+
+    @torch.no_grad()
+    def tokenized(self, images: Float[Tensor, "b 3 h w"], *, lengths: Lengths = None, rng: Random = None) -> Tokens:
+        """`encode` without a look at the images' values, for which it waits for the device."""
         self._check_images(images)
         rows = as_rng(rng, len(images), images.device)
         keep = self._keep(lengths, len(images), self.spec.tokens.length, images.device)

@@ -110,10 +110,15 @@ def test_a_card_comes_before_a_path_and_a_path_before_the_hub(tmp_path, monkeypa
         ("card:who/model", "no card named 'who/model'"),
         ("path:who/model", "is no file or folder"),
         ("nothing", "no card named 'nothing'"),
-        ("/no/such/file", "no such file or folder"),
+        ("/no/such/file", "is no file or folder, and no card"),
+        ("runs/mien", "runs/mien: is no file or folder, and no card. Did you mean 'runs/mine'"),
+        ("runs/other", "runs/other: is no file or folder, and no card. `flexframe list`"),
+        ("gird/scenes-64", "Did you mean 'grid/scenes-64'. A repository of the hub: hf:gird/scenes-64"),
     ],
 )
-def test_a_name_of_nothing_is_told_without_asking_the_hub(name, message, monkeypatch):
+def test_a_name_of_nothing_is_told_without_asking_the_hub(name, message, tmp_path, monkeypatch):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("flexframe.hub.fetch", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises((ConfigError, LookupError), match=message):
         loading.load(name)

@@ -242,3 +242,12 @@ def test_the_codec_stays_frozen_in_training():
     assert model.encoder.training
     assert not model.codec.training
     assert not any(p.requires_grad for p in model.codec.parameters())
+
+
+@pytest.mark.parametrize("change", [lambda x: 2 * x - 1, lambda x: 255 * x, lambda x: x / x.new_zeros(())])
+def test_images_of_another_range_are_refused(tiny, change):
+    height, width = tiny.config.image_size
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    tiny.encode(1.1 * images - 0.05)  # as resizing overshoots
+    with pytest.raises(ValueError, match=r"images are in \[0, 1\], and these span .*x / 255"):
+        tiny.encode(change(images))

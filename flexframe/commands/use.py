@@ -152,12 +152,12 @@ def reconstruct(
     from PIL import Image
 
     from flexframe.use import reconstruct as work
-    from flexframe.use.lengths import read_lengths
+    from flexframe.use.lengths import fewest, read_lengths
 
     if to.suffix.lower() not in Image.registered_extensions():
         raise ConfigError([(str(to), "has no suffix of a picture that can be written; end it in .png")])
     tokenizer, name, way = _open(model, device, resize)
-    columns = read_lengths(lengths, tokenizer.config.length) if lengths else None
+    columns = read_lengths(lengths, tokenizer.config.length, least=fewest(tokenizer)) if lengths else None
     rows = batch_size or (1 if tokenizer.device.type == "cpu" else 8)
     with _progress("reconstructing") as progress:
         strips, total = work.reconstruct(

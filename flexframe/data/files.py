@@ -7,7 +7,7 @@ import json
 import os
 from abc import abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -181,6 +181,19 @@ class Files(Source):
         return broken
 
 
+def walk(root: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """All files at any depth, behind links too. A link that leads back above itself leads to nothing new."""
+    here = root.resolve()
+    above |= {here, *here.parents}
+    with os.scandir(root) as found:
+        for each in found:
+            path = Path(each.path)
+            if not each.is_dir():
+                yield path
+            elif not each.is_symlink() or path.resolve() not in above:
+                yield from walk(path, above)
+
+
 class Folder(Files):
     """See `FolderConfig`."""
 
@@ -189,7 +202,7 @@ class Folder(Files):
         self.root = Path(config.path).expanduser()
         if not self.root.is_dir():
             raise ConfigError([("path", f"there is no folder {str(self.root)!r}")])
-        self.files = sorted(p for p in self.root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        self.files = sorted(path for path in walk(self.root) if path.suffix.lower() in SUFFIXES)
         if not self.files:
             known = " ".join(sorted(SUFFIXES))
             raise ConfigError([("path", f"no images under {str(self.root)!r}; looked for {known}")])
@@ -219,7 +232,7 @@ class Folder(Files):
         for image in self.files:
             for path in (image, *(image.with_suffix(f".{suffix}") for suffix in BESIDE)):
                 if path == image or path.is_file():
-                    about = path.stat()
+                    about = path.stat() if path.exists() else path.lstat()  # a link to nothing
                     told = (path.relative_to(self.root).as_posix(), about.st_size, about.st_mtime_ns)
                     digest.update(repr(told).encode())
         return digest.hexdigest()

@@ -137,7 +137,7 @@ class Tokenized(Feed):
 
     def _codes(self, images: Tensor, rng: Rng) -> Tensor:
         with torch.autocast(self.device.type, enabled=False):
-            return self.tokenizer.encode(images, rng=rng).codes[:, : self.length]
+            return self.tokenizer.tokenized(images, rng=rng).codes[:, : self.length]
 
 
 class Stored(Feed):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 from flexframe.builtin.files_config import SCHEME
+from flexframe.data.files import walk
 from flexframe.data.images import SUFFIXES, BrokenImage
 from flexframe.data.tarfiles import check_id, members
 from flexframe_registry import ConfigError
@@ -105,20 +105,14 @@ def _file(number: int, path: Path, name: str, asked: bool = False) -> Iterator[E
 
 
 def _folder(number: int, root: Path) -> Iterator[Entry]:
-    """Images at any depth; folders behind links are not entered."""
-    below = [str(root)]
-    while below:
-        with os.scandir(below.pop()) as found:
-            for each in found:
-                path = Path(each.path)
-                if each.is_dir(follow_symlinks=False):
-                    below.append(each.path)
-                elif path.suffix.lower() in SUFFIXES:
-                    name = path.relative_to(root).as_posix()
-                    if each.is_file():
-                        yield from _file(number, path, name)
-                    elif each.is_symlink() and not path.exists():
-                        yield Entry(number, name, each.path, problem="it is a link to a file that is not there")
+    """Images at any depth, behind links too."""
+    for path in walk(root):
+        if path.suffix.lower() in SUFFIXES:
+            name = path.relative_to(root).as_posix()
+            if path.is_file():
+                yield from _file(number, path, name)
+            elif path.is_symlink() and not path.exists():
+                yield Entry(number, name, str(path), problem="it is a link to a file that is not there")
 
 
 def _glob(number: int, pattern: str) -> Iterator[Entry]:

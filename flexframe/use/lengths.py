@@ -86,6 +86,7 @@ class Table(_Given):
 
     path: Path
     most: int
+    least: int = 1
 
     def record(self) -> dict[str, Any]:
         with self.path.open("rb") as file:
@@ -100,7 +101,7 @@ class Table(_Given):
                         continue
                     if len(row) != 2:
                         raise ConfigError([(place, f"has {len(row)} columns, not the two of id,length")])
-                    yield row[0], whole(row[1], self.most, place), place
+                    yield row[0], whole(row[1], self.most, place, self.least), place
         except (csv.Error, UnicodeDecodeError) as error:
             raise ConfigError([(str(self.path), f"is no CSV file in UTF-8 ({error})")]) from None
 
@@ -128,20 +129,28 @@ class Chosen(Rule):
         return found
 
 
-def whole(text: str, most: int, place: str) -> int:
-    """A length in 1..most, read from text."""
+def fewest(tokenizer: Tokenizer) -> int:
+    """The fewest tokens that mean something: all of them, where a model was trained on no fewer."""
+    budgets = tokenizer.config.budgets
+    return budgets[0] if len(budgets) == 1 else 1
+
+
+def whole(text: str, most: int, place: str, least: int = 1) -> int:
+    """A length in least..most, read from text."""
     try:
         value = int(text)
     except ValueError:
         raise ConfigError([(place, f"{text.strip()!r} is no whole number")]) from None
     if not 1 <= value <= most:
-        raise ConfigError([(place, f"a length of {value}; this model's are 1..{most}")])
+        raise ConfigError([(place, f"a length of {value}; this model's are {least}..{most}")])
+    if value < least:
+        raise ConfigError([(place, f"a length of {value}; this model was trained at {most} alone: fewer are no image")])
     return value
 
 
-def read_lengths(text: str, most: int, place: str = "--lengths") -> tuple[int, ...]:
-    """`4,8,16` as numbers in 1..most."""
-    return tuple(whole(part, most, place) for part in text.split(","))
+def read_lengths(text: str, most: int, place: str = "--lengths", least: int = 1) -> tuple[int, ...]:
+    """`4,8,16` as numbers in least..most."""
+    return tuple(whole(part, most, place, least) for part in text.split(","))
 
 
 def read_rule(lengths: str | None, allocator: str | None, settings: Sequence[str], tokenizer: Tokenizer) -> Rule:
@@ -152,10 +161,12 @@ def read_rule(lengths: str | None, allocator: str | None, settings: Sequence[str
         allocator: an allocator's name.
         settings: `key.path=value` of the allocator.
     """
-    most = tokenizer.config.length
+    most, least = tokenizer.config.length, fewest(tokenizer)
     if lengths is not None and allocator is not None:
         raise ConfigError([("--allocator", "chooses the lengths that --lengths gives; name one of the two")])
     if allocator is not None:
+        if least == most > 1:
+            raise ConfigError([("--allocator", f"chooses among lengths, and this model has one: {most}; leave it out")])
         return _chosen(allocator, settings, tokenizer)
     if settings:
         raise ConfigError([(settings[0], "is a setting of an allocator, and --allocator names none")])
@@ -165,8 +176,8 @@ def read_rule(lengths: str | None, allocator: str | None, settings: Sequence[str
         path = Path(lengths[1:]).expanduser()
         if not path.is_file():
             raise ConfigError([("--lengths", f"there is no file {str(path)!r}")])
-        return Table(path, most)
-    found = read_lengths(lengths, most)
+        return Table(path, most, least)
+    found = read_lengths(lengths, most, least=least)
     return Fixed(found[0]) if len(found) == 1 else Listed(found)
 
 

@@ -16,9 +16,9 @@ class UnknownName(LookupError):
     """A component or card was asked for by a name that nobody provides."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """' Did you mean ...?' for the closest known name, or nothing."""
-    near = difflib.get_close_matches(name, list(known), 1, 0.5)
+def nearest(name: str, known: Iterable[str], likeness: float = 0.5) -> str:
+    """' Did you mean ...?' for the closest known name of at least this likeness (of 1), or nothing."""
+    near = difflib.get_close_matches(name, list(known), 1, likeness)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
-from flexframe.data.images import fit, to_tensor
+from flexframe.data.images import BrokenImage, fit, to_tensor
 from flexframe_registry import ConfigError, catalogue
 
 FILTERS = {"torchvision-bicubic": InterpolationMode.BICUBIC, "torchvision-bilinear": InterpolationMode.BILINEAR}
@@ -68,6 +68,24 @@ def test_a_folder_is_read_in_sorted_order_with_its_subfolders_as_classes(folder)
     assert [s.id for s in samples] == ["ape/10.png", "ape/2.JPG", "z.png", "zebra/b.png"]
     assert [s.label for s in samples] == [0, 0, None, 1]
     assert {s.image.shape for s in samples} == {(3, 16, 16)}
+
+
+def test_classes_behind_links_are_read(folder, tmp_path_factory):
+    linked = tmp_path_factory.mktemp("linked")
+    for name in ("ape", "zebra"):
+        (linked / name).symlink_to(folder / name)
+    (linked / "ape" / "back").symlink_to(linked)  # leads to nothing new
+    found = source("folder", path=str(linked))
+    assert [found[i].id for i in range(len(found))] == ["ape/10.png", "ape/2.JPG", "zebra/b.png"]
+    assert found.class_names() == ("ape", "zebra")
+
+
+def test_a_link_to_nothing_is_not_passed_over(folder):
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    found = source("folder", path=str(folder))
+    with pytest.raises(BrokenImage, match=r"gone\.png"):
+        [found[i] for i in range(len(found))]
+    assert len(source("folder", path=str(folder), broken="skip")) == 4
 
 
 def test_a_file_that_is_no_image_is_named(folder):

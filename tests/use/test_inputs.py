@@ -72,9 +72,12 @@ def test_a_link_to_nothing_is_not_passed_over(tmp_path):
         found.open()
 
 
-def test_folders_behind_links_are_not_entered(photos):
+def test_folders_behind_links_are_entered_once(photos, tmp_path):
     (photos / "loop").symlink_to(photos)
     assert ids(photos) == IDS
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "all").symlink_to(photos)
+    assert ids(tmp_path / "linked") == [f"all/{name}" for name in IDS]
 
 
 @pytest.mark.parametrize("cut", [100, 700, 1024, 1600, -1024, -10240 + 512])
