@@ -141,7 +141,7 @@ def traced(model, settings, use):
         tokenizer = Tokenizer(model, settings)
     with FakeTensorMode(allow_non_fake_inputs=True):
         tokenizer.to_empty(device="cpu").eval()
-        tokens = tokenizer.encode(blank(model))
+        tokens = tokenizer.tokenized(blank(model))
         meter = Meter([tokenizer], 1, False)
         with meter.live, meter.counter:
             use(tokenizer, tokens)
@@ -154,7 +154,7 @@ def test_a_use_is_that_of_the_tokenizer(name):
     """The parts are put together here as the tokenizer does it."""
     model, settings = model_of(name, masker="full"), {"steps": 1} if "flextok" in name else {}
     found = measure(model, settings).costs
-    encoded = traced(model, settings, lambda t, tokens: t.encode(blank(model)))
+    encoded = traced(model, settings, lambda t, tokens: t.tokenized(blank(model)))
     assert encoded.flops["all"] == sum(found["encode", "fp32"].flops.values())
     assert encoded.live.peak == pytest.approx(found["encode", "fp32"].peak, rel=0.02)
     decoded = traced(model, settings, lambda t, tokens: t.decode(tokens))
@@ -194,12 +194,12 @@ def test_memory_is_what_is_really_allocated(use, bf16):
     found = measure(model, settings, batch_size=batch, uses=(use,)).costs[use, "bf16" if bf16 else "fp32"]
     torch.manual_seed(0)
     tokenizer = Tokenizer(model, settings)
-    tokens = tokenizer.eval().encode(torch.rand(batch, 3, 16, 16))
+    tokens = tokenizer.eval().tokenized(torch.rand(batch, 3, 16, 16))
 
     def run():
         with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
             if use == "encode":
-                tokenizer.encode(torch.rand(batch, 3, 16, 16))
+                tokenizer.tokenized(torch.rand(batch, 3, 16, 16))
             elif use == "decode":
                 tokenizer.decode(tokens)
             else:
