@@ -31,6 +31,7 @@ CAUSES = (
             "use.providers",
             "measure.images.pillow",
             "measure.images.renderer",
+            "measure.measured.trained_on.images.pillow",
             "measure.measured.torchmetrics",
             "measure.measured.torchvision",
             "measure.measured.torch-fidelity",
@@ -121,6 +122,17 @@ CAUSES = (
         "of a squared step to the error and cutting off adds 1/3: PSNR falls by 0.2 dB at 40 dB, by 0.02 dB at 30 dB",
     ),
     Cause(
+        "training images of the classifier",
+        ("measure.measured.trained_on*", "measure.measured.training_images"),
+        "another classifier, which reads other labels off the same images: no number of its compares",
+    ),
+    Cause(
+        "what the classifier reads off the originals",
+        ("measure.measured.accuracy_on_originals_percent",),
+        "the same originals read otherwise, so another classifier; files of before its training images were hashed "
+        "show it by this alone",
+    ),
+    Cause(
         "settings of precision and recall",
         ("measure.metric.k",),
         "more neighbours are larger balls: both rise with k",
@@ -176,7 +188,7 @@ IGNORED = (
     "measure.metric.backbone",
     "measure.metric.linear",
     "model.trained.commit",
-    "measure.measured.accuracy_on_originals_percent*",  # a consequence of the images
+    "measure.measured.accuracy_on_originals_percent.*",  # a consequence of the images; the classifier's file is hashed
 )
 FOLLOWS = {
     # what is no cause of its own where one of these is there
@@ -189,5 +201,15 @@ FOLLOWS = {
         "data set or split",
     ),
     "balance of classes": ("number of images", "data set or split"),
+    "what the classifier reads off the originals": (
+        "content of the images",
+        "resolution",
+        "resize and crop",
+        "number of images",
+        "file format",
+        "data set or split",
+        "training images of the classifier",
+        "settings of the metric",
+    ),
     "checkpoint": ("averaging of weights (EMA)", "training", "architecture", "resolution"),
 }

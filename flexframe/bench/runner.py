@@ -71,6 +71,9 @@ class Head(Source):
     def samples(self, indices: Sequence[int]) -> Sequence[Sample]:
         return self.source.samples(indices)
 
+    def class_names(self) -> Sequence[str]:
+        return self.source.class_names()
+
     def classifier(self) -> AttributeClassifier | None:
         return self.source.classifier()
 
