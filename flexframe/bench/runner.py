@@ -23,7 +23,7 @@ from flexframe.contracts import AttributeClassifier, Measure, Metric, Reconstruc
 from flexframe.fingerprint import weights
 from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
-from flexframe_registry import SuiteConfig, catalogue, manager
+from flexframe_registry import ConfigError, SuiteConfig, catalogue, manager
 
 Models = Sequence[tuple[str, Tokenizer]]
 SAVE_SECONDS = 20.0
@@ -107,10 +107,11 @@ def run(
         save_seconds: after how long the state is saved, at the end of a batch.
 
     Raises:
-        ValueError: models that cannot be compared, a suite that wants more images than there are, or an interrupted
-            run of another protocol in `out`.
+        ValueError: models that cannot be compared or are not offered at any token count asked for, a suite that wants
+            more images than there are, or an interrupted run of another protocol in `out`.
     """
     device = torch.device(device)
+    _check_budgets(suite, models)
     source = Head(catalogue().build(suite.data, _common_size(models)), suite.count)
     metrics: list[Metric] = [catalogue().build(config, source) for config in suite.metrics]
     measures = _measures(metrics)
@@ -147,6 +148,22 @@ def _common_size(models: Models) -> tuple[int, int]:
         raise ValueError(f"models of different image sizes do not compare: {told}; measure them apart")
     height, width = next(iter(sizes.values()))
     return height, width
+
+
+def _check_budgets(suite: SuiteConfig, models: Models) -> None:
+    """Some model must be offered at a token count that the suite asks for."""
+    own = {name: model.config.budgets for name, model in models}
+    if suite.budgets is None or not own or any(set(suite.budgets) & set(budgets) for budgets in own.values()):
+        return
+    told = "; ".join(f"{name} is at {_counts(budgets)}" for name, budgets in own.items())
+    asked = ", ".join(map(str, suite.budgets))
+    raise ConfigError([("budgets", f"no model is offered at {asked} tokens: {told}; ask for some of these")])
+
+
+def _counts(budgets: Sequence[int]) -> str:
+    """Token counts, rising; many in a row as their ends."""
+    whole = len(budgets) > 4 and list(budgets) == list(range(budgets[0], budgets[-1] + 1))
+    return f"{budgets[0]}..{budgets[-1]}" if whole else ", ".join(map(str, budgets))
 
 
 def _measures(metrics: Sequence[Metric]) -> dict[str, Measure]:

@@ -114,12 +114,10 @@ def best_models(results: Mapping[str, Any], name: str, budget: int, key: str | N
 
 
 def not_offered(results: Mapping[str, Any]) -> dict[str, list[int]]:
-    """By model, the token counts of other models that it does not support."""
-    lacking = {
-        name: [k for k in results["budgets"] if str(k) not in model["budgets"]]
-        for name, model in results["models"].items()
-    }
-    return {name: counts for name, counts in lacking.items() if counts}
+    """By model, the token counts of other models, and those that the suite asks for, that it does not support."""
+    counts = sorted({*results["budgets"], *(results["suite"].get("budgets") or ())})
+    lacking = {name: [k for k in counts if str(k) not in model["budgets"]] for name, model in results["models"].items()}
+    return {name: missing for name, missing in lacking.items() if missing}
 
 
 def reasons(results: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from flexframe.bench import protocol, runner
+from flexframe.bench.report import write
 from flexframe.bench.runner import Report, run
-from flexframe.bench.table import best_models, columns, print_table, reasons
+from flexframe.bench.table import best_models, columns, not_offered, print_table, reasons
+from flexframe_registry import ConfigError
 from flexframe_registry import suite as shipped
 
 
@@ -119,6 +122,28 @@ def test_suites_that_cannot_be_are_refused(tokenizer: Any, suite: Any, tmp_path:
         run(suite("psnr", {"type": "psnr", "cap": 50}), [("a", tokenizer())], tmp_path)
 
 
+def test_budgets_that_no_model_is_offered_at_are_told(tokenizer: Any, suite: Any, tmp_path: Path) -> None:
+    models = [("flex", tokenizer()), ("fixed", tokenizer("full"))]
+    results = run(suite("psnr", budgets=[3, 4, 5]), models, tmp_path).results
+    assert not_offered(results) == {"flex": [3, 5], "fixed": [3, 4, 5]}
+    text = printed(results)
+    assert "flex is not offered at 3, 5 tokens" in text
+    assert "fixed is not offered at 3, 4, 5 tokens" in text
+    told = "budgets: no model is offered at 3, 5 tokens: flex is at 1, 2, 4, 8; ask for some of these"
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        run(suite("psnr", budgets=[3, 5]), models[:1], tmp_path / "none")
+    models[1:] = [("tail", tokenizer("tail-drop"))]
+    with pytest.raises(ConfigError, match=re.escape("at 9, 10 tokens: flex is at 1, 2, 4, 8; tail is at 1..8; ask")):
+        run(suite("psnr", budgets=[9, 10]), models, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_page_stands_where_a_model_is_not_offered(tokenizer: Any, suite: Any, tmp_path: Path) -> None:
+    models = [("flex", tokenizer()), ("fixed", tokenizer("full"))]
+    found = run(suite("psnr", budgets=[4], show=2), models, tmp_path)
+    assert "fixed" in write(found.results, found.images, tmp_path / "report.html").read_text()
+
+
 def test_progress_reaches_its_end(tokenizer: Any, suite: Any, tmp_path: Path) -> None:
     with Progress(console=Console(quiet=True)) as progress:
         run(suite(count=10), [("a", tokenizer())], tmp_path, batch_size=4, progress=progress)
@@ -141,11 +166,15 @@ def test_digest_does_not_depend_on_batches() -> None:
         whole.add(stream[:, :2])
 
 
-def test_table_fits_a_terminal(report: Report) -> None:
+def printed(results: dict[str, Any]) -> str:
     console = Console(width=100, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_table(report.results, console)
+    print_table(results, console)
     console.file.close()
-    text = console.export_text()
+    return console.export_text()
+
+
+def test_table_fits_a_terminal(report: Report) -> None:
+    text = printed(report.results)
     assert max(map(len, text.splitlines())) <= 100
     assert "fixed is not offered at 1, 3 tokens" in text
     assert "FID: not measured" in text
@@ -167,16 +196,13 @@ def test_numbers_of_other_protocols_stand_in_other_columns_and_do_not_compete(re
     own = next(key for name, key in columns(results) if name == "psnr")
     assert best_models(results, "psnr", 8, own) in (["flex"], ["fixed"], [])
     assert "smooth" not in best_models(results, "psnr", 8, own)
-    console = Console(width=100, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_table(results, console)
-    console.file.close()
-    text = console.export_text()
+    text = printed(results)
     assert "0badcafe" in "".join(text.split())
     assert "PSNR: measured under several protocols, which do not compare" in text
     rows = [line.split() for line in text.splitlines() if line.strip().startswith("smooth")]
-    printed = f"{number['value']:.2f}"
-    assert sum(printed in row for row in rows) == 1
-    assert any(row[row.index(printed) - 1] == "–" for row in rows if printed in row)  # the first PSNR column is empty
+    value = f"{number['value']:.2f}"
+    assert sum(value in row for row in rows) == 1
+    assert any(row[row.index(value) - 1] == "–" for row in rows if value in row)  # the first PSNR column is empty
 
 
 @pytest.mark.parametrize("name", ["digits-smoke", "digits"])
