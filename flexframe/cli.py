@@ -220,7 +220,9 @@ def bench(
             autocompletion=complete.models,
         ),
     ],
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Where results.json and report.html go.")] = Path("out"),
+    folder: Annotated[
+        Path, typer.Option("--out", "-o", help="Where results.json and report.html go: a folder of their own.")
+    ] = Path("out"),
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 64,
     priors: Annotated[
         list[str] | None,
@@ -278,7 +280,9 @@ def _bench(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Where the page goes.")] = Path("demo"),
+    folder: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where the page goes: demo, or demo-trained.")
+    ] = None,
     retrain: Annotated[
         bool, typer.Option("--train", help="Train small models of digits from scratch, and compare these.")
     ] = False,
@@ -288,6 +292,7 @@ def demo(
 
     With --train, a small FlexTok and a small TiTok of handwritten digits are trained from scratch and compared.
     """
+    folder = folder or Path("demo-trained" if retrain else "demo")
     if not retrain:
         out.print("256 held-out scenes: FlexTok, two TiTok and a 2D grid; about two minutes on two CPU cores")
         measured = suite(DEMO_SUITE)

@@ -47,7 +47,9 @@ from flexframe.bench.lanes import Entrant, Lane
 from flexframe.contracts import Measure, Source
 from flexframe.data.images import SUFFIXES
 from flexframe.tokenizer import Tokenizer
-from flexframe_registry import SuiteConfig
+from flexframe_registry import ConfigError, SuiteConfig
+
+FILE = "results.json"
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,33 @@ def write(results: Mapping[str, Any], path: Path) -> None:
     part.replace(path)
 
 
+def refuse_others(path: Path, suite: SuiteConfig, models: Mapping[str, Mapping[str, Any]]) -> None:
+    """See that results at `path`, if there are any, are of this same suite and these same models.
+
+    Args:
+        models: by name, what `models.NAME` would say; what it leaves out is not compared.
+
+    Raises:
+        ConfigError: they are of others, or of no form that is known.
+    """
+    if not path.is_file():
+        return
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        name, date, theirs = held["suite"]["name"], held["manifest"]["date"][:10], held["models"]
+        asked = {**suite.model_dump(mode="json", exclude={"note", "show"}), "models": dict(models)}
+        own = {name: {key: theirs[name].get(key) for key in each} for name, each in models.items() if name in theirs}
+        found = {**held["suite"], "models": {**theirs, **own}}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        text = "is no results.json of this version; choose another folder by -o, or delete it"
+        raise ConfigError([(str(path), text)]) from None
+    differ = [key for key, value in json.loads(json.dumps(asked)).items() if found.get(key) != value]
+    if differ:
+        told = f"holds another benchmark, of suite {name} with {', '.join(theirs)} ({date})"
+        text = f"{told}; it differs in {', '.join(differ)}; choose another folder by -o, or delete it"
+        raise ConfigError([(str(path), text)])
+
+
 def classes(labels: Counter[int | None]) -> dict[str, int] | None:
     """How many images the classes have: a sample that is balanced is another one than a sample that is not."""
     counts = [n for label, n in labels.items() if label is not None]
@@ -138,6 +167,12 @@ def used(model: Tokenizer, suite: SuiteConfig, device: torch.device) -> dict[str
     }
 
 
+def identity(model: Tokenizer, weights: str) -> dict[str, Any]:
+    """Which model it is, and how it samples."""
+    sampling = model.sampling.model_dump(mode="json")
+    return {"config": model.config.model_dump(mode="json"), "fingerprint": weights, "sampling": sampling}
+
+
 def _model(
     entrant: Entrant,
     suite: SuiteConfig,
@@ -156,13 +191,11 @@ def _model(
         }
     return {
         "id": model.id,
-        "config": config.model_dump(mode="json"),
-        "fingerprint": entrant.weights,
+        **identity(model, entrant.weights),
         "trained": dict(model.about),
         "parameters": _parameters(model),
         "length": config.length,
         "bits_per_token": bits,
-        "sampling": use["sampling"],
         "speed": {"encode_images_per_second": round(entrant.watch.rate(), 2)},
         "budgets": budgets,
     }

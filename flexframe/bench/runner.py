@@ -108,14 +108,16 @@ def run(
 
     Raises:
         ValueError: models that cannot be compared or are not offered at any token count asked for, a suite that wants
-            more images than there are, or an interrupted run of another protocol in `out`.
+            more images than there are, or another benchmark in `out`, finished or interrupted.
     """
     device = torch.device(device)
+    size = _common_size(models)
     _check_budgets(suite, models)
-    source = Head(catalogue().build(suite.data, _common_size(models)), suite.count)
+    hashes = {model_name: weights(model.to(device).eval()) for model_name, model in models}
+    results.refuse_others(out / results.FILE, suite, {n: results.identity(model, hashes[n]) for n, model in models})
+    source = Head(catalogue().build(suite.data, size), suite.count)
     metrics: list[Metric] = [catalogue().build(config, source) for config in suite.metrics]
     measures = _measures(metrics)
-    hashes = {model_name: weights(model.to(device).eval()) for model_name, model in models}
     partial = Partial(out, _rests_on(suite, source, metrics, models, hashes, device))
     state = partial.read()
     entrants = [
@@ -128,7 +130,7 @@ def run(
     walk.run(partial, save_seconds)
     found = results.assemble(name, suite, source, entrants, measures, walk.seen(), device)
     out.mkdir(parents=True, exist_ok=True)
-    results.write(found, out / "results.json")
+    results.write(found, out / results.FILE)
     partial.drop()
     report = Report(found, _gallery(walk, found), out, source.remarks())
     manager().hook.flexframe_report(report=report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -208,3 +209,48 @@ def test_a_chain_can_be_taken_up_again() -> None:
     other = Chain()
     other.add(rows.reshape(6, 2, 2))
     assert other.link != whole.link
+
+
+# --- finished ones -------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_benchmark_is_overwritten_by_the_same_one_only(tokenizer: Any, suite: Any, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    run(suite("psnr", count=8), [("a", tokenizer())], tmp_path, name="toy")
+    whole = path.read_bytes()
+    date = json.loads(whole)["manifest"]["date"][:10]
+    told = re.escape(f"{path}: holds another benchmark, of suite toy with a ({date}); it differs in ")
+    other = tokenizer()
+    torch.nn.init.zeros_(other.decoder.basis)
+    for wanted, models, what in (
+        (suite("psnr", count=9), [("a", tokenizer())], "count"),
+        (suite("ssim", count=8, seed=1), [("a", tokenizer())], "metrics, seed"),
+        (suite("psnr", count=8), [("b", tokenizer())], "models"),
+        (suite("psnr", count=8), [("a", tokenizer()), ("b", tokenizer())], "models"),
+        (suite("psnr", count=8), [("a", other)], "models"),
+        (suite("psnr", count=8), [("a", tokenizer(sampling={"noise": 0.5}))], "models"),
+    ):
+        with pytest.raises(ValueError, match=f"^{told}{what}; choose another folder by -o, or delete it$"):
+            run(wanted, models, tmp_path)
+    assert path.read_bytes() == whole
+    assert not (tmp_path / FOLDER).exists()
+    again = run(suite("psnr", count=8, show=2, note="Words."), [("a", tokenizer())], tmp_path, name="other")
+    assert json.loads(path.read_bytes())["suite"]["note"] == "Words."
+    assert again.results["protocols"] == json.loads(whole)["protocols"]
+
+
+def test_an_interrupted_run_over_a_finished_one_goes_on(
+    tokenizer: Any, suite: Any, interrupted: Any, tmp_path: Path
+) -> None:
+    whole = run(suite("psnr"), [("a", tokenizer())], tmp_path, batch_size=7).results
+    interrupted(suite("psnr"), [("a", tokenizer())], tmp_path, at=20)
+    assert (tmp_path / FOLDER / FILE).is_file()
+    assert run(suite("psnr"), [("a", tokenizer())], tmp_path, batch_size=7).results["per_image"] == whole["per_image"]
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"suite": 3}'])
+def test_a_results_file_of_no_known_form_is_kept(text: str, tokenizer: Any, suite: Any, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(ValueError, match=r"is no results\.json of this version; choose another folder by -o"):
+        run(suite("psnr", count=8), [("a", tokenizer())], tmp_path)
+    assert (tmp_path / "results.json").read_text() == text

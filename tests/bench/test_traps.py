@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def found(explanation: Explanation, measure: str) -> list[str]:
 @pytest.fixture
 def trap(tmp_path: Path) -> Any:
     """Runs one suite twice, and checks that the number moves and which cause is named for it, and no other."""
+    number = count()
 
     def trap(
         measure: str,
@@ -41,9 +43,10 @@ def trap(tmp_path: Path) -> Any:
         least: float = 1e-3,
     ) -> Explanation:
         results = []
-        for i, (suite, model) in enumerate((first, second)):
-            run(suite, [("model", model)], tmp_path / str(i), batch_size=20)
-            results.append(json.loads((tmp_path / str(i) / "results.json").read_text()))
+        for suite, model in (first, second):
+            out = tmp_path / str(next(number))
+            run(suite, [("model", model)], out, batch_size=20)
+            results.append(json.loads((out / "results.json").read_text()))
         a, b = (value(each, measure) for each in results)
         assert abs(a - b) > least * max(abs(a), abs(b)), (a, b)
         explanation = explain(*results)
