@@ -17,7 +17,7 @@ from rich.table import Table
 from flexframe.commands import complete, explain, generate, importing, inspect, new_plugin, precompute, runs, use
 from flexframe.commands.common import DEBUG, Device, out, pick_device, say, take_debug, tell, versions
 from flexframe_registry import ConfigError, cards, catalogue, suite
-from flexframe_registry.cards import SUITES, read_yaml
+from flexframe_registry.cards import SUITES, is_card_file, read_yaml
 from flexframe_registry.cards import card as find_card
 from flexframe_registry.catalogue import UnknownName, nearest
 from flexframe_registry.configs import KINDS
@@ -216,7 +216,7 @@ def bench(
         list[str],
         typer.Argument(
             metavar="MODEL... [KEY=VALUE]...",
-            help="Cards, model files or run folders; and settings of the suite, as data.path=photos.tar.",
+            help="Cards or their files, model files, run folders; and settings of the suite, as data.path=photos.tar.",
             autocompletion=complete.models,
         ),
     ],
@@ -234,6 +234,7 @@ def bench(
     overrides = [given for given in models if re.match(r"[a-z_][\w.]*=", given) and not Path(given).exists()]
     models = [given for given in models if given not in overrides]
     measured = suite(name, overrides)
+    _names(models)
     from flexframe.loading import find
 
     for model in [*models, *(priors or [])]:
@@ -262,9 +263,9 @@ def _bench(
     from flexframe.data.files import settle
     from flexframe.loading import load, preprocessing
 
-    on = pick_device(device)
-    loaded = [(_short_name(m), load(m, device=on)) for m in models]
-    data = settle(measured.data, {_short_name(m): preprocessing(m).resize for m in models})
+    on, names = pick_device(device), _names(models)
+    loaded = [(called, load(m, device=on)) for called, m in zip(names, models, strict=True)]
+    data = settle(measured.data, {called: preprocessing(m).resize for called, m in zip(names, models, strict=True)})
     measured = measured.model_copy(update={"data": data})
     with Progress(console=say, transient=True) as progress:
         found = run(measured, loaded, folder, name=name, batch_size=batch_size, device=on, progress=progress)
@@ -339,8 +340,34 @@ def _fresh_folder(card: str) -> Path:
     return next(path for path in taken if not path.exists())
 
 
-def _short_name(model: str) -> str:
-    return model if model in cards().files else Path(model).name
+def _names(models: Sequence[str]) -> list[str]:
+    """What a page calls models: a card's id, else the end of a path, as long as it takes to tell it from the others."""
+    parts = [_parts(model) for model in models]
+    twice = next((model for i, model in enumerate(models) if parts[i] in parts[:i]), None)
+    if twice is not None:
+        text = "is named twice; name it once, or other settings of use by a card file of their own (`base`, `sampling`)"
+        raise ConfigError([(twice, text)])
+    taken = [1] * len(models)
+    while True:
+        names = ["/".join(each[-k:]) for each, k in zip(parts, taken, strict=True)]
+        alike = [i for i, name in enumerate(names) if names.count(name) > 1 and taken[i] < len(parts[i])]
+        if not alike:
+            return names
+        for i in alike:
+            taken[i] += 1
+
+
+def _parts(model: str) -> tuple[str, ...]:
+    """A model's name in parts, of which the last one says most; a card's id is one part."""
+    prefix, _, rest = model.partition(":")
+    bare = rest if prefix in ("card", "path", "hf") else model
+    if prefix == "card" or (prefix not in ("path", "hf") and bare in cards().files):
+        return (bare,)
+    path = Path(bare)
+    if prefix == "hf" or not path.exists():
+        return path.parts
+    path = Path(os.path.abspath(path))  # not resolved: a link's name is the one that was given
+    return (path.with_suffix("") if is_card_file(path) else path).parts[1:]
 
 
 def _first_line(text: str | None) -> str:

@@ -38,9 +38,9 @@ from flexframe_registry import (
     UnknownName,
     cards,
 )
-from flexframe_registry.cards import Preprocessing, put, split_override
+from flexframe_registry.cards import Preprocessing, is_card_file, put, split_override
 from flexframe_registry.catalogue import nearest
-from flexframe_registry.models import MODELS, kind_of
+from flexframe_registry.models import MODELS, kind_of, sampled_by
 
 FORMAT = "flexframe/1"
 MAX_CONFIG = 1 << 20
@@ -181,8 +181,8 @@ def fetch(place: Place) -> tuple[Path, str | None]:
     if place.repo is not None:
         path, commit = hub.fetch(place.repo, place.revision)
         return _model_in(path), commit
-    card = place.card
-    assert card is not None
+    assert place.card is not None
+    card = place.card.weighted()
     weights = card.file.weights
     if weights is None or weights.hub is None:
         return card.weights_path(), None
@@ -209,6 +209,8 @@ def preprocessing(where: str | Path) -> Preprocessing:
 def _path(path: Path) -> Place:
     if not path.exists():
         raise ConfigError([(str(path), "is no file or folder; give a card's id as a string, not as a path")])
+    if is_card_file(path):
+        return Place(f"path:{path}", card=cards().read(path, str(path)))
     return Place(f"path:{path}", path=path)
 
 
@@ -299,9 +301,9 @@ def load(
     """A trained model, ready for use.
 
     Args:
-        where: a card's id (`flextok/digits-tiny`), else a file or folder (a model of ours, a training run, a published
-            checkpoint), else a repository of the hub (`EPFL-VILAB/flextok_d12_d12_in1k`). `card:`, `path:` and `hf:`
-            before a name say which is meant.
+        where: a card's id (`flextok/digits-tiny`), else a file or folder (a card's YAML file, a model of ours, a
+            training run, a published checkpoint), else a repository of the hub
+            (`EPFL-VILAB/flextok_d12_d12_in1k`). `card:`, `path:` and `hf:` before a name say which is meant.
         device: where to put it.
         overrides: `key.path=value` over the model's config, `sampling.key=value` over its settings of use.
         assume: settings that a published checkpoint's config lacks, by dotted path.
@@ -324,6 +326,9 @@ def load(
     config = found.config
     if overrides:
         config, sampling = override(config, sampling, overrides)
+    part = sampled_by(config)
+    if place.card is not None and part is not None:
+        part.sampling.read(sampling, f"{place.card.id}: sampling")  # what is wrong is told with the card's name
     model = assemble(config, found.state, place.id, sampling, found.names)
     model.id = place.id.removeprefix("card:")
     if isinstance(model, Tokenizer):

@@ -212,5 +212,51 @@ def test_bench_measures_models_and_writes_a_page(command, tmp_path, tiny):
     assert "report.html" in answer.out
 
 
+def test_bench_measures_a_card_file_of_other_sampling_under_its_name(command, tmp_path):
+    few, suite = tmp_path / "few.yaml", tmp_path / "suite.yaml"
+    few.write_text(f"base: {CARD}\nsampling: {{steps: 1}}\n")
+    suite.write_text("data: {type: digits, split: val}\ncount: 4\nmetrics: [psnr]\nbudgets: [8]\nshow: 0\n")
+    assert command("bench", suite, few, CARD, "-o", tmp_path / "both", "--device", "cpu").code == 0
+    results = json.loads((tmp_path / "both" / "results.json").read_text())
+    ours, base = results["models"]["few"], results["models"][CARD]
+    assert ours["fingerprint"] == base["fingerprint"]
+    assert [model["sampling"]["steps"] for model in (ours, base)] == [1, 20]
+    assert {each["use"]["sampling"]["steps"] for each in results["protocols"].values()} == {1, 20}
+    for model in (few, CARD):
+        assert command("bench", suite, model, "-o", tmp_path / str(model == few), "--device", "cpu").code == 0
+    told = command("explain", tmp_path / "False", tmp_path / "True").out
+    assert "sampling settings" in told
+    assert "sampling.steps: 20 → 1" in told
+    assert "ship with flextok/digits-tiny, in digits-tiny.safetensors" in command("show", few).out
+
+
+def test_card_files_that_cannot_be_used_are_told_in_a_line(command, tmp_path):
+    for name, text, told in (
+        ("odd", "sampling: {stps: 1}", "odd.yaml: sampling.stps: there is no such setting. Did you mean 'steps'?"),
+        ("short", "model: {length: 4}", "short.yaml: is a card file without weights, and its `model` is another"),
+    ):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(f"base: {CARD}\n{text}\n")
+        assert told in only_line(command("bench", "digits-smoke", path, "-o", tmp_path / "out", "--device", "cpu"))
+        assert not (tmp_path / "out").exists()
+
+
+def test_models_are_called_by_as_much_of_their_paths_as_tells_them_apart(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs1/mine", "runs2/mine", "a/runs1/mine", "runs1/other", "flextok"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "few.yaml").touch()
+    for given, names in (
+        (["runs1/mine", "runs1/other", "few.yaml"], ["mine", "other", "few"]),
+        (["runs1/mine", "path:runs2/mine/", "runs1/other"], ["runs1/mine", "runs2/mine", "other"]),
+        (["a/runs1/mine", "runs2/mine", "runs1/mine"], ["a/runs1/mine", "runs2/mine", f"{tmp_path.name}/runs1/mine"]),
+        ([CARD, f"card:{CARD}-x", "hf:owner/name@main"], [CARD, f"{CARD}-x", "name@main"]),
+    ):
+        assert cli._names(given) == names
+    for given in (["runs1/mine", "./runs2/../runs1/mine"], [CARD, f"card:{CARD}"]):
+        line = only_line(command("bench", "digits-smoke", *given))
+        assert f"{given[1]}: is named twice; name it once, or other settings of use by a card file" in line
+
+
 def test_the_kinds_of_the_command_line_are_those_of_the_registry():
     assert set(KINDS) == {c.kind for c in catalogue()}

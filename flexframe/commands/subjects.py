@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flexframe_registry import ConfigError, ModelConfig, TrainConfig, cards
-from flexframe_registry.cards import Card
+from flexframe_registry.cards import Card, is_card_file
 from flexframe_registry.cards import card as find_card
 from flexframe_registry.models import MODELS
 
@@ -33,7 +33,7 @@ class Subject:
 def find(name: str) -> Subject:
     """The model of a card, of a card's file, of a model file, or of a run's or a model's folder on this disk."""
     path = Path(name)
-    if name in cards().files or (path.suffix in (".yaml", ".yml") and path.is_file()):
+    if name in cards().files or is_card_file(path):
         return _of_card(find_card(name))
     from flexframe.loading import locate
 
@@ -64,11 +64,15 @@ def _of_card(card: Card) -> Subject:
 
 
 def _weights(card: Card) -> str:
-    weights = card.file.weights
+    try:
+        owner = card.weighted()
+    except ConfigError:  # another model than its base, to be trained
+        owner = card
+    weights = owner.file.weights
     if weights is None:
         return "none ship" + (f"; train them with `flexframe train {card.id}`" if card.file.run else "")
     if weights.path is not None:
-        return f"ship with the card, in {weights.path}"
+        return f"ship with {'the card' if owner is card else owner.id}, in {weights.path}"
     return f"on the hub: {weights.hub}, fetched when they are first used"
 
 

@@ -24,7 +24,9 @@ Images = Annotated[
 ]
 Model = Annotated[
     str,
-    typer.Option("--model", "-m", help="A card's id, a model file, or a run's folder.", autocompletion=complete.models),
+    typer.Option(
+        "--model", "-m", help="A card's id or file, a model file, or a run's folder.", autocompletion=complete.models
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="What all draws follow from, beside each image's own number.")]
 Resize = Annotated[

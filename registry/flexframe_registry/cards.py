@@ -66,7 +66,8 @@ class CardFile(Config):
     """The fields of a card. `model` and `run` are checked when they are used, so that listing needs no plugin."""
 
     base: str | None = None
-    """Card that this one builds on: its id, or a YAML file's path from where the command runs."""
+    """Card that this one builds on: its id, or a YAML file's path from where the command runs. Where this one says no
+    `weights` and leaves `model` and `run` as they are, it has those of its base: that model, used otherwise."""
     summary: str
     """One line for listings."""
     licence: str = "Apache-2.0"
@@ -96,6 +97,7 @@ class Card:
     id: str
     file: CardFile
     folder: Path
+    base: Card | None = None
 
     @property
     def model(self) -> TokenizerConfig:
@@ -143,8 +145,29 @@ class Card:
         bare = (name or "").removeprefix("card:")
         return cards().get(bare).file.preprocessing if bare in cards().files else self.file.preprocessing
 
+    def weighted(self) -> Card:
+        """The card that has the weights: its base where this one only says how to use them, else this one itself.
+
+        Raises:
+            ConfigError: the base has weights, and this card changes its model or how it is trained.
+        """
+        owner = None if self.base is None else self.base.weighted()
+        if self.file.weights is not None or owner is None or owner.file.weights is None:
+            return self
+        changed = "model" if self.described != owner.described else "run" if self.file.run != owner.file.run else ""
+        if changed:
+            told = (
+                f"a card file without weights, and its `{changed}` is another than that of {owner.id}, which has some"
+            )
+            text = f"is {told}; train it with `flexframe train {self.id}`, or change its `sampling` only"
+            raise ConfigError([(self.id, text)])
+        return owner
+
     def weights_path(self) -> Path:
         """The checked weights file; `ConfigError` if the card has none, or it is missing or not the one described."""
+        owner = self.weighted()
+        if owner is not self:
+            return owner.weights_path()
         weights = self.file.weights
         if weights is None or weights.path is None or weights.sha256 is None:
             raise ConfigError([(self.id, f"ships no weights; train them with `flexframe train {self.id}`")])
@@ -178,20 +201,20 @@ class Cards:
 
     def _base(self, base: str, above: tuple[str, ...]) -> Card:
         file = Path(base)
-        if base not in self.files and file.suffix in (".yaml", ".yml") and file.is_file():
+        if base not in self.files and is_card_file(file):
             return self.read(file, base, above)
         return self.get(base, above)
 
     def read(self, path: Path, name: str, above: tuple[str, ...] = ()) -> Card:
         """The card in a file, laid on its base."""
-        raw = read_yaml(path)
+        raw, below = read_yaml(path), None
         base = raw.get("base")
         if base is not None:
             if base in (name, *above):
                 raise ConfigError([(str(path), f"its base {base!r} is built on it in turn")])
-            below = self._base(base, (name, *above)).file
-            raw = merge(below.model_dump(exclude={"base", "weights", "metrics"}, exclude_unset=True), raw)
-        return Card(name, CardFile.read(raw, str(path)), path.parent)
+            below = self._base(base, (name, *above))
+            raw = merge(below.file.model_dump(exclude={"base", "weights", "metrics"}, exclude_unset=True), raw)
+        return Card(name, CardFile.read(raw, str(path)), path.parent, below)
 
 
 def find_cards(plugins: Manager) -> Cards:
@@ -212,13 +235,20 @@ def cards() -> Cards:
     return find_cards(manager())
 
 
+def is_card_file(path: Path) -> bool:
+    """Whether a path is that of a card's file, by its suffix."""
+    return path.suffix in (".yaml", ".yml") and path.is_file()
+
+
 def tokenizer_of(name: str) -> TokenizerConfig | None:
-    """The config of a tokenizer that is a card, a run's or a model's folder, or a model file; None for any other."""
+    """The config of a tokenizer that is a card or its file, a run's or model's folder, or a model file; else None."""
     prefix, _, rest = name.partition(":")
     bare = rest if prefix in ("card", "path") else name
     if prefix == "card" or (prefix != "path" and bare in cards().files):
         return cards().get(bare).model
     path = Path(bare)
+    if is_card_file(path):
+        return cards().read(path, str(path)).model
     if path.is_dir():
         run = path / "config.json"
         if run.is_file():

@@ -15,7 +15,7 @@ from flexframe_registry import (
     hookimpl,
     suite,
 )
-from flexframe_registry.cards import CardFile, find_cards, merge, put, read_yaml, split_override
+from flexframe_registry.cards import CardFile, find_cards, merge, put, read_yaml, split_override, tokenizer_of
 
 WHOLE = """
 summary: a model
@@ -197,6 +197,39 @@ def test_weights_are_checked_against_the_cards_hash(shelf, tmp_path):
         found.get("toy/gone").weights_path()
     with pytest.raises(ConfigError, match="ships no weights; train them with `flexframe train toy/whole`"):
         found.get("toy/whole").weights_path()
+
+
+def test_a_card_that_only_says_how_to_use_its_base_has_the_weights_of_it(shelf, tmp_path):
+    shipped = WHOLE + f"weights: {{path: w.bin, sha256: {hashlib.sha256(b'weights').hexdigest()}}}\n"
+    few = "base: toy/shipped\nsummary: few steps\nsampling: {steps: 2}\n"
+    found = shelf(
+        shipped=shipped,
+        bare=WHOLE,
+        few=few,
+        fewer="base: toy/few\nsampling: {steps: 1}\n",
+        short=few + "model: {length: 4}\n",
+        longer=few + "run: {steps: 20}\n",
+        none="base: toy/bare\nsampling: {steps: 1}\n",
+    )
+    weights = tmp_path / "cards" / "toy" / "w.bin"
+    weights.write_bytes(b"weights")
+    for name in ("shipped", "few", "fewer"):
+        assert found.get(f"toy/{name}").weighted().id == "toy/shipped"
+        assert found.get(f"toy/{name}").weights_path() == weights
+    assert found.get("toy/fewer").file.sampling == {"steps": 1}
+    for name, what in (("short", "model"), ("longer", "run")):
+        told = f"toy/{name}: is a card file without weights, and its `{what}` is another than that of toy/shipped"
+        with pytest.raises(ConfigError, match=f"{told}.*train it with `flexframe train toy/{name}`"):
+            found.get(f"toy/{name}").weights_path()
+    with pytest.raises(ConfigError, match="toy/none: ships no weights; train them with `flexframe train toy/none`"):
+        found.get("toy/none").weights_path()
+
+
+def test_a_cards_file_names_a_tokenizer(tmp_path):
+    path = tmp_path / "few.yaml"
+    path.write_text("base: flextok/digits-tiny\n")
+    for name in (str(path), f"path:{path}"):
+        assert tokenizer_of(name) == cards().get("flextok/digits-tiny").model
 
 
 def test_a_hash_must_look_like_one():

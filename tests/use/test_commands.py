@@ -57,6 +57,18 @@ def test_a_cards_model_is_found_again_by_its_id(command, photos, tmp_path):
     assert "sampling.steps: there is no such setting" in line
 
 
+def test_a_cards_file_is_a_model(command, photos, tmp_path):
+    few, path, numbers = tmp_path / "few.yaml", tmp_path / "t.safetensors", tmp_path / "n.json"
+    few.write_text("base: flextok/digits-tiny\nsampling: {steps: 1}\n")
+    assert command("encode", photos / "b", "-m", few, "-o", path, *CPU).code == 0
+    assert TokenFile(path).about.model == f"path:{few}"
+    assert command("decode", path, "-o", tmp_path / "out", *CPU).code == 0
+    assert json.loads((tmp_path / "out" / "decode.json").read_text())["sampling"]["steps"] == 1
+    given = ("-m", few, "-o", tmp_path / "g.png", "--json", numbers)
+    assert command("reconstruct", photos / "b", *given, *CPU).code == 0
+    assert json.loads(numbers.read_text())["sampling"]["steps"] == 1
+
+
 def test_lengths_and_allocators_from_the_command_line(command, photos, model, tmp_path):
     path = tmp_path / "{}.safetensors"
     for name, options in {
