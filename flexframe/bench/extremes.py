@@ -33,15 +33,20 @@ class Ranking:
     """The very worst first."""
 
 
+def graded(values: Sequence[float]) -> bool:
+    """Whether values order images, rather than part them in two: right and wrong have no best."""
+    return len(set(values)) > 2
+
+
 def rank(results: Mapping[str, Any], each: int = EACH) -> list[Ranking]:
-    """Rankings of all models by the suite's first measure that has a value an image and a better and a worse."""
+    """Rankings of all models by the suite's first measure that has a better, a worse and more than two values."""
     found = []
     for model, lanes in results["per_image"].items():
         if not lanes:
             continue
         budget = max(lanes, key=int)
-        named = (n for n in results["measures"] if results["measures"][n]["better"] and lanes[budget].get(n))
-        measure = next(named, None)
+        better = (name for name, about in results["measures"].items() if about["better"])
+        measure = next((name for name in better if graded(lanes[budget].get(name, ()))), None)
         if measure is None:
             continue
         values = torch.tensor(lanes[budget][measure], dtype=torch.float64)

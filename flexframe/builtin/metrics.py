@@ -132,7 +132,10 @@ class Codebook(Metric):
 
 
 class Classifier(Metric):
-    """What a classifier reads off reconstructions, beside what it reads off the originals and what is true."""
+    """What a classifier reads off reconstructions, beside what it reads off the originals and what is true.
+
+    Of one image, a number is 100 or 0: so shares have intervals as other means of per-image values have.
+    """
 
     tallied = ("count", "agreed", "right", "right_originals")
 
@@ -161,13 +164,16 @@ class Classifier(Metric):
         label, found, originals = self.judge.label, self.judge.read(batch.fake), self.judge.originals(batch.real)
         truth = {name: np.array([known[name] for known in batch.attributes]) for name in self.judge.values}
         truth[label] = np.array(batch.labels)
+        same, right = found[label] == originals[label], {name: found[name] == known for name, known in truth.items()}
         self.count += len(batch.real)
-        self.agreed += int((found[label] == originals[label]).sum())
-        self.right = {name: n + int((found[name] == truth[name]).sum()) for name, n in self.right.items()}
+        self.agreed += int(same.sum())
+        self.right = {name: n + int(right[name].sum()) for name, n in self.right.items()}
         self.right_originals = {
             name: n + int((originals[name] == truth[name]).sum()) for name, n in self.right_originals.items()
         }
-        return {}
+        others = {f"accuracy_{name}": right[name] for name in self.judge.values}
+        each = {"agreement": same, "accuracy": right[label], **others}
+        return {name: torch.from_numpy(100.0 * hits) for name, hits in each.items()}
 
     def compute(self) -> Mapping[str, float]:
         shares = {name: 100 * right / self.count for name, right in self.right.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flexframe.bench import extremes
 from flexframe.bench.explain import Explanation, explain
-from flexframe.bench.runner import run
+from flexframe.bench.report import write
+from flexframe.bench.report.numbers import Numbers
+from flexframe.bench.report.verdicts import judge
+from flexframe.bench.runner import Report, run
 from flexframe_registry import ConfigError, SuiteConfig
 
 SHADES = {"a": 40, "b": 200}
@@ -101,6 +106,55 @@ def test_what_an_old_file_shows_by_the_originals_alone(images: Write, measured: 
     found = explain(first, second)
     assert causes(found) == ["what the classifier reads off the originals"]
     assert not accuracy(found).comparable
+
+
+# --- by image ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def judged(tokenizer: Any, suite: Any, tmp_path: Path) -> Report:
+    """Two models, by a classifier of digits first."""
+    digits = {"type": "classifier", "data": "digits", "limit": 300}
+    models = [("flex", tokenizer()), ("fixed", tokenizer(sampling={"noise": 0.6}))]
+    return run(suite(digits, "psnr", budgets=[1, 8], show=4), models, tmp_path)
+
+
+def test_shares_have_values_by_image_intervals_and_verdicts(judged: Report) -> None:
+    numbers = Numbers(judged.results)
+    for name in ("agreement", "accuracy"):
+        for model in ("flex", "fixed"):
+            each = judged.results["per_image"][model]["1"][name]
+            assert len(each) == 40
+            assert set(each) == {0.0, 100.0}
+            number = judged.results["models"][model]["budgets"]["1"]["metrics"][name]
+            assert number["value"] == pytest.approx(sum(each) / 40)
+        column = next(column for column in numbers.columns if column.name == name)
+        span, value = numbers.interval(column, "flex", 1), numbers.value(column, "flex", 1)
+        assert span is not None
+        assert value is not None
+        assert span.low < value < span.high
+    rows = judge(numbers).rows
+    assert {cell is not None for row in rows for cell in row.cells} == {True}
+    assert next(row.cells[0].verdict for row in rows if row.expense == 8 and row.cells[0]) == "better"
+
+
+def test_right_and_wrong_rank_no_images_and_stand_under_none(judged: Report) -> None:
+    assert {ranking.measure for ranking in extremes.rank(judged.results)} == {"psnr"}
+    only = {**judged.results, "measures": {"agreement": judged.results["measures"]["agreement"]}}
+    assert extremes.rank(only) == []
+    page = write(judged.results, judged.images, judged.out / "report.html").read_text()
+    data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    assert all(not lane["captions"] for model in data["models"] for lane in model["lanes"])
+
+
+def test_images_that_are_all_right_give_no_interval(judged: Report) -> None:
+    results = json.loads(json.dumps(judged.results))
+    results["models"]["flex"]["budgets"]["8"]["metrics"]["accuracy"]["value"] = 100.0
+    results["per_image"]["flex"]["8"]["accuracy"] = [100.0] * 40
+    numbers = Numbers(results)
+    column = next(column for column in numbers.columns if column.name == "accuracy")
+    assert numbers.interval(column, "flex", 8) is None
+    assert numbers.compare(column, ("flex", 8), ("fixed", 8)) is not None
 
 
 def _misread(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Numbers:
     def interval(self, column: Column, model: str, budget: int) -> Interval | None:
         drawn = self._drawn[column.name, column.protocol].get((model, budget))
         if drawn is not None:
-            return intervals.ends(drawn[1])
+            return intervals.ends(drawn[1]) if np.ptp(drawn[0]) else None  # equal values cannot tell a spread
         subsets = self._subsets(column, model, budget)
         value = self.value(column, model, budget)
         if value is None or len(subsets) < intervals.FEWEST_SUBSETS:

@@ -163,7 +163,9 @@ def _row(numbers: Numbers, name: str, sheets: Sheets, chosen: Sequence[int]) -> 
     for k in (k for k in chosen if k in sheets.fake.get(name, {})):
         entry = model["budgets"][str(k)]
         each = numbers.images(lead, name, k) if lead else []
-        captions = [shown(each[i], {"digits": 1 if lead and lead.unit else 2}) for i in sheets.numbers] if each else []
+        captions = [
+            shown(each[i], {"digits": 1 if lead and lead.unit else 2}) for i in sheets.numbers if extremes.graded(each)
+        ]
         figures = [f"{shown_bits(entry['bits'])} bits" if entry["bits"] is not None else "continuous"]
         if lead and (value := numbers.value(lead, name, k)) is not None:
             figures.insert(0, f"{lead.text(value, unit=True)} {'' if lead.unit else lead.label}".strip())
