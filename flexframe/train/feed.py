@@ -199,7 +199,7 @@ def _create(config: TrainConfig, device: torch.device) -> Feed:
         return Stored(config, file, device)
     assert model.tokenizer is not None  # as the config sees to
     tokenizer = load(model.tokenizer)
-    check_codes(model, tokenizer.config)
+    check_codes(model, tokenizer.config, model.tokenizer)
     data = run.data.resized(preprocessing(model.tokenizer).resize)
     source = catalogue().build(data, tokenizer.config.image_size)
     return Tokenized(config, source, tokenizer, device)

@@ -69,7 +69,7 @@ def read_classes(text: str | None, config: GeneratorConfig) -> list[int]:
 def fits(generator: Generator, tokenizer: Tokenizer, force: bool = False) -> None:
     """Raise `ConfigError` unless the prior's codes are the tokenizer's."""
     config = generator.config
-    check_codes(config, tokenizer.config)
+    check_codes(config, tokenizer.config, tokenizer.id or "the tokenizer")
     if config.fingerprint not in (None, fingerprint(tokenizer)) and not force:
         text = f"was trained on codes of another tokenizer than {tokenizer.id}, or of it before it changed"
         raise ConfigError([(generator.id, f"{text}; name the right one with --model, or generate with --force")])
@@ -107,6 +107,11 @@ def generate(
     if lengths[0] < 1 or lengths[-1] > generator.spec.length:
         span = f"{lengths[0]}..{lengths[-1]}"
         raise ConfigError([("--length", f"{span} is not within 1..{generator.spec.length}, the prior's")])
+    budgets = tokenizer.config.budgets
+    unfit = [length for length in lengths if length not in budgets]
+    if len(budgets) == 1 and unfit:  # a tokenizer of several lengths decodes those in between as well
+        told = f"{', '.join(map(str, unfit))}: {tokenizer.id or 'the tokenizer'} is of one length"
+        raise ConfigError([("--length", f"{told}, {budgets[0]}, and other numbers of tokens are no picture to it")])
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError([(str(folder), "is there already and not empty; name another folder")])
     drawn = _laid(generator.config.prior.sampling, generator.sampling, sampling, "sampling")

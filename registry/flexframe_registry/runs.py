@@ -193,7 +193,7 @@ class TrainConfig(Config):
 
         found = tokenizer_of(model.tokenizer)
         if found is not None:
-            check_codes(model, found)
+            check_codes(model, found, model.tokenizer)
         return self
 
     @model_validator(mode="after")
@@ -224,10 +224,10 @@ class TrainConfig(Config):
         return tuple(resolve("objective", name) for name in self.model.decoder.usual_objectives())
 
 
-def check_codes(model: GeneratorConfig, tokenizer: TokenizerConfig) -> None:
+def check_codes(model: GeneratorConfig, tokenizer: TokenizerConfig, name: str) -> None:
     """Raise `ConfigError` unless a prior's codes are such as a tokenizer gives: as many in a token, of as many values,
-    and no longer a sequence."""
-    name, tokens, problems = model.tokenizer or "the tokenizer", tokenizer.spec.tokens, []
+    and no longer a sequence. `name` is the tokenizer's, which need not be the one that the prior names."""
+    tokens, problems = tokenizer.spec.tokens, []
     if tokens.codebook_size is None:
         raise ConfigError([("model.tokenizer", continuous(name, tokenizer))])
     if model.length > tokens.length:

@@ -212,6 +212,23 @@ def test_one_fixed_length_has_no_strip(tmp_path, generator):
     assert not (tmp_path / "out" / "strip.png").exists()
 
 
+def test_other_lengths_than_the_one_of_a_tokenizer_are_refused(tmp_path, generator):
+    fixed = make_tokenizer(masker="full")
+    free = Generator(generator.config.model_copy(update={"fingerprint": None})).eval()
+    told = r"--length: 1, 4: the tokenizer is of one length, 6, and other numbers of tokens are no picture to it"
+    with pytest.raises(ConfigError, match=told):
+        run(free, fixed, tmp_path / "out", lengths=[1, 4, 6])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_tokenizer_that_does_not_fit_is_named_and_not_the_priors_own(generator, tmp_path):
+    other = make_tokenizer(length=4)
+    other.id = "titok/other"
+    own = Generator(generator.config.model_copy(update={"tokenizer": "flextok/own"})).eval()
+    with pytest.raises(ConfigError, match=r"model\.length: is 6; titok/other has at most 4 tokens"):
+        run(own, other, tmp_path / "out")
+
+
 def test_powers():
     assert [powers(n) for n in (1, 2, 3, 8)] == [(1,), (1, 2), (1, 2, 3), (1, 2, 4, 8)]
 
