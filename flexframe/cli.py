@@ -14,7 +14,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flexframe.commands import complete, explain, generate, importing, inspect, new_plugin, precompute, runs, use
+from flexframe.commands import (
+    bench_samples,
+    complete,
+    explain,
+    generate,
+    importing,
+    inspect,
+    new_plugin,
+    precompute,
+    runs,
+    use,
+)
 from flexframe.commands.common import DEBUG, Device, out, pick_device, say, take_debug, tell, versions
 from flexframe_registry import ConfigError, cards, catalogue, suite
 from flexframe_registry.cards import SUITES, is_card_file, read_yaml
@@ -325,6 +336,7 @@ app.command()(use.encode)
 app.command()(use.decode)
 app.command()(use.reconstruct)
 app.command()(generate.generate)
+app.command()(bench_samples.bench_samples)
 app.command()(runs.runs)
 app.command()(runs.plot)
 app.add_typer(precompute.app, name="precompute")

@@ -349,9 +349,17 @@ class Metric(ABC):
     """
 
     scratch: Scratch
+    of_classes: ClassVar[bool] = False
+    """Whether it looks at the classes that samples were asked for: of a prior without classes it has no number."""
 
     def __init__(self, config: MetricConfig, source: Source) -> None:
         self.config, self.source = config, source
+
+    def of_samples(self) -> Metric | None:
+        """This metric as it is of what a prior draws: `fake` are samples, `real` the suite's images at the same
+        positions, which they were not made from, and `labels` the classes asked for. None where it makes no sense of
+        them, as one that compares each image with its own reconstruction."""
+        return None
 
     def start(self, spec: Spec, scratch: Scratch | None = None) -> Metric:
         """An empty tally for one model at one budget; without `scratch` it has a temporary one."""

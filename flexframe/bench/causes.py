@@ -29,6 +29,7 @@ CAUSES = (
             "measure.versions*",
             "measure.providers",
             "use.providers",
+            "use.prior.providers",
             "measure.images.pillow",
             "measure.images.renderer",
             "measure.measured.trained_on.images.pillow",
@@ -47,8 +48,14 @@ CAUSES = (
         small=True,
     ),
     Cause(
+        "reconstructions or samples",
+        ("measure.task", "measure.measured.samples", "measure.labels"),
+        "other tasks: what a tokenizer rebuilds is near an image that it saw, what a prior draws is near none. No "
+        "number of the one compares with one of the other, whatever they are called",
+    ),
+    Cause(
         "reference images",
-        ("measure.measured.reference*", "measure.metric.reference*", "measure.task"),
+        ("measure.measured.reference*", "measure.metric.reference*"),
         "an rFID is taken against the very images that were rebuilt, a gFID against a training set: they never compare "
         "(1d-tokenizer #46). One model, two references: FID 4.28 and 2.19 (LlamaGen #34), 2.70 and 0.92 "
         "(guided-diffusion #161), 1.90 and 0.58 (RAE #11)",
@@ -80,7 +87,7 @@ CAUSES = (
     ),
     Cause(
         "balance of classes",
-        ("measure.classes*",),
+        ("measure.classes*", "use.prior.classes"),
         "50 images of every class, or classes at random: different gFID (latent-diffusion #262)",
     ),
     Cause(
@@ -154,8 +161,13 @@ CAUSES = (
     ),
     Cause("number of tokens", ("use.budget",), "another point of the model's curve"),
     Cause(
+        "tokenizer under the prior",
+        ("use.tokenizer.*",),
+        "a sample is at best what its decoder makes of it: another decoder over the same codes is another model",
+    ),
+    Cause(
         "precision of the model",
-        ("use.precision", "use.matmul*"),
+        ("use.precision", "use.matmul*", "use.prior.precision"),
         "bf16 or TF32 in the place of fp32: last digits of pixels, and some token ids, which move more",
     ),
     Cause(

@@ -34,7 +34,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ from flexframe.tokenizer import Tokenizer
 from flexframe_registry import ConfigError, SuiteConfig
 
 FILE = "results.json"
+
+RECONSTRUCTION = {"task": "reconstruction of the suite's own images"}
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,18 @@ def assemble(
     measures: Mapping[str, Measure],
     seen: Seen,
     device: torch.device,
+    task: Mapping[str, Any] = RECONSTRUCTION,
+    describe: Callable[..., dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The content of results.json."""
+    """The content of results.json.
+
+    Args:
+        task: what was done with the images; part of every number's protocol.
+        describe: gives the entry of an entrant that is no tokenizer, as `_model` that of one.
+    """
+    describe = describe or _model
     common = {
-        "task": "reconstruction of the suite's own images",
+        **task,
         "data": protocol.settings(suite.data),
         "data_sha256": seen.sha256,
         "count": len(source),
@@ -88,7 +98,7 @@ def assemble(
         "versions": protocol.versions(),
     }
     protocols: dict[str, Any] = {}
-    models = {entrant.name: _model(entrant, suite, common, protocols, device) for entrant in entrants}
+    models = {entrant.name: describe(entrant, suite, common, protocols, device) for entrant in entrants}
     return {
         "schema": protocol.SCHEMA,
         "suite": {"name": name, **suite.model_dump(mode="json")},

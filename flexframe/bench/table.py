@@ -64,7 +64,7 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
     console.print(table)
     unseen = dict.fromkeys(results["measures"][name]["label"] for name, _ in all_columns[len(found_columns) :])
     if unseen:
-        told = f"not shown for want of width, but in results.json and on the page: {', '.join(unseen)}"
+        told = f"not shown for want of width, but in results.json: {', '.join(unseen)}"
         console.print(f"[dim]{escape(told)}[/]", highlight=False)
     for model, lacking in not_offered(results).items():
         console.print(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flexframe.bench.protocol import Digest, settings
 from flexframe.builtin.judges import Judge, SourceJudge
+from flexframe.builtin.metrics_samples import AskedClass
 from flexframe.contracts import Measure, Metric, Reconstructions, Source
 from flexframe_registry import ConfigError, MetricConfig, SourceConfig, Spec, catalogue
 
@@ -111,6 +112,9 @@ class Codebook(Metric):
     def unavailable(self) -> str | None:
         return "the tokens are continuous, so there is no codebook" if self.tokens.codebook_size is None else None
 
+    def of_samples(self) -> Metric:
+        return self
+
     def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
         seen: Int[Tensor, "n q"] = batch.tokens.codes[batch.tokens.keep].cpu()
         for book, codes in enumerate(seen.unbind(1)):
@@ -142,6 +146,9 @@ class Classifier(Metric):
     def __init__(self, config: MetricConfig, source: Source) -> None:
         super().__init__(config, source)
         self.judge: Judge = SourceJudge(source) if config.data is None else _Machine(config, source)
+
+    def of_samples(self) -> Metric:
+        return AskedClass(self.config, self.source, self.judge)
 
     def measures(self) -> Sequence[Measure]:
         return [

@@ -6,6 +6,7 @@ The definitions and defaults are torch-fidelity's; the arithmetic is float64 thr
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,13 @@ class InceptionScore(Metric):
     """
 
     tallied = ("count", "finite", "shares", "entropies", "sizes")
+    drawn = False
+    """Whether it is of samples of a prior, and not of reconstructions."""
+
+    def of_samples(self) -> Metric:
+        found = copy(self)
+        found.drawn = True
+        return found
 
     def __init__(self, config: MetricConfig, source: Source) -> None:
         super().__init__(config, source)
@@ -169,7 +177,8 @@ class InceptionScore(Metric):
         return f"{lacking}; raise the suite's `count` to {classes * splits:,}, lower `splits`, or set `few: true`"
 
     def measures(self) -> Sequence[Measure]:
-        note = "of the reconstructions alone; ImageNet's classes, whatever the images are"
+        what = "samples" if self.drawn else "reconstructions"
+        note = f"of the {what} alone; ImageNet's classes, whatever the images are"
         return [
             Measure("is", "IS", "higher", note=note),
             Measure("is-std", "IS ±", note="over the splits"),
@@ -214,4 +223,5 @@ class InceptionScore(Metric):
         return {"is": {"subsets": {"size": self.count // self.config.splits, "values": self._scores().tolist()}}}
 
     def protocol(self) -> Mapping[str, Any]:
-        return {**self.features.facts(LOGITS, self.device), "reconstructions": "8-bit"}
+        what = "samples" if self.drawn else "reconstructions"
+        return {**self.features.facts(LOGITS, self.device), what: "8-bit"}

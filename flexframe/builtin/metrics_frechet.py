@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,13 @@ class Compared(Metric):
 
     paired = True
     """Whether the suite's own images are what is compared with."""
+    drawn = False
+    """Whether samples of a prior are compared, and not reconstructions."""
+
+    def of_samples(self) -> Metric:
+        found = copy(self)
+        found.drawn = True
+        return found
 
     def refusal(self, count: int) -> str | None:
         """Why so few images give no meaningful number, and what to do, or None."""
@@ -87,8 +95,8 @@ class Compared(Metric):
     def protocol(self) -> Mapping[str, Any]:
         facts = {
             **self.features.facts(self.layer, self.device),
-            "reference": "the suite's own images, as the models saw them",
-            "reconstructions": "8-bit",
+            "reference": "the suite's images" if self.drawn else "the suite's own images, as the models saw them",
+            "samples" if self.drawn else "reconstructions": "8-bit",
         }
         return facts if self.layer == "2048" else {**facts, "pipeline_check": CHECK}
 
@@ -170,10 +178,11 @@ class Frechet(Stored):
 
     def measures(self) -> Sequence[Measure]:
         digits = 4 if self.layer == "64" else 2
-        name, what = self.named("fid"), "against these same images" if self.paired else "against other images"
+        name, own = self.named("fid"), "against the suite's images" if self.drawn else "against these same images"
+        label, what = f"{'g' * self.drawn}{name.upper()}", own if self.paired else "against other images"
         few = f"{what}; of {len(self.source):,} images, so it is too high; published ones are of 50,000"
         note = self.note(few if len(self.source) < 10_000 else what)
-        return [Measure(name, name.upper(), "lower", digits=digits, note=note)]
+        return [Measure(name, label, "lower", digits=digits, note=note)]
 
     def refusal(self, count: int) -> str | None:
         # with no more images than features the covariance has no full rank (Heusel et al.'s own README asks for more)

@@ -23,6 +23,9 @@ class Bits(Metric):
             Measure("length", "Tokens an image", "lower", digits=1),
         ]
 
+    def of_samples(self) -> Metric:
+        return self
+
     def reset(self, spec: Spec) -> None:
         size = spec.tokens.codebook_size
         self.each = None if size is None else spec.tokens.codebooks * log2(size)

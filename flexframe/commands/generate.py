@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,15 @@ from flexframe.commands.common import Device, out, pick_device, say
 from flexframe.commands.use import _prefixed, _progress
 from flexframe_registry import ConfigError
 from flexframe_registry.cards import put, split_override
+
+Temperature = Annotated[float | None, typer.Option(help="Logits are divided by it; 0 is the likeliest.")]
+TopK = Annotated[int | None, typer.Option(help="Draw among so many likeliest codes only.")]
+TopP = Annotated[float | None, typer.Option(help="Draw among the likeliest, of this probability together.")]
+Guidance = Annotated[float | None, typer.Option(help="Of the prior; 1 is none.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="sampling.KEY=VALUE of the prior, decoder.KEY=VALUE."),
+]
 
 
 def generate(
@@ -27,14 +37,11 @@ def generate(
         str | None, typer.Option("--length", help="Tokens; several as 4,16. The prior's most if not given.")
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Pictures, the classes in turn.")] = 16,
-    temperature: Annotated[float | None, typer.Option(help="Logits are divided by it; 0 is the likeliest.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Draw among so many likeliest codes only.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest, of this probability together.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Of the prior; 1 is none.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="sampling.KEY=VALUE of the prior, decoder.KEY=VALUE."),
-    ] = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    guidance: Guidance = None,
+    settings: Settings = None,
     seed: Annotated[int, typer.Option(help="What all draws follow from, beside each picture's number.")] = 0,
     model: Annotated[
         str | None,
@@ -51,13 +58,7 @@ def generate(
     `flexframe generate --prior gpt/scenes-64-flextok --class star --length 16 --count 16 --seed 0 -o DIR`
     """
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
-    sampling = {name: value for name, value in given.items() if value is not None}
-    own = [each for each in settings or () if not each.startswith("decoder.")]
-    decoding = _read(_prefixed([each for each in settings or () if each.startswith("decoder.")], "decoder"))
-    for name, value in _read(_prefixed(own, "sampling")).items():
-        if name in sampling:
-            raise ConfigError([(f"--{name.replace('_', '-')}", f"and --set sampling.{name} both say so; give one")])
-        sampling[name] = value
+    sampling, decoding = read_settings(given, settings)
     on = pick_device(device)
     from flexframe.loading import load
     from flexframe.use import generate as work
@@ -83,6 +84,18 @@ def generate(
         say.print(f"no strip: {tokenizer.id} has one length, so that fewer tokens are no picture", style="dim")
     at = ", ".join(map(str, found.lengths))
     out.print(f"{found.count:,} pictures of {at} tokens in {found.folder}", markup=False, soft_wrap=True)
+
+
+def read_settings(given: Mapping[str, Any], settings: Sequence[str] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of the prior and of the decoder: of options by name, and of `--set`."""
+    sampling = {name: value for name, value in given.items() if value is not None}
+    own = [each for each in settings or () if not each.startswith("decoder.")]
+    decoding = _read(_prefixed([each for each in settings or () if each.startswith("decoder.")], "decoder"))
+    for name, value in _read(_prefixed(own, "sampling")).items():
+        if name in sampling:
+            raise ConfigError([(f"--{name.replace('_', '-')}", f"and --set sampling.{name} both say so; give one")])
+        sampling[name] = value
+    return sampling, decoding
 
 
 def _read(settings: list[str]) -> dict[str, Any]:

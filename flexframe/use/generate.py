@@ -114,8 +114,8 @@ def generate(
         raise ConfigError([("--length", f"{told}, {budgets[0]}, and other numbers of tokens are no picture to it")])
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError([(str(folder), "is there already and not empty; name another folder")])
-    drawn = _laid(generator.config.prior.sampling, generator.sampling, sampling, "sampling")
-    decoded = _laid(tokenizer.config.decoder.sampling, tokenizer.sampling, decoding, "decoder")
+    drawn = laid(generator.config.prior.sampling, generator.sampling, sampling, "sampling")
+    decoded = laid(tokenizer.config.decoder.sampling, tokenizer.sampling, decoding, "decoder")
     job = _Job(generator, tokenizer, tuple(classes), count, seed, drawn, decoded, batch_size, progress)
     columns = powers(lengths[-1]) if len(tokenizer.config.budgets) > 1 else ()
     job.total = count * len(lengths) + min(count, STRIPS) * len(columns)
@@ -232,7 +232,7 @@ def _name(length: int, number: int) -> str:
     return f"{length}/{number:05d}.png"
 
 
-def _laid(kind: Any, own: Any, given: Mapping[str, Any] | None, place: str) -> Any:
+def laid(kind: Any, own: Any, given: Mapping[str, Any] | None, place: str) -> Any:
     """A part's settings with others laid on."""
     said = {name: getattr(own, name) for name in own.model_fields_set}
     return kind.read(said | dict(given or {}), place)

@@ -1,0 +1,85 @@
+"""`bench-samples`: what priors draw, measured."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flexframe.commands import complete
+from flexframe.commands.common import Device, out, pick_device, say
+from flexframe.commands.generate import Guidance, Settings, Temperature, TopK, TopP, read_settings
+from flexframe_registry import ConfigError, cards, suite
+
+
+def bench_samples(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="SUITE", help="A suite's name, or a YAML file.", autocompletion=complete.suites),
+    ],
+    priors: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PRIOR... [KEY=VALUE]...",
+            help="Cards, model files or run folders; and settings of the suite, as count=500 or budgets='[4, 16]'.",
+            autocompletion=complete.models,
+        ),
+    ],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Where results.json and the pictures go.")],
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    guidance: Guidance = None,
+    settings: Settings = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="The tokenizer; each prior's own if not given.", autocompletion=complete.models
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time; changes speed only.")] = 64,
+    device: Device = "auto",
+) -> None:
+    """Draw samples of priors at every token count, of all classes in turn, and measure them.
+
+    `flexframe bench-samples scenes-64-samples gpt/scenes-64-flextok gpt/scenes-64-titok-16 -o out`
+    """
+    overrides = [given for given in priors if re.match(r"[a-z_][\w.]*=", given) and not Path(given).exists()]
+    named = [given for given in priors if given not in overrides]
+    measured = suite(name, overrides)
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+    sampling, decoding = read_settings(given, settings)
+    from flexframe.loading import find, load, preprocessing
+
+    for prior in named:
+        find(prior)  # a typo is told before anything is drawn
+    on = pick_device(device)
+    from rich.progress import Progress
+
+    from flexframe.bench.samples import FOLDER, run
+    from flexframe.bench.table import print_table
+    from flexframe.data.files import settle
+
+    loaded, ways = [], {}
+    for prior in named:
+        generator = load(prior, device=on, kind="generator")
+        where = model or generator.config.tokenizer
+        if where is None:
+            raise ConfigError([(prior, "names no tokenizer; give it with --model")])
+        shown = prior if prior in cards().files else Path(prior).name
+        loaded.append((shown, generator, load(where, device=on)))
+        ways[shown] = preprocessing(where).resize
+    if loaded:
+        measured = measured.model_copy(update={"data": settle(measured.data, ways)})
+    with Progress(console=say, transient=True) as progress:
+        found = run(
+            measured, loaded, folder, name=name, sampling=sampling, decoding=decoding, batch_size=batch_size, device=on,
+            progress=progress,
+        )  # fmt: skip
+    print_table(found.results, out)
+    for remark in found.remarks:
+        say.print(remark, style="yellow", markup=False, soft_wrap=True)
+    shown_at = f"; the first samples are in {folder / FOLDER}" if measured.show else ""
+    out.print(f"\nthe numbers: {folder / 'results.json'}{shown_at}", markup=False, soft_wrap=True)
