@@ -61,10 +61,13 @@ def bench_samples(
     from flexframe.bench.samples import FOLDER, run
     from flexframe.bench.table import print_table
     from flexframe.data.files import settle
+    from flexframe.generator import Generator
 
     loaded, ways = [], {}
     for prior in named:
-        generator = load(prior, device=on, kind="generator")
+        generator = load(prior, device=on, kind=None)
+        if not isinstance(generator, Generator):
+            raise ConfigError([(prior, "is no prior; `flexframe bench` measures tokenizers")])
         where = model or generator.config.tokenizer
         if where is None:
             raise ConfigError([(prior, "names no tokenizer; give it with --model")])

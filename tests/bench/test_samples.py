@@ -408,6 +408,9 @@ def test_the_command(command: Any, tmp_path: Path) -> None:
     assert found["protocol"]["count"] == 12
     pictures = sorted(path.name for path in (tmp_path / "o" / "samples").iterdir())
     assert pictures == ["prior.safetensors-2.png", "prior.safetensors-4.png"]
+    answer = command("bench-samples", tmp_path / "suite.yaml", tmp_path / "tok.safetensors", "-o", tmp_path / "o")
+    assert answer.code == 2
+    assert "is no prior; `flexframe bench` measures tokenizers" in answer.err
     answer = command("bench-samples", tmp_path / "suite.yaml", "count=12", "-o", tmp_path / "o")
     assert answer.code == 2
     assert "name at least one model" in answer.err
