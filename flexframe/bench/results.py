@@ -26,6 +26,11 @@ per_image.NAME.K.NUMBER   a value for each image, in order, of metrics that have
 shown             ids of the first images, whose pictures are in `Report.images`
 codes_sha256.NAME.K       hash of all token ids
 manifest          when, where, by which command; moves no number
+
+Of samples (`flexframe.bench.samples`; `task` in `protocol` says so) models are priors: `fingerprint` is of the prior's
+tensors, `tokenizer` has id, config, fingerprint and training of what decodes, `sampling` and `use.sampling` the
+settings of `prior` and `decoder`, `speed` has draw_sequences_per_second in the place of encoding. `shown` are images of
+the suite, which samples have nothing to do with.
 """
 
 from __future__ import annotations

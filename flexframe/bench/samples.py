@@ -80,25 +80,14 @@ def run(
             run of another protocol in `out`.
     """
     device = torch.device(device)
-    tokenizers = [(name, tokenizer) for name, _, tokenizer in priors]
-    size = runner._common_size(tokenizers)
+    size = runner._common_size([(title, tokenizer) for title, _, tokenizer in priors])
     for _, prior, tokenizer in priors:
         fits(prior, tokenizer)
-    budgets = {name: offered(prior, tokenizer) for name, prior, tokenizer in priors}
-    chosen = _chosen(suite, budgets)
+    chosen = _chosen(suite, {title: offered(prior, tokenizer) for title, prior, tokenizer in priors})
     source = Head(catalogue().build(suite.data, size), suite.count)
     metrics = of_samples([catalogue().build(config, source) for config in suite.metrics])
     measures = runner._measures(metrics)
-    entrants = []
-    for title, prior, tokenizer in priors:
-        drawn = laid(prior.config.prior.sampling, prior.sampling, sampling, "sampling")
-        decoded = laid(tokenizer.config.decoder.sampling, tokenizer.sampling, decoding, "decoder")
-        hashes = weights(prior.to(device).eval()), weights(tokenizer.to(device).eval())
-        entrants.append(
-            Drawing(
-                title, tokenizer, hashes[0], [], prior=prior, sampling=drawn, decoding=decoded, decoder=hashes[1]
-            )
-        )  # fmt: skip
+    entrants = [_entrant(*each, sampling, decoding, device) for each in priors]
     partial = Partial(out, _rests_on(suite, source, metrics, entrants, device))
     state = partial.read()
     for number, each in enumerate(entrants):
@@ -116,6 +105,27 @@ def run(
     _sheets(report, entrants)
     manager().hook.flexframe_report(report=report)
     return report
+
+
+def _entrant(
+    name: str,
+    prior: Generator,
+    tokenizer: Tokenizer,
+    sampling: Mapping[str, Any] | None,
+    decoding: Mapping[str, Any] | None,
+    device: torch.device,
+) -> Drawing:
+    """A prior with its settings, on the device and without its lanes."""
+    return Drawing(
+        name,
+        tokenizer,
+        weights(prior.to(device).eval()),
+        [],
+        prior=prior,
+        sampling=laid(prior.config.prior.sampling, prior.sampling, sampling, "sampling"),
+        decoding=laid(tokenizer.config.decoder.sampling, tokenizer.sampling, decoding, "decoder"),
+        decoder=weights(tokenizer.to(device).eval()),
+    )
 
 
 # --- what can be measured ----------------------------------------------------------------------------------------
@@ -209,10 +219,7 @@ def used(each: Drawing, suite: SuiteConfig, device: torch.device) -> dict[str, A
     config = each.prior.config
     return {
         **results.used(each.model, suite, device),
-        "sampling": {
-            "prior": each.sampling.model_dump(mode="json"),
-            "decoder": each.decoding.model_dump(mode="json"),
-        },
+        "sampling": {"prior": each.sampling.model_dump(mode="json"), "decoder": each.decoding.model_dump(mode="json")},
         "prior": {
             "classes": config.classes,
             "precision": str(next(each.prior.parameters()).dtype).removeprefix("torch."),
