@@ -21,6 +21,7 @@ class Cause:
     """Whether it moves last digits only, so that numbers compare all the same."""
 
 
+TASKS = "reconstructions or samples"
 CAUSES = (
     # the first whose pattern fits
     Cause(
@@ -48,7 +49,7 @@ CAUSES = (
         small=True,
     ),
     Cause(
-        "reconstructions or samples",
+        TASKS,
         ("measure.task", "measure.measured.samples", "measure.labels"),
         "other tasks: what a tokenizer rebuilds is near an image that it saw, what a prior draws is near none. No "
         "number of the one compares with one of the other, whatever they are called",
@@ -212,7 +213,7 @@ FOLLOWS = {
         "file format",
         "data set or split",
     ),
-    "balance of classes": ("number of images", "data set or split"),
+    "balance of classes": ("number of images", "data set or split", TASKS),
     "what the classifier reads off the originals": (
         "content of the images",
         "resolution",
@@ -223,5 +224,19 @@ FOLLOWS = {
         "training images of the classifier",
         "settings of the metric",
     ),
-    "checkpoint": ("averaging of weights (EMA)", "training", "architecture", "resolution"),
+    "checkpoint": ("averaging of weights (EMA)", "training", "architecture", "resolution", TASKS),
+    **dict.fromkeys(
+        (
+            "settings of the metric",
+            "rule for 8 bits",
+            "sampling settings",
+            "tokenizer under the prior",
+            "precision of the model",
+            "averaging of weights (EMA)",
+            "training",
+            "architecture",
+            "resolution",
+        ),
+        (TASKS,),  # a tokenizer and a prior have next to no setting in common
+    ),
 }

@@ -20,6 +20,7 @@ from flexframe import tokenizer as tokenizer_module
 from flexframe.bench import protocol, runner, samples
 from flexframe.bench.explain import explain
 from flexframe.bench.table import columns, print_table
+from flexframe.builtin import metrics_frechet
 from flexframe.builtin.features import Moments
 from flexframe.builtin.metrics_frechet import frechet_distance
 from flexframe.contracts import AttributeClassifier, Decoder, Prior, Sample, Source
@@ -132,7 +133,7 @@ def fakes(toys: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = {PaintConfig: "Paint", FakeConfig: "Fake", GreysConfig: "Greys"}
     found = Catalogue([*toys, *(Component(config, f"{__name__}:{name}") for config, name in mine.items())])
     registry = sys.modules["flexframe_registry.manager"]
-    for module in (registry, tokenizer_module, generator_module, runner, samples, protocol):
+    for module in (registry, tokenizer_module, generator_module, runner, samples, protocol, metrics_frechet):
         monkeypatch.setattr(module, "catalogue", lambda: found)
 
 
@@ -207,6 +208,15 @@ def test_the_frechet_distance_is_between_the_samples_and_the_suites_images(incep
         moments[-1].add(net(each)[0])
     assert values(found, "a", "fid@64")["8"] == pytest.approx(frechet_distance(*moments), rel=1e-6)
     assert found["measures"]["fid@64"]["label"] == "gFID@64"
+
+
+def test_a_reference_of_another_size_is_named(inception: Any, tmp_path: Path) -> None:
+    reference = {"type": "greys", "count": 60}
+    frechet = {"type": "frechet", "layer": "64", "weights": inception(), "few": True, "reference": reference}
+    found = samples.run(greys(frechet, budgets=[8]), [("a", prior(), tokenizer())], tmp_path).results
+    number = found["models"]["a"]["budgets"]["8"]["metrics"]["fid@64"]
+    assert number["value"] > 0
+    assert found["protocols"][number["protocol"]]["measure"]["measured"]["reference"]["count"] == 60
 
 
 def test_samples_are_those_that_generate_draws(tmp_path: Path) -> None:
@@ -296,7 +306,8 @@ def test_reconstructions_and_samples_never_compare(tmp_path: Path) -> None:
     found = explain(rebuilt, drawn)
     assert {pair.measure for pair in found.pairs} == {"usage", "perplexity", "bits", "length"}
     assert not any(pair.comparable for pair in found.pairs)
-    assert "reconstructions or samples" in [difference.cause.name for difference, _ in found.differences]
+    names = [difference.cause.name for difference, _ in found.differences]
+    assert names == ["reconstructions or samples", "versions"]
     both = json.loads(json.dumps(drawn))
     both["models"]["rebuilt"] = rebuilt["models"]["a"]
     both["protocols"] |= rebuilt["protocols"]
