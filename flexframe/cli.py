@@ -26,9 +26,9 @@ from flexframe.commands import (
     runs,
     use,
 )
-from flexframe.commands.common import DEBUG, Device, out, pick_device, say, take_debug, tell, versions
+from flexframe.commands.common import DEBUG, Device, names_of, out, pick_device, say, take_debug, tell, versions
 from flexframe_registry import ConfigError, cards, catalogue, suite
-from flexframe_registry.cards import SUITES, is_card_file, read_yaml
+from flexframe_registry.cards import SUITES, read_yaml
 from flexframe_registry.cards import card as find_card
 from flexframe_registry.catalogue import UnknownName, nearest
 from flexframe_registry.configs import KINDS
@@ -245,7 +245,7 @@ def bench(
     overrides = [given for given in models if re.match(r"[a-z_][\w.]*=", given) and not Path(given).exists()]
     models = [given for given in models if given not in overrides]
     measured = suite(name, overrides)
-    _names(models)
+    names_of(models)
     from flexframe.loading import find
 
     for model in [*models, *(priors or [])]:
@@ -274,7 +274,7 @@ def _bench(
     from flexframe.data.files import settle
     from flexframe.loading import load, preprocessing
 
-    on, names = pick_device(device), _names(models)
+    on, names = pick_device(device), names_of(models)
     loaded = [(called, load(m, device=on)) for called, m in zip(names, models, strict=True)]
     data = settle(measured.data, {called: preprocessing(m).resize for called, m in zip(names, models, strict=True)})
     measured = measured.model_copy(update={"data": data})
@@ -350,36 +350,6 @@ def _fresh_folder(card: str) -> Path:
     base = Path("runs") / card.replace("/", "-")
     taken = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 10_000))]
     return next(path for path in taken if not path.exists())
-
-
-def _names(models: Sequence[str]) -> list[str]:
-    """What a page calls models: a card's id, else the end of a path, as long as it takes to tell it from the others."""
-    parts = [_parts(model) for model in models]
-    twice = next((model for i, model in enumerate(models) if parts[i] in parts[:i]), None)
-    if twice is not None:
-        text = "is named twice; name it once, or other settings of use by a card file of their own (`base`, `sampling`)"
-        raise ConfigError([(twice, text)])
-    taken = [1] * len(models)
-    while True:
-        names = ["/".join(each[-k:]) for each, k in zip(parts, taken, strict=True)]
-        alike = [i for i, name in enumerate(names) if names.count(name) > 1 and taken[i] < len(parts[i])]
-        if not alike:
-            return names
-        for i in alike:
-            taken[i] += 1
-
-
-def _parts(model: str) -> tuple[str, ...]:
-    """A model's name in parts, of which the last one says most; a card's id is one part."""
-    prefix, _, rest = model.partition(":")
-    bare = rest if prefix in ("card", "path", "hf") else model
-    if prefix == "card" or (prefix not in ("path", "hf") and bare in cards().files):
-        return (bare,)
-    path = Path(bare)
-    if prefix == "hf" or not path.exists():
-        return path.parts
-    path = Path(os.path.abspath(path))  # not resolved: a link's name is the one that was given
-    return (path.with_suffix("") if is_card_file(path) else path).parts[1:]
 
 
 def _first_line(text: str | None) -> str:

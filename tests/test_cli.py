@@ -252,7 +252,7 @@ def test_models_are_called_by_as_much_of_their_paths_as_tells_them_apart(command
         (["a/runs1/mine", "runs2/mine", "runs1/mine"], ["a/runs1/mine", "runs2/mine", f"{tmp_path.name}/runs1/mine"]),
         ([CARD, f"card:{CARD}-x", "hf:owner/name@main"], [CARD, f"{CARD}-x", "name@main"]),
     ):
-        assert cli._names(given) == names
+        assert cli.names_of(given) == names
     for given in (["runs1/mine", "./runs2/../runs1/mine"], [CARD, f"card:{CARD}"]):
         line = only_line(command("bench", "digits-smoke", *given))
         assert f"{given[1]}: is named twice; name it once, or other settings of use by a card file" in line

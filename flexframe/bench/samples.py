@@ -76,8 +76,8 @@ def run(
     Raises:
         ConfigError: metrics that make no sense of samples, a prior that is of another tokenizer's codes, token counts
             that no prior offers, settings that a prior does not have.
-        ValueError: what reconstructions refuse as well: a suite that wants more images than there are, an interrupted
-            run of another protocol in `out`.
+        ValueError: what reconstructions refuse as well: a suite that wants more images than there are, another
+            benchmark in `out`, finished or interrupted.
     """
     device = torch.device(device)
     size = runner._common_size([(title, tokenizer) for title, _, tokenizer in priors])
@@ -88,6 +88,7 @@ def run(
     metrics = of_samples([catalogue().build(config, source) for config in suite.metrics])
     measures = runner._measures(metrics)
     entrants = [_entrant(*each, sampling, decoding, device) for each in priors]
+    results.refuse_others(out / results.FILE, suite, {each.name: _identity(each, suite, device) for each in entrants})
     partial = Partial(out, _rests_on(suite, source, metrics, entrants, device))
     state = partial.read()
     for number, each in enumerate(entrants):
@@ -98,7 +99,7 @@ def run(
     walk.run(partial, save_seconds)
     found = results.assemble(name, suite, source, entrants, measures, walk.seen(), device, TASK, _entry)
     out.mkdir(parents=True, exist_ok=True)
-    results.write(found, out / "results.json")
+    results.write(found, out / results.FILE)
     partial.drop()
     fake = {each.name: {lane.budget: torch.cat(lane.shown) for lane in each.lanes} for each in entrants}
     report = Report(found, Gallery(torch.cat(walk.shown), fake), out, source.remarks())
@@ -232,6 +233,21 @@ def used(each: Drawing, suite: SuiteConfig, device: torch.device) -> dict[str, A
     }
 
 
+def _identity(each: Drawing, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
+    """Which prior and tokenizer they are, and how they draw."""
+    return {
+        "config": each.prior.config.model_dump(mode="json"),
+        "fingerprint": each.weights,
+        "tokenizer": {
+            "id": each.model.id,
+            "config": each.model.config.model_dump(mode="json"),
+            "fingerprint": each.decoder,
+            "trained": dict(each.model.about),
+        },
+        "sampling": used(each, suite, device)["sampling"],
+    }
+
+
 def _rests_on(
     suite: SuiteConfig, source: Source, metrics: Sequence[Metric], entrants: Sequence[Drawing], device: torch.device
 ) -> dict[str, Any]:
@@ -250,15 +266,8 @@ def _entry(
     prior = sum(p.numel() for p in each.prior.parameters())
     return {
         "id": each.prior.id,
-        "config": config.model_dump(mode="json"),
-        "fingerprint": each.weights,
+        **_identity(each, suite, device),
         "trained": {},
-        "tokenizer": {
-            "id": tokenizer.id,
-            "config": tokenizer.config.model_dump(mode="json"),
-            "fingerprint": each.decoder,
-            "trained": dict(tokenizer.about),
-        },
         "parameters": {
             "total": prior + parts["quantizer"] + parts["decoder"],
             "prior": prior,
@@ -266,7 +275,6 @@ def _entry(
         },
         "length": config.length,
         "bits_per_token": bits,
-        "sampling": use["sampling"],
         "speed": {"draw_sequences_per_second": round(each.watch.rate(), 2)},
         "budgets": {
             str(lane.budget): {

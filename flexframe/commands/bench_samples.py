@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import Device, out, pick_device, say
+from flexframe.commands.common import Device, names_of, out, pick_device, say
 from flexframe.commands.generate import Guidance, Settings, Temperature, TopK, TopP, read_settings
-from flexframe_registry import ConfigError, cards, suite
+from flexframe_registry import ConfigError, suite
 
 
 def bench_samples(
@@ -51,6 +51,7 @@ def bench_samples(
     measured = suite(name, overrides)
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     sampling, decoding = read_settings(given, settings)
+    names = names_of(named)
     from flexframe.loading import find, load, preprocessing
 
     for prior in named:
@@ -64,14 +65,13 @@ def bench_samples(
     from flexframe.generator import Generator
 
     loaded, ways = [], {}
-    for prior in named:
+    for shown, prior in zip(names, named, strict=True):
         generator = load(prior, device=on, kind=None)
         if not isinstance(generator, Generator):
             raise ConfigError([(prior, "is no prior; `flexframe bench` measures tokenizers")])
         where = model or generator.config.tokenizer
         if where is None:
             raise ConfigError([(prior, "names no tokenizer; give it with --model")])
-        shown = prior if prior in cards().files else Path(prior).name
         loaded.append((shown, generator, load(where, device=on)))
         ways[shown] = preprocessing(where).resize
     if loaded:

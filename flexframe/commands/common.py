@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points, version
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from flexframe.commands import complete
-from flexframe_registry import ConfigError
+from flexframe_registry import ConfigError, cards
+from flexframe_registry.cards import is_card_file
 from flexframe_registry.catalogue import UnknownName, nearest
 
 out = Console(width=None if sys.stdout.isatty() else 240)  # whole lines for pipes
@@ -78,6 +80,39 @@ def _why_not(kind: str) -> str:
 
 def _instead(usable: list[str]) -> str:
     return f"Usable here: {', '.join(usable)}" if usable else "No other device is usable here"
+
+
+# --- names -------------------------------------------------------------------------------------------------------
+
+
+def names_of(models: Sequence[str]) -> list[str]:
+    """What tables and pages call models: a card's id, else the end of a path, so long that it differs from the others."""
+    parts = [_parts(model) for model in models]
+    twice = next((model for i, model in enumerate(models) if parts[i] in parts[:i]), None)
+    if twice is not None:
+        text = "is named twice; name it once, or other settings of use by a card file of their own (`base`, `sampling`)"
+        raise ConfigError([(twice, text)])
+    taken = [1] * len(models)
+    while True:
+        names = ["/".join(each[-k:]) for each, k in zip(parts, taken, strict=True)]
+        alike = [i for i, name in enumerate(names) if names.count(name) > 1 and taken[i] < len(parts[i])]
+        if not alike:
+            return names
+        for i in alike:
+            taken[i] += 1
+
+
+def _parts(model: str) -> tuple[str, ...]:
+    """A model's name in parts, of which the last one says most; a card's id is one part."""
+    prefix, _, rest = model.partition(":")
+    bare = rest if prefix in ("card", "path", "hf") else model
+    if prefix == "card" or (prefix not in ("path", "hf") and bare in cards().files):
+        return (bare,)
+    path = Path(bare)
+    if prefix == "hf" or not path.exists():
+        return path.parts
+    path = Path(os.path.abspath(path))  # not resolved: a link's name is the one that was given
+    return (path.with_suffix("") if is_card_file(path) else path).parts[1:]
 
 
 # --- errors ------------------------------------------------------------------------------------------------------

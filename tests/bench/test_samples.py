@@ -432,3 +432,10 @@ def test_the_shipped_suite_is_of_metrics_that_samples_have() -> None:
     assert found.count is None
     assert found.data.count == 1000
     assert {metric.type for metric in found.metrics} == {"classifier", "codebook", "bits", "frechet"}
+
+
+def test_results_of_other_samples_are_kept(tmp_path: Path) -> None:
+    for _ in range(2):  # the same ones again may take the place of those before
+        samples.run(greys(), [("a", prior(), tokenizer())], tmp_path)
+    with pytest.raises(ConfigError, match=r"holds another benchmark.* it differs in models; choose another folder"):
+        samples.run(greys(), [("a", prior(), tokenizer())], tmp_path, sampling={"temperature": 0.5})
