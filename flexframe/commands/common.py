@@ -86,7 +86,7 @@ def _instead(usable: list[str]) -> str:
 
 
 def names_of(models: Sequence[str]) -> list[str]:
-    """What tables and pages call models: a card's id, else the end of a path, so long that it differs from the others."""
+    """What tables and pages call models: a card's id, else the end of a path, as much as tells it from the others."""
     parts = [_parts(model) for model in models]
     twice = next((model for i, model in enumerate(models) if parts[i] in parts[:i]), None)
     if twice is not None:
