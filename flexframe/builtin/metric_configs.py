@@ -146,7 +146,7 @@ class ClassifierConfig(MetricConfig):
     """Labelled images to train it on, of the suite's classes and none of the suite's images; not given: the classifier
     that comes with the suite's source."""
     limit: int = Field(5000, ge=2)
-    """The most training images; the first ones of `data` are taken."""
+    """The most training images, evenly spread over those of `data`."""
     c: float = Field(10.0, gt=0)
     """Inverse strength of the machine's regularisation."""
 

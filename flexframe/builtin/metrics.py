@@ -226,13 +226,15 @@ class _Machine(Judge):
     def _fit(self) -> Any:
         from sklearn.svm import SVC
 
-        samples = self.train.samples(range(min(len(self.train), self.config.limit)))
+        # evenly spread: sources are often in the order of their classes
+        count, most = len(self.train), self.config.limit
+        samples = self.train.samples([i * count // most for i in range(most)] if count > most else range(count))
         bare = next((sample.id for sample in samples if sample.label is None), None)
         if bare is not None:
             raise ConfigError([("classifier.data", f"its image {bare!r} has no label; name labelled images")])
         known = [sample.label for sample in samples]
         if len(set(known)) < 2:
-            text = f"its first {len(known):,} images are all of one class; raise `limit`, or name images of several"
+            text = f"{len(known):,} of its images are all of one class; raise `limit`, or name images of several"
             raise ConfigError([("classifier.data", text)])
         images, digest, labels = torch.stack([sample.image for sample in samples]), Digest(), Digest()
         digest.add(images)

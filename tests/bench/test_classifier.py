@@ -94,8 +94,12 @@ def test_training_images_without_labels_or_of_one_class_are_refused(
     (bare / "a" / "00.png").rename(bare / "00.png")
     with pytest.raises(ConfigError, match=r"classifier.data: its image '00.png' has no label"):
         measured(str(bare), suite, "out")
-    with pytest.raises(ConfigError, match=r"its first 10 images are all of one class; raise `limit`"):
-        measured(images("train", SHADES), suite, "out", limit=10)
+    train = Path(images("train", SHADES))
+    measured(str(train), suite, "few", limit=2)  # spread over the folder, so of both classes
+    for path in sorted((train / "b").iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(ConfigError, match=r"2 of its images are all of one class; raise `limit`"):
+        measured(str(train), suite, "out", limit=2)
 
 
 def test_what_an_old_file_shows_by_the_originals_alone(images: Write, measured: Any) -> None:
