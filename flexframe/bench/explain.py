@@ -13,6 +13,8 @@ from flexframe.bench.causes import CAUSES, FOLLOWS, IGNORED, OTHER, Cause
 Leaf = str | int | float | bool | None
 ABSENT = "(not said)"
 Half = Literal["measure", "use", "model"]
+ROUNDING = 1e-5
+"""By so much of its value a float32 number may differ where nothing does but the order of sums."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,19 @@ class Explanation:
     @property
     def unexplained(self) -> list[Pair]:
         """Numbers that differ where nothing does that is known to move them."""
-        return [
-            pair
-            for pair in self.pairs
-            if not pair.differences and pair.first["value"] != pair.second["value"] and pair.comparable
-        ]
+        return [pair for pair, apart in self._alike() if apart > ROUNDING]
+
+    @property
+    def rounded(self) -> list[float]:
+        """By which share of their value those numbers differ that do so by rounding alone."""
+        return [apart for _, apart in self._alike() if 0 < apart <= ROUNDING]
+
+    def _alike(self) -> Iterator[tuple[Pair, float]]:
+        """Numbers of which everything known is equal, and by which share of their value they differ."""
+        for pair in self.pairs:
+            a, b = pair.first["value"], pair.second["value"]
+            if not pair.differences and pair.comparable and a != b:
+                yield pair, abs(a - b) / max(abs(a), abs(b))
 
 
 def explain(first: Mapping[str, Any], second: Mapping[str, Any]) -> Explanation:

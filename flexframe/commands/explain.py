@@ -27,6 +27,9 @@ def explain(first: Results, second: Results) -> None:
     for pair in found.unexplained:
         told = f"{pair.measure} of {pair.models[0]} at {pair.budget} tokens differs"
         out.print(f"{told}, and nothing in the protocols does: please report it", style="red", soft_wrap=True)
+    if found.rounded:
+        told = f"{len(found.rounded)} numbers differ by rounding, by {max(found.rounded):.0e} of their value at most"
+        out.print(f"{told}: processors and builds of libraries do that", style="dim", soft_wrap=True)
     for note in found.notes:
         out.print(note, style="dim", markup=False, soft_wrap=True)
 

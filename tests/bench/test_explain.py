@@ -100,6 +100,15 @@ def test_numbers_that_differ_for_no_reason_are_told(shown: Any) -> None:
     assert "psnr of flex at 8 tokens differs, and nothing in the protocols does: please report it" in shown(moved)
 
 
+def test_rounding_is_no_difference_to_report(shown: Any) -> None:
+    def nudged(other: dict[str, Any]) -> None:
+        other["models"]["flex"]["budgets"]["8"]["metrics"]["psnr"]["value"] *= 1 + 3e-7
+
+    text = shown(nudged)
+    assert "numbers differ by rounding, by 3e-07 of their value at most" in text
+    assert "please report it" not in text
+
+
 def test_models_of_other_names(results: dict[str, Any], shown: Any) -> None:
     def renamed(other: dict[str, Any]) -> None:
         other["models"] = {"mine": other["models"]["flex"]}
