@@ -212,7 +212,10 @@ class Folder(Files):
         self.leave_out()
 
     def class_names(self) -> Sequence[str]:
-        return tuple(self.classes)
+        """The folders' names, unless labels stand beside the images: those are numbers of other classes."""
+        first = next((path for i, path in enumerate(self.files) if i not in self.left_out), self.files[0])
+        label, _ = facts(lambda suffix: _beside(first, suffix), str(first.with_suffix("")))
+        return tuple(self.classes) if label is None else ()
 
     def number(self) -> int:
         return len(self.files)

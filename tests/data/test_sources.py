@@ -80,6 +80,17 @@ def test_classes_behind_links_are_read(folder, tmp_path_factory):
     assert found.class_names() == ("ape", "zebra")
 
 
+def test_labels_beside_images_are_not_of_the_folders_names(folder):
+    (folder / "ape" / "10.cls").write_text("7")
+    found = source("folder", path=str(folder))
+    assert found[0].label == 7
+    assert found.class_names() == ()
+    (folder / "ape" / "10.cls").write_text("seven")
+    with pytest.raises(BrokenImage, match=r"10\.cls"):
+        source("folder", path=str(folder)).class_names()
+    assert source("folder", path=str(folder), broken="skip").class_names() == ("ape", "zebra")
+
+
 def test_a_link_to_nothing_is_not_passed_over(folder):
     (folder / "gone.png").symlink_to(folder / "nowhere.png")
     found = source("folder", path=str(folder))
