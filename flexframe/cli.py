@@ -312,12 +312,14 @@ def demo(
         measured = measured.model_copy(update={"metrics": kept})
         _bench(DEMO_SUITE, measured, list(DEMO_MODELS), folder, 64, device, DEMO_PRIORS)
         return
+    targets = {m: folder / m.replace("/", "-") for m in DEMO_TRAINED}
+    if (folder / "results.json").is_file() and not any((each / "config.json").is_file() for each in targets.values()):
+        raise ConfigError([(str(folder), "holds the results of another benchmark; choose another folder by -o")])
     steps = sum(cards().get(m).run.steps for m in DEMO_TRAINED)
     minutes = steps / STEPS_A_SECOND / 60
     out.print(f"training both from scratch: {steps:,} steps, about {minutes:.0f} minutes on a CPU core")
     trained = []
-    for m in DEMO_TRAINED:
-        target = folder / m.replace("/", "-")
+    for m, target in targets.items():
         if (target / "config.json").is_file():
             train(None, None, None, target, device)
         else:

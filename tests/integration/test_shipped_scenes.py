@@ -119,3 +119,8 @@ def test_demo_train_trains_small_models(command, tmp_path, monkeypatch):
     assert [(given[0], given[2]) for given in trained] == list(zip(cli.DEMO_TRAINED, folders, strict=True))
     assert measured == [("digits", [str(folder) for folder in folders])]
     assert "minutes on a CPU core" in answer.out
+    (tmp_path / "results.json").write_text("{}")
+    refused = command("demo", "--train", "-o", tmp_path)  # before anything is trained
+    assert refused.code == 2
+    assert "holds the results of another benchmark; choose another folder by -o" in refused.err
+    assert len(trained) == 2
