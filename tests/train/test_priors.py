@@ -89,8 +89,8 @@ def test_codes_are_the_tokenizers_whichever_way_they_come(tokenizer, model, file
 
 def test_kept_images_are_tokenized_once(model, monkeypatch):
     seen = []
-    encode = Tokenizer.encode
-    monkeypatch.setattr(Tokenizer, "encode", lambda self, images, **more: seen.append(len(images)) or encode(
+    encode = Tokenizer.tokenized
+    monkeypatch.setattr(Tokenizer, "tokenized", lambda self, images, **more: seen.append(len(images)) or encode(
         self, images, **more))  # fmt: skip
     for _ in create_feed(config(model, {"keep_tokens": True, "steps": 12}), CPU).batches(0):
         pass
