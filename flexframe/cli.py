@@ -300,13 +300,13 @@ def demo(
     ] = False,
     device: Device = "auto",
 ) -> None:
-    """Compare the models of drawn scenes that ship with the project, on scenes they have not seen: about two minutes.
+    """Compare the models of drawn scenes that ship with the project, on scenes they have not seen: a minute or two.
 
     With --train, a small FlexTok and a small TiTok of handwritten digits are trained from scratch and compared.
     """
     folder = folder or Path("demo-trained" if retrain else "demo")
     if not retrain:
-        out.print("256 held-out scenes: FlexTok, two TiTok and a 2D grid; about two minutes on two CPU cores")
+        out.print("256 held-out scenes: FlexTok, two TiTok and a 2D grid; a minute or two on a CPU")
         measured = suite(DEMO_SUITE)
         kept = tuple(metric for metric in measured.metrics if metric.type not in DEMO_WITHOUT)
         measured = measured.model_copy(update={"metrics": kept})
