@@ -144,7 +144,9 @@ def _differences(first: Mapping[str, Any], second: Mapping[str, Any], silent: se
     for path in [*one, *(path for path in other if path not in one)]:
         half = path.partition(".")[0]
         a, b = one.get(path, ABSENT), other.get(path, ABSENT)
-        if a == b or half in whole or any(fnmatchcase(path, pattern) for pattern in IGNORED):
+        # a setting that is none is as one that did not exist yet
+        alike = a == b or {a, b} == {None, ABSENT}
+        if alike or half in whole or any(fnmatchcase(path, pattern) for pattern in IGNORED):
             continue
         if whole and (path not in one or path not in other):
             continue

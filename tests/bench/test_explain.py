@@ -93,6 +93,14 @@ def test_a_setting_that_is_not_known_forbids(shown: Any) -> None:
     assert "phase of the moon: (not said) → full" in text
 
 
+def test_a_new_setting_that_is_not_used_is_no_difference(shown: Any) -> None:
+    def newer(other: dict[str, Any]) -> None:
+        for measure in measures(other):
+            measure["phase of the moon"] = None
+
+    assert "The protocols are equal: numbers compare" in shown(newer)
+
+
 def test_numbers_that_differ_for_no_reason_are_told(shown: Any) -> None:
     def moved(other: dict[str, Any]) -> None:
         other["models"]["flex"]["budgets"]["8"]["metrics"]["psnr"]["value"] += 1
