@@ -10,10 +10,11 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
-import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
+from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any
 
@@ -87,14 +88,25 @@ class Watch:
         names = ", ".join(self.processes.names[rank] + (", which is silent" if rank in silent else "") for rank in who)
         step, stage = least
         told = f"no progress for {self.timeout:g} s; waiting for {names}: at step {step}, {STAGES[stage]}"
-        if self.processes.rank in who:
-            faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)  # where it hangs
+        where = _stacks() if self.processes.rank in who else ""
         # what it waits for ends last: it may hold what the others talk by
         pause = 2 + 2 * self.beat * (self.processes.rank in who)
-        self._die(f"{told}. The last checkpoint is whole; go on with --resume. run.timeout sets the limit", pause)
+        self._die(
+            f"{told}. The last checkpoint is whole; go on with --resume. run.timeout sets the limit", pause, where
+        )
 
-    def _die(self, told: str, pause: float = 2.0) -> None:
+    def _die(self, told: str, pause: float = 2.0, before: str = "") -> None:
         own = self.processes.names[self.processes.rank]
-        print(f"flexframe: {own}: {told}", file=sys.__stderr__, flush=True)
+        # written at once: the other processes tell theirs at about the same moment
+        os.write(2, f"{before}flexframe: {own}: {told}\n".encode())
         time.sleep(pause)  # so that the others have told as well before torchrun ends them
         os._exit(EXIT)
+
+
+def _stacks() -> str:
+    """Where each thread of this process is."""
+    with suppress(OSError), TemporaryFile() as file:
+        faulthandler.dump_traceback(file=file, all_threads=True)
+        file.seek(0)
+        return file.read().decode(errors="replace")
+    return ""

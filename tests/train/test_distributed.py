@@ -197,8 +197,9 @@ def hang(processes, folder):
 
 def test_a_process_that_hangs_is_named(tmp_path, capfd):
     assert together(hang, tmp_path / "run") == [124, 124]
-    told = [line for line in capfd.readouterr().err.splitlines() if "no progress" in line]
-    assert any(line.startswith("flexframe: rank 0 on ") for line in told)
+    err = capfd.readouterr().err
+    told = [line for line in err.splitlines() if "no progress" in line]
+    assert any(line.startswith("flexframe: rank 0 on ") for line in told), err
     for line in told:
         assert f"waiting for rank 1 on {socket.gethostname()} (process " in line
         assert "at step 1, waiting for data" in line
