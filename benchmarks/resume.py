@@ -158,6 +158,7 @@ def main() -> None:
     events: list[dict[str, Any]] = []
     while len(events) < given.kills:
         words = ["--resume", killed] if (killed / "config.json").is_file() else [given.card, *own, "-o", killed]
+        left = begun(killed)
         run = Command(words, base / "stderr")
         aim = AIMS[len(events) % len(AIMS)]
         event: dict[str, Any] = {"aimed_at": aim}
@@ -169,7 +170,8 @@ def main() -> None:
         run.close()
         if not came:
             break  # it came to its end before
-        event |= {"saving": sorted(begun(killed)), "checkpoints": steps_of(killed)}
+        # a save that was begun and is not done; what an earlier kill left does not count
+        event |= {"within_a_save": bool(begun(killed) - left), "checkpoints": steps_of(killed)}
         if len(events) == given.kills // 2 and event["checkpoints"]:
             path = killed / "checkpoints" / f"step-{event['checkpoints'][-1]:08d}" / "trainee.safetensors"
             path.write_bytes(path.read_bytes()[:-1000])
@@ -185,7 +187,7 @@ def main() -> None:
         "settings": own,
         "seed": given.seed,
         "kills": len(events),
-        "kills_within_a_save": sum(event["aimed_at"] == "a save" for event in events),
+        "kills_within_a_save": sum(event["within_a_save"] for event in events),
         "cut_short": [event["cut_short"] for event in events if "cut_short" in event],
         "seconds_uninterrupted": round(training, 1),
         "model_sha256": [digest(run / "model.safetensors") for run in (whole, killed)],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -26,7 +25,18 @@ from flexframe.commands import (
     runs,
     use,
 )
-from flexframe.commands.common import DEBUG, Device, names_of, out, pick_device, say, take_debug, tell, versions
+from flexframe.commands.common import (
+    DEBUG,
+    Device,
+    names_and_settings,
+    names_of,
+    out,
+    pick_device,
+    say,
+    take_debug,
+    tell,
+    versions,
+)
 from flexframe_registry import ConfigError, cards, catalogue, suite
 from flexframe_registry.cards import SUITES, read_yaml
 from flexframe_registry.cards import card as find_card
@@ -242,8 +252,7 @@ def bench(
     device: Device = "auto",
 ) -> None:
     """Measure models on the same images at every token count they support, and write a page."""
-    overrides = [given for given in models if re.match(r"[a-z_][\w.]*=", given) and not Path(given).exists()]
-    models = [given for given in models if given not in overrides]
+    models, overrides = names_and_settings(models)
     measured = suite(name, overrides)
     names_of(models)
     from flexframe.loading import find

@@ -28,7 +28,7 @@ def decode(model: Tokenizer, tokens: Tokens, steps: int, device: torch.device) -
     """Seconds and latents of one call."""
     latents = model.spec.latents
     rng = Rng(0, torch.arange(len(tokens), device=device))
-    settings = model.config.decoder.sampling(steps=steps) if steps else model.config.decoder.sampling()
+    settings = model.config.decoder.sampling(steps=steps)
     cuda = device.type == "cuda"
     clock = perf_counter if cuda else process_time
     if cuda:

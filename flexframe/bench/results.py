@@ -201,14 +201,14 @@ def _model(
     for lane in entrant.lanes:
         budgets[str(lane.budget)] = {
             "bits": None if bits is None else lane.budget * bits,
-            "metrics": _numbers(lane, common, {**use, "budget": lane.budget}, protocols),
+            "metrics": numbers(lane, common, {**use, "budget": lane.budget}, protocols),
             "speed": {"decode_images_per_second": round(lane.watch.rate(), 2)},
         }
     return {
         "id": model.id,
         **identity(model, entrant.weights),
         "trained": dict(model.about),
-        "parameters": _parameters(model),
+        "parameters": parameters(model),
         "length": config.length,
         "bits_per_token": bits,
         "speed": {"encode_images_per_second": round(entrant.watch.rate(), 2)},
@@ -216,7 +216,7 @@ def _model(
     }
 
 
-def _numbers(
+def numbers(
     lane: Lane, common: Mapping[str, Any], use: Mapping[str, Any], protocols: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Each number with the id of its protocol: `<what is measured, and how>.<how the model is used>`."""
@@ -239,7 +239,7 @@ def _numbers(
     return found
 
 
-def _parameters(model: Tokenizer) -> dict[str, int]:
+def parameters(model: Tokenizer) -> dict[str, int]:
     """Counts by part; `total` leaves out the codec, which is frozen and usually somebody else's."""
     parts = {"encoder": model.encoder, "quantizer": model.quantizer, "decoder": model.decoder, "codec": model.codec}
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}

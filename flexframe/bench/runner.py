@@ -111,14 +111,14 @@ def run(
             more images than there are, or another benchmark in `out`, finished or interrupted.
     """
     device = torch.device(device)
-    size = _common_size(models)
+    size = common_size(models)
     _check_budgets(suite, models)
     hashes = {model_name: weights(model.to(device).eval()) for model_name, model in models}
     results.refuse_others(out / results.FILE, suite, {n: results.identity(model, hashes[n]) for n, model in models})
     source = Head(catalogue().build(suite.data, size), suite.count)
     metrics: list[Metric] = [catalogue().build(config, source) for config in suite.metrics]
-    measures = _measures(metrics)
-    partial = Partial(out, _rests_on(suite, source, metrics, models, hashes, device))
+    measures = measures_of(metrics)
+    partial = Partial(out, rests_on(suite, source, metrics, models, hashes, device))
     state = partial.read()
     entrants = [
         Entrant(model_name, model, hashes[model_name], _lanes(i, model, suite, metrics, partial))
@@ -137,7 +137,7 @@ def run(
     return report
 
 
-def _common_size(models: Models) -> tuple[int, int]:
+def common_size(models: Models) -> tuple[int, int]:
     if not models:
         raise ValueError("nothing to measure: name at least one model")
     names = [name for name, _ in models]
@@ -168,7 +168,7 @@ def _counts(budgets: Sequence[int]) -> str:
     return f"{budgets[0]}..{budgets[-1]}" if whole else ", ".join(map(str, budgets))
 
 
-def _measures(metrics: Sequence[Metric]) -> dict[str, Measure]:
+def measures_of(metrics: Sequence[Metric]) -> dict[str, Measure]:
     found: dict[str, Measure] = {}
     for metric in metrics:
         for measure in metric.measures():
@@ -178,7 +178,7 @@ def _measures(metrics: Sequence[Metric]) -> dict[str, Measure]:
     return found
 
 
-def _rests_on(
+def rests_on(
     suite: SuiteConfig,
     source: Source,
     metrics: Sequence[Metric],
@@ -292,14 +292,14 @@ class Pass:
         labels, attributes = [s.label for s in samples], [s.attributes for s in samples]
         real, rng = images.to(self.device), Rng(self.suite.seed, torch.tensor(index, device=self.device))
         for entrant in self.entrants:
-            started = _now(self.device)
+            started = now(self.device)
             tokens = entrant.model.encode(real.float() / 255, rng=rng)
-            entrant.watch.add(len(index), _now(self.device) - started)
+            entrant.watch.add(len(index), now(self.device) - started)
             for lane in entrant.lanes:
                 short = tokens.truncate(lane.budget)
-                started = _now(self.device)
+                started = now(self.device)
                 fake = entrant.model.decode(short, rng=rng)
-                lane.watch.add(len(index), _now(self.device) - started)
+                lane.watch.add(len(index), now(self.device) - started)
                 fake8 = protocol.to_uint8(fake, self.suite.rounding)
                 lane.take(Reconstructions(real, fake8, fake, labels, short, attributes), self._show(index))
                 if self.progress is not None and task is not None:
@@ -315,7 +315,7 @@ def _tell(text: str, progress: Progress | None) -> None:
         log.warning(text)
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return perf_counter()

@@ -80,13 +80,13 @@ def run(
             benchmark in `out`, finished or interrupted.
     """
     device = torch.device(device)
-    size = runner._common_size([(title, tokenizer) for title, _, tokenizer in priors])
+    size = runner.common_size([(title, tokenizer) for title, _, tokenizer in priors])
     for _, prior, tokenizer in priors:
         fits(prior, tokenizer)
     chosen = _chosen(suite, {title: offered(prior, tokenizer) for title, prior, tokenizer in priors})
     source = Head(catalogue().build(suite.data, size), suite.count)
     metrics = of_samples([catalogue().build(config, source) for config in suite.metrics])
-    measures = runner._measures(metrics)
+    measures = runner.measures_of(metrics)
     entrants = [_entrant(*each, sampling, decoding, device) for each in priors]
     results.refuse_others(out / results.FILE, suite, {each.name: _identity(each, suite, device) for each in entrants})
     partial = Partial(out, _rests_on(suite, source, metrics, entrants, device))
@@ -197,13 +197,13 @@ class Draws(Pass):
             labels = [None if classes is None else i % classes for i in index]
             asked = {"count": len(index)} if classes is None else {"labels": torch.tensor(labels)}
             for lane in entrant.lanes:
-                started = runner._now(self.device)
+                started = runner.now(self.device)
                 drawn = entrant.prior.sample(**asked, lengths=lane.budget, rng=rng, sampling=entrant.sampling)
-                entrant.watch.add(len(index), runner._now(self.device) - started)
-                started = runner._now(self.device)
+                entrant.watch.add(len(index), runner.now(self.device) - started)
+                started = runner.now(self.device)
                 tokens = entrant.model.tokens(drawn.codes)
                 fake = entrant.model.decode(tokens, rng=rng, sampling=entrant.decoding)
-                lane.watch.add(len(index), runner._now(self.device) - started)
+                lane.watch.add(len(index), runner.now(self.device) - started)
                 fake8 = protocol.to_uint8(fake, self.suite.rounding)
                 lane.take(Reconstructions(real, fake8, fake, labels, tokens), self._show(index))
                 if self.progress is not None and task is not None:
@@ -252,7 +252,7 @@ def _rests_on(
     suite: SuiteConfig, source: Source, metrics: Sequence[Metric], entrants: Sequence[Drawing], device: torch.device
 ) -> dict[str, Any]:
     tokenizers = [(each.name, each.model) for each in entrants]
-    found = runner._rests_on(suite, source, metrics, tokenizers, {e.name: e.decoder for e in entrants}, device)
+    found = runner.rests_on(suite, source, metrics, tokenizers, {e.name: e.decoder for e in entrants}, device)
     models = {each.name: {**used(each, suite, device), "weights": each.weights} for each in entrants}
     configs = {each.name: each.prior.config.model_dump(mode="json") for each in entrants}
     return {**found, **TASK, "models": models, "configs": configs}
@@ -262,7 +262,7 @@ def _entry(
     each: Drawing, suite: SuiteConfig, common: Mapping[str, Any], protocols: dict[str, Any], device: torch.device
 ) -> dict[str, Any]:
     tokenizer, config, use = each.model, each.prior.config, used(each, suite, device)
-    bits, parts = tokenizer.config.bits_per_token, results._parameters(tokenizer)
+    bits, parts = tokenizer.config.bits_per_token, results.parameters(tokenizer)
     prior = sum(p.numel() for p in each.prior.parameters())
     return {
         "id": each.prior.id,
@@ -279,7 +279,7 @@ def _entry(
         "budgets": {
             str(lane.budget): {
                 "bits": None if bits is None else lane.budget * bits,
-                "metrics": results._numbers(lane, common, {**use, "budget": lane.budget}, protocols),
+                "metrics": results.numbers(lane, common, {**use, "budget": lane.budget}, protocols),
                 "speed": {"decode_images_per_second": round(lane.watch.rate(), 2)},
             }
             for lane in each.lanes

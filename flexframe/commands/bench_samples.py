@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import Device, names_of, out, pick_device, say
+from flexframe.commands.common import Device, names_and_settings, names_of, out, pick_device, say
 from flexframe.commands.generate import Guidance, Settings, Temperature, TopK, TopP, read_settings
 from flexframe_registry import ConfigError, suite
 
@@ -46,8 +45,7 @@ def bench_samples(
 
     `flexframe bench-samples scenes-64-samples gpt/scenes-64-flextok gpt/scenes-64-titok-16 -o out`
     """
-    overrides = [given for given in priors if re.match(r"[a-z_][\w.]*=", given) and not Path(given).exists()]
-    named = [given for given in priors if given not in overrides]
+    named, overrides = names_and_settings(priors)
     measured = suite(name, overrides)
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     sampling, decoding = read_settings(given, settings)

@@ -85,6 +85,12 @@ def _instead(usable: list[str]) -> str:
 # --- names -------------------------------------------------------------------------------------------------------
 
 
+def names_and_settings(given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Models, and settings of the suite (`key.path=value`), told apart; a file may have a `=` in its name."""
+    settings = [word for word in given if re.match(r"[a-z_][\w.]*=", word) and not Path(word).exists()]
+    return [word for word in given if word not in settings], settings
+
+
 def names_of(models: Sequence[str]) -> list[str]:
     """What tables and pages call models: a card's id, else the end of a path, as much as tells it from the others."""
     parts = [_parts(model) for model in models]

@@ -180,7 +180,7 @@ def test_jpeg_for_png(trap: Any, tokenizer: Any, files: Any) -> None:
 def test_the_same_names_and_other_pixels(
     trap: Any, tokenizer: Any, files: Any, photographs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, calls, check = over({"type": "folder", "path": files()}), [], runner._common_size
+    data, calls, check = over({"type": "folder", "path": files()}), [], runner.common_size
 
     def darken_before_the_second(models: Any) -> Any:
         calls.append(models)
@@ -189,7 +189,7 @@ def test_the_same_names_and_other_pixels(
                 Image.open(path).point(lambda v: v // 2).save(path)
         return check(models)
 
-    monkeypatch.setattr(runner, "_common_size", darken_before_the_second)
+    monkeypatch.setattr(runner, "common_size", darken_before_the_second)
     trap("psnr", (data, tokenizer()), (data, tokenizer()), "content of the images")
 
 
