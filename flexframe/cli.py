@@ -38,9 +38,10 @@ from flexframe.commands.common import (
     versions,
 )
 from flexframe_registry import ConfigError, cards, catalogue, suite
-from flexframe_registry.cards import SUITES, read_yaml
+from flexframe_registry.suites import SUITES
+from flexframe_registry.files import read_yaml
 from flexframe_registry.cards import card as find_card
-from flexframe_registry.catalogue import UnknownName, nearest
+from flexframe_registry.errors import UnknownName, nearest
 from flexframe_registry.configs import KINDS
 from flexframe_registry.models import kind_of, sampled_by
 

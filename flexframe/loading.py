@@ -38,8 +38,9 @@ from flexframe_registry import (
     UnknownName,
     cards,
 )
-from flexframe_registry.cards import Preprocessing, is_card_file, put, split_override
-from flexframe_registry.catalogue import nearest
+from flexframe_registry.cards import Preprocessing, is_card_file
+from flexframe_registry.files import put, split_override
+from flexframe_registry.errors import nearest
 from flexframe_registry.models import MODELS, kind_of, sampled_by
 
 FORMAT = "flexframe/1"

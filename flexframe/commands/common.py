@@ -16,7 +16,7 @@ from rich.console import Console
 from flexframe.commands import complete
 from flexframe_registry import ConfigError, cards
 from flexframe_registry.cards import is_card_file
-from flexframe_registry.catalogue import UnknownName, nearest
+from flexframe_registry.errors import UnknownName, nearest
 
 out = Console(width=None if sys.stdout.isatty() else 240)  # whole lines for pipes
 say = Console(stderr=True, highlight=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from flexframe_registry import cards, catalogue
-from flexframe_registry.cards import SUITES
+from flexframe_registry.suites import SUITES
 from flexframe_registry.configs import KINDS
 
 

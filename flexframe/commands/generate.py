@@ -12,7 +12,7 @@ from flexframe.commands import complete
 from flexframe.commands.common import Device, out, pick_device, say
 from flexframe.commands.use import _prefixed, _progress
 from flexframe_registry import ConfigError
-from flexframe_registry.cards import put, split_override
+from flexframe_registry.files import put, split_override
 
 Temperature = Annotated[float | None, typer.Option(help="Logits are divided by it; 0 is the likeliest.")]
 TopK = Annotated[int | None, typer.Option(help="Draw among so many likeliest codes only.")]

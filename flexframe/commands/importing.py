@@ -12,7 +12,7 @@ from rich.table import Table
 from flexframe.commands import complete
 from flexframe.commands.common import out, say
 from flexframe_registry import ConfigError
-from flexframe_registry.cards import split_override
+from flexframe_registry.files import split_override
 
 Assume = Annotated[
     list[str] | None,

@@ -12,7 +12,7 @@ from flexframe.commands.common import Device, out, pick_device, say
 from flexframe.commands.use import _progress
 from flexframe_registry import ConfigError, GeneratorConfig, SourceConfig
 from flexframe_registry.cards import card as find_card
-from flexframe_registry.cards import split_override
+from flexframe_registry.files import split_override
 from flexframe_registry.configs import resolve
 
 app = typer.Typer(help="Compute once what training would compute again and again.", no_args_is_help=True)

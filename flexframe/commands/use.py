@@ -14,7 +14,7 @@ import typer
 from flexframe.commands import complete
 from flexframe.commands.common import Device, out, pick_device, say
 from flexframe_registry import ConfigError
-from flexframe_registry.cards import put, split_override
+from flexframe_registry.files import put, split_override
 
 LINE_EVERY = 60.0
 """Seconds between lines of progress where there is no terminal."""

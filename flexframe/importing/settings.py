@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from flexframe_registry import ConfigError
-from flexframe_registry.catalogue import nearest
+from flexframe_registry.errors import nearest
 
 _MISSING = object()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flexframe_registry import ConfigError
-from flexframe_registry.catalogue import nearest
+from flexframe_registry.errors import nearest
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0")
 STYLES = ("-", "--", "-.", ":")

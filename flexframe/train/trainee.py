@@ -15,7 +15,7 @@ from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Codes, Losses
 from flexframe_registry import ConfigError, GeneratorConfig, StepConfig, TokenizerConfig, TrainConfig, catalogue
-from flexframe_registry.catalogue import nearest
+from flexframe_registry.errors import nearest
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from flexframe.use.decode import save, to_uint8
 from flexframe.use.reconstruct import FONT, INK, LINE, MARGIN, PAPER, TILE
 from flexframe.use.tokenfile import About, Row, write
 from flexframe_registry import ConfigError, GeneratorConfig
-from flexframe_registry.catalogue import nearest
+from flexframe_registry.errors import nearest
 from flexframe_registry.runs import check_codes
 
 RECORD = "generate.json"

@@ -18,7 +18,7 @@ from flexframe.contracts import Allocator
 from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
 from flexframe_registry import ConfigError, catalogue
-from flexframe_registry.cards import put, split_override
+from flexframe_registry.files import put, split_override
 from flexframe_registry.configs import AllocatorConfig, resolve
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from .catalogue import nearest
-
 MISSING = "is required and is not given"
 """What is said of a field without which there is no config."""
+
+
+class UnknownName(LookupError):
+    """A component or card was asked for by a name that nobody provides."""
+
+
+def nearest(name: str, known: Iterable[str], likeness: float = 0.5) -> str:
+    """' Did you mean ...?' for the closest known name of at least this likeness (of 1), or nothing."""
+    near = difflib.get_close_matches(name, list(known), 1, likeness)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 class ConfigError(ValueError):

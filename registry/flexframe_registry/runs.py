@@ -1,4 +1,4 @@
-"""How a model is trained and measured, as data: run and suite configs."""
+"""How a model is trained, as data."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from .configs import Betas, Config, MetricConfig, ObjectiveConfig, Slot, SourceConfig, TokenizerConfig, resolve
 from .errors import ConfigError
-from .models import CodecModelConfig, GeneratorConfig, continuous, read_model
+from .kinds import Betas, Config, ObjectiveConfig, SourceConfig
+from .models import CodecModelConfig, GeneratorConfig, TokenizerConfig, continuous, read_model
+from .slots import Slot, resolve
 
 
 class InitConfig(Config):
@@ -189,11 +190,6 @@ class TrainConfig(Config):
                 text = "name the tokenizer whose codes the prior models; or its fingerprint, with run.tokens"
                 raise ConfigError([("model.tokenizer", text)])
             return self
-        from .cards import tokenizer_of  # which reads configs of these classes
-
-        found = tokenizer_of(model.tokenizer)
-        if found is not None:
-            check_codes(model, found, model.tokenizer)
         return self
 
     @model_validator(mode="after")
@@ -238,25 +234,3 @@ def check_codes(model: GeneratorConfig, tokenizer: TokenizerConfig, name: str) -
             problems.append((f"model.{field}", f"is {own}; that of {name} is {theirs}"))
     if problems:
         raise ConfigError(problems)
-
-
-class SuiteConfig(Config):
-    """A benchmark: which images, how many, at which token counts, measured how."""
-
-    data: Slot[SourceConfig]
-    """Images; every model sees the same ones."""
-    count: int | None = Field(None, ge=1)
-    """Images used, the first of the source; all if not given."""
-    budgets: tuple[int, ...] | None = None
-    """Token counts; not given: each model's own budgets. A model is measured at those of them that it supports."""
-    metrics: tuple[Slot[MetricConfig], ...]
-    """What is measured."""
-    seed: int = Field(0, ge=0, lt=2**63)
-    """Seed of the decoders' draws."""
-    rounding: Literal["nearest", "down"] = "nearest"
-    """How reconstructions become 8-bit where a metric takes them so: 255 times the value, to the nearest, or cut off as
-    code bases do that cast without rounding."""
-    show: int = Field(12, ge=0)
-    """Images shown on the report page."""
-    note: str = ""
-    """A line for the page: what the suite is for and what not to conclude from it."""

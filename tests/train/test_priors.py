@@ -14,6 +14,7 @@ from flexframe.tokenizer import Tokenizer
 from flexframe.train.feed import create_feed
 from flexframe.train.run import Run
 from flexframe.use.precompute import precompute_tokens
+from flexframe_registry.cards import read_training
 from flexframe_registry import ConfigError, TokenizerConfig, TrainConfig, catalogue, hookimpl, manager
 from flexframe_registry.configs import resolve
 
@@ -44,7 +45,7 @@ def config(model, run=(), **fields):
     prior = {"type": "gpt", "width": 16, "depth": 1, "heads": 2}
     raw = {"tokenizer": str(model), "classes": 10, "prior": prior, **fields}
     settings = {"data": DATA, "steps": 4, "batch_size": 6, "log_every": 1, "warmup": 1, "checkpoint_every": 2}
-    return TrainConfig.read({"model": raw, "run": settings | dict(run)})
+    return read_training({"model": raw, "run": settings | dict(run)})
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 
 from flexframe.importing import Settings
 from flexframe_registry import ConfigError
-from flexframe_registry.catalogue import nearest
+from flexframe_registry.errors import nearest
 
 WRAPPERS = ("FlexTok", "FlexTokFromHub")
 OPERATIONS = ("channels_first_to_last", "channels_last_to_first")

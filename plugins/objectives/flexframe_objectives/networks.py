@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from flexframe import hub
 from flexframe.builtin.metrics_lpips import published, read_weights
 from flexframe.tokens import Batch, Losses, Outputs
-from flexframe_registry.catalogue import nearest
+from flexframe_registry.errors import nearest
 
 Forward = TypeVar("Forward", bound=Callable[..., Losses])
 RANDOM = "random"
