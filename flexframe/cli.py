@@ -38,12 +38,12 @@ from flexframe.commands.common import (
     versions,
 )
 from flexframe_registry import ConfigError, cards, catalogue, suite
-from flexframe_registry.suites import SUITES
-from flexframe_registry.files import read_yaml
 from flexframe_registry.cards import card as find_card
 from flexframe_registry.errors import UnknownName, nearest
-from flexframe_registry.configs import KINDS
+from flexframe_registry.files import read_yaml
+from flexframe_registry.kinds import KINDS
 from flexframe_registry.models import kind_of, sampled_by
+from flexframe_registry.suites import SUITES
 
 app = typer.Typer(
     name="flexframe",
@@ -256,7 +256,7 @@ def bench(
     models, overrides = names_and_settings(models)
     measured = suite(name, overrides)
     names_of(models)
-    from flexframe.loading import find
+    from flexframe.store.places import find
 
     for model in [*models, *(priors or [])]:
         find(model)  # a typo is told before anything is measured
@@ -277,12 +277,13 @@ def _bench(
 
     from rich.progress import Progress
 
-    from flexframe.bench.drawn import draw
     from flexframe.bench.report import write
     from flexframe.bench.runner import run
     from flexframe.bench.table import print_table
-    from flexframe.data.files import settle
-    from flexframe.loading import load, preprocessing
+    from flexframe.store.load import load
+    from flexframe.store.places import preprocessing
+    from flexframe.use.drawn import draw
+    from flexframe_registry.suites import settle
 
     on, names = pick_device(device), names_of(models)
     loaded = [(called, load(m, device=on)) for called, m in zip(names, models, strict=True)]

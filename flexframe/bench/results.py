@@ -49,9 +49,10 @@ import torch
 from flexframe import provenance
 from flexframe.bench import protocol
 from flexframe.bench.lanes import Entrant, Lane
-from flexframe.contracts import Measure, Source
+from flexframe.bench.metric import Measure
 from flexframe.data.images import SUFFIXES
-from flexframe.tokenizer import Tokenizer
+from flexframe.data.source import Source
+from flexframe.models.tokenizer import Tokenizer
 from flexframe_registry import ConfigError, SuiteConfig
 
 FILE = "results.json"

@@ -18,15 +18,17 @@ from rich.progress import Progress
 
 from flexframe.bench import protocol, results, runner
 from flexframe.bench.lanes import Entrant, Lane
+from flexframe.bench.metric import Metric, Reconstructions
 from flexframe.bench.partial import Partial
 from flexframe.bench.runner import SAVE_SECONDS, Gallery, Head, Pass, Report
-from flexframe.contracts import Metric, Reconstructions, Source
-from flexframe.fingerprint import weights
-from flexframe.generator import Generator
+from flexframe.data.source import Source
+from flexframe.models.fingerprint import weights
+from flexframe.models.generator import Generator, fits
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.pictures import sheet
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
-from flexframe.use.generate import fits, laid, sheet
 from flexframe_registry import ConfigError, GeneratorConfig, SamplingConfig, SuiteConfig, catalogue, manager
+from flexframe_registry.kinds import laid
 
 Priors = Sequence[tuple[str, Generator, Tokenizer]]
 TASK = {

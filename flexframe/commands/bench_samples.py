@@ -50,7 +50,8 @@ def bench_samples(
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     sampling, decoding = read_settings(given, settings)
     names = names_of(named)
-    from flexframe.loading import find, load, preprocessing
+    from flexframe.store.load import load
+    from flexframe.store.places import find, preprocessing
 
     for prior in named:
         find(prior)  # a typo is told before anything is drawn
@@ -59,8 +60,8 @@ def bench_samples(
 
     from flexframe.bench.samples import FOLDER, run
     from flexframe.bench.table import print_table
-    from flexframe.data.files import settle
-    from flexframe.generator import Generator
+    from flexframe.models.generator import Generator
+    from flexframe_registry.suites import settle
 
     loaded, ways = [], {}
     for shown, prior in zip(names, named, strict=True):

@@ -60,7 +60,7 @@ def generate(
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     sampling, decoding = read_settings(given, settings)
     on = pick_device(device)
-    from flexframe.loading import load
+    from flexframe.store.load import load
     from flexframe.use import generate as work
     from flexframe.use.lengths import read_lengths
 

@@ -46,7 +46,10 @@ def import_(
     target = folder / "model.safetensors"
     if target.exists():
         raise ConfigError([(str(target), "is there already; name another folder with -o")])
-    from flexframe.loading import assemble, imported, locate, save
+    from flexframe.models.build import assemble
+    from flexframe.store.load import imported
+    from flexframe.store.modelfile import save
+    from flexframe.store.places import locate
 
     place = locate(source)
     with say.status(f"reading {place.id}"):

@@ -17,7 +17,7 @@ from flexframe.commands import complete
 from flexframe.commands.common import out, say
 from flexframe_registry import ConfigError, ModelConfig, catalogue
 from flexframe_registry.cards import card as find_card
-from flexframe_registry.configs import KINDS
+from flexframe_registry.kinds import KINDS
 from flexframe_registry.models import kind_of
 
 _MARKS = {"ok": ("", ""), "missing": ("missing: ", "yellow"), "broken": ("BROKEN: ", "bold red")}
@@ -107,7 +107,7 @@ def init(
         if override.startswith("run."):
             raise ConfigError([(override, "is of a run; `init` draws a model and trains nothing")])
     target = _model_path(to, force)
-    from flexframe.loading import override as laid_on
+    from flexframe.store.load import override as laid_on
 
     config, own = laid_on(found.described, {}, given)
     if _samples(config) == _samples(found.described):  # another decoder takes other settings
@@ -151,8 +151,9 @@ def _draw(
     """Draw and write a model; its parameters, and how many tensors of them are zero throughout."""
     import torch
 
-    from flexframe.loading import build, save
+    from flexframe.models.build import build
     from flexframe.nn.init import redraw_zeros
+    from flexframe.store.modelfile import save
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -170,8 +171,8 @@ def _draw(
 def _measure(subject: Any, batch_size: int, on_stage: Any) -> tuple[Any, Any]:
     import torch
 
-    from flexframe.loading import build
-    from flexframe.profile import measure, size_of
+    from flexframe.models.build import build
+    from flexframe.models.profile import measure, size_of
     from flexframe_registry import TokenizerConfig
 
     if isinstance(subject.config, TokenizerConfig):

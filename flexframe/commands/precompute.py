@@ -13,7 +13,7 @@ from flexframe.commands.use import _progress
 from flexframe_registry import ConfigError, GeneratorConfig, SourceConfig
 from flexframe_registry.cards import card as find_card
 from flexframe_registry.files import split_override
-from flexframe_registry.configs import resolve
+from flexframe_registry.slots import resolve
 
 app = typer.Typer(help="Compute once what training would compute again and again.", no_args_is_help=True)
 
@@ -64,7 +64,8 @@ def tokens(
     assert model is not None
     assert isinstance(images, SourceConfig)
     on = pick_device(device)
-    from flexframe.loading import load, preprocessing
+    from flexframe.store.load import load
+    from flexframe.store.places import preprocessing
     from flexframe.use.precompute import precompute_tokens
     from flexframe_registry import catalogue
 
@@ -169,7 +170,7 @@ def features(
     _one_of("--dtype", dtype, ("fp32", "fp16"))
     config = find_card(card).train(overrides or [])
     on = pick_device(device)
-    from flexframe.contracts import Objective
+    from flexframe.parts import Objective
     from flexframe.use.shards import precompute_features
     from flexframe_registry import TokenizerConfig, catalogue
 
@@ -195,7 +196,7 @@ def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
 def _of_the_run(card: str, overrides: list[str]) -> tuple[str, Any, Any]:
     """Name, codec and data of what a run will train."""
     config = find_card(card).train(overrides)
-    from flexframe.tokenizer import Tokenizer
+    from flexframe.models.tokenizer import Tokenizer
     from flexframe.train.init import initialise
     from flexframe_registry import TokenizerConfig, catalogue
 
@@ -211,8 +212,9 @@ def _of_the_run(card: str, overrides: list[str]) -> tuple[str, Any, Any]:
 def _of_a_model(model: str, data: str, size: int | None) -> tuple[str, Any, Any]:
     images = resolve("source", split_override(f"data={data}")[1])
     assert isinstance(images, SourceConfig)
-    from flexframe.loading import load, preprocessing
-    from flexframe.tokenizer import Tokenizer
+    from flexframe.models.tokenizer import Tokenizer
+    from flexframe.store.load import load
+    from flexframe.store.places import preprocessing
     from flexframe_registry import catalogue
 
     with say.status(f"loading {model}"):

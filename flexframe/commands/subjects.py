@@ -35,7 +35,7 @@ def find(name: str) -> Subject:
     path = Path(name)
     if name in cards().files or is_card_file(path):
         return _of_card(find_card(name))
-    from flexframe.loading import locate
+    from flexframe.store.places import locate
 
     place = locate(name)
     if place.card is not None:
@@ -96,7 +96,9 @@ def _of_run(folder: Path) -> Subject | None:
 
 def _of_file(where: str, name: str) -> Subject:
     """A model file of ours, or a checkpoint of another code base as its importer reads it."""
-    from flexframe.loading import fetch, header_of, imported, locate
+    from flexframe.store.load import imported
+    from flexframe.store.modelfile import header_of
+    from flexframe.store.places import fetch, locate
 
     place = locate(where)
     path = fetch(place)[0]

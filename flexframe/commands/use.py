@@ -115,8 +115,8 @@ def decode(
 ) -> None:
     """Decode a token file to PNG files, named by id. Broken off, the same command goes on where it stopped."""
     sampling = _sampling(steps, guidance, settings)
+    from flexframe.data.tokenfile import TokenFile
     from flexframe.use.decode import decode as run
-    from flexframe.use.tokenfile import TokenFile
 
     file = TokenFile(tokens)
     file.check()  # before a large model is loaded for nothing
@@ -169,7 +169,7 @@ def reconstruct(
     to.parent.mkdir(parents=True, exist_ok=True)
     work.grid(strips).save(to)
     if numbers is not None:
-        from flexframe.fingerprint import fingerprint
+        from flexframe.models.fingerprint import fingerprint
 
         settled = {**tokenizer.sampling.model_dump(mode="json"), **sampling}
         record = {"model": name, "fingerprint": fingerprint(tokenizer), "seed": seed, "sampling": settled,
@@ -194,7 +194,8 @@ def _open(where: str, device: str, resize: str | None) -> tuple[Any, str, str]:
     if resize is not None and resize not in RESIZES:
         raise ConfigError([("--resize", f"there is no {resize!r}; there are: {', '.join(RESIZES)}")])
     on = pick_device(device)
-    from flexframe.loading import load, preprocessing
+    from flexframe.store.load import load
+    from flexframe.store.places import preprocessing
 
     with say.status(f"loading {where}"):
         tokenizer = load(where, device=on)

@@ -9,10 +9,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from flexframe.contracts import Source
+from flexframe.data.source import Source
+from flexframe.data.waiting import waiting
 from flexframe_registry import ConfigError
-
-from .waiting import waiting
 
 PORTION = 256
 """Images read at a time."""

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from flexframe.data.images import SUFFIXES, BrokenImage
-from flexframe.hub import home
+from flexframe.store.hub import home
 from flexframe_registry import ConfigError
 
 FORMAT = "shard-1"

@@ -14,10 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from flexframe.importing.plain import MAX_CONFIG, parse, plain, read_config
+from flexframe.importing.settings import Settings
 from flexframe_registry import ConfigError, ModelConfig
-
-from .plain import MAX_CONFIG, parse, plain, read_config
-from .settings import Settings
 
 CONFIGS = ("config.json", "config.yaml", "config.yml")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flexframe.importing import importer_of
+from flexframe.importing.compare import Comparison, cases
+from flexframe.importing.foreign import open_foreign
 from flexframe_registry import ConfigError
-
-from . import importer_of
-from .compare import Comparison, cases
-from .foreign import open_foreign
 
 
 def verify_folder(
@@ -21,7 +20,7 @@ def verify_folder(
     Raises:
         ConfigError: what `flexframe.load` would say of the checkpoint; or there is no case, or one that nothing ran.
     """
-    from flexframe.loading import assemble
+    from flexframe.models.build import assemble
 
     if not folder.is_dir():
         raise ConfigError(

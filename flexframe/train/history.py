@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flexframe.train.lock import holder
 from flexframe_registry import ConfigError
-
-from .lock import holder
 
 END = "end.json"
 PARTS = ("encoder", "quantizer", "decoder")

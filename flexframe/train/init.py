@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flexframe.contracts import Part
-from flexframe.loading import imported, locate
-from flexframe.tokenizer import Tokenizer
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.parts import Part
+from flexframe.store.load import imported
+from flexframe.store.places import locate
 from flexframe_registry import CodecModelConfig, ConfigError, GeneratorConfig, Spec, TokenSpec
 from flexframe_registry.runs import InitConfig
 

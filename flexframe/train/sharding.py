@@ -14,10 +14,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from flexframe.contracts import Codec, Objective, Part, Quantizer
+from flexframe.parts import Codec, Objective, Part, Quantizer
+from flexframe.train.trainee import Learner
 from flexframe_registry import ConfigError, RunConfig
-
-from .trainee import Learner
 
 
 def blocks(model: nn.Module) -> Iterator[nn.Module]:

@@ -11,17 +11,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
 from flexframe.data.images import SUFFIXES
-from flexframe.fingerprint import fingerprint, weights
+from flexframe.data.tokenfile import Rows, TokenFile
+from flexframe.models.fingerprint import fingerprint, weights
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.pictures import to_uint8
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.use.inputs import check_id
-from flexframe.use.tokenfile import Rows, TokenFile
 from flexframe_registry import ConfigError
 
 RECORD = "decode.json"
@@ -145,11 +145,6 @@ def save(image: UInt8[Tensor, "3 h w"], target: Path, folder: Path) -> None:
     temporary = target.with_name(f".{target.name}.part")
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
     os.replace(temporary, target)
-
-
-def to_uint8(images: Tensor) -> UInt8[Tensor, "b 3 h w"]:
-    """Images in [0, 1] as 8-bit values on the CPU, rounded half to even."""
-    return (images.float() * 255).round().to(torch.uint8).cpu()
 
 
 def _decode(

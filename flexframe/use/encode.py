@@ -15,13 +15,13 @@ from PIL import __version__ as pillow_version
 from torch import Tensor
 
 from flexframe.data.images import COLOUR, BrokenImage, fit, read_image, to_tensor
-from flexframe.fingerprint import fingerprint
+from flexframe.data.tokenfile import DTYPES, About, write
+from flexframe.models.fingerprint import fingerprint
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.use.inputs import Entry, entries
 from flexframe.use.journal import Digest, Journal
 from flexframe.use.lengths import Rule
-from flexframe.use.tokenfile import DTYPES, About, write
 from flexframe_registry import ConfigError
 
 SHOWN = 20

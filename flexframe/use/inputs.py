@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from flexframe.builtin.files_config import SCHEME
-from flexframe.data.files import walk
 from flexframe.data.images import SUFFIXES, BrokenImage
 from flexframe.data.tarfiles import check_id, members
+from flexframe.data.walk import walk
 from flexframe_registry import ConfigError
+from flexframe_registry.files import SCHEME
 
 KNOWN = " ".join(sorted(SUFFIXES))
 UNFIT = "it is a link, or else no plain file, inside of the shard; pack the image itself"

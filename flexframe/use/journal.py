@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from flexframe.data.tokenfile import Row
 from flexframe.use.inputs import Entry
-from flexframe.use.tokenfile import Row
 from flexframe_registry import ConfigError
 
 COMMIT_EVERY = 1.0

@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flexframe.contracts import Allocator
+from flexframe.models.allocator import Allocator
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe_registry import ConfigError, catalogue
 from flexframe_registry.files import put, split_override
-from flexframe_registry.configs import AllocatorConfig, resolve
+from flexframe_registry.kinds import AllocatorConfig
+from flexframe_registry.slots import resolve
 
 
 class Rule(ABC):

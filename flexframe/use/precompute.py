@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from flexframe.contracts import Sample, Source
-from flexframe.fingerprint import fingerprint
+from flexframe.data.source import Sample, Source
+from flexframe.data.tokenfile import DTYPES, About, Row, write
+from flexframe.models.fingerprint import fingerprint
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.use.journal import COMMIT_EVERY
 from flexframe.use.lengths import Fixed
-from flexframe.use.tokenfile import DTYPES, About, Row, write
 from flexframe_registry import ConfigError
 
 

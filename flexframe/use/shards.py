@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flexframe.contracts import Codec, Objective, Source
 from flexframe.data.shards import About, Kind, Shards
-from flexframe.fingerprint import codec_fingerprint
+from flexframe.data.source import Source
+from flexframe.models.fingerprint import codec_fingerprint
+from flexframe.parts import Codec, Objective
 from flexframe.rng import Rng
 from flexframe.tokens import Batch
 from flexframe.use.precompute import loaded

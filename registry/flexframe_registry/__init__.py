@@ -2,6 +2,8 @@
 
 from .cards import Card, Cards, cards
 from .catalogue import Broken, Catalogue, Component
+from .errors import ConfigError, UnknownName
+from .hookspecs import hookimpl, hookspec
 from .kinds import (
     AllocatorConfig,
     CodecConfig,
@@ -23,8 +25,6 @@ from .kinds import (
     StepConfig,
     TokenSpec,
 )
-from .errors import ConfigError, UnknownName
-from .hookspecs import hookimpl, hookspec
 from .manager import catalogue, create_manager, manager
 from .models import CodecModelConfig, GeneratorConfig, ModelConfig, TokenizerConfig
 from .runs import RunConfig, TrainConfig

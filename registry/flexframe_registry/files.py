@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,12 @@ from .kinds import KINDS
 
 SLOTS = frozenset(KINDS) | {"data"}
 """Fields whose bare name stands for a part of that type."""
+
+
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+"""Of a command or an address; of two letters at least, for `C:` is a drive."""
+MAX_PIXELS = 89_478_485
+"""256 MiB as RGB; Pillow's own limit, at which it begins to warn. At twice that it refuses."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

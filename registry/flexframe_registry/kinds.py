@@ -1,4 +1,4 @@
-"""The kinds of parts, as data: the config base of each, and the widths that follow from them. Knows no installed part."""
+"""The kinds of parts, as data: the config base of each, and the widths that follow. Knows no installed part."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class ComponentConfig(Config):
 
 class CodecConfig(ComponentConfig):
     kind = "codec"
-    contract = "flexframe.contracts:Codec"
+    contract = "flexframe.parts:Codec"
 
     def latents(self, height: int, width: int) -> LatentSpec:
         """The latents of an image of this size."""
@@ -134,7 +134,7 @@ class CodecConfig(ComponentConfig):
 
 class EncoderConfig(ComponentConfig):
     kind = "encoder"
-    contract = "flexframe.contracts:Encoder"
+    contract = "flexframe.parts:Encoder"
 
     def features(self) -> int:
         """The encoder's own width `e`."""
@@ -143,7 +143,7 @@ class EncoderConfig(ComponentConfig):
 
 class QuantizerConfig(ComponentConfig):
     kind = "quantizer"
-    contract = "flexframe.contracts:Quantizer"
+    contract = "flexframe.parts:Quantizer"
 
     def tokens(self, length: int, features: int) -> TokenSpec:
         """The tokens that `length` slots of width `features` become."""
@@ -152,7 +152,7 @@ class QuantizerConfig(ComponentConfig):
 
 class MaskerConfig(ComponentConfig):
     kind = "masker"
-    contract = "flexframe.contracts:LengthMasker"
+    contract = "flexframe.parts:LengthMasker"
     masked: ClassVar[bool] = True
     """Whether an absent token is replaced by a learned mask token (FlexTok) or is not there at all (One-D-Piece)."""
 
@@ -163,7 +163,7 @@ class MaskerConfig(ComponentConfig):
 
 class DecoderConfig(ComponentConfig):
     kind = "decoder"
-    contract = "flexframe.contracts:Decoder"
+    contract = "flexframe.parts:Decoder"
     sampling: ClassVar[type[SamplingConfig]] = SamplingConfig
 
     def provides(self) -> frozenset[str]:
@@ -199,7 +199,7 @@ class StepConfig(Config):
 
 class ObjectiveConfig(ComponentConfig):
     kind = "objective"
-    contract = "flexframe.contracts:Objective"
+    contract = "flexframe.parts:Objective"
 
     weight: float = Field(1.0, ge=0)
     """Factor of its losses in the total."""
@@ -222,12 +222,12 @@ class ObjectiveConfig(ComponentConfig):
 
 class AllocatorConfig(ComponentConfig):
     kind = "allocator"
-    contract = "flexframe.contracts:Allocator"
+    contract = "flexframe.models.allocator:Allocator"
 
 
 class SourceConfig(ComponentConfig):
     kind = "source"
-    contract = "flexframe.contracts:Source"
+    contract = "flexframe.data.source:Source"
 
     def resized(self, resize: Resize) -> SourceConfig:
         """This config with its images brought to size so, where it does not itself say how."""
@@ -245,12 +245,12 @@ class SourceConfig(ComponentConfig):
 
 class MetricConfig(ComponentConfig):
     kind = "metric"
-    contract = "flexframe.contracts:Metric"
+    contract = "flexframe.bench.metric:Metric"
 
 
 class PriorConfig(ComponentConfig):
     kind = "prior"
-    contract = "flexframe.contracts:Prior"
+    contract = "flexframe.parts:Prior"
     sampling: ClassVar[type[SamplingConfig]] = SamplingConfig
 
     def check_codes(self, spec: CodesSpec) -> None:
@@ -259,7 +259,7 @@ class PriorConfig(ComponentConfig):
 
 class ImporterConfig(ComponentConfig):
     kind = "importer"
-    contract = "flexframe.contracts:Importer"
+    contract = "flexframe.importing.importer:Importer"
 
 
 KINDS: dict[str, type[ComponentConfig]] = {
@@ -269,3 +269,9 @@ KINDS: dict[str, type[ComponentConfig]] = {
         AllocatorConfig, SourceConfig, MetricConfig, PriorConfig, ImporterConfig,
     )
 }  # fmt: skip
+
+
+def laid(kind: Any, own: Any, given: Mapping[str, Any] | None, place: str) -> Any:
+    """A part's settings with others laid on."""
+    said = {name: getattr(own, name) for name in own.model_fields_set}
+    return kind.read(said | dict(given or {}), place)

@@ -1,4 +1,4 @@
-"""The models that a file or a card can hold: a tokenizer, a generator (a prior over a tokenizer's codes), a codec alone."""
+"""The models that a file or a card can hold: a tokenizer, a generator (a prior over its codes), a codec alone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,18 @@ from pydantic import Field, field_validator, model_validator
 
 from .errors import ConfigError
 from .kinds import (
-    SIZES, CodecConfig, CodesSpec, Config, DecoderConfig, EncoderConfig, LatentSpec, MaskerConfig, PriorConfig,
-    QuantizerConfig, Size, Spec,
+    SIZES,
+    CodecConfig,
+    CodesSpec,
+    Config,
+    DecoderConfig,
+    EncoderConfig,
+    LatentSpec,
+    MaskerConfig,
+    PriorConfig,
+    QuantizerConfig,
+    Size,
+    Spec,
 )  # fmt: skip
 from .slots import Slot, resolve
 
@@ -110,7 +120,7 @@ class GeneratorConfig(Config):
     class_names: tuple[str, ...] = ()
     """What the classes are called, in order; training takes the data's."""
     fingerprint: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    """`flexframe.fingerprint.fingerprint` of the tokenizer whose codes it was trained on; training fills it in."""
+    """Fingerprint of the tokenizer whose codes it was trained on; training fills it in."""
     prior: Slot[PriorConfig]
     """The model of the codes."""
 

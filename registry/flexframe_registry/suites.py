@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -59,3 +59,22 @@ def suite(name: str, overrides: Sequence[str] = ()) -> SuiteConfig:
     except ConfigError as error:
         told = [(at, f"{text}; say it as {at}=VALUE" if text == MISSING else text) for at, text in error.problems]
         raise ConfigError([(f"{name}: {at}" if at else name, text) for at, text in told]) from None
+
+
+def settle(config: SourceConfig, ways: Mapping[str, Any]) -> SourceConfig:
+    """A suite's source with images brought to size as its models want them, where it does not itself say how.
+
+    Args:
+        ways: by model, how its card brings images to size.
+
+    Raises:
+        ConfigError: models that want it differently.
+    """
+    if len(set(ways.values())) == 1:
+        return config.resized(next(iter(ways.values())))
+    asked = {config.resized(way).way() for way in ways.values()}
+    if len(asked) > 1:
+        told = ", ".join(f"{name} {way}" for name, way in ways.items())
+        text = f"is not given, and the models' cards differ: {told}; choose one for all, as data.resize=adm"
+        raise ConfigError([("data.resize", text)])
+    return config

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flexframe.contracts import Importer
 from flexframe.importing import Foreign, Imported
 from flexframe.importing.compare import Comparison
-from flexframe.loading import Model
+from flexframe.importing.importer import Importer
+from flexframe.models.build import Model
 from flexframe_registry import CodecModelConfig, ConfigError, ModelConfig, TokenizerConfig
 
 from .autoencoder import DOWNSAMPLE, codec_of, prefix_of, read_vae, vae_tensors

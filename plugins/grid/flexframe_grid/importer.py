@@ -11,12 +11,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from flexframe.contracts import Importer
 from flexframe.importing import Comparison, Foreign, Imported, Settings, TensorFile, compare
-from flexframe.loading import Model, assemble
+from flexframe.importing.importer import Importer
+from flexframe.models.build import Model, assemble
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.nn.vqgan import shape_of
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe_registry import CodecModelConfig, ConfigError, TokenizerConfig
 
 from .reference import convert, convert_taef2, translate

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flexframe import hub
-from flexframe.builtin.metrics_lpips import published, read_weights
+from flexframe.store import hub
+from flexframe.store.weights import published, read_weights
 from flexframe.tokens import Batch, Losses, Outputs
 from flexframe_registry.errors import nearest
 

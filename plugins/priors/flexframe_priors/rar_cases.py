@@ -11,10 +11,10 @@ from jaxtyping import Int
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flexframe.contracts import Condition
-from flexframe.generator import Generator
 from flexframe.importing import Comparison, Foreign, compare
+from flexframe.models.generator import Generator
 from flexframe.testing.tables import TableRng
+from flexframe.tokens import Condition
 from flexframe_registry import ConfigError
 
 from . import RARSampling

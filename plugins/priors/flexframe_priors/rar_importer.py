@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from flexframe.contracts import Importer
-from flexframe.generator import Generator
 from flexframe.importing import Comparison, Foreign, Imported, Settings
-from flexframe.loading import Model
+from flexframe.importing.importer import Importer
+from flexframe.models.build import Model
+from flexframe.models.generator import Generator
 from flexframe_registry import ConfigError, GeneratorConfig
 
 from . import RARConfig

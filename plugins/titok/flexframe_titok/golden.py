@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from flexframe.importing import Comparison, Foreign, Settings, TensorFile, compare
 from flexframe.importing.plain import read_config
-from flexframe.loading import Model, assemble
+from flexframe.models.build import Model, assemble
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.testing.tables import TableRng
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Condition, Quantized, Tokens
 from flexframe_registry import ConfigError
 

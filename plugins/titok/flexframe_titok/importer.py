@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from flexframe.contracts import Importer
 from flexframe.importing import Comparison, Foreign, Imported, Settings, TensorFile
-from flexframe.loading import Model, assemble
+from flexframe.importing.importer import Importer
+from flexframe.models.build import Model, assemble
 from flexframe.nn.vqgan import shape_of
 from flexframe_registry import ConfigError, TokenizerConfig
 

@@ -11,8 +11,8 @@ from jaxtyping import Int
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flexframe.generator import Generator
 from flexframe.importing import Comparison, Foreign, compare
+from flexframe.models.generator import Generator
 from flexframe.testing.tables import TableRng
 from flexframe_registry import ConfigError
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from flexframe.importing import TensorFile
 from flexframe.importing.compare import Comparison, compare
-from flexframe.loading import Model, assemble
+from flexframe.models.build import Model, assemble
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe.testing.tables import TableRng
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Tokens, prefix
 from flexframe_registry import ConfigError, TokenizerConfig
 

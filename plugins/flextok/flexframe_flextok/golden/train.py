@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from flexframe.importing.compare import Comparison, compare
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe.testing.tables import TableRng
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch
 from flexframe_registry import ConfigError
 

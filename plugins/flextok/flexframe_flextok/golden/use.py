@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flexframe.importing.compare import Comparison
-from flexframe.tokenizer import Tokenizer
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.tokens import Tokens
 from flexframe_registry import ConfigError
 

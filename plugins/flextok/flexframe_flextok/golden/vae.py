@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flexframe.generator import CodecModel
 from flexframe.importing.compare import Comparison
+from flexframe.models.codec import CodecModel
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe.testing.tables import TableRng
-from flexframe.tokenizer import Tokenizer
 from flexframe_registry import ConfigError
 
 from .case import GUIDED, MIXED, Case, Subject, by_length, detokenize, quantize, values_of
