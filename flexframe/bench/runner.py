@@ -160,7 +160,7 @@ def _check_budgets(suite: SuiteConfig, models: Models) -> None:
         return
     told = "; ".join(f"{name} is at {_counts(budgets)}" for name, budgets in own.items())
     asked = ", ".join(map(str, suite.budgets))
-    raise ConfigError([("budgets", f"no model is offered at {asked} tokens: {told}; ask for some of these")])
+    raise ConfigError.at("budgets", f"no model is offered at {asked} tokens: {told}; ask for some of these")
 
 
 def _counts(budgets: Sequence[int]) -> str:

@@ -141,7 +141,7 @@ def of_samples(metrics: Sequence[Metric]) -> list[Metric]:
     if without:
         rest = ", ".join(dict.fromkeys(name for name, metric in pairs if metric is not None)) or "classifier"
         told = f"{', '.join(without)}: compares an image with its own reconstruction, and a sample is of no image"
-        raise ConfigError([("metrics", f"{told}; name others, as metrics='[{rest}]'")])
+        raise ConfigError.at("metrics", f"{told}; name others, as metrics='[{rest}]'")
     return [metric for _, metric in pairs if metric is not None]
 
 
@@ -156,12 +156,12 @@ def _chosen(suite: SuiteConfig, budgets: Mapping[str, Sequence[int]]) -> dict[st
     unknown = [k for k in suite.budgets or () if k not in every]
     if unknown:
         offers = ", ".join(f"{name} {', '.join(map(str, counts)) or 'none'}" for name, counts in budgets.items())
-        raise ConfigError([("budgets", f"no prior offers {', '.join(map(str, unknown))} tokens; offered: {offers}")])
+        raise ConfigError.at("budgets", f"no prior offers {', '.join(map(str, unknown))} tokens; offered: {offers}")
     chosen = {n: [k for k in counts if suite.budgets is None or k in suite.budgets] for n, counts in budgets.items()}
     for name, counts in chosen.items():
         if not counts:
             own = ", ".join(map(str, budgets[name])) or "none of its tokenizer's"
-            raise ConfigError([("budgets", f"{name} offers {own}, so that nothing is left to draw; leave it out")])
+            raise ConfigError.at("budgets", f"{name} offers {own}, so that nothing is left to draw; leave it out")
     return chosen
 
 

@@ -67,10 +67,10 @@ def bench_samples(
     for shown, prior in zip(names, named, strict=True):
         generator = load(prior, device=on, kind=None)
         if not isinstance(generator, Generator):
-            raise ConfigError([(prior, "is no prior; `flexframe bench` measures tokenizers")])
+            raise ConfigError.at(prior, "is no prior; `flexframe bench` measures tokenizers")
         where = model or generator.config.tokenizer
         if where is None:
-            raise ConfigError([(prior, "names no tokenizer; give it with --model")])
+            raise ConfigError.at(prior, "names no tokenizer; give it with --model")
         loaded.append((shown, generator, load(where, device=on)))
         ways[shown] = preprocessing(where).resize
     if loaded:

@@ -71,7 +71,7 @@ def generate(
         wanted = read_lengths(lengths, config.length, "--length") if lengths is not None else ()
         where = model or config.tokenizer
         if where is None:
-            raise ConfigError([(prior, "names no tokenizer; give it with --model")])
+            raise ConfigError.at(prior, "names no tokenizer; give it with --model")
         tokenizer = load(where, device=on)
     with _progress("drawing") as progress:
         found = work.generate(
@@ -93,7 +93,7 @@ def read_settings(given: Mapping[str, Any], settings: Sequence[str] | None) -> t
     decoding = _read(_prefixed([each for each in settings or () if each.startswith("decoder.")], "decoder"))
     for name, value in _read(_prefixed(own, "sampling")).items():
         if name in sampling:
-            raise ConfigError([(f"--{name.replace('_', '-')}", f"and --set sampling.{name} both say so; give one")])
+            raise ConfigError.at(f"--{name.replace('_', '-')}", f"and --set sampling.{name} both say so; give one")
         sampling[name] = value
     return sampling, decoding
 

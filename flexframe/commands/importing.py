@@ -45,7 +45,7 @@ def import_(
     """Turn a published checkpoint into a model of ours: one safetensors file with its config, and a card."""
     target = folder / "model.safetensors"
     if target.exists():
-        raise ConfigError([(str(target), "is there already; name another folder with -o")])
+        raise ConfigError.at(str(target), "is there already; name another folder with -o")
     from flexframe.models.build import assemble
     from flexframe.store.load import imported
     from flexframe.store.modelfile import save

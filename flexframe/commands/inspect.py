@@ -105,7 +105,7 @@ def init(
     given = [override.removeprefix("model.") for override in overrides or []]
     for override in given:
         if override.startswith("run."):
-            raise ConfigError([(override, "is of a run; `init` draws a model and trains nothing")])
+            raise ConfigError.at(override, "is of a run; `init` draws a model and trains nothing")
     target = _model_path(to, force)
     from flexframe.store.load import override as laid_on
 
@@ -130,12 +130,12 @@ def init(
 def _model_path(to: Path, force: bool) -> Path:
     """The file to write; a name without suffix stands for a folder."""
     if to == Path():
-        raise ConfigError([("-o", "is required: a .safetensors file, or a folder")])
+        raise ConfigError.at("-o", "is required: a .safetensors file, or a folder")
     if to.suffix not in ("", ".safetensors") and not to.is_dir():
-        raise ConfigError([(str(to), "is neither a folder nor ends in .safetensors")])
+        raise ConfigError.at(str(to), "is neither a folder nor ends in .safetensors")
     target = to if to.suffix == ".safetensors" and not to.is_dir() else to / "model.safetensors"
     if target.exists() and not force:
-        raise ConfigError([(str(target), "is there already; choose another -o, or overwrite it with --force")])
+        raise ConfigError.at(str(target), "is there already; choose another -o, or overwrite it with --force")
     return target
 
 

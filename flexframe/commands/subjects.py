@@ -42,7 +42,7 @@ def find(name: str) -> Subject:
         return _of_card(place.card)
     if place.path is None:
         text = f"is not on this disk; fetch it with `flexframe import {place.id} -o FOLDER`, then show the folder"
-        raise ConfigError([(place.id, text)])
+        raise ConfigError.at(place.id, text)
     return _of_run(place.path) or _of_file(place.id, name)
 
 
@@ -108,7 +108,7 @@ def _of_file(where: str, name: str) -> Subject:
         config, sampling = found.config, dict(found.sampling)
     else:
         if header["kind"] not in MODELS:
-            raise ConfigError([(str(path), f"holds a {header['kind']!r}; this version knows: {', '.join(MODELS)}")])
+            raise ConfigError.at(str(path), f"holds a {header['kind']!r}; this version knows: {', '.join(MODELS)}")
         config, sampling = MODELS[header["kind"]].read(header["config"], str(path)), header["sampling"]
         about = header["about"]
     facts = [("weights", f"{path}" if header else f"{path}, of another code base")]
@@ -132,7 +132,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ConfigError([(str(path), f"cannot be read: {error}")]) from None
+        raise ConfigError.at(str(path), f"cannot be read: {error}") from None
     return found if isinstance(found, dict) else {}
 
 

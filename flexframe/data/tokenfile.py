@@ -256,7 +256,7 @@ class TokenFile:
     # --- within --------------------------------------------------------------------------------------------------
 
     def _error(self, text: str) -> ConfigError:
-        return ConfigError([(str(self.path), text)])
+        return ConfigError.at(str(self.path), text)
 
     def _about(self, metadata: dict[str, str]) -> About:
         if metadata.get("format") != FORMAT:

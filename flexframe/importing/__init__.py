@@ -27,7 +27,7 @@ def importer_of(source: Foreign, name: str | None = None):  # type: ignore[no-un
     else:
         keys, tensors = ", ".join(list(source.settings)[:6]) or "none", ", ".join(list(source.tensors)[:4]) or "none"
         text = f"is of no format known here ({', '.join(known)}). Its settings: {keys}; its tensors: {tensors}"
-    raise ConfigError([(str(source.path), text)])
+    raise ConfigError.at(str(source.path), text)
 
 
 __all__ = ["Comparison", "Foreign", "Imported", "Settings", "TensorFile", "compare", "importer_of", "open_foreign"]

@@ -52,7 +52,7 @@ def assemble(
         if own[name].shape != state[name].shape
     ]
     if problems:
-        raise ConfigError([(where, "its tensors do not fit its config: " + "; ".join(sorted(problems)))])
+        raise ConfigError.at(where, "its tensors do not fit its config: " + "; ".join(sorted(problems)))
     model.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()}, assign=True)
     return model.eval()
 

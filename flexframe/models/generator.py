@@ -29,7 +29,7 @@ def fits(generator: Generator, tokenizer: Tokenizer, force: bool = False) -> Non
     check_codes(config, tokenizer.config, tokenizer.id or "the tokenizer")
     if config.fingerprint not in (None, fingerprint(tokenizer)) and not force:
         text = f"was trained on codes of another tokenizer than {tokenizer.id}, or of it before it changed"
-        raise ConfigError([(generator.id, f"{text}; name the right one with --model, or generate with --force")])
+        raise ConfigError.at(generator.id, f"{text}; name the right one with --model, or generate with --force")
 
 
 @final

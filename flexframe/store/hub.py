@@ -29,7 +29,7 @@ def recorded(repo: str) -> str | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8")).get(repo)
     except (ValueError, AttributeError) as error:
-        raise ConfigError([(str(path), f"is broken ({error}); delete it, and revisions are recorded anew")]) from None
+        raise ConfigError.at(str(path), f"is broken ({error}); delete it, and revisions are recorded anew") from None
     return found if isinstance(found, str) else None
 
 
@@ -57,7 +57,7 @@ def fetch(repo: str, revision: str | None = None, file: str | None = None) -> tu
     if file is None and not list(folder.glob("*.safetensors")):
         folder = _snapshot(repo, wanted, [*CONFIGS, "*.bin"])
     if file is not None and not (folder / file).is_file():
-        raise ConfigError([(f"hf:{repo}", f"has no file {file!r} at revision {wanted}")])
+        raise ConfigError.at(f"hf:{repo}", f"has no file {file!r} at revision {wanted}")
     commit = folder.name
     if revision is None:
         record(repo, commit)
@@ -80,15 +80,15 @@ def _snapshot(repo: str, revision: str, patterns: Sequence[str]) -> Path:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
     except GatedRepoError:
         text = "is gated: accept its terms on huggingface.co, then `hf auth login`"
-        raise ConfigError([(where, text)]) from None
+        raise ConfigError.at(where, text) from None
     except RepositoryNotFoundError:
         text = "there is no such repository on the hub, or it is private and you are not logged in (`hf auth login`)"
-        raise ConfigError([(where, text)]) from None
+        raise ConfigError.at(where, text) from None
     except RevisionNotFoundError:
-        raise ConfigError([(where, "the repository has no such revision")]) from None
+        raise ConfigError.at(where, "the repository has no such revision") from None
     except HFValidationError as error:
-        raise ConfigError([(where, f"is no repository's name: {error}")]) from None
+        raise ConfigError.at(where, f"is no repository's name: {error}") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         why = str(error).strip().splitlines()[0][:160]
         text = f"cannot be fetched and is not cached ({why}); check the network, or give path:FOLDER of a copy"
-        raise ConfigError([(where, text)]) from None
+        raise ConfigError.at(where, text) from None

@@ -99,7 +99,7 @@ def load(
     found, about = imported(place, assume=assume, drop=drop)
     if kind is not None and kind_of(found.config) != kind:
         held = kind_of(found.config)
-        raise ConfigError([(str(where), f"holds a {held}, not a {kind}; load it with kind={held!r}")])
+        raise ConfigError.at(str(where), f"holds a {held}, not a {kind}; load it with kind={held!r}")
     for note in found.notes:
         log.warning("%s: %s", place.id, note)
     sampling = dict(found.sampling)
@@ -130,10 +130,10 @@ def imported(
     path, commit = fetch(place)
     if path.is_file() and header_of(path) is not None:
         if assume or drop:
-            raise ConfigError([(str(path), "is a model of our own format: it has nothing to assume or to drop")])
+            raise ConfigError.at(str(path), "is a model of our own format: it has nothing to assume or to drop")
         header, state = read(path)
         if header["kind"] not in MODELS:
-            raise ConfigError([(str(path), f"holds a {header['kind']!r}; this version knows: {', '.join(MODELS)}")])
+            raise ConfigError.at(str(path), f"holds a {header['kind']!r}; this version knows: {', '.join(MODELS)}")
         config = MODELS[header["kind"]].read(header["config"], str(path))
         return Imported(config, state, header["sampling"]), header["about"]
     described = None if place.card is None else place.card.described

@@ -51,9 +51,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
-        raise ConfigError(
-            [(str(path), f"is not a whole safetensors file ({error}); fetch or train it again")]
-        ) from None
+        raise ConfigError.at(str(path), f"is not a whole safetensors file ({error}); fetch or train it again") from None
     return _header(metadata, path), state
 
 
@@ -69,14 +67,14 @@ def header_of(path: Path) -> dict[str, Any] | None:
 
 def _header(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     if metadata.get("format") != FORMAT:
-        raise ConfigError([(str(path), f"is no flexframe model: its metadata names no format {FORMAT!r}")])
+        raise ConfigError.at(str(path), f"is no flexframe model: its metadata names no format {FORMAT!r}")
     text = metadata.get("flexframe", "")
     if len(text) > MAX_CONFIG:
-        raise ConfigError([(str(path), f"its config has {len(text)} characters; at most {MAX_CONFIG} are read")])
+        raise ConfigError.at(str(path), f"its config has {len(text)} characters; at most {MAX_CONFIG} are read")
     try:
         header = json.loads(text)
         whole = {name: header[name] for name in ("config", "sampling", "about")}
         return {"kind": header.get("kind", "tokenizer"), **whole}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         text = f"its metadata holds no whole config ({error}); fetch or train it again"
-        raise ConfigError([(str(path), text)]) from None
+        raise ConfigError.at(str(path), text) from None

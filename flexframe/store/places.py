@@ -65,16 +65,16 @@ def locate(where: str | Path) -> Place:
     if text[:1] in (".", "/", "~") or (above != Path() and above.is_dir()):
         there = [str(path) for path in above.iterdir()] if above.is_dir() else []
         advice = nearest(text, there, 0.7) or near or " `flexframe list` shows the cards"
-        raise ConfigError([(text, f"is no file or folder, and no card.{advice}")])
+        raise ConfigError.at(text, f"is no file or folder, and no card.{advice}")
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", text) and text.split("/")[0] not in families:
         if near and not named:  # a slip of the pen is not sent to anybody
-            raise ConfigError([(text, f"is no card, file or folder.{near} A repository of the hub: hf:{text}")])
+            raise ConfigError.at(text, f"is no card, file or folder.{near} A repository of the hub: hf:{text}")
         log.warning("%s is no card and no path: it is looked for on huggingface.co (hf:%s says so itself)", text, text)
         return _hub(text)
     try:
         cards().get(text)
     except LookupError as error:
-        raise ConfigError([("", f"{error}; and there is no such file or folder")]) from None
+        raise ConfigError.at("", f"{error}; and there is no such file or folder") from None
     raise AssertionError(text)
 
 
@@ -100,7 +100,7 @@ def fetch(place: Place) -> tuple[Path, str | None]:
         found = _sha256(path)
         if found != weights.sha256:
             text = f"{path} hashes to {found[:12]}, the card says {weights.sha256[:12]}; delete it and fetch it again"
-            raise ConfigError([(card.id, text)])
+            raise ConfigError.at(card.id, text)
     return _model_in(path), commit
 
 
@@ -117,7 +117,7 @@ def preprocessing(where: str | Path) -> Preprocessing:
 
 def _path(path: Path) -> Place:
     if not path.exists():
-        raise ConfigError([(str(path), "is no file or folder; give a card's id as a string, not as a path")])
+        raise ConfigError.at(str(path), "is no file or folder; give a card's id as a string, not as a path")
     if is_card_file(path):
         return Place(f"path:{path}", card=cards().read(path, str(path)))
     return Place(f"path:{path}", path=path)
@@ -147,7 +147,7 @@ def _model_in(path: Path) -> Path:
         return found if found.name != "model.safetensors" or header_of(found) is not None else path
     if any(p.suffix in (".safetensors", *PICKLES) for p in path.iterdir()):
         return path
-    raise ConfigError([(str(path), "holds no model.safetensors and no whole checkpoint")])
+    raise ConfigError.at(str(path), "holds no model.safetensors and no whole checkpoint")
 
 
 def _sha256(path: Path) -> str:

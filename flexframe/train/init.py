@@ -28,7 +28,7 @@ def initialise(model: Tokenizer, init: Sequence[InitConfig]) -> list[dict[str, A
         place = locate(config.source)
         found, about = imported(place)
         if isinstance(found.config, GeneratorConfig):
-            raise ConfigError([(f"run.init.{i}", f"{config.source} is a generator, not a tokenizer or a codec")])
+            raise ConfigError.at(f"run.init.{i}", f"{config.source} is a generator, not a tokenizer or a codec")
         if isinstance(found.config, CodecModelConfig):
             spec = Spec(found.config.latents, 1, TokenSpec(1, 1))
         else:
@@ -61,7 +61,7 @@ def initialise(model: Tokenizer, init: Sequence[InitConfig]) -> list[dict[str, A
     drawn = [name for name, _ in model.codec.named_parameters()]
     if drawn and not any(t["part"] == "codec" for t in taken):
         text = f"codec {model.config.codec.type!r} has weights, and no model is named that has them"
-        raise ConfigError([("run.init", f"{text}: a frozen codec cannot start random. Give run.init.from=MODEL")])
+        raise ConfigError.at("run.init", f"{text}: a frozen codec cannot start random. Give run.init.from=MODEL")
     for part, names in filled.items():
         random = sorted(getattr(model, part).state_dict().keys() - names)
         if random:

@@ -92,8 +92,8 @@ class Run:
     ) -> Run:
         """A fresh run in a folder that holds none yet. `close` it, if it is not trained."""
         if processes.first and (folder / "config.json").exists():
-            raise ConfigError(
-                [(str(folder), "holds a run already; go on with --resume, or name another folder with -o")]
+            raise ConfigError.at(
+                str(folder), "holds a run already; go on with --resume, or name another folder with -o"
             )
         run = cls(config, folder, device, sampling, processes=processes)
         if not processes.first:
@@ -111,7 +111,7 @@ class Run:
         """The run of a folder, at its last whole checkpoint, or at its beginning if it has none yet. By as many
         processes as before or others. `close` it, if it is not trained."""
         if not (folder / "config.json").is_file():
-            raise ConfigError([(str(folder), "holds no run to resume; there is no config.json")])
+            raise ConfigError.at(str(folder), "holds no run to resume; there is no config.json")
         lock = Lock(folder)
         if processes.first:
             lock.take()  # before anything is read that another process may be writing

@@ -73,7 +73,7 @@ def spread(trainee: Learner, run: RunConfig, device: torch.device) -> nn.Module:
 def _shard(trainee: Learner, device: torch.device) -> nn.Module:
     scalars = [name for name, p in trainee.named_parameters() if p.ndim == 0]
     if scalars:
-        raise ConfigError([("run.parallel", f"fsdp cannot shard parameters without a dimension: {', '.join(scalars)}")])
+        raise ConfigError.at("run.parallel", f"fsdp cannot shard parameters without a dimension: {', '.join(scalars)}")
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for block in blocks(trainee.model):
         fully_shard(block, mesh=mesh)

@@ -48,7 +48,7 @@ def read_classes(text: str | None, config: GeneratorConfig) -> list[int]:
     if text is None:
         return []
     if config.classes is None:
-        raise ConfigError([("--class", "this prior knows no classes; leave it out")])
+        raise ConfigError.at("--class", "this prior knows no classes; leave it out")
     if text == "all":
         return list(range(config.classes))
     found = []
@@ -60,7 +60,7 @@ def read_classes(text: str | None, config: GeneratorConfig) -> list[int]:
         else:
             known = f"names: {', '.join(config.class_names)}" if config.class_names else "they have no names here"
             text = f"there is no class {part!r}.{nearest(part, config.class_names)} Classes are 0..{config.classes - 1}"
-            raise ConfigError([("--class", f"{text}; {known}")])
+            raise ConfigError.at("--class", f"{text}; {known}")
     return found
 
 
@@ -95,14 +95,14 @@ def generate(
     lengths = tuple(sorted(set(lengths))) or (generator.spec.length,)
     if lengths[0] < 1 or lengths[-1] > generator.spec.length:
         span = f"{lengths[0]}..{lengths[-1]}"
-        raise ConfigError([("--length", f"{span} is not within 1..{generator.spec.length}, the prior's")])
+        raise ConfigError.at("--length", f"{span} is not within 1..{generator.spec.length}, the prior's")
     budgets = tokenizer.config.budgets
     unfit = [length for length in lengths if length not in budgets]
     if len(budgets) == 1 and unfit:  # a tokenizer of several lengths decodes those in between as well
         told = f"{', '.join(map(str, unfit))}: {tokenizer.id or 'the tokenizer'} is of one length"
-        raise ConfigError([("--length", f"{told}, {budgets[0]}, and other numbers of tokens are no picture to it")])
+        raise ConfigError.at("--length", f"{told}, {budgets[0]}, and other numbers of tokens are no picture to it")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError([(str(folder), "is there already and not empty; name another folder")])
+        raise ConfigError.at(str(folder), "is there already and not empty; name another folder")
     drawn = laid(generator.config.prior.sampling, generator.sampling, sampling, "sampling")
     decoded = laid(tokenizer.config.decoder.sampling, tokenizer.sampling, decoding, "decoder")
     job = _Job(generator, tokenizer, tuple(classes), count, seed, drawn, decoded, batch_size, progress)

@@ -99,7 +99,7 @@ class Card:
         """The tokenizer that the card describes; `described` takes the other kinds of model too."""
         found = self.described
         if not isinstance(found, TokenizerConfig):
-            raise ConfigError([(self.id, f"describes a {kind_of(found)}, not a tokenizer")])
+            raise ConfigError.at(self.id, f"describes a {kind_of(found)}, not a tokenizer")
         return found
 
     @property
@@ -120,7 +120,7 @@ class Card:
         raw = {"model": self.file.model, "run": self.file.run or {}}
         if self.file.run is None and not any(o.startswith("run.") for o in overrides):
             text = "has no `run`, so it does not say how to train it; give at least run.data=SOURCE"
-            raise ConfigError([(self.id, text)])
+            raise ConfigError.at(self.id, text)
         for override in overrides:
             key, value = split_override(override)
             path = key.split(".")
@@ -155,7 +155,7 @@ class Card:
                 f"a card file without weights, and its `{changed}` is another than that of {owner.id}, which has some"
             )
             text = f"is {told}; train it with `flexframe train {self.id}`, or change its `sampling` only"
-            raise ConfigError([(self.id, text)])
+            raise ConfigError.at(self.id, text)
         return owner
 
     def weights_path(self) -> Path:
@@ -165,14 +165,14 @@ class Card:
             return owner.weights_path()
         weights = self.file.weights
         if weights is None or weights.path is None or weights.sha256 is None:
-            raise ConfigError([(self.id, f"ships no weights; train them with `flexframe train {self.id}`")])
+            raise ConfigError.at(self.id, f"ships no weights; train them with `flexframe train {self.id}`")
         path = self.folder / weights.path
         if not path.is_file():
-            raise ConfigError([(self.id, f"its weights {path} are missing; reinstall the card's plugin")])
+            raise ConfigError.at(self.id, f"its weights {path} are missing; reinstall the card's plugin")
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != weights.sha256:
             expected = f"the card says {weights.sha256[:12]}"
-            raise ConfigError([(self.id, f"{path} hashes to {found[:12]}, {expected}; fetch it again")])
+            raise ConfigError.at(self.id, f"{path} hashes to {found[:12]}, {expected}; fetch it again")
         return path
 
 
@@ -206,7 +206,7 @@ class Cards:
         base = raw.get("base")
         if base is not None:
             if base in (name, *above):
-                raise ConfigError([(str(path), f"its base {base!r} is built on it in turn")])
+                raise ConfigError.at(str(path), f"its base {base!r} is built on it in turn")
             below = self._base(base, (name, *above))
             raw = merge(below.file.model_dump(exclude={"base", "weights", "metrics"}, exclude_unset=True), raw)
         return Card(name, CardFile.read(raw, str(path)), path.parent, below)
@@ -270,10 +270,10 @@ def with_codes(data: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     at, found = f"{path}.tokenizer" if path else "tokenizer", tokenizer_of(name)
     if found is None:
         missing = " and ".join(sorted(wanted - data.keys()))
-        raise ConfigError([(at, f"{name!r} is no card and not on this disk, so its codes are unknown: give {missing}")])
+        raise ConfigError.at(at, f"{name!r} is no card and not on this disk, so its codes are unknown: give {missing}")
     tokens = found.spec.tokens
     if tokens.codebook_size is None:
-        raise ConfigError([(at, continuous(name, found))])
+        raise ConfigError.at(at, continuous(name, found))
     return {"length": tokens.length, "codebook_size": tokens.codebook_size, "codebooks": tokens.codebooks, **data}
 
 
@@ -294,7 +294,7 @@ def _mapping(text: bytes, path: Path) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise ConfigError([(str(path), f"cannot be read ({error})")]) from None
+        raise ConfigError.at(str(path), f"cannot be read ({error})") from None
     return found if isinstance(found, dict) else {}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ValidationError
 
@@ -28,6 +28,15 @@ class ConfigError(ValueError):
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
         self.problems = tuple(problems)
         super().__init__("; ".join(f"{path}: {text}" if path else text for path, text in self.problems))
+
+    @classmethod
+    def at(cls, path: str, text: str) -> Self:
+        """The error of one problem: where it is, and a sentence that says what to do."""
+        return cls([(path, text)])
+
+    def below(self, path: str) -> ConfigError:
+        """These problems as those of what stands at `path`."""
+        return ConfigError([(".".join(part for part in (path, inner) if part), text) for inner, text in self.problems])
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> ConfigError:

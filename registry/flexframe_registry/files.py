@@ -29,9 +29,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         found = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError([(str(path), " ".join(str(error).split()))]) from None
+        raise ConfigError.at(str(path), " ".join(str(error).split())) from None
     if not isinstance(found, dict):
-        raise ConfigError([(str(path), f"holds {type(found).__name__}, not a mapping")])
+        raise ConfigError.at(str(path), f"holds {type(found).__name__}, not a mapping")
     return found
 
 
@@ -39,13 +39,13 @@ def split_override(text: str) -> tuple[str, Any]:
     """`key.path=value` as its key and its value, which is read as YAML."""
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ConfigError([(text, "is not of the form key.path=value")])
+        raise ConfigError.at(text, "is not of the form key.path=value")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return key, YAML(typ="safe", pure=True).load(value)
     except YAMLError as error:
-        raise ConfigError([(key, f"cannot read {value!r}: {' '.join(str(error).split())}")]) from None
+        raise ConfigError.at(key, f"cannot read {value!r}: {' '.join(str(error).split())}") from None
 
 
 def put(data: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
@@ -66,14 +66,14 @@ def put(data: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, A
     elif isinstance(inner, list):
         return {**data, head: _put_in_list(inner, rest, value, head)}
     elif not isinstance(inner, Mapping):
-        raise ConfigError([(".".join(path), f"{head!r} is {inner!r}, which has no settings of its own")])
+        raise ConfigError.at(".".join(path), f"{head!r} is {inner!r}, which has no settings of its own")
     return {**data, head: put(inner, rest, value)}
 
 
 def _put_in_list(items: Sequence[Any], path: Sequence[str], value: Any, name: str) -> list[Any]:
     number, *rest = path
     if not number.isdecimal() or int(number) >= len(items):
-        raise ConfigError([(f"{name}.{number}", f"there are {len(items)}, numbered from 0")])
+        raise ConfigError.at(f"{name}.{number}", f"there are {len(items)}, numbered from 0")
     found = list(items)
     found[int(number)] = put({"": found[int(number)]}, ["", *rest], value)[""]
     return found

@@ -76,7 +76,7 @@ class TokenizerConfig(Config):
             except ConfigError:
                 raise
             except ValueError as error:
-                raise ConfigError([(kind, str(error))]) from None
+                raise ConfigError.at(kind, str(error)) from None
         return self
 
     @property
@@ -139,11 +139,11 @@ class GeneratorConfig(Config):
     def _check(self) -> GeneratorConfig:
         if self.class_names and len(self.class_names) != self.classes:
             text = f"names {len(self.class_names)} classes, and classes is {self.classes}"
-            raise ConfigError([("class_names", text)])
+            raise ConfigError.at("class_names", text)
         try:
             self.prior.check_codes(self.spec)
         except ValueError as error:
-            raise ConfigError([("prior", str(error))]) from None
+            raise ConfigError.at("prior", str(error)) from None
         return self
 
     @property

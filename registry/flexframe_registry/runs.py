@@ -126,18 +126,18 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _splits(self) -> RunConfig:
         if self.batch_size % self.accumulate:
-            raise ConfigError([("accumulate", f"{self.accumulate} does not divide batch_size {self.batch_size}")])
+            raise ConfigError.at("accumulate", f"{self.accumulate} does not divide batch_size {self.batch_size}")
         return self
 
     @model_validator(mode="after")
     def _latents_stay(self) -> RunConfig:
         if self.keep_latents and (self.flip or self.shift):
-            raise ConfigError([("keep_latents", "holds one picture an image; leave it out, or `flip` and `shift`")])
+            raise ConfigError.at("keep_latents", "holds one picture an image; leave it out, or `flip` and `shift`")
         if self.latents is not None and (self.flip or self.shift):
             text = "holds pictures as they were; leave out `flip` and `shift`, or precompute several `crops` of each"
-            raise ConfigError([("latents", text)])
+            raise ConfigError.at("latents", text)
         if self.latents is not None and (self.keep_latents or self.preload):
-            raise ConfigError([("latents", "reads no images: leave out `keep_latents` and `preload`")])
+            raise ConfigError.at("latents", "reads no images: leave out `keep_latents` and `preload`")
         return self
 
 
@@ -152,8 +152,8 @@ class TrainConfig(Config):
     def _read_model(cls, value: Any) -> Any:
         found = read_model(value) if isinstance(value, Mapping) else value
         if isinstance(found, CodecModelConfig):
-            raise ConfigError(
-                [("", "is a codec by itself; train it as a tokenizer, which has an encoder and a decoder")]
+            raise ConfigError.at(
+                "", "is a codec by itself; train it as a tokenizer, which has an encoder and a decoder"
             )
         return found
 
@@ -188,7 +188,7 @@ class TrainConfig(Config):
         if model.tokenizer is None:
             if model.fingerprint is None or self.run.tokens is None:
                 text = "name the tokenizer whose codes the prior models; or its fingerprint, with run.tokens"
-                raise ConfigError([("model.tokenizer", text)])
+                raise ConfigError.at("model.tokenizer", text)
             return self
         return self
 
@@ -202,12 +202,12 @@ class TrainConfig(Config):
             if lacking:
                 offers = ", ".join(sorted(decoder.provides())) or "nothing"
                 text = f"needs {', '.join(lacking)}, which decoder {decoder.type!r} does not provide (it has: {offers})"
-                raise ConfigError([(f"run.objectives.{i}", f"objective {objective.type!r} {text}")])
+                raise ConfigError.at(f"run.objectives.{i}", f"objective {objective.type!r} {text}")
             try:
                 objective.check(self.model.spec)
             except ValueError as error:
                 text = f"objective {objective.type!r}: {error}"
-                raise ConfigError([(f"run.objectives.{i}", text)]) from None
+                raise ConfigError.at(f"run.objectives.{i}", text) from None
         return self
 
     @property
@@ -225,7 +225,7 @@ def check_codes(model: GeneratorConfig, tokenizer: TokenizerConfig, name: str) -
     and no longer a sequence. `name` is the tokenizer's, which need not be the one that the prior names."""
     tokens, problems = tokenizer.spec.tokens, []
     if tokens.codebook_size is None:
-        raise ConfigError([("model.tokenizer", continuous(name, tokenizer))])
+        raise ConfigError.at("model.tokenizer", continuous(name, tokenizer))
     if model.length > tokens.length:
         problems.append(("model.length", f"is {model.length}; {name} has at most {tokens.length} tokens"))
     for field in ("codebook_size", "codebooks"):

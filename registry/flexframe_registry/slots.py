@@ -20,13 +20,13 @@ def resolve(kind: str, value: Any, size: Size | None = None) -> Any:
     if not isinstance(value, Mapping):
         return value
     if "type" not in value:
-        raise ConfigError([("", f"needs a `type`, one of: {', '.join(catalogue().names(kind))}")])
+        raise ConfigError.at("", f"needs a `type`, one of: {', '.join(catalogue().names(kind))}")
     if not isinstance(value["type"], str):
-        raise ConfigError([("type", f"is a name, not {value['type']!r}")])
+        raise ConfigError.at("type", f"is a name, not {value['type']!r}")
     try:
         config = catalogue().get(kind, value["type"]).config
     except LookupError as error:
-        raise ConfigError([("", str(error))]) from None
+        raise ConfigError.at("", str(error)) from None
     return config.sized(size, **value)
 
 

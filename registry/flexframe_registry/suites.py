@@ -76,5 +76,5 @@ def settle(config: SourceConfig, ways: Mapping[str, Any]) -> SourceConfig:
     if len(asked) > 1:
         told = ", ".join(f"{name} {way}" for name, way in ways.items())
         text = f"is not given, and the models' cards differ: {told}; choose one for all, as data.resize=adm"
-        raise ConfigError([("data.resize", text)])
+        raise ConfigError.at("data.resize", text)
     return config

@@ -119,20 +119,20 @@ def _check_file(config: TrainConfig, model: GeneratorConfig, file: TokenFile) ->
     """Raise `ConfigError` unless the file's tokens are of the prior's tokenizer and of the run's data."""
     about, place = file.about, str(file.path)
     if about.codebook_size is None:
-        raise ConfigError([(place, "holds continuous tokens; priors model integer codes")])
+        raise ConfigError.at(place, "holds continuous tokens; priors model integer codes")
     held = {"codebook_size": about.codebook_size, "codebooks": about.codebooks}
     wrong = [f"{name} is {value}, the prior's {getattr(model, name)}" for name, value in held.items()
              if value != getattr(model, name)]  # fmt: skip
     if wrong:
-        raise ConfigError([(place, f"holds other codes: {'; '.join(wrong)}")])
+        raise ConfigError.at(place, f"holds other codes: {'; '.join(wrong)}")
     if model.tokenizer is not None and fingerprint(load(model.tokenizer)) != about.fingerprint:
         text = f"holds tokens of another tokenizer ({about.model}), or of {model.tokenizer} before it was trained anew"
-        raise ConfigError([(place, f"{text}; make it again: flexframe precompute tokens -m {model.tokenizer}")])
+        raise ConfigError.at(place, f"{text}; make it again: flexframe precompute tokens -m {model.tokenizer}")
     data = config.run.data.model_dump(mode="json")
     if about.source is not None and about.source != data:
         differ = sorted(name for name in data.keys() | about.source.keys() if data.get(name) != about.source.get(name))
         told = "; ".join(f"{name} there {about.source.get(name)!r}, here {data.get(name)!r}" for name in differ)
-        raise ConfigError([("run.data", f"is not what {place} was made of: {told}; set run.data to what it was")])
+        raise ConfigError.at("run.data", f"is not what {place} was made of: {told}; set run.data to what it was")
 
 
 def _described(config: TrainConfig, found: str, names: Sequence[str]) -> TrainConfig:
@@ -141,11 +141,11 @@ def _described(config: TrainConfig, found: str, names: Sequence[str]) -> TrainCo
     assert isinstance(model, GeneratorConfig)
     if model.fingerprint is not None and model.fingerprint != found:
         text = "is not that of the run's tokens: they are of another tokenizer, or of this one before it changed"
-        raise ConfigError([("model.fingerprint", text)])
+        raise ConfigError.at("model.fingerprint", text)
     update: dict[str, Any] = {"fingerprint": found}
     if model.classes is not None and names and not model.class_names:
         if len(names) != model.classes:
-            raise ConfigError([("model.classes", f"is {model.classes}; the data have {len(names)} classes")])
+            raise ConfigError.at("model.classes", f"is {model.classes}; the data have {len(names)} classes")
         update["class_names"] = tuple(names)
     return config.model_copy(update={"model": model.model_copy(update=update)})
 
@@ -154,5 +154,5 @@ def _rest(count: int, run: RunConfig) -> int:
     """Rows left to train on."""
     if run.held_out >= count:
         text = f"is {run.held_out}, and the data have {count:,} rows; leave some to train on"
-        raise ConfigError([("run.held_out", text)])
+        raise ConfigError.at("run.held_out", text)
     return count - run.held_out

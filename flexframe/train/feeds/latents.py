@@ -35,10 +35,10 @@ def create(config: TrainConfig, path: str, device: torch.device) -> Latents:
             differ = sorted(n for n in data.keys() | about.source.keys() if data.get(n) != about.source.get(n))
             told = "; ".join(f"{name} there {about.source.get(name)!r}, here {data.get(name)!r}" for name in differ)
             text = f"is not what the {about.kind} in {folder} were made of: {told}; set run.data to what it was"
-            raise ConfigError([("run.data", text)])
+            raise ConfigError.at("run.data", text)
         if about.image_size != model.image_size:
             text = f"holds {about.kind} of images of {about.image_size}, and the model's are {model.image_size}"
-            raise ConfigError([(str(folder), text)])
+            raise ConfigError.at(str(folder), text)
     _check_features(config, features, folder)
     return Latents(config, latents, features, device)
 
@@ -49,16 +49,16 @@ def _check_features(config: TrainConfig, features: Shards | None, folder: Path) 
         try:
             wanted = objective.precomputes()
         except ValueError as error:
-            raise ConfigError([(place, f"objective {objective.type!r}: {error}")]) from None
+            raise ConfigError.at(place, f"objective {objective.type!r}: {error}") from None
         for name, settings in wanted.items():
             if features is None or name not in features.about.of:
                 text = f"objective {objective.type!r} looks at images, and {folder} holds no features {name!r} for it"
-                raise ConfigError([(place, f"{text}; make them: flexframe precompute features CARD -o {folder}")])
+                raise ConfigError.at(place, f"{text}; make them: flexframe precompute features CARD -o {folder}")
             there = features.about.of[name]
             wrong = [key for key, value in settings.items() if there.get(key) != value]
             if wrong:
                 told = "; ".join(f"{key} there {there.get(key)!r}, here {settings[key]!r}" for key in wrong)
-                raise ConfigError([(place, f"the features {name!r} in {folder} are others: {told}")])
+                raise ConfigError.at(place, f"the features {name!r} in {folder} are others: {told}")
 
 
 class _Rows(Dataset[tuple[Tensor, ...]]):
@@ -95,13 +95,13 @@ class Latents(Feed):
         of = self.latents.about.of["latents"]
         if check and codec_fingerprint(model.codec) != of["fingerprint"]:
             text = f"holds latents of another codec ({of['codec']}) than the run's, or of this one with other weights"
-            raise ConfigError([(str(self.latents.folder), f"{text}; precompute them again, or name their codec")])
+            raise ConfigError.at(str(self.latents.folder), f"{text}; precompute them again, or name their codec")
         features, own = self.rows_of.features, trainee.facts()
         for name in self.rows_of.names if features is not None and check else ():
             there = features.about.of[name]
             if any(each == there["objective"] for each in map(_kind, own)) and there["facts"] not in own.values():
                 text = f"holds features {name!r} of a teacher with other weights; precompute them again"
-                raise ConfigError([(str(features.folder), text)])
+                raise ConfigError.at(str(features.folder), text)
 
     def batches(self, start: int) -> Iterator[Batch]:
         run = self.config.run

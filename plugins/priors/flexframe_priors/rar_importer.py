@@ -117,7 +117,7 @@ def _length(source: Foreign) -> int:
     if len(set(lengths.values())) != 1 or min(lengths.values()) < 1:
         told = ", ".join(f"{name} {count}" for name, count in rows.items())
         expected = ", ".join(str(spare) for spare in SPARE.values())
-        raise ConfigError([(str(source.path), f"its tables have rows {told}; expected the length and {expected} more")])
+        raise ConfigError.at(str(source.path), f"its tables have rows {told}; expected the length and {expected} more")
     return lengths["pos_embed"]
 
 

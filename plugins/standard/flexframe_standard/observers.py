@@ -75,7 +75,7 @@ def check(config: RunConfig) -> None:
     for name in PACKAGES:
         if getattr(config, name) and find_spec(name) is None:
             text = f"needs the package {name}: pip install 'flexframe[{name}]', or leave it out"
-            raise ConfigError([(f"run.{name}", text)])
+            raise ConfigError.at(f"run.{name}", text)
 
 
 def start(run: Run) -> None:

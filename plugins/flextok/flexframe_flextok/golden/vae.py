@@ -24,7 +24,7 @@ def vae(case: Case, subject: Subject) -> list[Comparison]:
     """The codec, and a tokenizer over it. The reference's images lie in [-1, 1], ours in [0, 1]."""
     model, images, found = subject.model, (case["images"] + 1) / 2, list[Comparison]()
     if not isinstance(model, Tokenizer | CodecModel):
-        raise ConfigError([(str(case.path), f"is a case of a VAE, and this is a {type(model).__name__}")])
+        raise ConfigError.at(str(case.path), f"is a case of a VAE, and this is a {type(model).__name__}")
     part: Any = model.codec
     mean, logvar = part.posterior(images)
     found += case.check("posterior_mean", lambda: mean)

@@ -232,11 +232,11 @@ class _Machine(Judge):
         samples = self.train.samples([i * count // most for i in range(most)] if count > most else range(count))
         bare = next((sample.id for sample in samples if sample.label is None), None)
         if bare is not None:
-            raise ConfigError([("classifier.data", f"its image {bare!r} has no label; name labelled images")])
+            raise ConfigError.at("classifier.data", f"its image {bare!r} has no label; name labelled images")
         known = [sample.label for sample in samples]
         if len(set(known)) < 2:
             text = f"{len(known):,} of its images are all of one class; raise `limit`, or name images of several"
-            raise ConfigError([("classifier.data", text)])
+            raise ConfigError.at("classifier.data", text)
         images, digest, labels = torch.stack([sample.image for sample in samples]), Digest(), Digest()
         digest.add(images)
         labels.add(torch.tensor(known))
@@ -255,7 +255,7 @@ def _same_classes(training: Sequence[str], suite: Sequence[str]) -> None:
     told = f"its images are of {len(training)} classes, the suite's of {len(suite)}"
     if apart is not None:
         told = f"label {apart} is {training[apart]!r} in its images and {suite[apart]!r} in the suite's"
-    raise ConfigError([("classifier.data", f"{told}; name images of the suite's classes, and of all of them")])
+    raise ConfigError.at("classifier.data", f"{told}; name images of the suite's classes, and of all of them")
 
 
 def _flat(images: UInt8[Tensor, "b 3 h w"]) -> np.ndarray:

@@ -159,7 +159,7 @@ class Files(Source):
             text = (
                 f"none of the {len(found):,} images of {self.config.path!r} can be read; {next(iter(found.values()))}"
             )
-            raise ConfigError([("path", text)])
+            raise ConfigError.at("path", text)
         self.left_out, self._reasons = tuple(sorted(found)), tuple(found[number] for number in sorted(found))
 
     def _look_for_broken(self) -> dict[int, str]:
@@ -188,11 +188,11 @@ class Folder(Files):
         super().__init__(config, size)
         self.root = Path(config.path).expanduser()
         if not self.root.is_dir():
-            raise ConfigError([("path", f"there is no folder {str(self.root)!r}")])
+            raise ConfigError.at("path", f"there is no folder {str(self.root)!r}")
         self.files = sorted(path for path in walk(self.root) if path.suffix.lower() in SUFFIXES)
         if not self.files:
             known = " ".join(sorted(SUFFIXES))
-            raise ConfigError([("path", f"no images under {str(self.root)!r}; looked for {known}")])
+            raise ConfigError.at("path", f"no images under {str(self.root)!r}; looked for {known}")
         names = {p.relative_to(self.root).parts[0] for p in self.files if p.parent != self.root}
         self.classes = {name: i for i, name in enumerate(sorted(names))}
         """Class number by folder name, in sorted order; images directly in the root have no class."""
@@ -243,7 +243,7 @@ class Tar(Files):
                 told(len(self.shards))
         self.stops = list(accumulate(shard.count for shard in self.shards))
         if not self.stops[-1]:
-            raise ConfigError([("path", f"no images in {config.path!r}; looked for {' '.join(sorted(SUFFIXES))}")])
+            raise ConfigError.at("path", f"no images in {config.path!r}; looked for {' '.join(sorted(SUFFIXES))}")
         self.leave_out()
 
     def number(self) -> int:

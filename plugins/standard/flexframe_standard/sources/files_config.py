@@ -36,7 +36,7 @@ class FilesConfig(SourceConfig):
         if SCHEME.match(value):
             what = "a command" if value.startswith("pipe:") else "an address"
             text = f"{value!r} is {what}; images are read from this machine's disks only, so fetch them first"
-            raise ConfigError([("", text)])
+            raise ConfigError.at("", text)
         return value
 
     def resized(self, resize: Resize) -> SourceConfig:

@@ -79,14 +79,14 @@ class ScenesConfig(SourceConfig):
     @classmethod
     def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or len(set(value)) < len(value):
-            raise ConfigError([("", f"names at least one, and each once, not {list(value)}")])
+            raise ConfigError.at("", f"names at least one, and each once, not {list(value)}")
         return value
 
     @model_validator(mode="after")
     def _check_objects(self) -> ScenesConfig:
         low, high = self.objects
         if not 1 <= low <= high <= MOST:
-            raise ConfigError([("objects", f"is the fewest and the most of 1 to {MOST}, not {low} and {high}")])
+            raise ConfigError.at("objects", f"is the fewest and the most of 1 to {MOST}, not {low} and {high}")
         return self
 
     def chances(self) -> Mapping[str, int]:
