@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Codes, Condition, Kept, Losses, Outputs, Quantized, Tokens
@@ -31,11 +32,8 @@ from flexframe_registry.kinds import (
 )
 from flexframe_registry.models import TokenizerConfig
 
-if TYPE_CHECKING:
-    pass
-
-
-C = TypeVar("C", bound=ComponentConfig)
+C = TypeVar("C", bound=ComponentConfig, default=ComponentConfig)
+PriorC = TypeVar("PriorC", bound=PriorConfig, default=PriorConfig)
 
 
 class Part(nn.Module, ABC, Generic[C]):
@@ -157,10 +155,10 @@ class Objective(Part[ObjectiveConfig]):
         """Unweighted losses, a value a sample; the trainee applies `weight` and `start`."""
 
 
-class Prior(nn.Module, ABC):
+class Prior(nn.Module, ABC, Generic[PriorC]):
     """A model of a tokenizer's codes, built as `(config, spec)` with the spec of the codes."""
 
-    def __init__(self, config: PriorConfig, spec: CodesSpec) -> None:
+    def __init__(self, config: PriorC, spec: CodesSpec) -> None:
         super().__init__()
         self.config, self.spec = config, spec
 
@@ -185,7 +183,7 @@ class Prior(nn.Module, ABC):
         """
 
 
-class LikelihoodPrior(Prior):
+class LikelihoodPrior(Prior[PriorC]):
     """A prior that says how likely codes are."""
 
     @abstractmethod

@@ -9,21 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Generic, Literal
 from weakref import finalize
 
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from typing_extensions import TypeVar
 
-from flexframe.tokens import Tokens
-from flexframe_registry.kinds import (
-    MetricConfig,
-    Spec,
-)
-
-if TYPE_CHECKING:
-    pass
 from flexframe.data.source import Source
+from flexframe.tokens import Tokens
+from flexframe_registry.kinds import MetricConfig, Spec
+
+MetricC = TypeVar("MetricC", bound=MetricConfig, default=MetricConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +84,7 @@ class Scratch:
         return path
 
 
-class Metric(ABC):
+class Metric(ABC, Generic[MetricC]):
     """Numbers over images and their reconstructions, built as `(config, source)` over the images of a suite.
 
     One is built a suite: it holds what all models share (networks, classifiers). `start` gives the tally of one model
@@ -99,7 +96,7 @@ class Metric(ABC):
     of_classes: ClassVar[bool] = False
     """Whether it looks at the classes that samples were asked for: of a prior without classes it has no number."""
 
-    def __init__(self, config: MetricConfig, source: Source) -> None:
+    def __init__(self, config: MetricC, source: Source) -> None:
         self.config, self.source = config, source
 
     def of_samples(self) -> Metric | None:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic
 
 from jaxtyping import Int, UInt8
 from torch import Tensor
+from typing_extensions import TypeVar
 
-from flexframe_registry.kinds import (
-    SourceConfig,
-)
+from flexframe_registry.kinds import SourceConfig
 
-if TYPE_CHECKING:
-    pass
+SourceC = TypeVar("SourceC", bound=SourceConfig, default=SourceConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +46,10 @@ class AttributeClassifier(ABC):
         """What it is: network, input size, hash of its weights, what it was trained on and how well it reads."""
 
 
-class Source(ABC):
+class Source(ABC, Generic[SourceC]):
     """A finite, indexable data set of images of one size, built as `(config, (height, width))`."""
 
-    def __init__(self, config: SourceConfig, size: tuple[int, int]) -> None:
+    def __init__(self, config: SourceC, size: tuple[int, int]) -> None:
         self.config, self.size = config, size
 
     @abstractmethod

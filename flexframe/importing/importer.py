@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
 
-from flexframe_registry.kinds import (
-    ImporterConfig,
-)
+from typing_extensions import TypeVar
+
+from flexframe_registry.kinds import ImporterConfig
 
 if TYPE_CHECKING:
     from flexframe.importing import Foreign, Imported
@@ -16,14 +16,17 @@ if TYPE_CHECKING:
     from flexframe.models.build import Model
 
 
-class Importer(ABC):
+ImporterC = TypeVar("ImporterC", bound=ImporterConfig, default=ImporterConfig)
+
+
+class Importer(ABC, Generic[ImporterC]):
     """Reads checkpoints of one published format. Built as `(config,)`; holds no state.
 
     What it may use of a checkpoint is a whitelist: it reads plain settings and tensors, and refuses what it does not
     know. It never imports, calls or builds anything that a checkpoint names.
     """
 
-    def __init__(self, config: ImporterConfig) -> None:
+    def __init__(self, config: ImporterC) -> None:
         self.config = config
 
     @abstractmethod

@@ -9,9 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flexframe.rng import Rng
-from flexframe_registry.kinds import (
-    AllocatorConfig,
-)
+from flexframe_registry.kinds import AllocatorConfig
 
 if TYPE_CHECKING:
     from flexframe.models.tokenizer import Tokenizer

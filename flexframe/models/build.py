@@ -12,13 +12,7 @@ from torch.overrides import TorchFunctionMode
 from flexframe.models.codec import CodecModel
 from flexframe.models.generator import Generator
 from flexframe.models.tokenizer import Tokenizer
-from flexframe_registry import (
-    CodecModelConfig,
-    ConfigError,
-    GeneratorConfig,
-    ModelConfig,
-    TokenizerConfig,
-)
+from flexframe_registry import CodecModelConfig, ConfigError, GeneratorConfig, ModelConfig, TokenizerConfig
 
 Model = Tokenizer | Generator | CodecModel
 

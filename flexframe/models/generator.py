@@ -14,12 +14,7 @@ from flexframe.models.tokenizer import Lengths, Random, Tokenizer
 from flexframe.parts import Prior
 from flexframe.rng import as_rng
 from flexframe.tokens import Codes, Condition, Losses
-from flexframe_registry import (
-    ConfigError,
-    GeneratorConfig,
-    SamplingConfig,
-    catalogue,
-)
+from flexframe_registry import ConfigError, GeneratorConfig, SamplingConfig, catalogue
 from flexframe_registry.runs import check_codes
 
 

@@ -15,10 +15,7 @@ from flexframe.models.generator import Generator
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.store.modelfile import header_of, read
 from flexframe.store.places import Place, fetch, locate, log
-from flexframe_registry import (
-    ConfigError,
-    ModelConfig,
-)
+from flexframe_registry import ConfigError, ModelConfig
 from flexframe_registry.files import put, split_override
 from flexframe_registry.models import MODELS, kind_of, sampled_by
 

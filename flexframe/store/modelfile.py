@@ -12,10 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flexframe_registry import (
-    ConfigError,
-    ModelConfig,
-)
+from flexframe_registry import ConfigError, ModelConfig
 from flexframe_registry.models import kind_of
 
 FORMAT = "flexframe/1"
