@@ -90,9 +90,8 @@ def row(values: Tokens, i: int) -> Tokens:
 
 
 def sampling(config: Any) -> SamplingConfig:
-    """The decoder's settings; few steps where it takes steps."""
-    quick = {"steps": 2} if "steps" in config.sampling.model_fields else {}
-    return config.sampling.read(quick)
+    """A decoder's or a prior's settings for a quick check."""
+    return config.sampling.quick()
 
 
 def decode(decoder: Any, values: Tokens, draws: Rng) -> Tensor:
