@@ -13,7 +13,6 @@ from torch import Tensor
 
 from flexframe.files import replaced
 from flexframe_registry import ConfigError, ModelConfig
-from flexframe_registry.models import kind_of
 
 FORMAT = "flexframe/1"
 
@@ -30,7 +29,7 @@ def save(
 ) -> None:
     """Write a model file atomically. `about` is kept beside the config (step, run, provenance)."""
     header = {
-        "kind": kind_of(config),
+        "kind": config.kind,
         "config": config.model_dump(mode="json"),
         "sampling": dict(sampling or {}),
         "about": dict(about or {}),
