@@ -29,7 +29,7 @@ doctor:
 
 # every distribution, into dist/
 wheels:
-    pip wheel --no-deps --wheel-dir dist . ./plugins/*
+    pip wheel --no-deps --wheel-dir dist . $(dirname plugins/*/pyproject.toml)
 
 # run the quickstart and write its outputs; needs: pip install nbclient ipykernel
 notebook:
