@@ -14,7 +14,8 @@ from pathlib import Path
 
 from torch import Tensor, float16
 
-from flexframe.loading import load, read, save
+from flexframe.store.load import load
+from flexframe.store.modelfile import read, save
 from flexframe.train.checkpoint import digest
 from flexframe_registry import GeneratorConfig, cards
 from flexframe_registry.models import MODELS

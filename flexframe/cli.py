@@ -38,11 +38,12 @@ from flexframe.commands.common import (
     versions,
 )
 from flexframe_registry import ConfigError, cards, catalogue, suite
-from flexframe_registry.cards import SUITES, read_yaml
 from flexframe_registry.cards import card as find_card
-from flexframe_registry.catalogue import UnknownName, nearest
-from flexframe_registry.configs import KINDS
+from flexframe_registry.errors import UnknownName, nearest
+from flexframe_registry.files import read_yaml
+from flexframe_registry.kinds import KINDS
 from flexframe_registry.models import kind_of, sampled_by
+from flexframe_registry.suites import SUITES
 
 app = typer.Typer(
     name="flexframe",
@@ -176,15 +177,15 @@ def train(
     On several GPUs: `torchrun --nproc-per-node=8 -m flexframe train CARD ...`; see docs/training.md.
     """
     if (card is None) == (resume is None):
-        raise ConfigError([("", "name a card to train, or a run's folder with --resume; one of the two")])
+        raise ConfigError.at("", "name a card to train, or a run's folder with --resume; one of the two")
     if resume is not None and folder is not None:
-        raise ConfigError([("--out", "a resumed run stays in its folder; leave -o out")])
+        raise ConfigError.at("--out", "a resumed run stays in its folder; leave -o out")
     if card is not None:
         found = find_card(card)
         given = [*(overrides or []), *(["run.overfit_batch=true"] if overfit_batch else [])]
         config = found.train(given)  # a typo is told before torch is imported
     elif overrides or overfit_batch:
-        raise ConfigError([("", "a resumed run keeps its settings; leave them out")])
+        raise ConfigError.at("", "a resumed run keeps its settings; leave them out")
     from flexframe.train import distributed
     from flexframe.train.console import Console as TrainConsole
     from flexframe.train.loop import train as loop
@@ -255,7 +256,7 @@ def bench(
     models, overrides = names_and_settings(models)
     measured = suite(name, overrides)
     names_of(models)
-    from flexframe.loading import find
+    from flexframe.store.places import find
 
     for model in [*models, *(priors or [])]:
         find(model)  # a typo is told before anything is measured
@@ -276,12 +277,13 @@ def _bench(
 
     from rich.progress import Progress
 
-    from flexframe.bench.drawn import draw
     from flexframe.bench.report import write
     from flexframe.bench.runner import run
     from flexframe.bench.table import print_table
-    from flexframe.data.files import settle
-    from flexframe.loading import load, preprocessing
+    from flexframe.store.load import load
+    from flexframe.store.places import preprocessing
+    from flexframe.use.drawn import draw
+    from flexframe_registry.suites import settle
 
     on, names = pick_device(device), names_of(models)
     loaded = [(called, load(m, device=on)) for called, m in zip(names, models, strict=True)]
@@ -323,7 +325,7 @@ def demo(
         return
     targets = {m: folder / m.replace("/", "-") for m in DEMO_TRAINED}
     if (folder / "results.json").is_file() and not any((each / "config.json").is_file() for each in targets.values()):
-        raise ConfigError([(str(folder), "holds the results of another benchmark; choose another folder by -o")])
+        raise ConfigError.at(str(folder), "holds the results of another benchmark; choose another folder by -o")
     steps = sum(cards().get(m).run.steps for m in DEMO_TRAINED)
     minutes = steps / STEPS_A_SECOND / 60
     out.print(f"training both from scratch: {steps:,} steps, about {minutes:.0f} minutes on a CPU core")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flexframe.generator import Generator
+from flexframe.models.generator import Generator
 from flexframe.tokens import Codes, Condition
 from flexframe_registry import GeneratorConfig, SamplingConfig
 

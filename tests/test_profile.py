@@ -11,9 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
-from flexframe.profile import PARTS, Live, Meter, Uses, build, measure
+from flexframe.models.profile import PARTS, Live, Meter, Uses, build, measure
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch
 from flexframe_registry import TokenizerConfig, cards
 

@@ -28,7 +28,7 @@ from rich.console import Console as Terminal
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from flexframe.profile import measure
+from flexframe.models.profile import measure
 from flexframe.provenance import processor
 from flexframe.train import loop
 from flexframe.train.console import Console

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flexframe.bench.metric import Metric, Reconstructions
 from flexframe.bench.protocol import Chain
-from flexframe.contracts import Metric, Reconstructions
-from flexframe.tokenizer import Tokenizer
+from flexframe.models.tokenizer import Tokenizer
 
 
 class Stopwatch:

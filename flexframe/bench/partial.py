@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flexframe.bench.metric import Scratch
 from flexframe.bench.protocol import short_id
-from flexframe.contracts import Scratch
 
 FOLDER = "partial"
 FILE = "state.safetensors"

@@ -49,9 +49,10 @@ import torch
 from flexframe import provenance
 from flexframe.bench import protocol
 from flexframe.bench.lanes import Entrant, Lane
-from flexframe.contracts import Measure, Source
+from flexframe.bench.metric import Measure
 from flexframe.data.images import SUFFIXES
-from flexframe.tokenizer import Tokenizer
+from flexframe.data.source import Source
+from flexframe.models.tokenizer import Tokenizer
 from flexframe_registry import ConfigError, SuiteConfig
 
 FILE = "results.json"
@@ -153,12 +154,12 @@ def refuse_others(path: Path, suite: SuiteConfig, models: Mapping[str, Mapping[s
         found = {**held["suite"], "models": {**theirs, **own}}
     except (ValueError, KeyError, TypeError, AttributeError):
         text = "is no results.json of this version; choose another folder by -o, or delete it"
-        raise ConfigError([(str(path), text)]) from None
+        raise ConfigError.at(str(path), text) from None
     differ = [key for key, value in json.loads(json.dumps(asked)).items() if found.get(key) != value]
     if differ:
         told = f"holds another benchmark, of suite {name} with {', '.join(theirs)} ({date})"
         text = f"{told}; it differs in {', '.join(differ)}; choose another folder by -o, or delete it"
-        raise ConfigError([(str(path), text)])
+        raise ConfigError.at(str(path), text)
 
 
 def classes(labels: Counter[int | None]) -> dict[str, int] | None:

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from flexframe.bench import extremes, protocol, results
 from flexframe.bench.lanes import Entrant, Lane
+from flexframe.bench.metric import Measure, Metric, Reconstructions
 from flexframe.bench.partial import Partial
-from flexframe.contracts import AttributeClassifier, Measure, Metric, Reconstructions, Sample, Source
-from flexframe.fingerprint import weights
+from flexframe.data.source import AttributeClassifier, Sample, Source
+from flexframe.models.fingerprint import weights
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe_registry import ConfigError, SuiteConfig, catalogue, manager
 
 Models = Sequence[tuple[str, Tokenizer]]
@@ -159,7 +160,7 @@ def _check_budgets(suite: SuiteConfig, models: Models) -> None:
         return
     told = "; ".join(f"{name} is at {_counts(budgets)}" for name, budgets in own.items())
     asked = ", ".join(map(str, suite.budgets))
-    raise ConfigError([("budgets", f"no model is offered at {asked} tokens: {told}; ask for some of these")])
+    raise ConfigError.at("budgets", f"no model is offered at {asked} tokens: {told}; ask for some of these")
 
 
 def _counts(budgets: Sequence[int]) -> str:

@@ -18,15 +18,17 @@ from rich.progress import Progress
 
 from flexframe.bench import protocol, results, runner
 from flexframe.bench.lanes import Entrant, Lane
+from flexframe.bench.metric import Metric, Reconstructions
 from flexframe.bench.partial import Partial
 from flexframe.bench.runner import SAVE_SECONDS, Gallery, Head, Pass, Report
-from flexframe.contracts import Metric, Reconstructions, Source
-from flexframe.fingerprint import weights
-from flexframe.generator import Generator
+from flexframe.data.source import Source
+from flexframe.models.fingerprint import weights
+from flexframe.models.generator import Generator, fits
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.pictures import sheet
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
-from flexframe.use.generate import fits, laid, sheet
 from flexframe_registry import ConfigError, GeneratorConfig, SamplingConfig, SuiteConfig, catalogue, manager
+from flexframe_registry.kinds import laid
 
 Priors = Sequence[tuple[str, Generator, Tokenizer]]
 TASK = {
@@ -139,7 +141,7 @@ def of_samples(metrics: Sequence[Metric]) -> list[Metric]:
     if without:
         rest = ", ".join(dict.fromkeys(name for name, metric in pairs if metric is not None)) or "classifier"
         told = f"{', '.join(without)}: compares an image with its own reconstruction, and a sample is of no image"
-        raise ConfigError([("metrics", f"{told}; name others, as metrics='[{rest}]'")])
+        raise ConfigError.at("metrics", f"{told}; name others, as metrics='[{rest}]'")
     return [metric for _, metric in pairs if metric is not None]
 
 
@@ -154,12 +156,12 @@ def _chosen(suite: SuiteConfig, budgets: Mapping[str, Sequence[int]]) -> dict[st
     unknown = [k for k in suite.budgets or () if k not in every]
     if unknown:
         offers = ", ".join(f"{name} {', '.join(map(str, counts)) or 'none'}" for name, counts in budgets.items())
-        raise ConfigError([("budgets", f"no prior offers {', '.join(map(str, unknown))} tokens; offered: {offers}")])
+        raise ConfigError.at("budgets", f"no prior offers {', '.join(map(str, unknown))} tokens; offered: {offers}")
     chosen = {n: [k for k in counts if suite.budgets is None or k in suite.budgets] for n, counts in budgets.items()}
     for name, counts in chosen.items():
         if not counts:
             own = ", ".join(map(str, budgets[name])) or "none of its tokenizer's"
-            raise ConfigError([("budgets", f"{name} offers {own}, so that nothing is left to draw; leave it out")])
+            raise ConfigError.at("budgets", f"{name} offers {own}, so that nothing is left to draw; leave it out")
     return chosen
 
 

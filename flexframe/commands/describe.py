@@ -14,7 +14,7 @@ from flexframe_registry import ModelConfig, TokenizerConfig
 from flexframe_registry.models import kind_of
 
 if TYPE_CHECKING:
-    from flexframe.profile import Cost, PartSize, Profile
+    from flexframe.models.profile import Cost, PartSize, Profile
 
 PRECISIONS = ("fp32", "bf16")
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from flexframe.commands import complete
 from flexframe.commands.common import out, say
 from flexframe_registry import ConfigError
-from flexframe_registry.cards import split_override
+from flexframe_registry.files import split_override
 
 Assume = Annotated[
     list[str] | None,
@@ -45,8 +45,11 @@ def import_(
     """Turn a published checkpoint into a model of ours: one safetensors file with its config, and a card."""
     target = folder / "model.safetensors"
     if target.exists():
-        raise ConfigError([(str(target), "is there already; name another folder with -o")])
-    from flexframe.loading import assemble, imported, locate, save
+        raise ConfigError.at(str(target), "is there already; name another folder with -o")
+    from flexframe.models.build import assemble
+    from flexframe.store.load import imported
+    from flexframe.store.modelfile import save
+    from flexframe.store.places import locate
 
     place = locate(source)
     with say.status(f"reading {place.id}"):

@@ -45,7 +45,7 @@ def new_plugin(
     _check(name)
     target = folder or Path(f"{PROJECT}-{name}")
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise ConfigError([(str(target), "is there already and is not empty; choose another folder with -o")])
+        raise ConfigError.at(str(target), "is there already and is not empty; choose another folder with -o")
     for path, text in render(name).items():
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         (target / path).write_text(text, encoding="utf-8")
@@ -71,12 +71,12 @@ def _check(name: str) -> None:
         better = re.sub(r"[^a-z0-9]+", "-", name.lower())[:LONGEST].strip("-")
         hint = f"; try {better!r}" if better[:1].isalpha() else ""
         text = f"a plugin's name is of lower-case letters, digits and single hyphens, and begins with a letter{hint}"
-        raise ConfigError([(repr(name), text)])
+        raise ConfigError.at(repr(name), text)
     if len(name) > LONGEST:
-        raise ConfigError([(repr(name), f"is {len(name)} characters long; at most {LONGEST} are shown well")])
+        raise ConfigError.at(repr(name), f"is {len(name)} characters long; at most {LONGEST} are shown well")
     taken = _taken(name)
     if taken is not None:
-        raise ConfigError([(repr(name), f"{taken}; choose another name")])
+        raise ConfigError.at(repr(name), f"{taken}; choose another name")
 
 
 def _taken(name: str) -> str | None:

@@ -35,14 +35,14 @@ def find(name: str) -> Subject:
     path = Path(name)
     if name in cards().files or is_card_file(path):
         return _of_card(find_card(name))
-    from flexframe.loading import locate
+    from flexframe.store.places import locate
 
     place = locate(name)
     if place.card is not None:
         return _of_card(place.card)
     if place.path is None:
         text = f"is not on this disk; fetch it with `flexframe import {place.id} -o FOLDER`, then show the folder"
-        raise ConfigError([(place.id, text)])
+        raise ConfigError.at(place.id, text)
     return _of_run(place.path) or _of_file(place.id, name)
 
 
@@ -96,7 +96,9 @@ def _of_run(folder: Path) -> Subject | None:
 
 def _of_file(where: str, name: str) -> Subject:
     """A model file of ours, or a checkpoint of another code base as its importer reads it."""
-    from flexframe.loading import fetch, header_of, imported, locate
+    from flexframe.store.load import imported
+    from flexframe.store.modelfile import header_of
+    from flexframe.store.places import fetch, locate
 
     place = locate(where)
     path = fetch(place)[0]
@@ -106,7 +108,7 @@ def _of_file(where: str, name: str) -> Subject:
         config, sampling = found.config, dict(found.sampling)
     else:
         if header["kind"] not in MODELS:
-            raise ConfigError([(str(path), f"holds a {header['kind']!r}; this version knows: {', '.join(MODELS)}")])
+            raise ConfigError.at(str(path), f"holds a {header['kind']!r}; this version knows: {', '.join(MODELS)}")
         config, sampling = MODELS[header["kind"]].read(header["config"], str(path)), header["sampling"]
         about = header["about"]
     facts = [("weights", f"{path}" if header else f"{path}, of another code base")]
@@ -130,7 +132,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ConfigError([(str(path), f"cannot be read: {error}")]) from None
+        raise ConfigError.at(str(path), f"cannot be read: {error}") from None
     return found if isinstance(found, dict) else {}
 
 

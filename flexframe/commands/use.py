@@ -14,7 +14,7 @@ import typer
 from flexframe.commands import complete
 from flexframe.commands.common import Device, out, pick_device, say
 from flexframe_registry import ConfigError
-from flexframe_registry.cards import put, split_override
+from flexframe_registry.files import put, split_override
 
 LINE_EVERY = 60.0
 """Seconds between lines of progress where there is no terminal."""
@@ -70,7 +70,7 @@ def encode(
     `flexframe encode photos/ -m flextok/digits-tiny -o tokens.safetensors --allocator psnr --set allocator.target=22`
     """
     if to.exists():
-        raise ConfigError([(str(to), "is there already; delete it or choose another -o")])
+        raise ConfigError.at(str(to), "is there already; delete it or choose another -o")
     chosen = _prefixed(settings, "allocator")
     from flexframe.use.encode import encode as run
     from flexframe.use.lengths import read_rule
@@ -115,8 +115,8 @@ def decode(
 ) -> None:
     """Decode a token file to PNG files, named by id. Broken off, the same command goes on where it stopped."""
     sampling = _sampling(steps, guidance, settings)
+    from flexframe.data.tokenfile import TokenFile
     from flexframe.use.decode import decode as run
-    from flexframe.use.tokenfile import TokenFile
 
     file = TokenFile(tokens)
     file.check()  # before a large model is loaded for nothing
@@ -157,7 +157,7 @@ def reconstruct(
     from flexframe.use.lengths import fewest, read_lengths
 
     if to.suffix.lower() not in Image.registered_extensions():
-        raise ConfigError([(str(to), "has no suffix of a picture that can be written; end it in .png")])
+        raise ConfigError.at(str(to), "has no suffix of a picture that can be written; end it in .png")
     tokenizer, name, way = _open(model, device, resize)
     columns = read_lengths(lengths, tokenizer.config.length, least=fewest(tokenizer)) if lengths else None
     rows = batch_size or (1 if tokenizer.device.type == "cpu" else 8)
@@ -169,7 +169,7 @@ def reconstruct(
     to.parent.mkdir(parents=True, exist_ok=True)
     work.grid(strips).save(to)
     if numbers is not None:
-        from flexframe.fingerprint import fingerprint
+        from flexframe.models.fingerprint import fingerprint
 
         settled = {**tokenizer.sampling.model_dump(mode="json"), **sampling}
         record = {"model": name, "fingerprint": fingerprint(tokenizer), "seed": seed, "sampling": settled,
@@ -192,9 +192,10 @@ def _open(where: str, device: str, resize: str | None) -> tuple[Any, str, str]:
     from flexframe.data.images import RESIZES
 
     if resize is not None and resize not in RESIZES:
-        raise ConfigError([("--resize", f"there is no {resize!r}; there are: {', '.join(RESIZES)}")])
+        raise ConfigError.at("--resize", f"there is no {resize!r}; there are: {', '.join(RESIZES)}")
     on = pick_device(device)
-    from flexframe.loading import load, preprocessing
+    from flexframe.store.load import load
+    from flexframe.store.places import preprocessing
 
     with say.status(f"loading {where}"):
         tokenizer = load(where, device=on)
@@ -205,7 +206,7 @@ def _model_of(file: Any) -> str:
     """The model that a token file names, where that is a card or on this disk: a data file starts no download."""
     name = str(file.about.model)
     if name.startswith("hf:"):
-        raise ConfigError([(str(file.path), f"was encoded by {name}; give --model {name} to fetch and use it")])
+        raise ConfigError.at(str(file.path), f"was encoded by {name}; give --model {name} to fetch and use it")
     return name if name.startswith("path:") else f"card:{name}"
 
 
@@ -213,7 +214,7 @@ def _prefixed(settings: Sequence[str] | None, prefix: str) -> list[str]:
     """`prefix.key=value` without the prefix."""
     for setting in settings or ():
         if not setting.startswith(f"{prefix}."):
-            raise ConfigError([(setting, f"is not of the form {prefix}.key=value")])
+            raise ConfigError.at(setting, f"is not of the form {prefix}.key=value")
     return [setting.removeprefix(f"{prefix}.") for setting in settings or ()]
 
 
@@ -225,7 +226,7 @@ def _sampling(steps: int | None, guidance: float | None, settings: Sequence[str]
     given = {"steps": steps, "guidance": guidance}
     twice = [name for name, value in given.items() if value is not None and name in found]
     if twice:
-        raise ConfigError([(f"--{twice[0]}", f"and --set sampling.{twice[0]} both say so; give one of the two")])
+        raise ConfigError.at(f"--{twice[0]}", f"and --set sampling.{twice[0]} both say so; give one of the two")
     return found | {name: value for name, value in given.items() if value is not None}
 
 

@@ -67,7 +67,7 @@ class Shards:
             if differ:
                 told = "; ".join(f"{name} was {was[name]!r} and is {now[name]!r}" for name in differ)
                 text = f"was begun otherwise: {told}; repeat that command, or choose another -o"
-                raise ConfigError([(str(path), text)])
+                raise ConfigError.at(str(path), text)
         else:
             part = path.with_name(f".{path.name}.{os.getpid()}")
             part.write_text(json.dumps(about.model_dump(mode="json"), indent=1))
@@ -80,12 +80,12 @@ class Shards:
         path = folder / f"{kind}.json"
         if not path.is_file():
             text = f"holds no {kind}; make them: flexframe precompute {kind}"
-            raise ConfigError([(str(folder), text)])
+            raise ConfigError.at(str(folder), text)
         found = cls(folder, cls._about(path))
         missing = [number for number in range(found.about.shards) if not found.path(number).is_file()]
         if missing:
             text = f"lacks {len(missing)} of {found.about.shards} shards, {found.path(missing[0]).name} first"
-            raise ConfigError([(str(folder), f"{text}; repeat the command that makes them, which goes on")])
+            raise ConfigError.at(str(folder), f"{text}; repeat the command that makes them, which goes on")
         return found
 
     @staticmethod
@@ -95,7 +95,7 @@ class Shards:
         except ValueError as error:
             if isinstance(error, ConfigError):
                 raise
-            raise ConfigError([(str(path), f"cannot be read ({error}); precompute again")]) from None
+            raise ConfigError.at(str(path), f"cannot be read ({error}); precompute again") from None
 
     def __len__(self) -> int:
         return self.about.count
@@ -135,11 +135,11 @@ class Shards:
                 file = safe_open(path, framework="pt")
             except (SafetensorError, OSError) as error:
                 text = f"is not a whole shard ({error}); delete it, and repeat the command that made it"
-                raise ConfigError([(str(path), text)]) from None
+                raise ConfigError.at(str(path), text) from None
             lengths = {file.get_slice(name).get_shape()[0] for name in file.keys()}  # noqa: SIM118
             if lengths != {len(self.range(shard))}:
                 text = f"has {sorted(lengths)} rows, not {len(self.range(shard))}; delete it, and precompute it again"
-                raise ConfigError([(str(path), text)])
+                raise ConfigError.at(str(path), text)
             self._open[shard] = file
         return self._open[shard]
 

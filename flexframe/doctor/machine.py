@@ -9,9 +9,8 @@ import shutil
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from flexframe.doctor.findings import GIB, Rows, State, installed, one_line
 from flexframe_registry import cards, manager
-
-from .findings import GIB, Rows, State, installed, one_line
 
 
 def versions() -> Rows:

@@ -21,7 +21,7 @@ Given = Mapping[str, Mapping[str, Any]]
 
 def iter_checks(distribution: str, given: Given | None = None) -> Iterator[tuple[str, Callable[[], None]]]:
     """(name, check) for each contract of each component that a distribution provides."""
-    from . import checks
+    from flexframe.testing import checks
 
     for component in catalogue():
         if component.provider.rsplit(" ", 1)[0] == distribution:

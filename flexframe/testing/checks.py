@@ -12,14 +12,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from flexframe.contracts import LikelihoodPrior, Metric, Part, Prior, Reconstructions, Sample, Scratch, Source
+from flexframe.bench.metric import Metric, Reconstructions, Scratch
+from flexframe.data.source import Sample, Source
 from flexframe.importing import open_foreign
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.nn.init import redraw_zeros
+from flexframe.parts import LikelihoodPrior, Part, Prior
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Codes, Condition, Outputs, Tokens, prefix
 from flexframe_registry import CodesSpec, Component, LatentSpec, Spec, TokenizerConfig, TokenSpec, catalogue
-from flexframe_registry.configs import ComponentConfig, ObjectiveConfig, SamplingConfig, SourceConfig
+from flexframe_registry.kinds import ComponentConfig, ObjectiveConfig, SamplingConfig, SourceConfig
 
 Fields = Mapping[str, Any]
 Check = Callable[[Component, Fields], None]

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .sharding import gathered, like
+from flexframe.train.sharding import gathered, like
 
 STATE = "state.json"
 

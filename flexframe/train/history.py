@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flexframe.train.lock import holder
 from flexframe_registry import ConfigError
-
-from .lock import holder
 
 END = "end.json"
 PARTS = ("encoder", "quantizer", "decoder")
@@ -56,13 +55,13 @@ def read(folder: Path) -> History:
     """The run of a folder. `ConfigError` where there is none, or its config cannot be read."""
     path = folder / "config.json"
     if not path.is_file():
-        raise ConfigError([(str(folder), "holds no run; there is no config.json")])
+        raise ConfigError.at(str(folder), "holds no run; there is no config.json")
     try:
         config = json.loads(path.read_text())
         model, run = _model(config["model"]), config["run"]
         steps, batch_size = int(run["steps"]), int(run["batch_size"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError([(str(path), f"is not the config of a run ({type(error).__name__}: {error})")]) from None
+        raise ConfigError.at(str(path), f"is not the config of a run ({type(error).__name__}: {error})") from None
     lines, log = tuple(_lines(folder / "log.jsonl")), folder / "log.jsonl"
     state, why, ended = _state(folder, steps, int(lines[-1]["step"]) if lines else 0)
     touched = (log if log.is_file() else path).stat().st_mtime
@@ -72,14 +71,14 @@ def read(folder: Path) -> History:
 def log(folder: Path) -> tuple[Mapping[str, Any], ...]:
     """What the run of a folder has logged. `ConfigError` where there is no log, as before its first line."""
     if not (folder / "log.jsonl").is_file() and not (folder / "config.json").is_file():
-        raise ConfigError([(str(folder), "holds no run: neither a log.jsonl nor a config.json")])
+        raise ConfigError.at(str(folder), "holds no run: neither a log.jsonl nor a config.json")
     return tuple(_lines(folder / "log.jsonl"))
 
 
 def find(root: Path) -> Iterator[Path]:
     """Folders of runs under a folder, itself included, in the order of their names."""
     if not root.is_dir():
-        raise ConfigError([(str(root), "is no folder; name the one that holds your runs")])
+        raise ConfigError.at(str(root), "is no folder; name the one that holds your runs")
     for path in sorted(root.rglob("config.json")):
         if _is_run(path):
             yield path.parent

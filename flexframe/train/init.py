@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flexframe.contracts import Part
-from flexframe.loading import imported, locate
-from flexframe.tokenizer import Tokenizer
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.parts import Part
+from flexframe.store.load import imported
+from flexframe.store.places import locate
 from flexframe_registry import CodecModelConfig, ConfigError, GeneratorConfig, Spec, TokenSpec
 from flexframe_registry.runs import InitConfig
 
@@ -27,7 +28,7 @@ def initialise(model: Tokenizer, init: Sequence[InitConfig]) -> list[dict[str, A
         place = locate(config.source)
         found, about = imported(place)
         if isinstance(found.config, GeneratorConfig):
-            raise ConfigError([(f"run.init.{i}", f"{config.source} is a generator, not a tokenizer or a codec")])
+            raise ConfigError.at(f"run.init.{i}", f"{config.source} is a generator, not a tokenizer or a codec")
         if isinstance(found.config, CodecModelConfig):
             spec = Spec(found.config.latents, 1, TokenSpec(1, 1))
         else:
@@ -60,7 +61,7 @@ def initialise(model: Tokenizer, init: Sequence[InitConfig]) -> list[dict[str, A
     drawn = [name for name, _ in model.codec.named_parameters()]
     if drawn and not any(t["part"] == "codec" for t in taken):
         text = f"codec {model.config.codec.type!r} has weights, and no model is named that has them"
-        raise ConfigError([("run.init", f"{text}: a frozen codec cannot start random. Give run.init.from=MODEL")])
+        raise ConfigError.at("run.init", f"{text}: a frozen codec cannot start random. Give run.init.from=MODEL")
     for part, names in filled.items():
         random = sorted(getattr(model, part).state_dict().keys() - names)
         if random:

@@ -43,7 +43,7 @@ class Lock:
                 except FileExistsError:
                     self._judge(own, beside)
             else:
-                raise ConfigError([(str(self.path), "is taken by several processes at once; try again")])
+                raise ConfigError.at(str(self.path), "is taken by several processes at once; try again")
         finally:
             beside.unlink(missing_ok=True)
         self.held = True
@@ -68,7 +68,7 @@ class Lock:
             host, pid, began = holder["host"], holder["pid"], holder["began"]
         except (ValueError, KeyError, TypeError):
             text = "is no lock that flexframe wrote; delete it if no run is here"
-            raise ConfigError([(str(self.path), text)]) from None
+            raise ConfigError.at(str(self.path), text) from None
         os.utime(beside)  # by the clock of the file's own server
         silent = beside.stat().st_mtime - touched
         if host == own["host"]:
@@ -82,7 +82,7 @@ class Lock:
         advice = "wait for it or stop it; name another folder with -o for another run"
         if host != own["host"]:
             advice += f"; if its host is gone, delete this file, or wait until it is {STALE:.0f} s old"
-        raise ConfigError([(str(self.path), f"{where}; {advice}")])
+        raise ConfigError.at(str(self.path), f"{where}; {advice}")
 
     def _refresh(self) -> None:
         while not self.ended.wait(REFRESH):

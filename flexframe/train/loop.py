@@ -13,17 +13,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from flexframe.data.loader import split
 from flexframe.rng import Rng
-
-from .console import Console
-from .optim import learning_rate
-from .optim import step as step_optimizer
-from .run import Run
-from .samples import draw
-from .stopping import Stopping
-from .tally import Reading
-from .trainee import total
-from .waits import Waits
-from .watch import Watch
+from flexframe.train.console import Console
+from flexframe.train.optim import learning_rate
+from flexframe.train.optim import step as step_optimizer
+from flexframe.train.run import Run
+from flexframe.train.samples import draw
+from flexframe.train.stopping import Stopping
+from flexframe.train.tally import Reading
+from flexframe.train.trainee import total
+from flexframe.train.waits import Waits
+from flexframe.train.watch import Watch
 
 HOPELESS = 10
 """Steps in a row that may be skipped, where they may."""

@@ -18,20 +18,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flexframe import loading, provenance
-from flexframe.tokenizer import Tokenizer
+from flexframe import provenance
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.store import modelfile
+from flexframe.train import checkpoint, sharding
+from flexframe.train.distributed import ALONE, Processes
+from flexframe.train.feeds.create import create_feed
+from flexframe.train.gradients import Gradients
+from flexframe.train.history import END
+from flexframe.train.init import initialise
+from flexframe.train.lock import Lock
+from flexframe.train.optim import Average, create_optimizer
+from flexframe.train.random_state import _prefix, random_state, set_random_state
+from flexframe.train.tally import Tally, Usage
+from flexframe.train.trainee import create_trainee
 from flexframe_registry import ConfigError, TrainConfig, manager
-
-from . import checkpoint, observe, sharding
-from .distributed import ALONE, Processes
-from .feed import create_feed
-from .gradients import Gradients
-from .history import END
-from .init import initialise
-from .lock import Lock
-from .optim import Average, create_optimizer
-from .tally import Tally, Usage
-from .trainee import create_trainee
 
 
 class Run:
@@ -50,7 +51,6 @@ class Run:
         initial: bool = True,
         processes: Processes = ALONE,
     ) -> None:
-        observe.check(config.run)
         self.last: dict[str, Any] = {}
         """The last line logged."""
         self.folder, self.device, self.sampling, self.processes = folder, device, dict(sampling), processes
@@ -92,8 +92,8 @@ class Run:
     ) -> Run:
         """A fresh run in a folder that holds none yet. `close` it, if it is not trained."""
         if processes.first and (folder / "config.json").exists():
-            raise ConfigError(
-                [(str(folder), "holds a run already; go on with --resume, or name another folder with -o")]
+            raise ConfigError.at(
+                str(folder), "holds a run already; go on with --resume, or name another folder with -o"
             )
         run = cls(config, folder, device, sampling, processes=processes)
         if not processes.first:
@@ -111,7 +111,7 @@ class Run:
         """The run of a folder, at its last whole checkpoint, or at its beginning if it has none yet. By as many
         processes as before or others. `close` it, if it is not trained."""
         if not (folder / "config.json").is_file():
-            raise ConfigError([(str(folder), "holds no run to resume; there is no config.json")])
+            raise ConfigError.at(str(folder), "holds no run to resume; there is no config.json")
         lock = Lock(folder)
         if processes.first:
             lock.take()  # before anything is read that another process may be writing
@@ -167,7 +167,7 @@ class Run:
         about = {"step": self.step, "run": self.config.run.model_dump(mode="json"), "commit": provenance.commit()}
         way = self.config.run.data.way()
         about |= {"preprocessing": {"resize": way}} if way is not None else {}
-        loading.save(state, self.config.model, path, sampling=self.sampling, about=about)
+        modelfile.save(state, self.config.model, path, sampling=self.sampling, about=about)
 
     def _restore(self, last: checkpoint.Checkpoint) -> None:
         own, given = self.trainee.state_dict(), last.tensors["trainee.safetensors"]
@@ -232,24 +232,6 @@ def timeout(folder: Path) -> float:
     path = folder / "config.json"
     found = json.loads(path.read_text())["run"].get("timeout", 600.0) if path.is_file() else 600.0
     return float(found)
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The global generators, from which libraries draw, of this process."""
-    state = {"cpu": torch.get_rng_state()}
-    return state if device.type != "cuda" else {**state, "cuda.0": torch.cuda.get_rng_state(device)}
-
-
-def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    """The inverse of `random_state`. What it does not hold stays as it is."""
-    if "cpu" in state:
-        torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda.0" in state:
-        torch.cuda.set_rng_state(state["cuda.0"], device)
-
-
-def _prefix(rank: int) -> str:
-    return f"rank{rank}." if rank else ""
 
 
 def _step_of(line: str) -> float:

@@ -6,13 +6,12 @@ import time
 
 import torch
 
-from flexframe import loading
+from flexframe.models.build import assemble
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.pictures import Strip, grid, psnr_of, to_uint8
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
-from flexframe.use.decode import to_uint8
-from flexframe.use.reconstruct import Strip, grid, psnr_of
-
-from .run import Run, random_state, set_random_state
+from flexframe.train.random_state import random_state, set_random_state
+from flexframe.train.run import Run
 
 FOLDER = "samples"
 
@@ -42,7 +41,7 @@ def draw(run: Run) -> float:
 def _draw(run: Run, state: dict[str, torch.Tensor]) -> None:
     # what a quantizer counts of its codes is its own; all else is only read, and shared
     own = {name: value.clone() if name.startswith("quantizer.") else value for name, value in state.items()}
-    model = loading.assemble(run.config.model, own, str(run.folder), run.sampling).to(run.device)
+    model = assemble(run.config.model, own, str(run.folder), run.sampling).to(run.device)
     assert isinstance(model, Tokenizer)
     batch = run.feed.examples(run.config.run.sample_count)
     if batch is None:

@@ -11,17 +11,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
 from flexframe.data.images import SUFFIXES
-from flexframe.fingerprint import fingerprint, weights
+from flexframe.data.tokenfile import Rows, TokenFile
+from flexframe.models.fingerprint import fingerprint, weights
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.pictures import to_uint8
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.use.inputs import check_id
-from flexframe.use.tokenfile import Rows, TokenFile
 from flexframe_registry import ConfigError
 
 RECORD = "decode.json"
@@ -68,7 +68,7 @@ def decode(
     """
     compatible(file, tokenizer, force)
     if length is not None and not 1 <= length <= file.longest:
-        raise ConfigError([("--length", f"{length} is not within 1..{file.longest}, the longest of {file.path}")])
+        raise ConfigError.at("--length", f"{length} is not within 1..{file.longest}, the longest of {file.path}")
     file.check()
     named = names(file)
     settings = _settings(tokenizer, sampling)
@@ -107,16 +107,16 @@ def compatible(file: TokenFile, tokenizer: Tokenizer, force: bool = False) -> No
     """Raise `ConfigError` unless the model can read the file's tokens, and reads them as they were meant."""
     about, spec, place = file.about, tokenizer.spec.tokens, str(file.path)
     if file.longest > spec.length:
-        raise ConfigError([(place, f"has sequences of {file.longest} tokens; this model's have at most {spec.length}")])
+        raise ConfigError.at(place, f"has sequences of {file.longest} tokens; this model's have at most {spec.length}")
     held, own = (
         f"{each.codebooks} x {each.codebook_size}" if each.codebook_size else f"{each.dim} values"
         for each in (about.spec, spec)
     )
     if held != own:
-        raise ConfigError([(place, f"has tokens of {held}; this model's are of {own}, so it cannot decode them")])
+        raise ConfigError.at(place, f"has tokens of {held}; this model's are of {own}, so it cannot decode them")
     if about.fingerprint != fingerprint(tokenizer) and not force:
         text = f"was encoded by another model ({about.model}), whose token ids mean something else; name that one"
-        raise ConfigError([(place, f"{text} with --model, or decode with --force")])
+        raise ConfigError.at(place, f"{text} with --model, or decode with --force")
 
 
 def names(file: TokenFile) -> Callable[[str], str]:
@@ -133,7 +133,7 @@ def names(file: TokenFile) -> Callable[[str], str]:
     clash = _twice(file, name)
     if clash:
         found = next(id_ for id_ in file.ids() if _hash(name(id_)) in clash)
-        raise ConfigError([(str(file.path), f"two of its images would be written to {name(found)!r}")])
+        raise ConfigError.at(str(file.path), f"two of its images would be written to {name(found)!r}")
     return name
 
 
@@ -141,15 +141,10 @@ def save(image: UInt8[Tensor, "3 h w"], target: Path, folder: Path) -> None:
     """Write a PNG whole or not at all, and nowhere but below `folder`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.parent.resolve().is_relative_to(folder.resolve()):
-        raise ConfigError([(str(target), f"leads out of {folder}, by a link; remove the link")])
+        raise ConfigError.at(str(target), f"leads out of {folder}, by a link; remove the link")
     temporary = target.with_name(f".{target.name}.part")
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
     os.replace(temporary, target)
-
-
-def to_uint8(images: Tensor) -> UInt8[Tensor, "b 3 h w"]:
-    """Images in [0, 1] as 8-bit values on the CPU, rounded half to even."""
-    return (images.float() * 255).round().to(torch.uint8).cpu()
 
 
 def _decode(
@@ -180,10 +175,10 @@ def _begin(folder: Path, record: Mapping[str, Any]) -> None:
         differ = [name for name in record if not isinstance(before, dict) or before.get(name) != record[name]]
         if differ:
             text = f"holds the images of another decoding; it differs in {', '.join(differ)}; choose another folder"
-            raise ConfigError([(str(folder), text)])
+            raise ConfigError.at(str(folder), text)
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError([(str(folder), f"is no empty folder and has no {RECORD} to go on from; choose another")])
+        raise ConfigError.at(str(folder), f"is no empty folder and has no {RECORD} to go on from; choose another")
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{RECORD}.part")
     temporary.write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from flexframe.data.tokenfile import Row
 from flexframe.use.inputs import Entry
-from flexframe.use.tokenfile import Row
 from flexframe_registry import ConfigError
 
 COMMIT_EVERY = 1.0
@@ -61,11 +61,11 @@ class Journal:
             self._db.execute("COMMIT")
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
-                raise ConfigError([(str(path), "another process is at work on it; wait for it, or end it")]) from None
-            raise ConfigError([(str(path), f"cannot be written ({error})")]) from None
+                raise ConfigError.at(str(path), "another process is at work on it; wait for it, or end it") from None
+            raise ConfigError.at(str(path), f"cannot be written ({error})") from None
         except sqlite3.DatabaseError as error:
             text = f"is not what an encoding left behind ({error}); delete it to start over"
-            raise ConfigError([(str(path), text)]) from None
+            raise ConfigError.at(str(path), text) from None
         self._saved, self._whole = monotonic(), False
 
     def __enter__(self) -> Journal:
@@ -109,7 +109,7 @@ class Journal:
             if twice is not None:
                 name, one, other = twice
                 text = f"two images have this id: {one} and {other}; an input that is a folder or a quoted pattern "
-                raise ConfigError([(name, text + "keeps the subfolders in the ids, else encode them apart")])
+                raise ConfigError.at(name, text + "keeps the subfolders in the ids, else encode them apart")
             db.execute(
                 "INSERT INTO images SELECT row_number() OVER (ORDER BY argument, id) - 1, id, path, start, size, "
                 "problem, NULL FROM found ORDER BY argument, id"
@@ -135,13 +135,13 @@ class Journal:
                 column = "number" if isinstance(key, int) else "id"
                 found = db.execute(f"SELECT number, wanted FROM images WHERE {column} = ?", [key]).fetchone()
                 if found is None:
-                    raise ConfigError([(place, f"there is no image {key!r} among the inputs")])
+                    raise ConfigError.at(place, f"there is no image {key!r} among the inputs")
                 if found[1] is not None:
-                    raise ConfigError([(place, f"image {key!r} has a length already")])
+                    raise ConfigError.at(place, f"image {key!r} has a length already")
                 db.execute("UPDATE images SET wanted = ? WHERE number = ?", [length, found[0]])
             missing = db.execute("SELECT id FROM images WHERE wanted IS NULL ORDER BY number LIMIT 1").fetchone()
             if missing is not None:
-                raise ConfigError([("--lengths", f"gives no length for image {missing[0]!r}; each image needs one")])
+                raise ConfigError.at("--lengths", f"gives no length for image {missing[0]!r}; each image needs one")
         except BaseException:
             db.execute("ROLLBACK")
             raise

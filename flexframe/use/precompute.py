@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from flexframe.contracts import Sample, Source
-from flexframe.fingerprint import fingerprint
+from flexframe.data.source import Sample, Source
+from flexframe.data.tokenfile import DTYPES, About, Row, write
+from flexframe.models.fingerprint import fingerprint
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.use.journal import COMMIT_EVERY
 from flexframe.use.lengths import Fixed
-from flexframe.use.tokenfile import DTYPES, About, Row, write
 from flexframe_registry import ConfigError
 
 
@@ -56,9 +56,9 @@ def precompute_tokens(
         progress: told how many images are done, and of how many.
     """
     if out.exists():
-        raise ConfigError([(str(out), "is there already; delete it or choose another -o")])
+        raise ConfigError.at(str(out), "is there already; delete it or choose another -o")
     if not out.parent.is_dir():
-        raise ConfigError([(str(out), f"there is no folder {str(out.parent)!r}; make it first")])
+        raise ConfigError.at(str(out), f"there is no folder {str(out.parent)!r}; make it first")
     about = _about(tokenizer, source, model, seed)
     dtype, count = DTYPES[about.dtype], len(source)
     with Ledger(out.with_name(f"{out.name}.part"), {**about.model_dump(mode="json"), "count": count}) as ledger:
@@ -97,17 +97,17 @@ class Ledger:
             self._db.execute("COMMIT")
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
-                raise ConfigError([(str(path), "another process is at work on it; wait for it, or end it")]) from None
-            raise ConfigError([(str(path), f"cannot be written ({error})")]) from None
+                raise ConfigError.at(str(path), "another process is at work on it; wait for it, or end it") from None
+            raise ConfigError.at(str(path), f"cannot be written ({error})") from None
         except sqlite3.DatabaseError as error:
             told = f"is not what a precomputation left behind ({error}); delete it to start over"
-            raise ConfigError([(str(path), told)]) from None
+            raise ConfigError.at(str(path), told) from None
         if before is not None and before[0] != text:
             self._db.close()
             was = json.loads(before[0])
             differ = [name for name in settings if settings[name] != was.get(name)]
             told = "; ".join(f"{name} was {was.get(name)!r} and is {settings[name]!r}" for name in differ)
-            raise ConfigError([(str(path), f"was begun otherwise: {told}; repeat that command, or delete this file")])
+            raise ConfigError.at(str(path), f"was begun otherwise: {told}; repeat that command, or delete this file")
 
     def __enter__(self) -> Ledger:
         return self

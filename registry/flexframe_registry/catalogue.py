@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .configs import ComponentConfig
-
-
-class UnknownName(LookupError):
-    """A component or card was asked for by a name that nobody provides."""
-
-
-def nearest(name: str, known: Iterable[str], likeness: float = 0.5) -> str:
-    """' Did you mean ...?' for the closest known name of at least this likeness (of 1), or nothing."""
-    near = difflib.get_close_matches(name, list(known), 1, likeness)
-    return f" Did you mean {near[0]!r}?" if near else ""
+from .errors import UnknownName, nearest
+from .kinds import ComponentConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,102 @@
-"""What a model file can hold beside a tokenizer: a generator (a prior over a tokenizer's codes), or a codec alone."""
+"""The models that a file or a card can hold: a tokenizer, a generator (a prior over its codes), a codec alone."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from .configs import (
+from .errors import ConfigError
+from .kinds import (
+    SIZES,
     CodecConfig,
     CodesSpec,
     Config,
     DecoderConfig,
+    EncoderConfig,
     LatentSpec,
+    MaskerConfig,
     PriorConfig,
+    QuantizerConfig,
     Size,
-    Slot,
-    TokenizerConfig,
-    resolve,
-)
-from .errors import ConfigError
+    Spec,
+)  # fmt: skip
+from .slots import Slot, resolve
+
+
+class TokenizerConfig(Config):
+    """A tokenizer: its parts, and the image and token sizes from which all widths follow."""
+
+    size: Size | None = None
+    """Size of parts whose own fields are not given: `tiny`, `small`, `base` or `large`."""
+    image_size: tuple[int, int]
+    """Height and width in pixels; one number stands for a square."""
+    length: int = Field(ge=1)
+    """The most tokens that one image can have."""
+    codec: Slot[CodecConfig] = Field(default="identity", validate_default=True)
+    """Frozen map between images and the latents the model works on."""
+    encoder: Slot[EncoderConfig]
+    """Latents to `length` features."""
+    quantizer: Slot[QuantizerConfig]
+    """Features to tokens, discrete or continuous."""
+    masker: Slot[MaskerConfig] = Field(default="full", validate_default=True)
+    """How many tokens training keeps."""
+    decoder: Slot[DecoderConfig]
+    """Tokens to latents."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_sizes(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or data.get("size") not in SIZES:
+            return data
+        filled, problems = dict(data), []
+        for kind in ("codec", "encoder", "quantizer", "masker", "decoder"):
+            if kind in filled:
+                try:
+                    filled[kind] = resolve(kind, filled[kind], filled["size"])
+                except ConfigError as error:
+                    problems += [(".".join(p for p in (kind, path) if p), text) for path, text in error.problems]
+        if problems:
+            raise ConfigError(problems)
+        return filled
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> TokenizerConfig:
+        spec = self.spec
+        for kind in ("codec", "encoder", "quantizer", "masker", "decoder"):
+            try:
+                getattr(self, kind).check(spec)
+            except ConfigError:
+                raise
+            except ValueError as error:
+                raise ConfigError.at(kind, str(error)) from None
+        return self
+
+    @property
+    def spec(self) -> Spec:
+        features = self.encoder.features()
+        tokens = replace(self.quantizer.tokens(self.length, features), masked=self.masker.masked)
+        return Spec(self.codec.latents(*self.image_size), features, tokens, self.decoder.taps())
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """The token counts at which this model is meant to be used."""
+        return self.masker.budgets(self.length)
+
+    @property
+    def bits_per_token(self) -> float | None:
+        """log2 of the codes a token can take; None if continuous."""
+        from math import log2
+
+        tokens = self.spec.tokens
+        return None if tokens.codebook_size is None else tokens.codebooks * log2(tokens.codebook_size)
 
 
 class GeneratorConfig(Config):
@@ -42,7 +120,7 @@ class GeneratorConfig(Config):
     class_names: tuple[str, ...] = ()
     """What the classes are called, in order; training takes the data's."""
     fingerprint: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    """`flexframe.fingerprint.fingerprint` of the tokenizer whose codes it was trained on; training fills it in."""
+    """Fingerprint of the tokenizer whose codes it was trained on; training fills it in."""
     prior: Slot[PriorConfig]
     """The model of the codes."""
 
@@ -57,34 +135,15 @@ class GeneratorConfig(Config):
                 raise ConfigError(problems) from None
         return data
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_codes(cls, data: Any) -> Any:
-        wanted = {"length", "codebook_size"}
-        if not isinstance(data, dict) or not isinstance(data.get("tokenizer"), str) or wanted <= data.keys():
-            return data
-        from .cards import tokenizer_of  # which reads configs of these classes
-
-        found = tokenizer_of(data["tokenizer"])
-        if found is None:
-            missing = " and ".join(sorted(wanted - data.keys()))
-            text = f"{data['tokenizer']!r} is no card and not on this disk, so its codes are unknown: give {missing}"
-            raise ConfigError([("tokenizer", text)])
-        tokens = found.spec.tokens
-        if tokens.codebook_size is None:
-            raise ConfigError([("tokenizer", continuous(data["tokenizer"], found))])
-        widths = {"length": tokens.length, "codebook_size": tokens.codebook_size, "codebooks": tokens.codebooks}
-        return {**widths, **data}
-
     @model_validator(mode="after")
     def _check(self) -> GeneratorConfig:
         if self.class_names and len(self.class_names) != self.classes:
             text = f"names {len(self.class_names)} classes, and classes is {self.classes}"
-            raise ConfigError([("class_names", text)])
+            raise ConfigError.at("class_names", text)
         try:
             self.prior.check_codes(self.spec)
         except ValueError as error:
-            raise ConfigError([("prior", str(error))]) from None
+            raise ConfigError.at("prior", str(error)) from None
         return self
 
     @property

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from flexframe import tokenizer as tokenizer_module
 from flexframe.bench import protocol, runner
-from flexframe.builtin import features, metrics
-from flexframe.contracts import Decoder, Encoder, Quantizer, Reconstructions, Sample, Source
-from flexframe.tokenizer import Tokenizer
+from flexframe.bench.metric import Reconstructions
+from flexframe.data.source import Sample, Source
+from flexframe.models import tokenizer as tokenizer_module
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.parts import Decoder, Encoder, Quantizer
 from flexframe.tokens import Outputs, Quantized, Tokens
 from flexframe_registry import (
     Component,
@@ -34,6 +35,8 @@ from flexframe_registry import (
     hookimpl,
 )
 from flexframe_registry.catalogue import Catalogue
+from flexframe_standard.metrics import inception as features
+from flexframe_standard.metrics import pixels as metrics
 
 SIDE = 16
 LENGTH = 8

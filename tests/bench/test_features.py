@@ -19,14 +19,16 @@ import scipy.special
 import torch
 from safetensors import safe_open
 
-from flexframe.builtin import feature_files, features, metrics_features
-from flexframe.builtin.feature_files import Cache, Rows, digests
-from flexframe.builtin.features import Inception, Moments
-from flexframe.builtin.metrics_features import polynomial_mmd, radii, within
-from flexframe.builtin.metrics_frechet import frechet_distance, part_distance
-from flexframe.contracts import Scratch
+from flexframe.bench.metric import Scratch
 from flexframe.testing.golden import shared
 from flexframe_registry import LatentSpec, Spec, TokenSpec
+from flexframe_standard.metrics import feature_files
+from flexframe_standard.metrics import features_based as metrics_features
+from flexframe_standard.metrics import inception as features
+from flexframe_standard.metrics.feature_files import Cache, Rows, digests
+from flexframe_standard.metrics.features_based import polynomial_mmd, radii, within
+from flexframe_standard.metrics.fid import frechet_distance, part_distance
+from flexframe_standard.metrics.inception import Inception, Moments
 
 SPEC = Spec(LatentSpec(3, 16, 16), 4, TokenSpec(4, 2, 1, 8))
 SHARED = shared(Path(__file__)) / "data"
@@ -200,7 +202,7 @@ def test_inception_score_of_images(over: Any, feed: Any, photographs: Any, incep
 def test_a_batch_goes_through_the_network_once_for_all_metrics(
     over: Any, photographs: Any, inception: Any, feed: Any
 ) -> None:
-    from flexframe.contracts import Reconstructions
+    from flexframe.bench.metric import Reconstructions
     from flexframe.tokens import Tokens
 
     source, weights = photographs(12), inception()
@@ -436,7 +438,7 @@ def test_frechet_and_kid_with_real_weights(over: Any, feed: Any, photographs: An
 def test_no_number_comes_from_weights_that_are_not_whole(
     over: Any, photographs: Any, weights: Path, own_home: Path
 ) -> None:
-    from flexframe.contracts import Reconstructions
+    from flexframe.bench.metric import Reconstructions
     from flexframe.tokens import Tokens
 
     source = photographs(2)

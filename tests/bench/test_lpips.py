@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexframe.builtin import features
-from flexframe.builtin.metrics_lpips import BACKBONES, Perceptual
+from flexframe.nn.lpips import BACKBONES, Perceptual
 from flexframe.testing.golden import shared
 from flexframe_registry import LatentSpec, Spec, TokenSpec
+from flexframe_standard.metrics import inception as features
 
 SPEC = Spec(LatentSpec(3, 16, 16), 4, TokenSpec(4, 2, 1, 8))
 SHARED = shared(Path(__file__)) / "data"

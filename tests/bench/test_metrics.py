@@ -12,10 +12,11 @@ import scipy.ndimage
 import scipy.stats
 import torch
 
-from flexframe.contracts import Reconstructions, Sample, Source
+from flexframe.bench.metric import Reconstructions
+from flexframe.data.source import Sample, Source
 from flexframe.tokens import Tokens
 from flexframe_registry import SourceConfig, Spec, SuiteConfig
-from flexframe_registry.configs import LatentSpec, TokenSpec
+from flexframe_registry.kinds import LatentSpec, TokenSpec
 
 
 class Images(Source):

@@ -14,22 +14,20 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from flexframe import generator as generator_module
-from flexframe import loading
-from flexframe import tokenizer as tokenizer_module
 from flexframe.bench import protocol, runner, samples
 from flexframe.bench.explain import explain
 from flexframe.bench.table import columns, print_table
-from flexframe.builtin import metrics_frechet
-from flexframe.builtin.features import Moments
-from flexframe.builtin.metrics_frechet import frechet_distance
-from flexframe.contracts import AttributeClassifier, Decoder, Prior, Sample, Source
-from flexframe.fingerprint import fingerprint
-from flexframe.generator import Generator
-from flexframe.tokenizer import Tokenizer
+from flexframe.data.source import AttributeClassifier, Sample, Source
+from flexframe.data.tokenfile import TokenFile
+from flexframe.models import generator as generator_module
+from flexframe.models import tokenizer as tokenizer_module
+from flexframe.models.fingerprint import fingerprint
+from flexframe.models.generator import Generator
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.parts import Decoder, Prior
+from flexframe.store import modelfile
 from flexframe.tokens import Codes, Outputs, prefix
 from flexframe.use.generate import generate
-from flexframe.use.tokenfile import TokenFile
 from flexframe_registry import (
     Component,
     ConfigError,
@@ -43,6 +41,9 @@ from flexframe_registry import (
 )
 from flexframe_registry import suite as shipped
 from flexframe_registry.catalogue import Catalogue
+from flexframe_standard.metrics import fid as metrics_frechet
+from flexframe_standard.metrics.fid import frechet_distance
+from flexframe_standard.metrics.inception import Moments
 
 NAMES = ("ink", "slate", "ash", "chalk")
 STEP = 60
@@ -398,10 +399,10 @@ def test_the_command(command: Any, tmp_path: Path) -> None:
     parts = {"encoder": "registers", "quantizer": {"type": "fsq", "levels": [4, 4]}, "decoder": "vit"}
     torch.manual_seed(0)
     tok = Tokenizer(TokenizerConfig.read({"size": "tiny", "image_size": 16, "length": 4, "masker": "pow2", **parts}))
-    loading.save(tok.state_dict(), tok.config, tmp_path / "tok.safetensors")
+    modelfile.save(tok.state_dict(), tok.config, tmp_path / "tok.safetensors")
     raw = {"tokenizer": str(tmp_path / "tok.safetensors"), "classes": 10, "fingerprint": fingerprint(tok)}
     drawn = Generator(GeneratorConfig.read({**raw, "prior": {"type": "gpt", "width": 16, "depth": 1, "heads": 2}}))
-    loading.save(drawn.state_dict(), drawn.config, tmp_path / "prior.safetensors")
+    modelfile.save(drawn.state_dict(), drawn.config, tmp_path / "prior.safetensors")
     data = "{type: scenes, complexity: 0, count: 20}"
     (tmp_path / "suite.yaml").write_text(f"data: {data}\nmetrics: [classifier, codebook, psnr]\nshow: 4\n")
     args = ["bench-samples", tmp_path / "suite.yaml", tmp_path / "prior.safetensors", "count=12", "-o", tmp_path / "o"]

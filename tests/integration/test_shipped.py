@@ -7,11 +7,11 @@ import torch
 from sklearn.svm import SVC
 
 import flexframe
-from flexframe.builtin import DigitsConfig
-from flexframe.data.sources import Digits
 from flexframe.rng import Rng
 from flexframe_registry import cards
 from flexframe_registry.models import kind_of
+from flexframe_standard import DigitsConfig
+from flexframe_standard.sources.digits import Digits
 
 SHIPPED = [n for n in cards().names() if (weights := cards().get(n).file.weights) and weights.path is not None]
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from flexframe.contracts import Encoder, LengthMasker, LikelihoodPrior, Measure, Metric, Quantizer
+from flexframe.bench.metric import Measure, Metric
 from flexframe.nn.priors import class_ids, gumbel
+from flexframe.parts import Encoder, LengthMasker, LikelihoodPrior, Quantizer
 from flexframe.testing import checks, iter_checks, parametrize_contracts
 from flexframe.testing.tables import TableRng
 from flexframe.tokens import Codes, Kept, Quantized, prefix

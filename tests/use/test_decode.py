@@ -7,13 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+from flexframe.data.tokenfile import Row, TokenFile, write
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.pictures import to_uint8
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.use import decode as module
-from flexframe.use.decode import decode, names, to_uint8
+from flexframe.use.decode import decode, names
 from flexframe.use.encode import encode
 from flexframe.use.lengths import Listed
-from flexframe.use.tokenfile import Row, TokenFile, write
 from flexframe_registry import ConfigError, cards
 
 from .test_tokenfile import about

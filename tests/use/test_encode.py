@@ -8,14 +8,14 @@ import torch
 
 import flexframe
 from flexframe.data.images import BrokenImage
+from flexframe.data.tokenfile import TokenFile
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.use import encode as module
 from flexframe.use.encode import encode, load
 from flexframe.use.inputs import entries
 from flexframe.use.journal import Journal
 from flexframe.use.lengths import Fixed, Listed, Table, read_rule
-from flexframe.use.tokenfile import TokenFile
 from flexframe_registry import ConfigError, UnknownName, cards
 
 from .conftest import IDS, picture, png, tar

@@ -7,19 +7,20 @@ import pytest
 import torch
 from PIL import Image
 
-from flexframe import loading
-from flexframe.fingerprint import fingerprint
-from flexframe.generator import Generator
+from flexframe.data.tokenfile import TokenFile
+from flexframe.models.fingerprint import fingerprint
+from flexframe.models.generator import Generator
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
+from flexframe.store import modelfile
+from flexframe.store.load import load
 from flexframe.testing.checks import redraw_zeros
-from flexframe.tokenizer import Tokenizer
 from flexframe.use import precompute
 from flexframe.use.decode import decode
 from flexframe.use.generate import generate, powers, read_classes
 from flexframe.use.precompute import precompute_tokens
-from flexframe.use.tokenfile import TokenFile
 from flexframe_registry import ConfigError, GeneratorConfig, TokenizerConfig, catalogue
-from flexframe_registry.configs import resolve
+from flexframe_registry.slots import resolve
 
 DATA = {"type": "scenes", "complexity": 0, "count": 11}
 NAMES = ("cat", "dog", "cow")
@@ -57,9 +58,9 @@ def generator(tokenizer):
 @pytest.fixture
 def files(tokenizer, generator, tmp_path):
     """Model files of both, the prior naming the tokenizer."""
-    loading.save(tokenizer.state_dict(), tokenizer.config, tmp_path / "tok.safetensors", sampling={"steps": 2})
+    modelfile.save(tokenizer.state_dict(), tokenizer.config, tmp_path / "tok.safetensors", sampling={"steps": 2})
     config = generator.config.model_copy(update={"tokenizer": str(tmp_path / "tok.safetensors")})
-    loading.save(generator.state_dict(), config, tmp_path / "prior.safetensors")
+    modelfile.save(generator.state_dict(), config, tmp_path / "prior.safetensors")
     return tmp_path / "tok.safetensors", tmp_path / "prior.safetensors"
 
 
@@ -141,7 +142,7 @@ def test_the_commands_two_ways(command, files, tmp_path):
     done = command("train", card, f"run.tokens={tmp_path / 'a.safetensors'}", "-o", tmp_path / "run")
     assert done.code == 0, done.err
     assert "kind='generator'" in done.out
-    assert loading.load(tmp_path / "run", kind="generator").config.class_names[0] == "circle"
+    assert load(tmp_path / "run", kind="generator").config.class_names[0] == "circle"
     for wrong in ((card, "--model", tok, "--data", "scenes"), ("--model", tok), ()):
         answer = command("precompute", "tokens", *wrong, "-o", tmp_path / "c.safetensors")
         assert answer.code == 2

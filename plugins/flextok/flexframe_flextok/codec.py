@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flexframe.contracts import Codec
+from flexframe.parts import Codec
 from flexframe.rng import Rng
 from flexframe_registry import Spec
 

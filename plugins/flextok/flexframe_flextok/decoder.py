@@ -12,8 +12,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from flexframe.contracts import Decoder
 from flexframe.nn.ranges import Rescale
+from flexframe.parts import Decoder
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Condition, Outputs, Tokens
 from flexframe_registry import SamplingConfig, Spec

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from flexframe.generator import CodecModel
 from flexframe.importing import Settings
-from flexframe.loading import locate
+from flexframe.models.codec import CodecModel
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.nn.ranges import Rescale
 from flexframe.rng import Rng
+from flexframe.store.places import locate
 from flexframe.testing.checks import redraw_zeros
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Tokens, prefix
 from flexframe_flextok import FlowDecoderConfig, FlowSampling
 from flexframe_flextok.blocks import LayerNorm, PatchEmbed, sincos

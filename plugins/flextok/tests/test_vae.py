@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe_flextok import VAECodecConfig
 from flexframe_flextok.codec import VAECodec
 from flexframe_registry import ConfigError, Spec, TokenizerConfig, TokenSpec

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flexframe.contracts import Codec
 from flexframe.nn.vqgan import VQGANDecoder, VQGANEncoder
+from flexframe.parts import Codec
 from flexframe.rng import Rng
 from flexframe_registry import Spec
 

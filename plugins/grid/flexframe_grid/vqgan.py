@@ -8,9 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flexframe.contracts import Batch, Condition, Decoder, Encoder, Outputs, Rng, Tokens
 from flexframe.nn.ranges import Rescale
 from flexframe.nn.vqgan import VQGANDecoder, VQGANEncoder
+from flexframe.parts import Decoder, Encoder
+from flexframe.rng import Rng
+from flexframe.tokens import Batch, Condition, Outputs, Tokens
 from flexframe_registry import SamplingConfig, Spec
 
 from . import VQGANDecoderConfig, VQGANEncoderConfig

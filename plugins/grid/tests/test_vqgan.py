@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.nn.vqgan import DownLevel, VQGANEncoder
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Tokens, prefix
 from flexframe_grid import VQGANDecoderConfig, VQGANEncoderConfig
 from flexframe_grid.reference import convert, translate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from flexframe.contracts import LengthMasker
+from flexframe.parts import LengthMasker
 from flexframe.rng import Rng
 from flexframe.tokens import Kept, prefix
 

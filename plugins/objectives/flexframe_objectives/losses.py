@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flexframe.contracts import Objective
-from flexframe.fingerprint import fingerprint
-from flexframe.loading import load
+from flexframe.models.fingerprint import fingerprint
+from flexframe.parts import Objective
 from flexframe.rng import Rng
+from flexframe.store.load import load
 from flexframe.tokens import Batch, Losses, Outputs
 from flexframe_registry import Spec, TokenizerConfig
 

@@ -10,9 +10,11 @@ from einops.layers.torch import Rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from flexframe.contracts import Batch, Condition, Decoder, Outputs, Rng, Tokens
 from flexframe.nn.ranges import Rescale
 from flexframe.nn.vqgan import VQGANDecoder
+from flexframe.parts import Decoder
+from flexframe.rng import Rng
+from flexframe.tokens import Batch, Condition, Outputs, Tokens
 from flexframe_registry import SamplingConfig, Spec
 
 from . import MaskTokenDecoderConfig, PixelDecoderConfig, TextConfig

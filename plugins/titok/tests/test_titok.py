@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.nn.vqgan import ResidualBlock, VQGANDecoder
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Tokens, prefix
 from flexframe_registry import LatentSpec, SamplingConfig, Spec, TokenSpec
 from flexframe_registry.cards import cards

@@ -1,0 +1,64 @@
+"""What is no method: the identity codec, data sources, metrics. Registered through the same hook as a stranger's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import Field
+
+from flexframe_registry import CodecConfig, Component, LatentSpec, SourceConfig, hookimpl
+from flexframe_standard.metrics import configs as metric_configs
+from flexframe_standard.sources.files_config import FolderConfig, ImagesConfig, TarConfig
+from flexframe_standard.sources.scenes_config import ScenesConfig
+
+
+class IdentityCodecConfig(CodecConfig):
+    """Latents are the images themselves, or latents that come from elsewhere."""
+
+    type: Literal["identity"] = "identity"
+    channels: int = Field(3, ge=1)
+    """Channels of the latents; 3 for images."""
+    downsample: int = Field(1, ge=1)
+    """Image pixels along each axis for one latent; 1 for images. Above 1, only latents can be fed."""
+    range: tuple[float, float] | None = (0.0, 1.0)
+    """The values' bounds, or null for unbounded latents."""
+
+    def latents(self, height: int, width: int) -> LatentSpec:
+        images = (self.channels, self.downsample, self.range) == (3, 1, (0.0, 1.0))
+        return LatentSpec(self.channels, height // self.downsample, width // self.downsample, self.range, images)
+
+
+class DigitsConfig(SourceConfig):
+    """The 1,797 handwritten digits that scikit-learn ships (8 x 8, grey), enlarged; every fifth is held out."""
+
+    type: Literal["digits"] = "digits"
+    split: Literal["train", "val"] = "train"
+    """`train` (1,438 images), or the held-out `val` (359: the indices 4, 9, 14, ...)."""
+
+
+@hookimpl
+def flexframe_run_start(run: Any) -> None:
+    from flexframe_standard import observers as observe
+
+    observe.start(run)
+
+
+@hookimpl
+def flexframe_step_end(run: Any, step: int) -> None:
+    from flexframe_standard import observers as observe
+
+    observe.tell(run, step)
+
+
+@hookimpl
+def flexframe_components() -> Iterable[Component]:
+    return [
+        Component(IdentityCodecConfig, "flexframe_standard.codec:IdentityCodec"),
+        Component(DigitsConfig, "flexframe_standard.sources.digits:Digits"),
+        Component(FolderConfig, "flexframe_standard.sources.files:Folder"),
+        Component(TarConfig, "flexframe_standard.sources.files:Tar"),
+        Component(ImagesConfig, "flexframe_standard.sources.files:Images"),
+        Component(ScenesConfig, "flexframe_standard.sources.scenes:Scenes"),
+        *metric_configs.components(),
+    ]
