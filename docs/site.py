@@ -10,6 +10,8 @@ import json
 import logging
 import os
 import re
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,6 +29,14 @@ NOTEBOOK = "quickstart"
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 PICTURE = re.compile(r'<picture><source [^>]*srcset="([^"]+)"><img src="([^"]+)" alt="([^"]+)"></picture>')
+
+
+def on_config(config: Any) -> Any:
+    """Fill in the navigation's folders: `adr/*` is every page of it, in order."""
+    root = Path(config.config_file_path).parent
+    places = [path.relative_to(root / "docs").as_posix() for path in sorted((root / "docs").glob("**/*.md"))]
+    config.nav = listed(config.nav, [*places, *pages(root).values()])
+    return config
 
 
 def on_files(files: Files, *, config: Any) -> Files:
@@ -52,6 +62,15 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
     pieces = CODE.split(markdown)
     pieces[::2] = [LINK.sub(lead, piece) for piece in pieces[::2]]
     return re.sub(r"(?<!!)\[([^\]]+)\]\(-[^)]*\)", r"\1", "".join(pieces))
+
+
+def listed(nav: Any, places: Sequence[str]) -> Any:
+    """A navigation, with the pages of each folder that it names so."""
+    if isinstance(nav, list):
+        return [listed(each, places) for each in nav]
+    if isinstance(nav, dict):
+        return {title: listed(each, places) for title, each in nav.items()}
+    return [place for place in places if fnmatch(place, nav)] if nav.endswith("/*") else nav
 
 
 def pages(root: Path) -> dict[str, str]:
