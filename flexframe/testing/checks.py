@@ -552,7 +552,7 @@ def check_metric_tallies(component: Component, fields: Fields) -> None:
             tally.update(half)
         metric.start(spec).update(halves[0])
         for tally, expected in zip(beside, alone, strict=True):
-            text = "a tally has other numbers beside others than alone; `reset` must make state of its own"
+            text = "a tally has other numbers beside others than alone; its state must be its own"
             torch.testing.assert_close(dict(tally.compute()), expected, **SAME, msg=lambda m, t=text: f"{t}: {m}")
 
 
@@ -585,9 +585,7 @@ def check_metric_resumes(component: Component, fields: Fields) -> None:
         file.seek(0)
         second.restore(torch.load(file, weights_only=True))
         second.update(halves[1])
-        text = (
-            "an interrupted tally ends at other numbers; name in `tallied` all that `reset` makes and `update` changes"
-        )
+        text = "an interrupted tally ends at other numbers; make all that `update` changes fields of the tally"
         expected = dict(whole.compute())
         torch.testing.assert_close(dict(second.compute()), expected, **SAME, msg=lambda m, t=text: f"{t}: {m}")
         assert second.protocol() == whole.protocol(), f"{text}; its protocol is another one too"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.config import JsonDict
 
 from .errors import explain
 
@@ -14,6 +15,8 @@ Size = Literal["tiny", "small", "base", "large"]
 SIZES: tuple[str, ...] = ("tiny", "small", "base", "large")
 Resize = Literal["torchvision-bicubic", "torchvision-bilinear", "adm"]
 """How an image file is brought to a model's size; `flexframe.data.images` does it."""
+PLACE: JsonDict = {"place": True}
+"""Marks a field that says where a file lies. What is in it moves a number, and is hashed; its place does not."""
 
 
 # --- widths, computed once ---------------------------------------------------------------------------------------

@@ -22,13 +22,13 @@ from safetensors import safe_open
 from flexframe.bench.metric import Scratch
 from flexframe.testing.golden import shared
 from flexframe_registry import LatentSpec, Spec, TokenSpec
-from flexframe_standard.metrics import feature_files
-from flexframe_standard.metrics import features_based as metrics_features
+from flexframe_standard.metrics import feature_files, precision_recall
 from flexframe_standard.metrics import inception as features
 from flexframe_standard.metrics.feature_files import Cache, Rows, digests
-from flexframe_standard.metrics.features_based import polynomial_mmd, radii, within
 from flexframe_standard.metrics.fid import frechet_distance, part_distance
 from flexframe_standard.metrics.inception import Inception, Moments
+from flexframe_standard.metrics.kid import polynomial_mmd
+from flexframe_standard.metrics.precision_recall import radii, within
 
 SPEC = Spec(LatentSpec(3, 16, 16), 4, TokenSpec(4, 2, 1, 8))
 SHARED = shared(Path(__file__)) / "data"
@@ -537,8 +537,8 @@ def test_blocks_move_no_number(
     config = {"type": "kid", "layer": "64", "weights": inception(), "subset_size": 6, "subsets": 2}
     rebuilt = reconstructed(photographs(20))
     number = feed(over(config, photographs(20)), rebuilt).compute()
-    monkeypatch.setattr(metrics_features, "TILE", 7)
-    for module in (metrics_features, feature_files):
+    monkeypatch.setattr(precision_recall, "TILE", 7)
+    for module in (precision_recall, feature_files):
         monkeypatch.setattr(module, "BLOCK", 8)
     assert torch.allclose(radii(real, 3), expected[0], rtol=1e-12)
     assert within(fake, real, radii(real, 3)) == expected[1]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from flexframe_registry import CodecConfig, Component, LatentSpec, SourceConfig, hookimpl
-from flexframe_standard.metrics import configs as metric_configs
+from flexframe_standard import metrics
 from flexframe_standard.sources.files_config import FolderConfig, ImagesConfig, TarConfig
 from flexframe_standard.sources.scenes_config import ScenesConfig
 
@@ -60,5 +60,5 @@ def flexframe_components() -> Iterable[Component]:
         Component(TarConfig, "flexframe_standard.sources.files:Tar"),
         Component(ImagesConfig, "flexframe_standard.sources.files:Images"),
         Component(ScenesConfig, "flexframe_standard.sources.scenes:Scenes"),
-        *metric_configs.components(),
+        *metrics.COMPONENTS,
     ]
