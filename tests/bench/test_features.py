@@ -8,6 +8,7 @@ import math
 import pickle
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +283,7 @@ def test_interrupted_metrics_go_on_in_another_process(
         scratch = Scratch(tmp_path / config["type"] / "own", tmp_path / config["type"] / "common")
         before = feed(over(config, photographs(30)), fake, 6, stop=12, scratch=scratch)
         torch.save(dict(before.state()), tmp_path / "state.pt")
-        feed(before, fake, 6, 12, 24, tally=before)  # measured, and not saved: measured again
+        feed(before.metric, fake, 6, 12, 24, tally=before)  # measured, and not saved: measured again
         later = over(config, photographs(30))
         tally = later.start(SPEC, scratch)
         tally.restore(torch.load(tmp_path / "state.pt", weights_only=True))
@@ -370,7 +371,7 @@ def test_frechet_without_weights_says_how_to_get_them(
         tries.append(url)
         raise OSError("no route to host")
 
-    monkeypatch.setattr(features.urllib.request, "urlopen", offline)
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
     few = over("frechet", photographs(359)).start(SPEC).unavailable()
     assert "2,048 images, and there are 359" in few
     assert "not here either" in few

@@ -58,7 +58,8 @@ def test_it_measures_and_goes_on(
 ) -> None:
     monkeypatch.setattr(sys.modules[__name__], "Ink", ink(), raising=False)
     both = Catalogue([*toys, Component(InkConfig, f"{__name__}:Ink")])
-    for module in (sys.modules["flexframe_registry.manager"], runner, protocol):
+    registry = (sys.modules[f"flexframe_registry.{name}"] for name in ("manager", "slots"))
+    for module in (*registry, runner, protocol):
         monkeypatch.setattr(module, "catalogue", lambda: both)
     models = [("a", tokenizer()), ("b", tokenizer("full"))]
     whole = runner.run(suite("ink", "psnr"), models, tmp_path / "whole", batch_size=7).results

@@ -133,8 +133,8 @@ class Greys(Source):
 def fakes(toys: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = {PaintConfig: "Paint", FakeConfig: "Fake", GreysConfig: "Greys"}
     found = Catalogue([*toys, *(Component(config, f"{__name__}:{name}") for config, name in mine.items())])
-    registry = sys.modules["flexframe_registry.manager"]
-    for module in (registry, tokenizer_module, generator_module, runner, samples, protocol, metrics_frechet):
+    registry = (sys.modules[f"flexframe_registry.{name}"] for name in ("manager", "slots"))
+    for module in (*registry, tokenizer_module, generator_module, runner, samples, protocol, metrics_frechet):
         monkeypatch.setattr(module, "catalogue", lambda: found)
 
 
@@ -438,5 +438,7 @@ def test_the_shipped_suite_is_of_metrics_that_samples_have() -> None:
 def test_results_of_other_samples_are_kept(tmp_path: Path) -> None:
     for _ in range(2):  # the same ones again may take the place of those before
         samples.run(greys(), [("a", prior(), tokenizer())], tmp_path)
-    with pytest.raises(ConfigError, match=r"holds another benchmark.* it differs in models; choose another folder"):
+    with pytest.raises(
+        ConfigError, match=r"holds another benchmark.*: models\..*temperature was .* and is 0.5.*; choose another"
+    ):
         samples.run(greys(), [("a", prior(), tokenizer())], tmp_path, sampling={"temperature": 0.5})
