@@ -141,6 +141,9 @@ class Tally(ABC, Generic[MetricT]):
     spec: Spec
     scratch: Scratch
 
+    def __post_init__(self) -> None:
+        """Make the fields that depend on `spec`."""
+
     @abstractmethod
     def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
         """Take in a batch; returns per-image values by name, if the metric has any."""
