@@ -138,7 +138,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> Catalogue:
     manager = create_manager([ToyPlugin()])
     found = Catalogue(manager.components())
     # by module object: the package's attribute `manager` is the function of that name
-    registry = (sys.modules[f"flexframe_registry.{name}"] for name in ("manager", "slots"))
+    registry = [sys.modules[f"flexframe_registry.{name}"] for name in ("manager", "slots")]
     for module in (*registry, tokenizer_module, runner, protocol, support_vectors):
         monkeypatch.setattr(module, "catalogue", lambda: found)
     return found

@@ -58,7 +58,7 @@ def test_it_measures_and_goes_on(
 ) -> None:
     monkeypatch.setattr(sys.modules[__name__], "Ink", ink(), raising=False)
     both = Catalogue([*toys, Component(InkConfig, f"{__name__}:Ink")])
-    registry = (sys.modules[f"flexframe_registry.{name}"] for name in ("manager", "slots"))
+    registry = [sys.modules[f"flexframe_registry.{name}"] for name in ("manager", "slots")]
     for module in (*registry, runner, protocol):
         monkeypatch.setattr(module, "catalogue", lambda: both)
     models = [("a", tokenizer()), ("b", tokenizer("full"))]

@@ -134,7 +134,7 @@ class Greys(Source):
 def fakes(toys: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = {PaintConfig: "Paint", FakeConfig: "Fake", GreysConfig: "Greys"}
     found = Catalogue([*toys, *(Component(config, f"{__name__}:{name}") for config, name in mine.items())])
-    registry = (sys.modules[f"flexframe_registry.{name}"] for name in ("manager", "slots"))
+    registry = [sys.modules[f"flexframe_registry.{name}"] for name in ("manager", "slots")]
     for module in (*registry, tokenizer_module, generator_module, runner, samples, protocol, metrics_frechet):
         monkeypatch.setattr(module, "catalogue", lambda: found)
 
