@@ -22,8 +22,16 @@ from flexframe.train.console import Console
 from flexframe.train.loop import train
 from flexframe.train.run import Run
 from flexframe_registry import cards
+from flexframe_registry.manager import ONLY
 
-CARD = "flextok/digits-tiny"
+TOY = Path(__file__).parent / "toy"
+"""A folder that holds the toy plugin as an installed one: its package, and its entry point in a dist-info folder."""
+sys.path.insert(0, str(TOY))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TOY), os.environ.get("PYTHONPATH"))))  # of processes, too
+if ONLY in os.environ:
+    os.environ[ONLY] += ",toy"
+
+CARD = "toy/digits-tiny"
 SHORT = ("run.steps=4", "run.batch_size=8", "run.log_every=1", "run.warmup=2", "run.checkpoint_every=4")
 
 
