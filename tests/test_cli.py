@@ -11,7 +11,7 @@ from flexframe_registry import ConfigError, RunConfig, TokenizerConfig, cards, c
 from flexframe_registry.cards import card
 from flexframe_registry.kinds import KINDS
 
-CARD = "flextok/digits-tiny"
+CARD = "toy/digits-tiny"
 QUICK = ("run.batch_size=8", "run.warmup=2", "run.log_every=1", "run.checkpoint_every=2")
 
 
@@ -90,7 +90,7 @@ def test_every_cards_config_can_be_shown(command, name):
         (["train", CARD, "quantizer=vqq"], ["quantizer: no quantizer named 'vqq'", "'vq'"]),
         (["train", CARD, "decoder.depht=3"], ["decoder.depht", "'depth'"]),
         (["train", CARD, "run.stesp=3"], ["run.stesp", "'steps'"]),
-        (["train", "flextok/digits-tyny"], ["no card named 'flextok/digits-tyny'", "'flextok/digits-tiny'"]),
+        (["train", "toy/digits-tyny"], ["no card named 'toy/digits-tyny'", "'toy/digits-tiny'"]),
         (["train", CARD, "run.steps"], ["run.steps: is not of the form key.path=value"]),
         (["train"], ["name a card to train, or a run's folder with --resume"]),
         (["train", CARD, "--resume", "x"], ["one of the two"]),
@@ -98,11 +98,11 @@ def test_every_cards_config_can_be_shown(command, name):
         (["train", "--resume", "no-such-run"], ["no-such-run: holds no run to resume"]),
         (["train", CARD, "--device", "abacus"], ["--device: there is no 'abacus'. Known: auto, cpu, cuda, mps"]),
         (["train", CARD, "run.data={type: folder, path: /no/such}"], ["there is no folder '/no/such'"]),
-        (["show", "flextok/digits-tyny"], ["'flextok/digits-tiny'"]),
+        (["show", "toy/digits-tyny"], ["'toy/digits-tiny'"]),
         (["show", "decoder/flwo"], ["no decoder named 'flwo'", "'flow'"]),
         (["list", "decodr"], ["no kind named 'decodr'", "'decoder'"]),
         (["bench", "digit", CARD], ["no suite named 'digit'", "'digits'"]),
-        (["bench", "digits-smoke", "flextok/digits-tyny"], ["'flextok/digits-tiny'", "no such file or folder"]),
+        (["bench", "digits-smoke", "toy/digits-tyny"], ["'toy/digits-tiny'", "no such file or folder"]),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -147,7 +147,7 @@ def test_a_config_error_is_a_value_error():
     "words",
     [
         [CARD, "quantizer=vq"],
-        [CARD, "decoder=vit", "quantizer=residual-vq", "masker=pow2"],
+        [CARD, "decoder=toy-plain", "quantizer=residual-vq", "masker=pow2"],
         ["titok/digits-tiny", "decoder=flow", "quantizer=fsq"],
     ],
     ids=" ".join,
@@ -227,7 +227,7 @@ def test_bench_measures_a_card_file_of_other_sampling_under_its_name(command, tm
     told = command("explain", tmp_path / "False", tmp_path / "True").out
     assert "sampling settings" in told
     assert "sampling.steps: 20 → 1" in told
-    assert "ship with flextok/digits-tiny, in digits-tiny.safetensors" in command("show", few).out
+    assert "ship with toy/digits-tiny, in digits-tiny.safetensors" in command("show", few).out
 
 
 def test_card_files_that_cannot_be_used_are_told_in_a_line(command, tmp_path):

@@ -215,6 +215,6 @@ from rich.console import Console as Terminal
 
 torch.set_num_threads(int(sys.argv[2]))
 assert catalogue().get("masker", "new")
-config = cards().get("flextok/digits-tiny").train(sys.argv[3:])
+config = cards().get("toy/digits-tiny").train(sys.argv[3:])
 train(Run.create(config, Path(sys.argv[1]), torch.device("cpu"), {}), Console(Terminal(file=io.StringIO())))
 """

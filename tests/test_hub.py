@@ -96,9 +96,9 @@ def test_a_card_comes_before_a_path_and_a_path_before_the_hub(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "flextok" / "digits-tiny").mkdir(parents=True)
     (tmp_path / "who" / "model").mkdir(parents=True)
-    assert places.locate("flextok/digits-tiny").card is not None
-    assert places.locate("./flextok/digits-tiny").path is not None
-    assert places.locate("path:flextok/digits-tiny").path is not None
+    assert places.locate("toy/digits-tiny").card is not None
+    assert places.locate("./toy/digits-tiny").path is not None
+    assert places.locate("path:toy/digits-tiny").path is not None
     assert places.locate("who/model").path is not None
     assert places.locate("hf:who/model").repo == "who/model"
     assert places.locate("hf:who/model@abc").revision == "abc"
@@ -108,7 +108,7 @@ def test_a_card_comes_before_a_path_and_a_path_before_the_hub(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("flextok/digits-tyny", "Did you mean 'flextok/digits-tiny'"),
+        ("toy/digits-tyny", "Did you mean 'toy/digits-tiny'"),
         ("card:who/model", "no card named 'who/model'"),
         ("path:who/model", "is no file or folder"),
         ("nothing", "no card named 'nothing'"),

@@ -16,7 +16,7 @@ from flexframe.store import modelfile
 from flexframe_registry import cards
 from flexframe_registry.manager import create_manager
 
-CARD = "flextok/digits-tiny"
+CARD = "toy/digits-tiny"
 FLEXTOK = {"d12-d12": 341_258_521, "d18-d18": 949_144_729, "d18-d28": 2_540_129_177}
 TITOK = {"s-128": 83_674_639, "l-32": 641_054_735, "bl-64-vae": 389_418_100}
 
@@ -155,7 +155,7 @@ def test_show_without_a_codecs_library_shows_the_rest(command, monkeypatch, tmp_
 
 
 def test_show_needs_something_on_this_disk(command, tmp_path):
-    assert "no card named 'flextok/digits-tyny'" in failed(command("show", "flextok/digits-tyny"))
+    assert "no card named 'toy/digits-tyny'" in failed(command("show", "toy/digits-tyny"))
     assert "flexframe import hf:someone/model" in failed(command("show", "hf:someone/model"))
     (tmp_path / "empty").mkdir()
     assert "holds no model.safetensors" in failed(command("show", tmp_path / "empty"))
@@ -216,7 +216,7 @@ def test_init_with_zeros_redrawn_gives_tokens_that_vary(command, tmp_path, pictu
 
 
 def test_init_takes_overrides(command, tmp_path):
-    answer = command("init", CARD, "-o", tmp_path / "a.safetensors", "decoder=vit", "model.length=4")
+    answer = command("init", CARD, "-o", tmp_path / "a.safetensors", "decoder=toy-plain", "model.length=4")
     assert answer.code == 0, answer.err
     model = flexframe.load(tmp_path / "a.safetensors")
     assert (model.config.decoder.type, model.config.length) == ("vit", 4)
@@ -240,7 +240,7 @@ def test_init_overwrites_only_when_told(command, tmp_path):
         ((CARD, "-o", "a.bin"), "neither a folder nor ends in .safetensors"),
         ((CARD, "-o", "a", "run.steps=3"), "run.steps=3: is of a run"),
         ((CARD, "-o", "a", "quantiser=vq"), "there is no such setting. Did you mean 'quantizer'?"),
-        (("flextok/digits-tyny", "-o", "a"), "Did you mean 'flextok/digits-tiny'?"),
+        (("toy/digits-tyny", "-o", "a"), "Did you mean 'toy/digits-tiny'?"),
     ],
 )
 def test_init_tells_a_mistake_and_writes_nothing(command, tmp_path, monkeypatch, words, told):

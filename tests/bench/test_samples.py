@@ -396,9 +396,9 @@ def test_the_table_fits_a_terminal(tmp_path: Path) -> None:
 
 
 def test_the_command(command: Any, tmp_path: Path) -> None:
-    parts = {"encoder": "registers", "quantizer": {"type": "fsq", "levels": [4, 4]}, "decoder": "vit"}
+    parts = {"encoder": "toy", "quantizer": {"type": "fsq", "levels": [4, 4]}, "decoder": "toy-plain"}
     torch.manual_seed(0)
-    tok = Tokenizer(TokenizerConfig.read({"size": "tiny", "image_size": 16, "length": 4, "masker": "pow2", **parts}))
+    tok = Tokenizer(TokenizerConfig.read({"size": "tiny", "image_size": 16, "length": 4, "masker": "toy", **parts}))
     modelfile.save(tok.state_dict(), tok.config, tmp_path / "tok.safetensors")
     raw = {"tokenizer": str(tmp_path / "tok.safetensors"), "classes": 10, "fingerprint": fingerprint(tok)}
     drawn = Generator(GeneratorConfig.read({**raw, "prior": {"type": "gpt", "width": 16, "depth": 1, "heads": 2}}))

@@ -14,7 +14,7 @@ from flexframe import cli
 from flexframe.commands import common
 from flexframe_registry import ConfigError
 
-CARD = "flextok/digits-tiny"
+CARD = "toy/digits-tiny"
 WITHOUT_DEVICE = {
     "list", "show", "doctor", "explain", "new-plugin",  # compute nothing; sizes are measured on meta tensors
     "import", "init",  # write files that are the same everywhere

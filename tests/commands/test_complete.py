@@ -44,7 +44,7 @@ def test_bash_completes_with_the_script_that_is_shown(tmp_path):
         lines.append(f"COMP_WORDS=(flexframe {words}); COMP_CWORD={count}; _flexframe_completion flexframe")
         lines.append('echo "${COMPREPLY[@]}"')
     found = shell("\n".join(lines), tmp_path).stdout.splitlines()
-    assert found == ["flextok/digits-tiny", "digits-smoke", "titok/digits-tiny titok/digits-tiny-4"]
+    assert found == ["toy/digits-tiny", "digits-smoke", "titok/digits-tiny titok/digits-tiny-4"]
 
 
 @bash

@@ -57,7 +57,7 @@ def test_parts_that_do_not_fit_are_all_told(create, made):
 
 
 def test_a_swapped_part_starts_random_beside_the_others(create, made, tiny):
-    run = create("run", f"run.init.from={made}", "run.init.parts=[encoder]", "quantizer=vq", "decoder=vit")
+    run = create("run", f"run.init.from={made}", "run.init.parts=[encoder]", "quantizer=vq", "decoder=toy-plain")
     assert torch.equal(state_of(run)["encoder.registers"], tiny.state_dict()["encoder.registers"])
 
 
@@ -155,7 +155,7 @@ def test_a_freeze_that_cannot_be_is_told(create, freeze, message):
 
 def test_a_card_file_can_be_the_base_of_another(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "base.yaml").write_text("base: flextok/digits-tiny\nsummary: below\nmodel: {length: 4}\n")
+    (tmp_path / "base.yaml").write_text("base: toy/digits-tiny\nsummary: below\nmodel: {length: 4}\n")
     (tmp_path / "top.yaml").write_text("base: base.yaml\nsummary: above\nrun: {steps: 3}\n")
     from flexframe_registry.cards import card
 

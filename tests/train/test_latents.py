@@ -20,7 +20,7 @@ DATA = {"type": "scenes", "complexity": 0, "count": 20}
 CODEC = {"type": "autoencoder", "channels": 4, "hidden": 32, "multipliers": [1, 1], "blocks": 1}
 MODEL = {
     "size": "tiny", "image_size": 16, "length": 4, "codec": CODEC, "encoder": {"type": "registers", "patch": 2},
-    "quantizer": "fsq", "masker": "uniform", "decoder": {"type": "flow", "patch": 2},
+    "quantizer": "toy", "masker": "uniform", "decoder": {"type": "flow", "patch": 2},
 }  # fmt: skip
 REPA = {"type": "repa", "teacher": "test_vit", "weights": "random", "hidden": 16, "grid": 4}
 

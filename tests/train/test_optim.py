@@ -13,7 +13,7 @@ from flexframe_registry import RunConfig, cards
 
 def trainee(*overrides):
     torch.manual_seed(0)
-    return Trainee(cards().get("flextok/digits-tiny").train(overrides))
+    return Trainee(cards().get("toy/digits-tiny").train(overrides))
 
 
 def names(found, parameters):
@@ -23,7 +23,7 @@ def names(found, parameters):
 
 @pytest.mark.parametrize(
     "overrides",
-    [(), ("quantizer=vq", "decoder=vit", "encoder=latent-tokens", "masker=full"), ("codec=vae", "quantizer=simvq")],
+    [(), ("quantizer=vq", "decoder=toy-plain", "encoder=latent-tokens", "masker=full"), ("codec=vae", "quantizer=simvq")],
     ids=["flextok", "titok", "vae"],
 )
 def test_matrices_decay_and_norms_biases_and_embeddings_do_not(overrides):

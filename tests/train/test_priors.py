@@ -22,8 +22,8 @@ from flexframe_registry.slots import resolve
 CPU = torch.device("cpu")
 DATA = {"type": "scenes", "complexity": 0, "count": 20}
 TOKENIZER = {
-    "size": "tiny", "image_size": 16, "length": 6, "codec": "identity", "encoder": "registers", "quantizer": "fsq",
-    "masker": "uniform", "decoder": "vit",
+    "size": "tiny", "image_size": 16, "length": 6, "codec": "identity", "encoder": "toy", "quantizer": "toy",
+    "masker": "uniform", "decoder": "toy-plain",
 }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ class Killer:
 
 torch.set_num_threads(int(sys.argv[2]))
 manager().register(Killer())
-config = cards().get("flextok/digits-tiny").train(sys.argv[3:])
+config = cards().get("toy/digits-tiny").train(sys.argv[3:])
 train(Run.create(config, Path(sys.argv[1]), torch.device("cpu"), {"steps": 2}), Console(Terminal(file=io.StringIO())))
 """
 
@@ -178,7 +178,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(create, go, python,
 
 
 def test_draws_inside_a_library_go_on_where_they_were(create, go, register):
-    settings = (*LONGER, "run.steps=8", REVIVING, "decoder=vit")
+    settings = (*LONGER, "run.steps=8", REVIVING, "decoder=toy-plain")
     whole = go(create("whole", *settings))
     stop = register(Stop(5))
     with pytest.raises(InterruptedError):

@@ -40,7 +40,7 @@ from flexframe_registry.cards import card
 
 def gradients(again, compiled):
     torch.manual_seed(0)
-    trainee = create_trainee(card("flextok/digits-tiny").train([]))
+    trainee = create_trainee(card("toy/digits-tiny").train([]))
     for parameter in trainee.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     if again:
@@ -141,7 +141,7 @@ def test_the_command_says_how_to_go_on(command, tmp_path, register):
     register(Send(signal.SIGTERM, 2))
     folder = tmp_path / "run"
     settings = ("run.steps=8", "run.batch_size=8", "run.log_every=1", "--device", "cpu")
-    done = command("train", "flextok/digits-tiny", *settings, "-o", folder)
+    done = command("train", "toy/digits-tiny", *settings, "-o", folder)
     assert done.code == 0
     assert (
         f"stopped by SIGTERM after step 3 of 8, which is saved; go on with: flexframe train --resume {folder}"
@@ -250,7 +250,7 @@ class Poison:
 
 
 def test_a_bad_step_is_skipped_counted_and_leaves_no_trace(create, go):
-    settings = (EMA, "decoder=vit", "run.nonfinite=skip", "run.steps=4", "run.log_every=4", "run.checkpoint_every=100")
+    settings = (EMA, "decoder=toy-plain", "run.nonfinite=skip", "run.steps=4", "run.log_every=4", "run.checkpoint_every=100")
     run = create("run", *settings)
     run.feed.batches = Poison(run, 2)
     weights, update = [], run.average.update
@@ -318,7 +318,7 @@ def test_a_bad_step_is_named_though_it_is_seen_later(create, go):
 
 
 def test_norms_of_parts_make_up_the_norm(create, go):
-    run = go(create("run", EMA, "decoder=vit"))
+    run = go(create("run", EMA, "decoder=toy-plain"))
     for line in lines(run.folder):
         parts = [line[f"grad_norm/{part}"] for part in ("encoder", "quantizer", "decoder")]
         assert sum(norm**2 for norm in parts) ** 0.5 == pytest.approx(line["grad_norm"], rel=1e-4)
@@ -351,7 +351,7 @@ def test_recomputing_keeps_less(create):
 
 
 def test_one_batch_can_be_learned_by_heart(create, go):
-    settings = ("decoder=vit", "run.overfit_batch=true", "run.steps=30", "run.lr=3e-3", "run.log_every=10")
+    settings = ("decoder=toy-plain", "run.overfit_batch=true", "run.steps=30", "run.lr=3e-3", "run.log_every=10")
     run = create("run", *settings)
     pictures = [batch.images for batch in run.feed.batches(0)]
     assert all(torch.equal(each, pictures[0]) for each in pictures)

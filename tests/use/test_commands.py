@@ -59,7 +59,7 @@ def test_a_cards_model_is_found_again_by_its_id(command, photos, tmp_path):
 
 def test_a_cards_file_is_a_model(command, photos, tmp_path):
     few, path, numbers = tmp_path / "few.yaml", tmp_path / "t.safetensors", tmp_path / "n.json"
-    few.write_text("base: flextok/digits-tiny\nsampling: {steps: 1}\n")
+    few.write_text("base: toy/digits-tiny\nsampling: {steps: 1}\n")
     assert command("encode", photos / "b", "-m", few, "-o", path, *CPU).code == 0
     assert TokenFile(path).about.model == f"path:{few}"
     assert command("decode", path, "-o", tmp_path / "out", *CPU).code == 0
@@ -167,7 +167,7 @@ def test_what_encode_refuses(command, photos, model, tmp_path, arguments, words)
         (("--set", "guidance=3"), "guidance=3: is not of the form sampling.key=value"),
         (("--length", 9), "--length: 9 is not within 1..8"),
         (("-m", "titok/digits-tiny"), "this model's are of 1 x 4096, so it cannot decode them"),
-        (("-m", "flextok/digits-tiny"), "was encoded by another model"),
+        (("-m", "toy/digits-tiny"), "was encoded by another model"),
     ],
 )
 def test_what_decode_refuses(command, tokens, tmp_path, arguments, words):

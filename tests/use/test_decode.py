@@ -117,9 +117,9 @@ def test_a_length_that_is_none_is_told(run, length):
 
 
 def other(**changes):
-    config = cards().get("flextok/digits-tiny").model.model_dump(mode="json") | changes
+    config = cards().get("toy/digits-tiny").model.model_dump(mode="json") | changes
     torch.manual_seed(7)
-    return Tokenizer(type(cards().get("flextok/digits-tiny").model).read(config)).eval()
+    return Tokenizer(type(cards().get("toy/digits-tiny").model).read(config)).eval()
 
 
 def test_another_model_is_refused_unless_forced(run, tmp_path):
@@ -130,7 +130,7 @@ def test_another_model_is_refused_unless_forced(run, tmp_path):
 
 
 def test_a_model_with_another_decoder_alone_is_the_same(run, tiny):
-    trained_on = other(decoder="vit", masker="tail-drop")
+    trained_on = other(decoder="toy-plain", masker="tail-drop")
     for part in ("encoder", "quantizer"):
         getattr(trained_on, part).load_state_dict(getattr(tiny, part).state_dict())
     assert run(tokenizer=trained_on).count == 7

@@ -77,9 +77,9 @@ def test_neither_batch_size_nor_threads_move_a_byte(run, tmp_path):
 
 @pytest.mark.parametrize("quantizer", ["kl", "residual-vq", "none"])
 def test_other_kinds_of_codes(run, tmp_path, quantizer):
-    config = cards().get("flextok/digits-tiny").model.model_dump(mode="json") | {"quantizer": quantizer}
+    config = cards().get("toy/digits-tiny").model.model_dump(mode="json") | {"quantizer": quantizer}
     torch.manual_seed(0)
-    tokenizer = Tokenizer(type(cards().get("flextok/digits-tiny").model).read(config)).eval()
+    tokenizer = Tokenizer(type(cards().get("toy/digits-tiny").model).read(config)).eval()
     spec = tokenizer.spec.tokens
     rows = read(run(tokenizer=tokenizer, rule=Fixed(5)).path)
     assert rows.codes.shape == (7, 5, spec.dim if spec.codebook_size is None else spec.codebooks)
@@ -312,7 +312,7 @@ def test_other_settings_are_told(run, settings, words):
 def test_another_model_is_told(run):
     torch.manual_seed(5)
     with pytest.raises(ConfigError, match="was begun otherwise: fingerprint was"):
-        run(tokenizer=Tokenizer(cards().get("flextok/digits-tiny").model).eval())
+        run(tokenizer=Tokenizer(cards().get("toy/digits-tiny").model).eval())
 
 
 @pytest.mark.usefixtures("half")

@@ -25,8 +25,8 @@ from flexframe_registry.slots import resolve
 DATA = {"type": "scenes", "complexity": 0, "count": 11}
 NAMES = ("cat", "dog", "cow")
 TOKENIZER = {
-    "size": "tiny", "image_size": 16, "length": 6, "codec": "identity", "encoder": "registers",
-    "quantizer": {"type": "fsq", "levels": [4, 4]}, "masker": "uniform", "decoder": "flow",
+    "size": "tiny", "image_size": 16, "length": 6, "codec": "identity", "encoder": "toy",
+    "quantizer": {"type": "fsq", "levels": [4, 4]}, "masker": "uniform", "decoder": "toy",
 }  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def test_the_commands_two_ways(command, files, tmp_path):
         answer = command("precompute", "tokens", *wrong, "-o", tmp_path / "c.safetensors")
         assert answer.code == 2
         assert "name a prior's card, or give --model and --data" in answer.err
-    answer = command("precompute", "tokens", "flextok/digits-tiny", "-o", tmp_path / "c.safetensors")
+    answer = command("precompute", "tokens", "toy/digits-tiny", "-o", tmp_path / "c.safetensors")
     assert "describes no prior" in answer.err
 
 
