@@ -94,7 +94,7 @@ def test_a_bare_name_says_that_it_goes_to_the_hub(hub, model, run):
 
 def test_a_card_comes_before_a_path_and_a_path_before_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "flextok" / "digits-tiny").mkdir(parents=True)
+    (tmp_path / "toy" / "digits-tiny").mkdir(parents=True)
     (tmp_path / "who" / "model").mkdir(parents=True)
     assert places.locate("toy/digits-tiny").card is not None
     assert places.locate("./toy/digits-tiny").path is not None
@@ -115,7 +115,7 @@ def test_a_card_comes_before_a_path_and_a_path_before_the_hub(tmp_path, monkeypa
         ("/no/such/file", "is no file or folder, and no card"),
         ("runs/mien", "runs/mien: is no file or folder, and no card. Did you mean 'runs/mine'"),
         ("runs/other", "runs/other: is no file or folder, and no card. `flexframe list`"),
-        ("gird/scenes-64", "Did you mean 'grid/scenes-64'. A repository of the hub: hf:gird/scenes-64"),
+        ("tyo/digits-tiny", "Did you mean 'toy/digits-tiny'. A repository of the hub: hf:tyo/digits-tiny"),
     ],
 )
 def test_a_name_of_nothing_is_told_without_asking_the_hub(name, message, tmp_path, monkeypatch):

@@ -56,8 +56,7 @@ def save(tiny: Tokenizer, tmp_path):
 
 
 def test_a_place_says_how_its_images_are_made(save):
-    assert places.preprocessing("flextok/d18-d28").resize == "torchvision-bilinear"  # without fetching it
-    assert places.preprocessing("titok/l-32").resize == "torchvision-bicubic"
+    assert places.preprocessing("toy/published").resize == "torchvision-bilinear"  # without fetching it
     assert places.preprocessing("toy/digits-tiny").resize == "torchvision-bicubic"
     assert places.preprocessing(save("a", "adm")).resize == "adm"
     assert places.preprocessing(save("b", None)).resize == "torchvision-bicubic"

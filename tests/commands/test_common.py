@@ -184,7 +184,7 @@ def test_versions_of_flexframe_and_of_plugins(command):
     assert answer.code == 0
     first, *plugins = answer.out.splitlines()
     assert first == f"flexframe {version('flexframe')}"
-    assert f"flexframe-titok {version('flexframe-titok')}" in plugins
+    assert f"flexframe-toy {version('flexframe-toy')}" in plugins
     assert plugins == sorted(plugins)
 
 
