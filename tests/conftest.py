@@ -16,7 +16,7 @@ from flexframe_registry import cards
 from flexframe_registry.manager import ONLY
 
 TOY = Path(__file__).parent / "toy"
-"""A folder that holds the toys as an installed distribution: their package, and its entry point in a dist-info folder."""
+"""A folder that holds the toys as they are installed: their package, and its entry point in a dist-info folder."""
 sys.path.insert(0, str(TOY))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TOY), os.environ.get("PYTHONPATH"))))  # of processes too
 if ONLY in os.environ:

@@ -124,7 +124,7 @@ def cut(tensors, path, metadata):
         os.kill(os.getpid(), signal.SIGKILL)
 partial.save_file = cut
 suite = SuiteConfig.read({"data": {"type": "digits", "split": "val"}, "count": 64, "metrics": ["psnr", "codebook"]})
-runner.run(suite, [("a", flexframe.load("titok/digits-tiny"))], Path(sys.argv[1]), batch_size=12, save_seconds=0.0)
+runner.run(suite, [("a", flexframe.load("toy/plain"))], Path(sys.argv[1]), batch_size=12, save_seconds=0.0)
 """
 
 
@@ -134,7 +134,7 @@ def test_a_process_killed_while_it_saves_leaves_a_whole_state(tmp_path: Path, su
     assert found.returncode == -signal.SIGKILL, found.stderr
     assert [part.stat().st_size for part in (out / FOLDER).glob(f".{FILE}.*.part")] == [100]
     assert not (out / "results.json").exists()
-    wanted, model = suite("psnr", "codebook", count=64), flexframe.load("titok/digits-tiny")
+    wanted, model = suite("psnr", "codebook", count=64), flexframe.load("toy/plain")
     try:
         torch.set_num_threads(1)
         again = run(wanted, [("a", model)], out, batch_size=12)

@@ -37,14 +37,14 @@ def shell(script: str, home: Path) -> subprocess.CompletedProcess[str]:
 
 @bash
 def test_bash_completes_with_the_script_that_is_shown(tmp_path):
-    asked = ["train toy/dig", "bench digits-s", "bench digits toy/p"]
+    asked = ["train toy/dig", "bench digits-s", "bench digits toy/pl"]
     lines = ['eval "$(flexframe --show-completion)"']
     for words in asked:
         count = len(words.split())
         lines.append(f"COMP_WORDS=(flexframe {words}); COMP_CWORD={count}; _flexframe_completion flexframe")
         lines.append('echo "${COMPREPLY[@]}"')
     found = shell("\n".join(lines), tmp_path).stdout.splitlines()
-    assert found == ["toy/digits-tiny", "digits-smoke", "toy/plain toy/prior"]
+    assert found == ["toy/digits-tiny", "digits-smoke", "toy/plain"]
 
 
 @bash

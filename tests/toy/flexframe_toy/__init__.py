@@ -44,7 +44,9 @@ class TrunkConfig(ComponentConfig):
     def check(self, spec: Spec) -> None:
         rows, columns = spec.latents.height, spec.latents.width
         if rows % self.patch or columns % self.patch:
-            raise ValueError(f"latents of {rows} x {columns} do not divide into patches of {self.patch}; change `patch`")
+            raise ValueError(
+                f"latents of {rows} x {columns} do not divide into patches of {self.patch}; change `patch`"
+            )
 
 
 class ToyEncoderConfig(TrunkConfig, EncoderConfig):
@@ -90,12 +92,14 @@ class ToyMaskerConfig(MaskerConfig):
     """The first 1, 2, 4, ... tokens, evenly drawn."""
 
     type: Literal["toy"] = "toy"
+    every: bool = False
+    """Whether every length is drawn, rather than powers of two."""
 
     def budgets(self, length: int) -> tuple[int, ...]:
-        return tuple(1 << i for i in range(length.bit_length()))
+        return tuple(range(1, length + 1)) if self.every else tuple(1 << i for i in range(length.bit_length()))
 
     def check(self, spec: Spec) -> None:
-        if (length := spec.tokens.length) & (length - 1):
+        if not self.every and (length := spec.tokens.length) & (length - 1):
             raise ValueError(f"masker 'toy' needs a length that is a power of two, not {length}")
 
 
@@ -155,15 +159,17 @@ class ToyCodecConfig(CodecConfig):
 
 
 class ToyObjectiveConfig(ObjectiveConfig):
-    """Features of the decoder's first layer should tell the picture's mean colour, through a projection of its own."""
+    """Features of the decoder's first layer should tell the picture's colour, through a projection of its own."""
 
     type: Literal["toy"] = "toy"
+    of: Literal["mean", "spread"] = "mean"
+    """Which colour: the mean of each channel, or its standard deviation."""
 
     def needs(self) -> frozenset[str]:
         return frozenset({"block.0"})
 
     def precomputes(self) -> Mapping[str, Mapping[str, Any]]:
-        return {"toy": {"of": "mean colour"}}
+        return {"toy": {"of": self.of}}
 
 
 class ToyAllocatorConfig(AllocatorConfig):
@@ -173,6 +179,10 @@ class ToyAllocatorConfig(AllocatorConfig):
     gain: float = Field(1.0, gt=0)
     """Tokens, as a share of all, by brightness from 0 to 1."""
 
+    def check(self, spec: Spec) -> None:
+        if self.gain > spec.tokens.length:
+            raise ValueError(f"a gain of {self.gain} is more than the {spec.tokens.length} tokens of this model")
+
 
 class ToyPriorSampling(SamplingConfig):
     """How codes are drawn."""
@@ -181,6 +191,8 @@ class ToyPriorSampling(SamplingConfig):
     """Below 1 takes likely codes more often; 0 always the likeliest."""
     guidance: float = 1.0
     """Weight of the class against none."""
+    steady: bool = False
+    """Whether a row's codes are all drawn by the noise of its first."""
 
 
 class ToyPriorConfig(PriorConfig):

@@ -32,6 +32,14 @@ def cells(latents: Tensor, patch: int) -> Tensor:
     return F.pixel_unshuffle(latents, patch).flatten(2).transpose(1, 2)
 
 
+def attend(x: Tensor, seen: Tensor, keep: Tensor | None = None) -> Tensor:
+    """`b n e`: what each of `x` finds among what it sees."""
+    scores = x @ seen.mT
+    if keep is not None:
+        scores = scores.masked_fill(~keep[:, None], -torch.inf)
+    return scores.softmax(-1) @ seen
+
+
 def places(rows: int, columns: int) -> Tensor:
     """`n 2`: coordinates of patches, in [-1, 1]."""
     axes = (torch.linspace(-1, 1, max(n, 2))[:n] for n in (rows, columns))
@@ -53,9 +61,9 @@ class ToyEncoder(Encoder):
     def forward(self, latents, keep):
         patch = self.config.patch
         where = places(latents.shape[2] // patch, latents.shape[3] // patch).to(latents)
-        seen = 4 * self.read(cells(latents, patch) - 0.5) + self.place(where)
+        seen = 4 * self.read(cells(latents, patch) - 0.5) + self.place(where.expand(len(latents), -1, -1))
         x = self.registers[: keep.shape[1]].expand(len(latents), -1, -1)
-        x = x + F.scaled_dot_product_attention(x, seen, seen, scale=1.0)
+        x = x + attend(x, seen)
         for block in self.blocks:
             x = block(x)
         return x
@@ -106,7 +114,8 @@ class ToyValues(Quantizer):
 
 class ToyMasker(LengthMasker):
     def draw(self, batch, length, *, rng):
-        return Kept(length, prefix(1 << rng.integers("toy/length", length.bit_length()), length))
+        budgets = torch.tensor(self.config.budgets(length), device=rng.index.device)
+        return Kept(length, prefix(budgets[rng.integers("toy/length", len(budgets))], length))
 
 
 class Canvas(Decoder):
@@ -129,8 +138,8 @@ class Canvas(Decoder):
 
     def paint(self, x: Tensor, slots: Tensor, keep: Tensor, size, taps) -> tuple[Tensor, dict[str, Tensor]]:
         rows, columns = (n // self.config.patch for n in size)
-        x = x + self.place(places(rows, columns).to(self.head.weight))
-        x = x + F.scaled_dot_product_attention(x, slots, slots, attn_mask=keep[:, None])
+        x = x + self.place(places(rows, columns).to(self.head.weight).expand(len(slots), -1, -1))
+        x = x + attend(x, slots, keep)
         if not taps <= self.config.taps().keys():
             raise ValueError(f"this toy has no {sorted(taps)}; it has: {sorted(self.config.provides())}")
         told = {}
@@ -217,7 +226,8 @@ class ToyObjective(Objective):
         self.read = nn.Linear(spec.taps["block.0"], 3)
 
     def features(self, batch):
-        return {"toy": batch.images.mean((2, 3))}
+        pixels = batch.images.flatten(2)
+        return {"toy": pixels.mean(2) if self.config.of == "mean" else pixels.std(2)}
 
     def forward(self, outputs, batch, *, step, rng):
         wanted = batch.features["toy"] if "toy" in batch.features else self.features(batch)["toy"]
@@ -265,7 +275,7 @@ class ToyPrior(LikelihoodPrior):
         scores = free + sampling.guidance * (scores - free)
         found = []
         for i in range(keep.shape[1]):
-            noise = gumbel(rng.uniform(f"toy/code.{i}", scores.shape[2:]))
+            noise = gumbel(rng.uniform(f"toy/code.{0 if sampling.steady else i}", scores.shape[2:]))
             found.append((scores[:, i] + sampling.temperature * noise).argmax(-1))
             if on_token is not None:
                 on_token(i + 1)
