@@ -137,7 +137,7 @@ def test_no_prior_is_of_continuous_tokens(tokenizer, told):
 def test_a_drawn_decoders_settings_are_no_other_decoders(name, pictures):
     vit = Tokenizer(read(decoder="vit", masker=name)).eval()
     settings = read().decoder.sampling(steps=3)
-    with pytest.raises(ValueError, match="decoder 'vit' takes SamplingConfig, not FlowSampling"):
+    with pytest.raises(ValueError, match="settings of use are SamplingConfig, not FlowSampling; give those"):
         vit.decode(vit.encode(pictures), sampling=settings)
 
 

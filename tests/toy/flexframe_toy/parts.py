@@ -172,7 +172,7 @@ class ToyDecoder(Canvas):
         velocity, told = self.velocity(at * noise + (1 - at) * data, t, slots, tokens.keep, taps)
         return Outputs({"flow": (velocity.float() - (noise - data)).square().mean((1, 2, 3))}, features=told)
 
-    def decode(self, tokens, *, condition, size, rng, sampling):
+    def decode(self, tokens, *, condition, size, rng, sampling, on_step=None):
         x = rng.normal("toy/sample", (self.spec.latents.channels, *size))
         slots = self.slots(tokens)
         for i in range(sampling.steps):
@@ -182,8 +182,8 @@ class ToyDecoder(Canvas):
                 free, _ = self.velocity(x, t, self.null.expand_as(slots), tokens.keep)
                 velocity = free + sampling.guidance * (velocity - free)
             x = x - velocity / sampling.steps
-            if sampling.on_step is not None:
-                sampling.on_step(i + 1, sampling.steps)
+            if on_step is not None:
+                on_step(i + 1, sampling.steps)
         return (x + 1) / 2
 
 
