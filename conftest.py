@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
+import multiprocessing
 import os
 import subprocess
 import sys
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +89,56 @@ def python(tmp_path: Path) -> Callable[..., Any]:
         path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
         env = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200", **environment}
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=200)
+
+    return call
+
+
+def _forked(code: str, arguments: list[str], folder: Path, environment: dict[str, str], out: Path, err: Path) -> None:
+    """What a forked process does: as an interpreter that was just started, but for what is imported."""
+    from flexframe_registry import cards
+    from flexframe_registry.manager import catalogue, manager
+
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
+    os.environ |= environment
+    os.chdir(folder)
+    sys.argv = ["-c", *arguments]
+    logging.getLogger().handlers.clear()
+    warnings.resetwarnings()
+    for known in (cards, catalogue, manager):  # plugins are looked for anew
+        known.cache_clear()
+    code_of = 1
+    try:
+        exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
+        code_of = 0
+    except SystemExit as stopped:
+        code_of = int(stopped.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code_of)
+
+
+@pytest.fixture
+def forked(tmp_path: Path) -> Callable[..., Any]:
+    """As `python`, where a fresh interpreter is not the point: forked from this one, it need not import torch again."""
+
+    def call(code: str, *args: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        out, err = (tmp_path / f"forked.{name}" for name in ("out", "err"))
+        out.write_text(""), err.write_text("")
+        given = (code, [*map(str, args)], tmp_path, {"COLUMNS": "200", **environment}, out, err)
+        process = multiprocessing.get_context("fork").Process(target=_forked, args=given)
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of forks beside threads
+            process.start()
+        process.join(timeout=200)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        said = out.read_text(), err.read_text()
+        out.unlink(), err.unlink()
+        return subprocess.CompletedProcess([*map(str, args)], process.exitcode, *said)
 
     return call
 

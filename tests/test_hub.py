@@ -1,9 +1,6 @@
 """Models from the hub: what is fetched, at which commit, and that nothing is fetched unasked."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from safetensors.torch import save
@@ -31,14 +28,20 @@ def model(tiny, tmp_path):
     return (tmp_path / "made.safetensors").read_bytes()
 
 
+FRESH = """
+import sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+    del sys.modules[name]  # it reads the environment when it is imported
+"""
+
+
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, forked):
     """Runs code in a process whose hub is the given one."""
 
     def call(url, code, *args):
         own = {"HF_HOME": str(tmp_path / "hf"), "FLEXFRAME_HOME": str(tmp_path / "ff")}
-        env = {**os.environ, "HF_ENDPOINT": url, "HF_HUB_ETAG_TIMEOUT": "2", "OMP_NUM_THREADS": "1", **own}
-        return subprocess.run([sys.executable, "-c", code, *args], env=env, capture_output=True, text=True, timeout=200)
+        return forked(FRESH + code, *args, HF_ENDPOINT=url, HF_HUB_ETAG_TIMEOUT="2", **own)
 
     return call
 

@@ -233,9 +233,9 @@ def test_doctor_command_prints_the_same(command, health, monkeypatch):
     assert [f["name"] for f in told["findings"]] == [each.name for each in health]
 
 
-def test_a_broken_plugin_is_told_and_the_exit_code_is_1(python, install):
+def test_a_broken_plugin_is_told_and_the_exit_code_is_1(forked, install):
     install("brokenplug", "raise RuntimeError('does not start')")
-    done = python("from flexframe.cli import main; main()", "doctor", "--json", FLEXFRAME_PLUGINS="standard,brokenplug")
+    done = forked("from flexframe.cli import main; main()", "doctor", "--json", FLEXFRAME_PLUGINS="standard,brokenplug")
     assert done.returncode == 1, done.stderr
     told = json.loads(done.stdout)
     assert told["usable"] is False
@@ -244,7 +244,7 @@ def test_a_broken_plugin_is_told_and_the_exit_code_is_1(python, install):
     assert "does not start" in broken["text"]
 
 
-def test_a_component_without_its_module_is_broken(python, install, tmp_path):
+def test_a_component_without_its_module_is_broken(forked, install, tmp_path):
     source = """
 from typing import Literal
 from flexframe_registry import CodecConfig, Component, MaskerConfig, hookimpl
@@ -267,14 +267,14 @@ def flexframe_components():
         "import json; from flexframe.doctor import examine;"
         "print(json.dumps({f.name: f.state for f in examine() if f.section == 'components'}))"
     )
-    done = python(code, FLEXFRAME_PLUGINS="standard,plug_half")
+    done = forked(code, FLEXFRAME_PLUGINS="standard,plug_half")
     assert done.returncode == 0, done.stderr
     states = json.loads(done.stdout)
     assert states["masker no-code"] == "broken"
     assert states["masker no-library"] == "missing"
 
 
-def test_a_name_that_two_provide_is_told(python, install):
+def test_a_name_that_two_provide_is_told(forked, install):
     source = """
 from flexframe_registry import Component, hookimpl
 from flexframe_standard import DigitsConfig
@@ -284,7 +284,7 @@ def flexframe_components():
     return [Component(DigitsConfig, "flexframe_standard.sources.digits:Digits")]
 """
     install("twice", source)
-    done = python("from flexframe.cli import main; main()", "doctor", "--json", FLEXFRAME_PLUGINS="standard,twice")
+    done = forked("from flexframe.cli import main; main()", "doctor", "--json", FLEXFRAME_PLUGINS="standard,twice")
     assert done.returncode == 1, done.stderr
     plugins = {f["name"]: f for f in json.loads(done.stdout)["findings"] if f["section"] == "plugins"}
     assert "source 'digits' is provided by both" in plugins["duplicated part"]["text"]

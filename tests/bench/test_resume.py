@@ -6,8 +6,6 @@ import io
 import json
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -128,9 +126,9 @@ runner.run(suite, [("a", flexframe.load("toy/plain"))], Path(sys.argv[1]), batch
 """
 
 
-def test_a_process_killed_while_it_saves_leaves_a_whole_state(tmp_path: Path, suite: Any) -> None:
+def test_a_process_killed_while_it_saves_leaves_a_whole_state(tmp_path: Path, suite: Any, forked: Any) -> None:
     out, threads = tmp_path / "out", torch.get_num_threads()
-    found = subprocess.run([sys.executable, "-c", CHILD, str(out)], capture_output=True, text=True, check=False)
+    found = forked(CHILD, out)
     assert found.returncode == -signal.SIGKILL, found.stderr
     assert [part.stat().st_size for part in (out / FOLDER).glob(f".{FILE}.*.part")] == [100]
     assert not (out / "results.json").exists()

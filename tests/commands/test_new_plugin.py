@@ -1,4 +1,4 @@
-"""`flexframe new-plugin`. That what it makes installs, trains and passes the kit: tests/integration/test_wheels.py."""
+"""`flexframe new-plugin`. That what it makes installs, trains and passes the kit: plugins/tests/test_wheels.py."""
 
 from __future__ import annotations
 

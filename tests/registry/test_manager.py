@@ -110,9 +110,9 @@ def test_a_plugin_whose_cards_raise_takes_no_other_card_with_it(install):
 
 
 @pytest.mark.parametrize("source", [RAISES, BAD_HOOK, BAD_CARDS], ids=["import", "components", "cards"])
-def test_list_reports_a_broken_plugin_and_succeeds(install, python, source):
+def test_list_reports_a_broken_plugin_and_succeeds(install, forked, source):
     install("badplugin", source)
-    done = python("from flexframe.cli import main; main()", "list")
+    done = forked("from flexframe.cli import main; main()", "list")
     assert done.returncode == 0, done.stderr
     assert "plugin 'badplugin' (badplugin 1.0) cannot be used: " in done.stderr
     assert "toy-plain" in done.stdout

@@ -160,11 +160,11 @@ def test_another_seed_is_another_run(create, go):
     assert lines(one)[0]["loss"] != lines(other)[0]["loss"]
 
 
-def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(create, go, python, tmp_path):
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(create, go, forked, tmp_path):
     whole = go(create("whole", *LONGER))
     settings = ["run.batch_size=8", "run.log_every=1", "run.warmup=2", "run.checkpoint_every=4", *LONGER]
     folder = tmp_path / "killed"
-    done = python(KILL, folder, torch.get_num_threads(), *settings)
+    done = forked(KILL, folder, torch.get_num_threads(), *settings)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (folder / "model.safetensors").exists()
     with (folder / "log.jsonl").open("a") as log:

@@ -255,10 +255,10 @@ def test_it_goes_on_where_it_stopped_to_the_same_bytes(run, monkeypatch, tmp_pat
     assert not list(tmp_path.glob("*.part*"))
 
 
-def test_killed_it_goes_on_to_the_same_bytes(run, python, photos, model, tmp_path):
+def test_killed_it_goes_on_to_the_same_bytes(run, forked, photos, model, tmp_path):
     """A process killed outright in the midst of the work."""
     run("whole", tokenizer=flexframe.load(model), model="m")
-    done = python(KILLED, model, photos, tmp_path / "t.safetensors")
+    done = forked(KILLED, model, photos, tmp_path / "t.safetensors")
     assert done.returncode == -9, done.stderr
     assert not (tmp_path / "t.safetensors").exists()
     found = run(tokenizer=flexframe.load(model), model="m")
