@@ -75,7 +75,7 @@ def test_an_interrupted_run_gives_the_numbers_of_a_whole_one(
     )  # fmt: skip
 
     def models() -> Any:
-        smooth = tokenizer("tail-drop", quantizer={"type": "toy-round", "continuous": True})
+        smooth = tokenizer({"type": "toy", "every": True}, quantizer={"type": "toy-round", "continuous": True})
         return [("flex", tokenizer(sampling={"noise": 0.1})), ("smooth", smooth)]
 
     monkeypatch.setenv("FLEXFRAME_HOME", str(tmp_path / "home-1"))  # features of originals are no help
