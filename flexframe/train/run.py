@@ -34,6 +34,7 @@ from flexframe.train.random_state import _prefix, random_state, set_random_state
 from flexframe.train.tally import Tally, Usage
 from flexframe.train.trainee import create_trainee
 from flexframe_registry import ConfigError, TrainConfig, manager
+from flexframe_registry.cards import read_training
 
 
 class Run:
@@ -119,7 +120,7 @@ class Run:
         raw = json.loads((folder / "config.json").read_text())
         sampling = raw.pop("sampling", {})
         last = processes.told(checkpoint.find_last(folder / "checkpoints") if processes.first else None)
-        config = TrainConfig.read(raw, str(folder / "config.json"))
+        config = read_training(raw, str(folder / "config.json"))
         run = cls(config, folder, device, sampling, initial=last is None, processes=processes)
         run.lock = lock
         if last is not None:
