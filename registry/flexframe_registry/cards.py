@@ -32,6 +32,7 @@ from .models import (
     kind_by_keys,
     read_model,
 )
+from .runfolder import MODEL, RunFolder
 from .runs import RunConfig, TrainConfig, check_codes
 
 MAX_HEADER = 100_000_000
@@ -265,13 +266,13 @@ def tokenizer_of(name: str) -> TokenizerConfig | None:
     if is_card_file(path):
         return cards().read(path, str(path)).model
     if path.is_dir():
-        run = path / "config.json"
+        run = RunFolder(path).config
         if run.is_file():
             raw = _mapping(run.read_bytes(), run)
             kind = raw.get("kind") or kind_by_keys(raw.get("model"))
             trained = {"model", "run"} <= raw.keys() and kind == TokenizerConfig.kind
             return TokenizerConfig.read(raw["model"], str(run)) if trained else None
-        path = path / "model.safetensors"
+        path = path / MODEL
     if not path.is_file():
         return None
     with path.open("rb") as file:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.config import JsonDict
 
 from .errors import ConfigError, explain
 
@@ -14,6 +15,8 @@ Size = Literal["tiny", "small", "base", "large"]
 SIZES: tuple[Size, ...] = get_args(Size)
 Resize = Literal["torchvision-bicubic", "torchvision-bilinear", "adm"]
 """How an image file is brought to a model's size; `flexframe.data.images` does it."""
+PLACE: JsonDict = {"place": True}
+"""Marks a field that says where a file lies. What is in it moves a number, and is hashed; its place does not."""
 
 
 # --- widths, computed once ---------------------------------------------------------------------------------------
@@ -189,7 +192,7 @@ class MaskerConfig(ComponentConfig):
     kind = "masker"
     contract = "flexframe.parts:LengthMasker"
     masked: ClassVar[bool] = True
-    """Whether an absent token is replaced by a learned mask token (FlexTok) or is not there at all (One-D-Piece)."""
+    """Whether an absent token is replaced by a learned mask token or is not there at all."""
 
     def budgets(self, length: int) -> tuple[int, ...]:
         """The lengths at which a model trained this way is meant to be used, rising, `length` among them."""
