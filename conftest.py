@@ -1,4 +1,4 @@
-"""What tests of the core and of plugins share: the command line, other processes, installed modules, parity's table."""
+"""Shape checks in all of flexframe's packages; what tests of the core and of plugins share; parity's table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ import pytest
 from rich.console import Console as Terminal
 
 ONLY = "FLEXFRAME_PLUGINS"
-if TYPE_CHECKING:  # flexframe itself is imported within the fixtures: imported here, it would escape the shape checks
+ROOT = Path(__file__).parent
+PACKAGES = (path.parent.name for path in ROOT.glob("*/*/flexframe_*/__init__.py"))  # of plugins/ and tests/toy
+jaxtyping.install_import_hook(["flexframe", *PACKAGES], "beartype.beartype")
+if TYPE_CHECKING:
     from flexframe.train.run import Run
 
 
