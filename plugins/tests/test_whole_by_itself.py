@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributions import CORE, DISTRIBUTIONS, PLUGINS, Distribution
-
 from . import environments
+from .distributions import CORE, DISTRIBUTIONS, PLUGINS, Distribution
 
 pytestmark = pytest.mark.slow
 

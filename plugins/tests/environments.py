@@ -17,7 +17,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from tests.distributions import canonical
+from .distributions import canonical
 
 BUILD = """
 import os, sys
@@ -58,10 +58,14 @@ def build_wheels(to: Path, projects: Iterable[Path]) -> dict[str, Path]:
     return {canonical(path.name.split("-")[0]): path for path in to.glob("*.whl")}
 
 
-def create(root: Path, wheels: Iterable[Path]) -> Environment:
-    """An environment of these wheels, installed without their dependencies, and of the third-party ones."""
+def create(root: Path, wheels: Iterable[Path], beside: Iterable[str] = ()) -> Environment:
+    """An environment of these wheels, installed without their dependencies, and of the third-party ones.
+
+    Args:
+        beside: requirements of what is to be there too.
+    """
     folder, home = root / "venv", root / "home"
-    home.mkdir(parents=True)
+    home.mkdir(parents=True, exist_ok=True)
     venv.create(folder, symlinks=True)
     pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "--disable-pip-version-check"]
     install = [*pip, "install", "--quiet", "--no-deps", "--no-index", "--no-compile", *wheels]
@@ -70,7 +74,7 @@ def create(root: Path, wheels: Iterable[Path]) -> Environment:
     (site,) = folder.glob("lib/python*/site-packages")
     installed = list(distributions(path=[str(site)]))
     own = {canonical(each.name) for each in installed}
-    for each in closure(line for one in installed for line in one.requires or ()):
+    for each in closure([*beside, *(line for one in installed for line in one.requires or ())]):
         if canonical(each.name) not in own:
             _link(each, site)
     return Environment(folder, home)
