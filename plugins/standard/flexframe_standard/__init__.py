@@ -38,20 +38,6 @@ class DigitsConfig(SourceConfig):
 
 
 @hookimpl
-def flexframe_run_start(run: Any) -> None:
-    from flexframe_standard import observers as observe
-
-    observe.start(run)
-
-
-@hookimpl
-def flexframe_step_end(run: Any, step: int) -> None:
-    from flexframe_standard import observers as observe
-
-    observe.tell(run, step)
-
-
-@hookimpl
 def flexframe_components() -> Iterable[Component]:
     return [
         Component(IdentityCodecConfig, "flexframe_standard.codec:IdentityCodec"),
