@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from flexframe_registry import Component, Config, ObjectiveConfig, Spec, StepConfig, hookimpl
-
-
-class MSEConfig(ObjectiveConfig):
-    """Mean squared error of the reconstruction, in the codec's range."""
-
-    type: Literal["mse"] = "mse"
-
-    def needs(self) -> frozenset[str]:
-        return frozenset({"reconstruction"})
-
-
-class L1Config(ObjectiveConfig):
-    """Mean absolute error of the reconstruction, in the codec's range."""
-
-    type: Literal["l1"] = "l1"
-
-    def needs(self) -> frozenset[str]:
-        return frozenset({"reconstruction"})
+from flexframe_registry import Component, Config, ObjectiveConfig, Spec, StepConfig, catalogue, hookimpl
 
 
 class ProxyCodesConfig(ObjectiveConfig):
@@ -204,11 +187,18 @@ class REPAConfig(ObjectiveConfig):
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
     return [
-        Component(MSEConfig, "flexframe_objectives.losses:MSE"),
-        Component(L1Config, "flexframe_objectives.losses:L1"),
-        Component(ProxyCodesConfig, "flexframe_objectives.losses:ProxyCodes"),
+        Component(ProxyCodesConfig, "flexframe_objectives.proxy_codes:ProxyCodes"),
         Component(LPIPSConfig, "flexframe_objectives.perceptual:LPIPS"),
         Component(PerceptualConfig, "flexframe_objectives.perceptual:Perceptual"),
         Component(AdversarialConfig, "flexframe_objectives.adversarial:Adversarial"),
         Component(REPAConfig, "flexframe_objectives.repa:REPA"),
     ]
+
+
+def __getattr__(name: str) -> Any:
+    """Names that moved to `flexframe_standard`, for one minor version."""
+    moved = {"MSEConfig": "mse", "L1Config": "l1"}
+    if name not in moved:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{name} is in flexframe_standard now, and leaves here in 0.3", DeprecationWarning, stacklevel=2)
+    return catalogue().get("objective", moved[name]).config
