@@ -184,6 +184,9 @@ def _advice(run: Run, reading: Reading, step: int, place: Path) -> str:
         text = f"{reading.in_a_row} steps in a row were skipped: {found}"
         advice = "try a lower run.optimizer.lr"
     else:
-        text, advice = f"{found} at step {step + 1}", "try a lower run.optimizer.lr, or run.nonfinite=skip for single bad steps"
+        text, advice = (
+            f"{found} at step {step + 1}",
+            "try a lower run.optimizer.lr, or run.nonfinite=skip for single bad steps",
+        )
     kept = f"the batch's rows are in {place}, the last whole checkpoint in {run.folder / 'checkpoints'}"
     return f"{text}; {kept}; {advice}"

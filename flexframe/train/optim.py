@@ -18,7 +18,6 @@ from flexframe.train.trainee import Learner, find_module
 from flexframe_registry import ConfigError, OptimizerConfig, RunConfig, catalogue
 from flexframe_registry.kinds import Betas
 
-
 OptimizerC = TypeVar("OptimizerC", bound=OptimizerConfig, default=OptimizerConfig)
 
 

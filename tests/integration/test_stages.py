@@ -29,7 +29,7 @@ FALLS = {
     "flextok-codec": ["mse/mse"],
     "flextok": ["decoder/flow", "repa/cosine"],
 }
-QUICK = ("run.steps=30", "run.log_every=5", "run.warmup=3", "run.batch_size=8")
+QUICK = ("run.steps=30", "run.log_every=5", "run.optimizer.warmup=3", "run.batch_size=8")
 EARLY = {"titok-stage2": ("run.objectives.2.start=15",), "titok-single": ("run.objectives.3.start=15",)}
 """The critic begins within a short run too."""
 Stages = Callable[..., Run]
