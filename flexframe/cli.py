@@ -44,7 +44,6 @@ from flexframe_registry.cards import card as find_card
 from flexframe_registry.errors import UnknownName, nearest
 from flexframe_registry.files import read_yaml
 from flexframe_registry.kinds import KINDS
-from flexframe_registry.models import kind_of, sampled_by
 from flexframe_registry.suites import SUITES
 
 app = typer.Typer(
@@ -206,7 +205,7 @@ def train(
             distributed.leave()
             return
     else:
-        own, cards_own = sampled_by(config.model), sampled_by(found.described)
+        own, cards_own = config.model.sampled, found.described.sampled
         same = own is not None and cards_own is not None and own.type == cards_own.type
         folder = processes.told(folder or _fresh_folder(found.id))
         run = Run.create(config, folder, on, found.file.sampling if same else {}, processes)
@@ -223,7 +222,7 @@ def train(
         )
         out.print(text, soft_wrap=True, markup=False)
         return
-    kind = kind_of(run.config.model)
+    kind = run.config.model.kind
     also = f", kind={kind!r}" if kind != "tokenizer" else ""
     out.print(f"trained {run.step} steps; load it with flexframe.load({str(run.folder)!r}{also})")
 

@@ -18,7 +18,6 @@ from flexframe.commands.common import out, say
 from flexframe_registry import ConfigError, ModelConfig, catalogue
 from flexframe_registry.cards import card as find_card
 from flexframe_registry.kinds import KINDS
-from flexframe_registry.models import kind_of
 
 _MARKS = {"ok": ("", ""), "missing": ("missing: ", "yellow"), "broken": ("BROKEN: ", "bold red")}
 
@@ -141,8 +140,7 @@ def _model_path(to: Path, force: bool) -> Path:
 
 def _samples(config: ModelConfig) -> str | None:
     """The part whose settings of use a model has."""
-    part = {"tokenizer": "decoder", "generator": "prior"}.get(kind_of(config))
-    return None if part is None else getattr(config, part).type
+    return None if config.sampled is None else config.sampled.type
 
 
 def _draw(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,6 +152,8 @@ def reconstruct(
     sampling = _sampling(steps, guidance, settings)
     from PIL import Image
 
+    from flexframe.files import replaced, write_json
+    from flexframe.pictures import grid
     from flexframe.use import reconstruct as work
     from flexframe.use.lengths import fewest, read_lengths
 
@@ -167,7 +168,8 @@ def reconstruct(
             progress=progress,
         )  # fmt: skip
     to.parent.mkdir(parents=True, exist_ok=True)
-    work.grid(strips).save(to)
+    with replaced(to) as part:
+        grid(strips).save(part, Image.registered_extensions()[to.suffix.lower()])
     if numbers is not None:
         from flexframe.models.fingerprint import fingerprint
 
@@ -175,7 +177,7 @@ def reconstruct(
         record = {"model": name, "fingerprint": fingerprint(tokenizer), "seed": seed, "sampling": settled,
                   "resize": way, "images": work.numbers(strips)}  # fmt: skip
         numbers.parent.mkdir(parents=True, exist_ok=True)
-        numbers.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(numbers, record)
     _table(strips)
     columns_shown, budgets = len(strips[0].found), len(tokenizer.config.budgets)
     if not lengths and columns_shown < budgets:

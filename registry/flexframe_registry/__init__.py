@@ -26,6 +26,7 @@ from .kinds import (
     SourceConfig,
     Spec,
     StepConfig,
+    TargetSpec,
     TokenSpec,
     TransformConfig,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "Spec",
     "StepConfig",
     "SuiteConfig",
+    "TargetSpec",
     "TokenSpec",
     "TokenizerConfig",
     "TrainConfig",

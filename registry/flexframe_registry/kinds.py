@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import explain
 
 Size = Literal["tiny", "small", "base", "large"]
-SIZES: tuple[str, ...] = ("tiny", "small", "base", "large")
+SIZES: tuple[Size, ...] = get_args(Size)
 Resize = Literal["torchvision-bicubic", "torchvision-bilinear", "adm"]
 """How an image file is brought to a model's size; `flexframe.data.images` does it."""
 
@@ -70,6 +70,15 @@ class CodesSpec:
     """Class labels it is conditioned on, 0..classes-1; None without."""
 
 
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    """What stands in a batch's features for an objective: `shape` values a sample."""
+
+    shape: tuple[int, ...]
+    below: int | None = None
+    """Whole numbers from 0 to below this one; None for real numbers."""
+
+
 # --- configs -----------------------------------------------------------------------------------------------------
 
 
@@ -92,6 +101,12 @@ class SamplingConfig(Config):
 
     on_step: Callable[[int, int], None] | None = Field(None, exclude=True, repr=False)
     """In Python, told (steps done, steps in all) by a decoder that takes steps; moves no number, and is never saved."""
+
+    @classmethod
+    def quick(cls) -> Self:
+        """Settings for a quick check: as few steps as still show all that drawing does. Those that take no time of
+        their own stay as they are."""
+        return cls()
 
     def by_step(self) -> Sequence[tuple[Self, int]]:
         """Settings, and how often each occurs, that together cost what these do. For estimates: a part that draws in
@@ -213,6 +228,15 @@ class ObjectiveConfig(ComponentConfig):
     def precomputes(self) -> Mapping[str, Mapping[str, Any]]:
         """What it computes of the images alone and can be given instead, by its name in `batch.features`, each with the
         settings that decide it. `ValueError` where it cannot be told before a model is there."""
+        return {}
+
+    def targets(self, grid: tuple[int, int], classes: int) -> Mapping[str, TargetSpec]:
+        """What must be in `batch.features` for it, by name, because it cannot make it of the images itself.
+
+        Args:
+            grid: rows and columns of the decoder's logits or features.
+            classes: classes of its logits.
+        """
         return {}
 
     def stepped(self) -> StepConfig:

@@ -18,7 +18,7 @@ from .kinds import (
     TransformConfig,
 )
 from .manager import catalogue
-from .models import CodecModelConfig, GeneratorConfig, TokenizerConfig, continuous, kind_of, read_model
+from .models import CodecModelConfig, GeneratorConfig, PartName, TokenizerConfig, continuous, read_model
 from .slots import Slot, resolve
 from .spellings import present
 
@@ -30,7 +30,7 @@ class InitConfig(Config):
 
     source: str = Field(alias="from")
     """The model, as `flexframe.load` takes it: a card, a file, a run's folder, a published checkpoint."""
-    parts: tuple[Literal["codec", "encoder", "quantizer", "masker", "decoder"], ...] | None = None
+    parts: tuple[PartName, ...] | None = None
     """Parts that are taken; not given: all that it has."""
     rename: dict[str, str] = {}
     """Beginnings of tensor names there, and what they are here."""
@@ -156,7 +156,6 @@ class RunConfig(Config):
         return self
 
 
-_PARTS = {"tokenizer": ("codec", "encoder", "quantizer", "masker", "decoder"), "generator": ("prior",)}
 USUAL: Mapping[str, str] = {"feed": "images", "optimizer": "adamw"}
 """Components of a run that names their settings alone."""
 USUAL_FEEDS: Mapping[str, str] = {"tokenizer": "images", "generator": "tokens"}
@@ -192,14 +191,14 @@ class TrainConfig(Config):
         model = info.data.get("model")
         if not isinstance(value, Mapping) or model is None:
             return value
-        run, usual = present(value), USUAL_FEEDS[kind_of(model)]
+        run, usual = present(value), USUAL_FEEDS[model.kind]
         given = run.get("feed", {})
         return {**run, "feed": {"type": usual, **given}} if isinstance(given, Mapping) else run
 
     @model_validator(mode="after")
     def _fields_fit(self) -> TrainConfig:
         """Settings of the run that are another kind of model's are refused, not ignored."""
-        run, kind = self.run, kind_of(self.model)
+        run, kind = self.run, self.model.kind
         wrong = []
         if isinstance(self.model, GeneratorConfig):
             given = {"objectives": run.objectives, "init": run.init, "sample_every": run.sample_every}
@@ -216,7 +215,7 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _parts_learn(self) -> TrainConfig:
         """Rates are of parts that the model has, and that learn."""
-        parts = _PARTS[kind_of(self.model)]
+        parts = self.model.parts
         for name in self.run.optimizer.parts:
             place, part = f"run.optimizer.parts.{name}", name.partition(".")[0]
             if part not in parts:

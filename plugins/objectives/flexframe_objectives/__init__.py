@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from flexframe_registry import Component, Config, ObjectiveConfig, Spec, StepConfig, catalogue, hookimpl
+from flexframe_registry import Component, Config, ObjectiveConfig, Spec, StepConfig, TargetSpec, catalogue, hookimpl
 
 
 class ProxyCodesConfig(ObjectiveConfig):
@@ -26,6 +26,9 @@ class ProxyCodesConfig(ObjectiveConfig):
 
     def precomputes(self) -> Mapping[str, Mapping[str, Any]]:
         return {} if self.teacher is None else {"proxy_codes": {"teacher": self.teacher}}
+
+    def targets(self, grid: tuple[int, int], classes: int) -> Mapping[str, TargetSpec]:
+        return {"proxy_codes": TargetSpec(grid, classes)} if self.teacher is None else {}
 
 
 class ImageObjectiveConfig(ObjectiveConfig):
@@ -178,6 +181,11 @@ class REPAConfig(ObjectiveConfig):
         if self.grid is None:
             raise ValueError("its grid is the decoder's own; to compute features before, give a grid, as grid=16")
         return {"repa": {"teacher": self.teacher, "weights": self.weights, "grid": list(self.grid)}}
+
+    def targets(self, grid: tuple[int, int], classes: int) -> Mapping[str, TargetSpec]:
+        if self.dim is None:
+            return {}
+        return {"repa": TargetSpec((*(self.grid or grid), self.dim))}
 
     def check(self, spec: Spec) -> None:
         if (self.teacher is None) == (self.dim is None):

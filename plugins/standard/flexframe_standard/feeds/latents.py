@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from flexframe.data.loader import ahead, conditioned, stand_aside, steps
 from flexframe.data.shards import Shards
+from flexframe.files import refuse_other
 from flexframe.models.fingerprint import codec_fingerprint
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.parts import Codec
@@ -27,11 +28,8 @@ def _check_source(training: TrainConfig, shards: Shards) -> None:
     """Raise `ConfigError` where a folder's contents are of other data than the run's."""
     data, model, about = training.run.data.model_dump(mode="json"), training.model, shards.about
     assert isinstance(model, TokenizerConfig)
-    if about.source != data:
-        differ = sorted(n for n in data.keys() | about.source.keys() if data.get(n) != about.source.get(n))
-        told = "; ".join(f"{name} there {about.source.get(name)!r}, here {data.get(name)!r}" for name in differ)
-        text = f"is not what the {about.kind} in {shards.folder} were made of: {told}; set run.data to what it was"
-        raise ConfigError.at("run.data", text)
+    told = f"is not what the {about.kind} in {shards.folder} were made of"
+    refuse_other("run.data", told, about.source, data, "set run.data to what it was")
     if about.image_size != model.image_size:
         text = f"holds {about.kind} of images of {about.image_size}, and the model's are {model.image_size}"
         raise ConfigError.at(str(shards.folder), text)
