@@ -119,8 +119,11 @@ def test_what_is_not_the_runs_is_refused(start, tmp_path):
     refused(r"holds no features 'repa' for it; make them: flexframe precompute features")
     see(out)
     refused("latents of another codec .test. than the run's", path=start(1))
-    refused("count there 20, here 19", data={**DATA, "count": 19})
-    refused("the features 'repa' in .* are others: grid there .4, 4., here .2, 2.", objectives=[{**REPA, "grid": 2}])
+    refused("count was 20 and is 19", data={**DATA, "count": 19})
+    refused(
+        "not what the features 'repa' in .* were made for: grid was .4, 4. and is .2, 2.",
+        objectives=[{**REPA, "grid": 2}],
+    )
     refused(r"run\.transforms: feed .latents. has images as they were .*leave out .flip.", transforms=["flip"])
     refused("holds no latents; make them", **kept_in(tmp_path))
     (out / "latents-00000.safetensors").rename(out / "aside")

@@ -46,11 +46,9 @@ def _check_features(config: TrainConfig, features: Shards | None, folder: Path) 
             if features is None or name not in features.about.of:
                 text = f"objective {objective.type!r} looks at images, and {folder} holds no features {name!r} for it"
                 raise ConfigError.at(place, f"{text}; make them: flexframe precompute features CARD -o {folder}")
-            there = features.about.of[name]
-            wrong = [key for key, value in settings.items() if there.get(key) != value]
-            if wrong:
-                told = "; ".join(f"{key} there {there.get(key)!r}, here {settings[key]!r}" for key in wrong)
-                raise ConfigError.at(place, f"the features {name!r} in {folder} are others: {told}")
+            there = {key: features.about.of[name].get(key) for key in settings}
+            told = f"is not what the features {name!r} in {folder} were made for"
+            refuse_other(place, told, there, settings, "set it to what it was, or precompute them again")
 
 
 class _Rows(Dataset[tuple[Tensor, ...]]):
