@@ -48,7 +48,7 @@ from flexframe_registry.suites import SUITES
 
 app = typer.Typer(
     name="flexframe",
-    help="A modular framework for 1D image tokenizers: FlexTok, TiTok, and yours, trained and measured alike.",
+    help="A modular framework for 1D image tokenizers: published ones and yours, trained and measured alike.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -315,11 +315,11 @@ def demo(
 ) -> None:
     """Compare the models of drawn scenes that ship with the project, on scenes they have not seen: a minute or two.
 
-    With --train, a small FlexTok and a small TiTok of handwritten digits are trained from scratch and compared.
+    With --train, two small tokenizers of handwritten digits are trained from scratch and compared.
     """
     folder = folder or Path("demo-trained" if retrain else "demo")
     if not retrain:
-        out.print("256 held-out scenes: FlexTok, two TiTok and a 2D grid; a minute or two on a CPU")
+        out.print("256 held-out scenes: three 1D tokenizers and a 2D grid; a minute or two on a CPU")
         measured = suite(DEMO_SUITE)
         kept = tuple(metric for metric in measured.metrics if metric.type not in DEMO_WITHOUT)
         measured = measured.model_copy(update={"metrics": kept})

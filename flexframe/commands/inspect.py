@@ -98,7 +98,7 @@ def init(
 ) -> None:
     """Write a model with random weights: what an untrained one is, for tests and timings.
 
-    Where a method starts its heads at zero, as FlexTok does, an untrained model decodes to noise and has one token.
+    Where a method starts its heads at zero, an untrained model decodes to noise and has one token.
     """
     found = find_card(card)
     given = [override.removeprefix("model.") for override in overrides or []]

@@ -163,7 +163,7 @@ def features(
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 32,
     device: Device = "auto",
 ) -> None:
-    """Compute what a run's objectives see in its images (REPA: a teacher's features), for the feed `latents`.
+    """Compute what a run's objectives see in every image of its data (a teacher's features), for the feed `latents`.
 
     Broken off, the same command goes on with the shard where it stopped.
     """

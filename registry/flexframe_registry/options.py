@@ -44,7 +44,7 @@ def option(name: str) -> str:
 
 def settings_of(kind: type[Config]) -> tuple[Setting, ...]:
     """Every setting of a config class, in its own order."""
-    return tuple(_setting(name, field) for name, field in kind.model_fields.items() if not field.exclude)
+    return tuple(_setting(name, field) for name, field in kind.model_fields.items())
 
 
 def read_settings(

@@ -19,13 +19,13 @@ from flexframe_registry import (
     SourceConfig,
     hookimpl,
 )
+from flexframe_standard import metrics
 from flexframe_standard.feeds.configs import (
     ImagesFeedConfig,
     LatentsFeedConfig,
     TokenFileFeedConfig,
     TokensFeedConfig,
 )
-from flexframe_standard.metrics import configs as metric_configs
 from flexframe_standard.observers_config import TensorBoardConfig, WandbConfig
 from flexframe_standard.optimizers_config import AdamConfig, AdamWConfig, LionConfig, MuonConfig, SGDConfig
 from flexframe_standard.sources.files_config import FolderConfig, ImagesConfig, TarConfig
@@ -110,5 +110,5 @@ def flexframe_components() -> Iterable[Component]:
         Component(MuonConfig, "flexframe_standard.optimizers:Muon"),
         Component(TensorBoardConfig, "flexframe_standard.observers:TensorBoard"),
         Component(WandbConfig, "flexframe_standard.observers:Wandb"),
-        *metric_configs.components(),
+        *metrics.COMPONENTS,
     ]
