@@ -44,6 +44,7 @@ from flexframe_registry.cards import card as find_card
 from flexframe_registry.errors import UnknownName, nearest
 from flexframe_registry.files import read_yaml
 from flexframe_registry.kinds import KINDS
+from flexframe_registry.runfolder import RunFolder
 from flexframe_registry.suites import SUITES
 
 app = typer.Typer(
@@ -198,7 +199,7 @@ def train(
     # where this process fails, `main` ends it: the others may not have, and leaving them would wait for them
     if resume is not None:
         run = Run.resume(resume, on, processes)
-        if run.step >= run.config.run.steps and (resume / "model.safetensors").is_file():
+        if run.step >= run.config.run.steps and run.paths.model.is_file():
             run.close()
             if processes.first:
                 out.print(f"{resume} is finished: {run.step} steps")
@@ -326,14 +327,14 @@ def demo(
         _bench(DEMO_SUITE, measured, list(DEMO_MODELS), folder, 64, device, DEMO_PRIORS)
         return
     targets = {m: folder / m.replace("/", "-") for m in DEMO_TRAINED}
-    if (folder / "results.json").is_file() and not any((each / "config.json").is_file() for each in targets.values()):
+    if (folder / "results.json").is_file() and not any(RunFolder(each).config.is_file() for each in targets.values()):
         raise ConfigError.at(str(folder), "holds the results of another benchmark; choose another folder by -o")
     steps = sum(cards().get(m).run.steps for m in DEMO_TRAINED)
     minutes = steps / STEPS_A_SECOND / 60
     out.print(f"training both from scratch: {steps:,} steps, about {minutes:.0f} minutes on a CPU core")
     trained = []
     for m, target in targets.items():
-        if (target / "config.json").is_file():
+        if RunFolder(target).config.is_file():
             train(None, None, None, target, device)
         else:
             train(m, None, target, None, device)

@@ -13,6 +13,7 @@ from flexframe.commands import complete
 from flexframe.commands.common import out, say
 from flexframe_registry import ConfigError
 from flexframe_registry.files import split_override
+from flexframe_registry.runfolder import MODEL
 
 Assume = Annotated[
     list[str] | None,
@@ -43,7 +44,7 @@ def import_(
     importer: As = None,
 ) -> None:
     """Turn a published checkpoint into a model of ours: one safetensors file with its config, and a card."""
-    target = folder / "model.safetensors"
+    target = folder / MODEL
     if target.exists():
         raise ConfigError.at(str(target), "is there already; name another folder with -o")
     from flexframe.models.build import assemble
@@ -139,7 +140,7 @@ def _write_card(path: Path, place: Any, config: Any, sampling: dict[str, Any], a
         "source": json.dumps(about.get("import", {}), sort_keys=True),
         "model": config.model_dump(mode="json"),
         "sampling": sampling,
-        "weights": {"path": "model.safetensors", "sha256": sha256(path.parent / "model.safetensors")},
+        "weights": {"path": MODEL, "sha256": sha256(path.parent / MODEL)},
         **base,
     }
     yaml = YAML()

@@ -18,6 +18,7 @@ from flexframe.commands.common import out, say
 from flexframe_registry import ConfigError, ModelConfig, catalogue
 from flexframe_registry.cards import card as find_card
 from flexframe_registry.kinds import KINDS
+from flexframe_registry.runfolder import MODEL
 
 _MARKS = {"ok": ("", ""), "missing": ("missing: ", "yellow"), "broken": ("BROKEN: ", "bold red")}
 
@@ -132,7 +133,7 @@ def _model_path(to: Path, force: bool) -> Path:
         raise ConfigError.at("-o", "is required: a .safetensors file, or a folder")
     if to.suffix not in ("", ".safetensors") and not to.is_dir():
         raise ConfigError.at(str(to), "is neither a folder nor ends in .safetensors")
-    target = to if to.suffix == ".safetensors" and not to.is_dir() else to / "model.safetensors"
+    target = to if to.suffix == ".safetensors" and not to.is_dir() else to / MODEL
     if target.exists() and not force:
         raise ConfigError.at(str(target), "is there already; choose another -o, or overwrite it with --force")
     return target

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from flexframe.commands.common import out, say
 from flexframe_registry import ConfigError
+from flexframe_registry.runfolder import LOG
 
 if TYPE_CHECKING:
     from flexframe.train.history import History
@@ -147,7 +148,7 @@ def _name(folder: Path, root: Path) -> str:
 
 def _short(folders: Sequence[Path]) -> dict[str, Path]:
     """Folders by the shortest ends of their paths that tell them apart."""
-    places = [(folder.parent if folder.name == "log.jsonl" else folder).absolute() for folder in folders]
+    places = [(folder.parent if folder.name == LOG else folder).absolute() for folder in folders]
     if len(set(places)) < len(places):
         raise ConfigError.at("", "a run is named twice; name each once")
     for depth in range(1, max(len(place.parts) for place in places) + 1):

@@ -17,7 +17,7 @@ from flexframe.train.console import Console
 from flexframe.train.optim import learning_rate
 from flexframe.train.optim import step as step_optimizer
 from flexframe.train.run import Run
-from flexframe.train.samples import draw, place
+from flexframe.train.samples import draw
 from flexframe.train.stopping import Stopping
 from flexframe.train.tally import Reading
 from flexframe.train.trainee import total
@@ -115,7 +115,7 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
             _check(run, reading)  # so no checkpoint holds what is not finite
         if samples:
             since += draw(run)  # no part of the pace of training
-            picture = run.folder / place(run.step)
+            picture = run.paths.sample(run.step)
             for observer in run.observers if picture.is_file() else ():
                 observer.picture(run.step, picture)
         if logs:
@@ -145,7 +145,7 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
         if stopped is not None and not last:
             return stopped
         watch.at(run.step, "waiting for data")
-    run.export(run.folder / "model.safetensors")
+    run.export(run.paths.model)
     return None
 
 
@@ -172,7 +172,7 @@ def _check(run: Run, reading: Reading) -> None:
     if reading.first is None or (run.tally.skip and reading.in_a_row < HOPELESS):
         return
     step = run.step - run.tally.steps + reading.first
-    place = run.folder / f"nonfinite-{step + 1}.json"
+    place = run.paths.nonfinite(step + 1)
     if run.processes.first:
         write_json(place, {"step": step + 1, "parts": reading.troubles, "index": run.feed.rows(step)})
     raise FloatingPointError(_advice(run, reading, step, place))
@@ -184,9 +184,7 @@ def _advice(run: Run, reading: Reading, step: int, place: Path) -> str:
         text = f"{reading.in_a_row} steps in a row were skipped: {found}"
         advice = "try a lower run.optimizer.lr"
     else:
-        text, advice = (
-            f"{found} at step {step + 1}",
-            "try a lower run.optimizer.lr, or run.nonfinite=skip for single bad steps",
-        )
-    kept = f"the batch's rows are in {place}, the last whole checkpoint in {run.folder / 'checkpoints'}"
+        text = f"{found} at step {step + 1}"
+        advice = "try a lower run.optimizer.lr, or run.nonfinite=skip for single bad steps"
+    kept = f"the batch's rows are in {place}, the last whole checkpoint in {run.paths.checkpoints}"
     return f"{text}; {kept}; {advice}"

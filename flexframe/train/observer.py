@@ -10,6 +10,7 @@ from typing import Generic
 from typing_extensions import TypeVar
 
 from flexframe_registry import ObserverConfig, TrainConfig
+from flexframe_registry.runfolder import RunFolder
 
 ObserverC = TypeVar("ObserverC", bound=ObserverConfig, default=ObserverConfig)
 
@@ -21,7 +22,7 @@ class Observer(ABC, Generic[ObserverC]):
         self.config = config
 
     @abstractmethod
-    def start(self, folder: Path, step: int, training: TrainConfig) -> None:
+    def start(self, folder: RunFolder, step: int, training: TrainConfig) -> None:
         """Begin: a run is built, in this folder, with so many steps done (more than 0 where it is resumed)."""
 
     @abstractmethod

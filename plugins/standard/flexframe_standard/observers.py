@@ -12,17 +12,18 @@ from PIL import Image
 
 from flexframe.train.observer import Observer
 from flexframe_registry import TrainConfig
+from flexframe_registry.runfolder import RunFolder
 from flexframe_standard.observers_config import TensorBoardConfig, WandbConfig
 
 
 class TensorBoard(Observer[TensorBoardConfig]):
     """Writes `<run>/tensorboard`."""
 
-    def start(self, folder: Path, step: int, training: TrainConfig) -> None:
+    def start(self, folder: RunFolder, step: int, training: TrainConfig) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         writer: Any = SummaryWriter
-        self.writer = writer(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self.writer = writer(str(folder.tensorboard), purge_step=step + 1 if step else None)
 
     def line(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -41,13 +42,13 @@ class TensorBoard(Observer[TensorBoardConfig]):
 class Wandb(Observer[WandbConfig]):
     """Writes `<run>/wandb`, to be sent by `wandb sync` whenever its owner wants."""
 
-    def start(self, folder: Path, step: int, training: TrainConfig) -> None:
+    def start(self, folder: RunFolder, step: int, training: TrainConfig) -> None:
         import wandb
 
         self.package: Any = wandb
-        name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+        name = hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:12]
         self.run = self.package.init(
-            project=self.config.project, name=folder.name, id=name, dir=str(folder), mode="offline",
+            project=self.config.project, name=folder.path.name, id=name, dir=str(folder.path), mode="offline",
             config=training.model_dump(mode="json"),
         )  # fmt: skip
 
