@@ -15,10 +15,10 @@ from flexframe.train import run as runs
 from flexframe.train.run import Run
 from flexframe_registry import ConfigError, hookimpl, manager
 
-REVIVING = "quantizer={type: vq, codebook_size: 64, dim: 8, l2_norm: false, ema: true, dead_code_threshold: 0.5}"
+DRAWING = "quantizer={type: toy, levels: [8, 8, 8], noise: 0.1, average: true}"
 """Draws from the global random state at every step."""
 SAMPLES = ("run.steps=6", "run.checkpoint_every=3", "run.log_every=2", "run.sample_every=2", "run.sample_count=3",
-           REVIVING)  # fmt: skip
+           DRAWING)  # fmt: skip
 
 
 class Stop:

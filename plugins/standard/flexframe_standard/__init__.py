@@ -16,7 +16,6 @@ from flexframe_registry import (
     LatentSpec,
     MaskerConfig,
     ObjectiveConfig,
-    SourceConfig,
     hookimpl,
 )
 from flexframe_standard import metrics
@@ -28,6 +27,7 @@ from flexframe_standard.feeds.configs import (
 )
 from flexframe_standard.observers_config import TensorBoardConfig, WandbConfig
 from flexframe_standard.optimizers_config import AdamConfig, AdamWConfig, LionConfig, MuonConfig, SGDConfig
+from flexframe_standard.sources.digits_config import DigitsConfig
 from flexframe_standard.sources.files_config import FolderConfig, ImagesConfig, TarConfig
 from flexframe_standard.sources.scenes_config import ScenesConfig
 from flexframe_standard.transforms_config import FlipConfig, ShiftConfig
@@ -75,14 +75,6 @@ class L1Config(ObjectiveConfig):
 
     def needs(self) -> frozenset[str]:
         return frozenset({"reconstruction"})
-
-
-class DigitsConfig(SourceConfig):
-    """The 1,797 handwritten digits that scikit-learn ships (8 x 8, grey), enlarged; every fifth is held out."""
-
-    type: Literal["digits"] = "digits"
-    split: Literal["train", "val"] = "train"
-    """`train` (1,438 images), or the held-out `val` (359: the indices 4, 9, 14, ...)."""
 
 
 @hookimpl
