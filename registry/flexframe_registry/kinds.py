@@ -316,8 +316,3 @@ KINDS: dict[str, type[ComponentConfig]] = {
         AllocatorConfig, SourceConfig, MetricConfig, PriorConfig, ImporterConfig,
     )
 }  # fmt: skip
-
-
-def laid(kind: Any, own: Any, given: Mapping[str, Any] | None, place: str) -> Any:
-    """A part's settings with others laid on."""
-    return own.laid(given, place)
