@@ -116,7 +116,7 @@ class Quantizer(Part[QuantizerConfig]):
 
 
 class LengthMasker(Part[MaskerConfig]):
-    """A rule for the tokens of each sample that training keeps (nested dropout and its kin): a prefix of at least one."""
+    """A rule for the tokens of each sample that training keeps (nested dropout and its kin): a prefix, never empty."""
 
     @abstractmethod
     def draw(self, batch: int, length: int, *, rng: Rng) -> Kept:

@@ -42,7 +42,7 @@ class LatentSpec:
 
 @dataclass(frozen=True, slots=True)
 class TokenSpec:
-    """Tokens that travel: at most `length` slots of `dim` values, `codebooks` codes each out of `codebook_size` entries.
+    """Tokens that travel: at most `length` slots of `dim` values, `codebooks` codes each of `codebook_size` entries.
 
     `codebook_size` is None for a continuous quantizer, whose codes are its values.
     """
