@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +34,7 @@ from flexframe.commands.common import (
     out,
     pick_device,
     say,
+    show_warning,
     take_debug,
     tell,
     versions,
@@ -72,6 +74,7 @@ STEPS_A_SECOND = 13
 def main() -> None:
     """Entry point: an error is one line, and a traceback only with --debug or FLEXFRAME_DEBUG=1."""
     debug = take_debug(sys.argv)
+    warnings.showwarning = show_warning
     try:
         app()
     except BrokenPipeError:  # as in `flexframe list | head`: who reads has enough

@@ -35,6 +35,11 @@ Device = Annotated[
 ]
 
 
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning as one line, in place of Python's own two with a place in the code."""
+    say.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+
+
 # --- devices -----------------------------------------------------------------------------------------------------
 
 
