@@ -8,16 +8,15 @@ from typing import Annotated
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import Device, names_and_settings, names_of, out, pick_device, say
-from flexframe.commands.generate import Guidance, Settings, Temperature, TopK, TopP, read_settings
-from flexframe_registry import ConfigError, suite
+from flexframe.commands.common import names_and_settings, names_of, out, pick_device, refuse, say
+from flexframe.commands.generate import Settings, read_both
+from flexframe.commands.options import Device, Suite
+from flexframe.commands.sampling import check_sampling
 
 
 def bench_samples(
-    name: Annotated[
-        str,
-        typer.Argument(metavar="SUITE", help="A suite's name, or a YAML file.", autocompletion=complete.suites),
-    ],
+    ctx: typer.Context,
+    name: Suite,
     priors: Annotated[
         list[str],
         typer.Argument(
@@ -27,10 +26,6 @@ def bench_samples(
         ),
     ],
     folder: Annotated[Path, typer.Option("--out", "-o", help="Where results.json and the pictures go.")],
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    guidance: Guidance = None,
     settings: Settings = None,
     model: Annotated[
         str | None,
@@ -45,10 +40,11 @@ def bench_samples(
 
     `flexframe bench-samples scenes-64-samples gpt/scenes-64-flextok gpt/scenes-64-titok-16 -o out`
     """
+    from flexframe_registry import suite
+
     named, overrides = names_and_settings(priors)
     measured = suite(name, overrides)
-    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
-    sampling, decoding = read_settings(given, settings)
+    sampling, decoding = read_both(ctx, settings)
     names = names_of(named)
     from flexframe.store.load import load
     from flexframe.store.places import find, preprocessing
@@ -67,10 +63,11 @@ def bench_samples(
     for shown, prior in zip(names, named, strict=True):
         generator = load(prior, device=on, kind=None)
         if not isinstance(generator, Generator):
-            raise ConfigError.at(prior, "is no prior; `flexframe bench` measures tokenizers")
+            refuse(prior, "is no prior; `flexframe bench` measures tokenizers")
+        check_sampling(ctx, sampling, generator.config.prior)
         where = model or generator.config.tokenizer
         if where is None:
-            raise ConfigError.at(prior, "names no tokenizer; give it with --model")
+            refuse(prior, "names no tokenizer; give it with --model")
         loaded.append((shown, generator, load(where, device=on)))
         ways[shown] = preprocessing(where).resize
     if loaded:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from flexframe.commands.common import out
 from flexframe.commands.subjects import Rows, Subject, flat
-from flexframe_registry import ModelConfig, TokenizerConfig
+from flexframe_registry import GeneratorConfig, ModelConfig, TokenizerConfig
 from flexframe_registry.models import kind_of
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ def _shape(config: ModelConfig) -> Rows:
         bits = config.bits_per_token
         rows = [("tokens", f"up to {tokens.length:,}, each {tokens.dim} numbers, {codes}")]
         rows += [("bits", f"{bits:.4g} a token, {bits * tokens.length:,.0f} an image at full length")] if bits else []
-    elif kind_of(config) == "codec":
-        latents, rows = config.latents, []
-    else:
+    elif isinstance(config, GeneratorConfig):
         of = f"{config.codebooks} x {config.length:,} codes of {config.codebook_size:,}"
         return [("codes", f"{of}, classes: {config.classes or 'none'}; tokenizer: {config.tokenizer or 'yours'}")]
+    else:
+        latents, rows = config.latents, []
     height, width = config.image_size
     bounds = "unbounded" if latents.range is None else f"in [{latents.range[0]:g}, {latents.range[1]:g}]"
     rows.insert(0, ("latents", f"{latents.channels} x {latents.height} x {latents.width}, {bounds}"))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flexframe.commands.common import refuse
 from flexframe_registry import ConfigError, ModelConfig, TrainConfig, cards
 from flexframe_registry.cards import Card, is_card_file
 from flexframe_registry.cards import card as find_card
@@ -42,7 +43,7 @@ def find(name: str) -> Subject:
         return _of_card(place.card)
     if place.path is None:
         text = f"is not on this disk; fetch it with `flexframe import {place.id} -o FOLDER`, then show the folder"
-        raise ConfigError.at(place.id, text)
+        refuse(place.id, text)
     return _of_run(place.path) or _of_file(place.id, name)
 
 
@@ -108,7 +109,7 @@ def _of_file(where: str, name: str) -> Subject:
         config, sampling = found.config, dict(found.sampling)
     else:
         if header["kind"] not in MODELS:
-            raise ConfigError.at(str(path), f"holds a {header['kind']!r}; this version knows: {', '.join(MODELS)}")
+            refuse(str(path), f"holds a {header['kind']!r}; this version knows: {', '.join(MODELS)}")
         config, sampling = MODELS[header["kind"]].read(header["config"], str(path)), header["sampling"]
         about = header["about"]
     facts = [("weights", f"{path}" if header else f"{path}, of another code base")]
@@ -132,7 +133,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ConfigError.at(str(path), f"cannot be read: {error}") from None
+        refuse(str(path), f"cannot be read: {error}")
     return found if isinstance(found, dict) else {}
 
 

@@ -121,6 +121,9 @@ class LpipsConfig(MetricConfig):
     rounded: bool = False
     """Round reconstructions to 8 bits first, as if read back from files."""
 
+    def fetches(self) -> bool:
+        return self.backbone is None
+
 
 class BitsConfig(MetricConfig):
     """Bits and tokens of an image, averaged over images."""
