@@ -63,7 +63,7 @@ def train(
     else:
         own, cards_own = sampled_by(config.model), sampled_by(found.described)
         same = own is not None and cards_own is not None and own.type == cards_own.type
-        folder = processes.told(folder or _fresh_folder(found.id))
+        folder = processes.told(folder or fresh_folder(found.id))
         run = Run.create(config, folder, on, found.file.sampling if same else {}, processes)
     stopped = loop(run, TrainConsole(out if processes.first else Console(quiet=True)))
     distributed.leave()
@@ -83,7 +83,8 @@ def train(
     out.print(f"trained {run.step} steps; load it with flexframe.load({str(run.folder)!r}{also})")
 
 
-def _fresh_folder(card: str) -> Path:
+def fresh_folder(card: str) -> Path:
+    """Name a folder under `runs` that is not there yet, for a run of this card."""
     base = Path("runs") / card.replace("/", "-")
     taken = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 10_000))]
     return next(path for path in taken if not path.exists())

@@ -23,6 +23,7 @@ from .kinds import (
     SourceConfig,
     Spec,
     StepConfig,
+    TargetSpec,
     TokenSpec,
 )
 from .manager import catalogue, create_manager, manager
@@ -60,6 +61,7 @@ __all__ = [
     "Spec",
     "StepConfig",
     "SuiteConfig",
+    "TargetSpec",
     "TokenSpec",
     "TokenizerConfig",
     "TrainConfig",

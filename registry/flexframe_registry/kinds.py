@@ -74,6 +74,15 @@ class CodesSpec:
     """Class labels it is conditioned on, 0..classes-1; None without."""
 
 
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    """What stands in a batch's features for an objective: `shape` values a sample."""
+
+    shape: tuple[int, ...]
+    below: int | None = None
+    """Whole numbers from 0 to below this one; None for real numbers."""
+
+
 # --- configs -----------------------------------------------------------------------------------------------------
 
 
@@ -241,6 +250,15 @@ class ObjectiveConfig(ComponentConfig):
     def precomputes(self) -> Mapping[str, Mapping[str, Any]]:
         """What it computes of the images alone and can be given instead, by its name in `batch.features`, each with the
         settings that decide it. `ValueError` where it cannot be told before a model is there."""
+        return {}
+
+    def targets(self, grid: tuple[int, int], classes: int) -> Mapping[str, TargetSpec]:
+        """What must be in `batch.features` for it, by name, because it cannot make it of the images itself.
+
+        Args:
+            grid: rows and columns of the decoder's logits or features.
+            classes: classes of its logits.
+        """
         return {}
 
     def stepped(self) -> StepConfig:

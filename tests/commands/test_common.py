@@ -73,7 +73,7 @@ def test_an_endless_error_is_cut(failing):
 
 
 def test_tracebacks_are_shown_when_asked_for(python, monkeypatch):
-    code = "import flexframe.cli as c; c.catalogue = lambda: {}['lost']; c.main()"
+    code = "import flexframe.cli as c, flexframe_registry as r; r.catalogue = lambda: {}['lost']; c.main()"
     quiet = python(code, "list")
     assert (quiet.returncode, len(quiet.stderr.splitlines())) == (1, 1)
     for loud in (python(code, "--debug", "list"), python(code, "list", FLEXFRAME_DEBUG="1")):
@@ -102,7 +102,7 @@ def test_debug_by_environment(monkeypatch, value, debug):
 
 
 def test_a_reader_that_has_enough_is_no_error():
-    code = "import flexframe.cli as c; c.catalogue = lambda: print('x' * 1_000_000, flush=True); c.main()"
+    code = "import flexframe.cli as c, flexframe_registry as r; r.catalogue = lambda: print('x' * 1_000_000, flush=True); c.main()"
     run = subprocess.Popen([sys.executable, "-c", code, "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     run.stdout.close()
     with run:

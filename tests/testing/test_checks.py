@@ -8,7 +8,7 @@ from torch import nn
 
 from flexframe.bench.metric import Measure, Metric
 from flexframe.nn.priors import class_ids, gumbel
-from flexframe.parts import Encoder, LengthMasker, LikelihoodPrior, Quantizer
+from flexframe.parts import Encoder, LengthMasker, LikelihoodPrior, Objective, Quantizer
 from flexframe.testing import checks, iter_checks, parametrize_contracts
 from flexframe.testing.tables import TableRng
 from flexframe.tokens import Codes, Kept, Quantized, prefix
@@ -17,10 +17,13 @@ from flexframe_registry import (
     EncoderConfig,
     MaskerConfig,
     MetricConfig,
+    ObjectiveConfig,
     PriorConfig,
     QuantizerConfig,
+    TargetSpec,
     TokenSpec,
 )
+from flexframe_registry.kinds import KINDS
 
 
 class SignConfig(QuantizerConfig):
@@ -456,3 +459,45 @@ def test_a_table_stands_in_for_the_draws_that_it_names():
     assert rng.uniform("b").shape == (2,)
     with pytest.raises(ValueError, match="table 'a' has shape"):
         rng.uniform("a", (2,))
+
+
+def test_every_kind_has_checks_of_its_own():
+    assert set(checks.CHECKS) == set(KINDS)
+    assert all(checks.CHECKS.values())
+
+
+def test_a_check_is_found_by_its_name():
+    assert checks.check_masker_draws in checks.of("masker")
+    with pytest.raises(AttributeError, match="has no attribute 'check_nothing'"):
+        _ = checks.check_nothing
+
+
+class AskingConfig(ObjectiveConfig):
+    """Squared distance of logits' mean to what was computed before."""
+
+    type: Literal["asking"] = "asking"
+
+    def needs(self):
+        return frozenset({"logits"})
+
+    def targets(self, grid, classes):
+        return {"means": TargetSpec(grid)}
+
+
+class Asking(Objective):
+    def forward(self, outputs, batch, *, step, rng):
+        return {"distance": (outputs.logits.square().mean(1) - batch.features["means"]).square().mean((1, 2))}
+
+
+class Deaf(Asking):
+    def forward(self, outputs, batch, *, step, rng):
+        return {"distance": batch.features["means"].mean((1, 2)) + 0 * outputs.logits.sum()}
+
+
+def test_targets_are_made_up_for_an_objective_that_names_them(monkeypatch):
+    run(checks.check_objective, AskingConfig, Asking, monkeypatch)
+    with pytest.raises(AssertionError, match="needs 'logits', but no gradient reaches it"):
+        run(checks.check_objective, AskingConfig, Deaf, monkeypatch)
+    monkeypatch.setattr(AskingConfig, "targets", ObjectiveConfig.targets)
+    with pytest.raises(KeyError, match="means"):
+        run(checks.check_objective, AskingConfig, Asking, monkeypatch)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from flexframe.commands import use
+from flexframe.commands import progress
 from flexframe.data.tokenfile import TokenFile
 
 from .conftest import IDS
@@ -128,15 +128,15 @@ def test_a_token_file_starts_no_download(command, tokens, tmp_path):
 def test_progress_is_a_line_a_minute_where_there_is_no_terminal(command, photos, model, tmp_path, monkeypatch):
     given = ("encode", photos, "-m", model, "--batch-size", 3, *CPU)
     assert command(*given, "-o", tmp_path / "quiet").err == ""
-    monkeypatch.setattr(use, "LINE_EVERY", 0)
+    monkeypatch.setattr(progress, "LINE_EVERY", 0)
     told = command(*given, "-o", tmp_path / "t").err.splitlines()
     assert told == [f"encoding: {done}.0 of 7" for done in (0, 3, 6, 7)]
 
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch):
     screen = io.StringIO()
-    monkeypatch.setattr(use, "say", Console(file=screen, force_terminal=True, width=100))
-    with use._progress("encoding") as told:
+    monkeypatch.setattr(progress, "say", Console(file=screen, force_terminal=True, width=100))
+    with progress.bar("encoding") as told:
         told(1.5, 1000)
     assert "listing images" in screen.getvalue()
     assert "1.5/1,000" in screen.getvalue()

@@ -11,11 +11,6 @@ from flexframe.tokens import Kept, prefix
 PURPOSE = "masker/length"
 
 
-class Full(LengthMasker):
-    def draw(self, batch: int, length: int, *, rng: Rng) -> Kept:
-        return Kept(length, torch.ones(batch, length, dtype=torch.bool, device=rng.index.device))
-
-
 class Uniform(LengthMasker):
     def draw(self, batch: int, length: int, *, rng: Rng) -> Kept:
         return Kept(length, prefix(1 + rng.integers(PURPOSE, length), length))

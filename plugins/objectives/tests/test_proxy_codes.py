@@ -14,7 +14,7 @@ from flexframe.tokens import Batch, Outputs
 from flexframe.train.run import Run
 from flexframe.train.trainee import Trainee
 from flexframe_objectives import ProxyCodesConfig
-from flexframe_objectives.losses import ProxyCodes
+from flexframe_objectives.proxy_codes import ProxyCodes
 from flexframe_registry import ConfigError, LatentSpec, Spec, TokenizerConfig, TokenSpec, TrainConfig
 
 SPEC = Spec(LatentSpec(3, 16, 16), 24, TokenSpec(8, 6, 1, 64))

@@ -1,4 +1,7 @@
-"""What is no method: the identity codec, data sources, metrics. Registered through the same hook as a stranger's."""
+"""The standard plugin: codec `identity`, masker `full`, losses `mse` and `l1`, sources, metrics, observers.
+
+None is a method. They ship in flexframe's wheel, and register through the same hook as a stranger's.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from flexframe_registry import CodecConfig, Component, LatentSpec, SourceConfig, hookimpl
+from flexframe_registry import (
+    CodecConfig,
+    Component,
+    LatentSpec,
+    MaskerConfig,
+    ObjectiveConfig,
+    SourceConfig,
+    hookimpl,
+)
 from flexframe_standard.metrics import configs as metric_configs
 from flexframe_standard.sources.files_config import FolderConfig, ImagesConfig, TarConfig
 from flexframe_standard.sources.scenes_config import ScenesConfig
@@ -27,6 +38,34 @@ class IdentityCodecConfig(CodecConfig):
     def latents(self, height: int, width: int) -> LatentSpec:
         images = (self.channels, self.downsample, self.range) == (3, 1, (0.0, 1.0))
         return LatentSpec(self.channels, height // self.downsample, width // self.downsample, self.range, images)
+
+
+class FullConfig(MaskerConfig):
+    """Every token, always: a fixed-length tokenizer."""
+
+    masked = False
+    type: Literal["full"] = "full"
+
+    def budgets(self, length: int) -> tuple[int, ...]:
+        return (length,)
+
+
+class MSEConfig(ObjectiveConfig):
+    """Mean squared error of the reconstruction, in the codec's range."""
+
+    type: Literal["mse"] = "mse"
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reconstruction"})
+
+
+class L1Config(ObjectiveConfig):
+    """Mean absolute error of the reconstruction, in the codec's range."""
+
+    type: Literal["l1"] = "l1"
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reconstruction"})
 
 
 class DigitsConfig(SourceConfig):
@@ -55,6 +94,9 @@ def flexframe_step_end(run: Any, step: int) -> None:
 def flexframe_components() -> Iterable[Component]:
     return [
         Component(IdentityCodecConfig, "flexframe_standard.codec:IdentityCodec"),
+        Component(FullConfig, "flexframe_standard.masker:Full"),
+        Component(MSEConfig, "flexframe_standard.losses:MSE"),
+        Component(L1Config, "flexframe_standard.losses:L1"),
         Component(DigitsConfig, "flexframe_standard.sources.digits:Digits"),
         Component(FolderConfig, "flexframe_standard.sources.files:Folder"),
         Component(TarConfig, "flexframe_standard.sources.files:Tar"),

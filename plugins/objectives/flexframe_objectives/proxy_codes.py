@@ -1,4 +1,4 @@
-"""Losses a value a sample, so that their mean is the same however samples are spread over processes."""
+"""Proxy codes: what a model predicts of an image is another tokenizer's codes of it (TiTok, arXiv 2406.07550)."""
 
 from __future__ import annotations
 
@@ -18,23 +18,6 @@ from flexframe.tokens import Batch, Losses, Outputs
 from flexframe_registry import Spec, TokenizerConfig
 
 from . import ProxyCodesConfig
-
-
-def difference(outputs: Outputs, batch: Batch) -> Float[Tensor, "b c h w"]:
-    """Reconstruction minus target, in fp32."""
-    if outputs.reconstruction is None or batch.latents is None:
-        raise ValueError("this objective needs a decoder that reconstructs, and the batch's latents")
-    return outputs.reconstruction.float() - batch.latents
-
-
-class MSE(Objective):
-    def forward(self, outputs: Outputs, batch: Batch, *, step: int, rng: Rng) -> Losses:
-        return {"mse": difference(outputs, batch).square().mean((1, 2, 3))}
-
-
-class L1(Objective):
-    def forward(self, outputs: Outputs, batch: Batch, *, step: int, rng: Rng) -> Losses:
-        return {"l1": difference(outputs, batch).abs().mean((1, 2, 3))}
 
 
 class Teacher:
