@@ -29,6 +29,8 @@ Settings = Annotated[
 class Sampled(TyperCommand):
     """A command that takes the settings of a decoder or prior as options: `--guidance 2`, `--apg false`."""
 
+    context_class = typer.Context
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
         kept, settings = split_settings(args, own)
@@ -112,15 +114,14 @@ def check_sampling(
     from flexframe_registry import ConfigError
     from flexframe_registry.errors import nearest
 
-    known = list(part.sampling.model_fields)
+    known = [name for name, field in part.sampling.model_fields.items() if not field.exclude]
     for name in ctx.meta.get(GIVEN, {}):
         if name not in known:
             own = [opt for parameter in ctx.command.params for opt in parameter.opts if opt.startswith("--")]
             takes = ", ".join(map(option, known)) or "none"
-            text = f"is no option of this command and no setting of {part.kind} {part.type!r}."
-            raise ConfigError.at(
-                option(name), f"{text}{nearest(option(name), [*own, *map(option, known)])} It takes: {takes}"
-            )
+            text = f"is no option of this command and no setting of {part.kind} {part.type!r}"
+            near = nearest(option(name), [*own, *map(option, known)])
+            raise ConfigError.at(option(name), f"{text}.{near} Of that one there are: {takes}")
     part.sampling.read(dict(sampling), path)
 
 
