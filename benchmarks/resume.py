@@ -29,8 +29,8 @@ import torch
 from safetensors.torch import load_file
 
 from flexframe import cli, provenance
+from flexframe.files import sha256, write_json
 from flexframe.train import loop  # noqa: F401 (imported before a process is forked)
-from flexframe.train.checkpoint import digest
 
 TIMES = {"images_per_s", "data_wait"}
 """What of a log line is the machine's and not the run's."""
@@ -190,7 +190,7 @@ def main() -> None:
         "kills_within_a_save": sum(event["within_a_save"] for event in events),
         "cut_short": [event["cut_short"] for event in events if "cut_short" in event],
         "seconds_uninterrupted": round(training, 1),
-        "model_sha256": [digest(run / "model.safetensors") for run in (whole, killed)],
+        "model_sha256": [sha256(run / "model.safetensors") for run in (whole, killed)],
         "log_lines": len(lines(whole)),
         "final_loss": lines(whole)[-1]["loss"],
         "differences": wrong,
@@ -199,7 +199,7 @@ def main() -> None:
         "manifest": provenance.manifest(omp_num_threads=os.environ.get("OMP_NUM_THREADS")),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{given.card.replace('/', '-')}.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_json(RESULTS / f"{given.card.replace('/', '-')}.json", result)
     print(f"{len(events)} kills ({result['kills_within_a_save']} within a save): {wrong if wrong else 'equal'}")
     shutil.rmtree(base)
     sys.exit(bool(wrong))

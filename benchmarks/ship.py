@@ -14,9 +14,9 @@ from pathlib import Path
 
 from torch import Tensor, float16
 
+from flexframe.files import sha256, write_text
 from flexframe.store.load import load
 from flexframe.store.modelfile import read, save
-from flexframe.train.checkpoint import digest
 from flexframe_registry import GeneratorConfig, cards
 from flexframe_registry.models import MODELS
 
@@ -45,12 +45,12 @@ def ship(run: Path, name: str, half: bool) -> None:
     else:
         shutil.copyfile(run / "model.safetensors", weights)
     text = re.sub(r"\nweights:.*\n", "\n", path.read_text())
-    path.write_text(text.rstrip() + f"\nweights: {{path: {weights.name}, sha256: {digest(weights)}}}\n")
+    write_text(path, text.rstrip() + f"\nweights: {{path: {weights.name}, sha256: {sha256(weights)}}}\n")
     kept = Path(__file__).parent / "results" / name.replace("/", "-")
     kept.mkdir(parents=True, exist_ok=True)
     for file in ("config.json", "manifest.json", "log.jsonl"):
         shutil.copyfile(run / file, kept / file)
-    print(f"{name}: {weights.stat().st_size:,} bytes, {digest(weights)[:12]}; record in {kept}")
+    print(f"{name}: {weights.stat().st_size:,} bytes, {sha256(weights)[:12]}; record in {kept}")
 
 
 if __name__ == "__main__":

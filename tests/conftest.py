@@ -107,7 +107,12 @@ def python(tmp_path: Path) -> Callable[..., Any]:
 
     def call(code: str, *args: object, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", code, *map(str, args)]
-        env = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "200", **environment}
+        env = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+            "COLUMNS": "200",
+            **environment,
+        }
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=200)
 
     return call

@@ -152,7 +152,7 @@ def shelve(monkeypatch, path, sha256, sampling):
     file = CardFile.read(raw | {"weights": {"path": path.name, "sha256": sha256}, "sampling": sampling})
     found = Cards({"toy/model": path})
     monkeypatch.setattr(Cards, "get", lambda self, name: Card(name, file, path.parent))
-    monkeypatch.setattr(loading, "cards", lambda: found)
+    monkeypatch.setattr(places, "cards", lambda: found)
 
 
 def test_a_card_brings_its_own_settings(path, monkeypatch):

@@ -52,6 +52,7 @@ from flexframe.bench.lanes import Entrant, Lane
 from flexframe.bench.metric import Measure
 from flexframe.data.images import SUFFIXES
 from flexframe.data.source import Source
+from flexframe.files import refuse_other, write_text
 from flexframe.models.tokenizer import Tokenizer
 from flexframe_registry import ConfigError, SuiteConfig
 
@@ -130,9 +131,7 @@ def write(results: Mapping[str, Any], path: Path) -> None:
     """Write results as JSON, lists of numbers in one line each."""
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
     text = re.sub(r"\[\n\s+((?:-?[\d.e+-]+,?\s+)+)\]", lambda m: "[" + " ".join(m[1].split()) + "]", text)
-    part = path.with_suffix(".part")
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(path)
+    write_text(path, text + "\n")
 
 
 def refuse_others(path: Path, suite: SuiteConfig, models: Mapping[str, Mapping[str, Any]]) -> None:
@@ -155,11 +154,9 @@ def refuse_others(path: Path, suite: SuiteConfig, models: Mapping[str, Mapping[s
     except (ValueError, KeyError, TypeError, AttributeError):
         text = "is no results.json of this version; choose another folder by -o, or delete it"
         raise ConfigError.at(str(path), text) from None
-    differ = [key for key, value in json.loads(json.dumps(asked)).items() if found.get(key) != value]
-    if differ:
-        told = f"holds another benchmark, of suite {name} with {', '.join(theirs)} ({date})"
-        text = f"{told}; it differs in {', '.join(differ)}; choose another folder by -o, or delete it"
-        raise ConfigError.at(str(path), text)
+    told = f"holds another benchmark, of suite {name} with {', '.join(theirs)} ({date})"
+    was = {key: found.get(key) for key in asked}
+    refuse_other(path, told, was, asked, "choose another folder by -o, or delete it")
 
 
 def classes(labels: Counter[int | None]) -> dict[str, int] | None:

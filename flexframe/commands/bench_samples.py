@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,6 @@ from flexframe.commands import complete
 from flexframe.commands.common import names_and_settings, names_of, out, pick_device, refuse, say
 from flexframe.commands.generate import Settings, read_both
 from flexframe.commands.options import Device, Suite
-from flexframe.commands.sampling import check_sampling
 
 
 def bench_samples(
@@ -44,7 +43,6 @@ def bench_samples(
 
     named, overrides = names_and_settings(priors)
     measured = suite(name, overrides)
-    sampling, decoding = read_both(ctx, settings)
     names = names_of(named)
     from flexframe.store.load import load
     from flexframe.store.places import find, preprocessing
@@ -57,18 +55,21 @@ def bench_samples(
     from flexframe.bench.samples import FOLDER, run
     from flexframe.bench.table import print_table
     from flexframe.models.generator import Generator
+    from flexframe.models.tokenizer import Tokenizer
     from flexframe_registry.suites import settle
 
-    loaded, ways = [], {}
+    loaded, ways = list[tuple[str, Generator, Tokenizer]](), dict[str, Any]()
+    sampling, decoding = dict[str, Any](), dict[str, Any]()
     for shown, prior in zip(names, named, strict=True):
         generator = load(prior, device=on, kind=None)
         if not isinstance(generator, Generator):
             refuse(prior, "is no prior; `flexframe bench` measures tokenizers")
-        check_sampling(ctx, sampling, generator.config.prior)
         where = model or generator.config.tokenizer
         if where is None:
             refuse(prior, "names no tokenizer; give it with --model")
-        loaded.append((shown, generator, load(where, device=on)))
+        tokenizer = load(where, device=on)
+        sampling, decoding = read_both(ctx, generator.config.prior, tokenizer.config.decoder, settings)
+        loaded.append((shown, generator, tokenizer))
         ways[shown] = preprocessing(where).resize
     if loaded:
         measured = measured.model_copy(update={"data": settle(measured.data, ways)})

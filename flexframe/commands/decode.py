@@ -12,7 +12,7 @@ from flexframe.commands.common import out
 from flexframe.commands.models import model_of, open_tokenizer
 from flexframe.commands.options import Device, Seed
 from flexframe.commands.progress import bar
-from flexframe.commands.sampling import Settings, check_sampling, read_sampling
+from flexframe.commands.sampling import Settings, read_sampling
 
 
 def decode(
@@ -39,14 +39,13 @@ def decode(
 
     Settings of the model's decoder are options too, as `--steps 20`; `flexframe show decoder/NAME` lists them.
     """
-    sampling = read_sampling(ctx, settings)
     from flexframe.data.tokenfile import TokenFile
     from flexframe.use.decode import decode as run
 
     file = TokenFile(tokens)
     file.check()  # before a large model is loaded for nothing
     tokenizer, name, _ = open_tokenizer(model or model_of(file), device, None)
-    check_sampling(ctx, sampling, tokenizer.config.decoder)
+    sampling = read_sampling(ctx, tokenizer.config.decoder, settings)
     with bar("decoding") as progress:
         found = run(
             file, tokenizer, folder, model=name, length=length, seed=seed, sampling=sampling, batch_size=batch_size,

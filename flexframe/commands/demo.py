@@ -33,11 +33,10 @@ def demo(
     With --train, small models of handwritten digits are trained from scratch and compared.
     """
     from flexframe_registry import suite
-    from flexframe_registry.models import kind_of
 
     folder = folder or Path("demo-trained" if retrain else "demo")
     shown, name = _shown(retrain)
-    models = [card.id for card in shown if kind_of(card.described) == "tokenizer"]
+    models = [card.id for card in shown if card.described.kind == "tokenizer"]
     measured = suite(name)
     if not retrain:
         out.print(f"{measured.count or 'all'} images of {name}: {', '.join(models)}; a minute or two on a CPU")

@@ -12,7 +12,6 @@ from flexframe.commands.common import out, refuse, say
 from flexframe.commands.models import open_tokenizer
 from flexframe.commands.options import Device, Images, Model, Resize, Seed
 from flexframe.commands.progress import bar
-from flexframe.commands.sampling import read_prefixed
 
 
 def encode(
@@ -47,7 +46,7 @@ def encode(
     """
     if to.exists():
         refuse(str(to), "is there already; delete it or choose another -o")
-    chosen = read_prefixed(settings, "allocator")
+    chosen = [_allocators_own(setting) for setting in settings or ()]
     from flexframe.use.encode import encode as run
     from flexframe.use.lengths import read_rule
 
@@ -66,3 +65,10 @@ def encode(
     told += f"; {found.resumed:,} were done before" if found.resumed else ""
     told += f"; {found.broken:,} could not be read" if found.broken else ""
     out.print(told, markup=False, soft_wrap=True)
+
+
+def _allocators_own(setting: str) -> str:
+    """`allocator.key=value` as `key=value`."""
+    if not setting.startswith("allocator."):
+        refuse(setting, "is not of the form allocator.key=value")
+    return setting.removeprefix("allocator.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,10 @@ from flexframe.commands import complete
 from flexframe.commands.common import out, pick_device, refuse, say
 from flexframe.commands.options import Device
 from flexframe.commands.progress import bar
-from flexframe.commands.sampling import check_sampling, read_prefixed, read_sampling, read_settings
+from flexframe.commands.sampling import read_sampling
+
+if TYPE_CHECKING:
+    from flexframe_registry.kinds import DecoderConfig, PriorConfig
 
 Settings = Annotated[
     list[str] | None,
@@ -50,7 +53,6 @@ def generate(
 
     `flexframe generate --prior gpt/scenes-64-flextok --class star --length 16 --count 16 --seed 0 -o DIR`
     """
-    sampling, decoding = read_both(ctx, settings)
     on = pick_device(device)
     from flexframe.store.load import load
     from flexframe.use import generate as work
@@ -59,13 +61,13 @@ def generate(
     with say.status(f"loading {prior}"):
         generator = load(prior, device=on, kind="generator")
         config = generator.config
-        check_sampling(ctx, sampling, config.prior)
         chosen = work.read_classes(classes, config)
         wanted = read_lengths(lengths, config.length, "--length") if lengths is not None else ()
         where = model or config.tokenizer
         if where is None:
             refuse(prior, "names no tokenizer; give it with --model")
         tokenizer = load(where, device=on)
+        sampling, decoding = read_both(ctx, config.prior, tokenizer.config.decoder, settings)
     with bar("drawing") as progress:
         found = work.generate(
             generator, tokenizer, folder, classes=chosen, count=count, lengths=wanted, seed=seed, sampling=sampling,
@@ -79,8 +81,16 @@ def generate(
     out.print(f"{found.count:,} pictures of {at} tokens in {found.folder}", markup=False, soft_wrap=True)
 
 
-def read_both(ctx: typer.Context, settings: Sequence[str] | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of the prior, of options and of `--set sampling.`, and of the decoder, of `--set decoder.`."""
-    decoder = [setting for setting in settings or () if setting.startswith("decoder.")]
-    prior = [setting for setting in settings or () if setting not in decoder]
-    return read_sampling(ctx, prior), read_settings(read_prefixed(decoder, "decoder"))
+def read_both(
+    ctx: typer.Context, prior: PriorConfig, decoder: DecoderConfig, settings: Sequence[str] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of the prior, of options and of `--set sampling.`, and of the decoder, of `--set decoder.`.
+
+    Raises:
+        ConfigError: a setting that they do not have, or cannot take.
+    """
+    from flexframe_registry.options import read_settings
+
+    decoders = [setting for setting in settings or () if setting.startswith("decoder.")]
+    own = [setting for setting in settings or () if setting not in decoders]
+    return read_sampling(ctx, prior, own), read_settings(decoder.sampling, (), decoders, prefix="decoder")

@@ -74,24 +74,22 @@ def assumptions(texts: Sequence[str] | None) -> dict[str, Any]:
 
 
 def _write_card(path: Path, place: Any, config: Any, sampling: dict[str, Any], about: dict[str, Any]) -> None:
-    import hashlib
-
     from ruamel.yaml import YAML
+
+    from flexframe.files import replaced, sha256
 
     base = {} if place.card is None else place.card.file.model_dump(mode="json", exclude_unset=True)
     base = {key: base[key] for key in ("licence", "metrics", "preprocessing", "verified") if key in base}
-    with (path.parent / "model.safetensors").open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     card = {
         "summary": f"imported from {place.id}" if place.card is None else place.card.file.summary,
         "licence": base.pop("licence", "that of its source"),
         "source": json.dumps(about.get("import", {}), sort_keys=True),
         "model": config.model_dump(mode="json"),
         "sampling": sampling,
-        "weights": {"path": "model.safetensors", "sha256": digest},
+        "weights": {"path": "model.safetensors", "sha256": sha256(path.parent / "model.safetensors")},
         **base,
     }
     yaml = YAML()
     yaml.width = 120
-    with path.open("w", encoding="utf-8") as file:
-        yaml.dump(json.loads(json.dumps(card)), file)
+    with replaced(path) as part:
+        yaml.dump(json.loads(json.dumps(card)), part)

@@ -77,10 +77,7 @@ def _model_path(to: Path, force: bool) -> Path:
 
 def _samples(config: ModelConfig) -> str | None:
     """The part whose settings of use a model has."""
-    from flexframe_registry.models import kind_of
-
-    part = {"tokenizer": "decoder", "generator": "prior"}.get(kind_of(config))
-    return None if part is None else getattr(config, part).type
+    return None if config.sampled is None else config.sampled.type
 
 
 def _draw(

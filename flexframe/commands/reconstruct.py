@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from flexframe.commands.common import out, refuse, say
 from flexframe.commands.models import open_tokenizer
 from flexframe.commands.options import Device, Images, Model, Resize, Seed
 from flexframe.commands.progress import bar
-from flexframe.commands.sampling import Settings, check_sampling, read_sampling
+from flexframe.commands.sampling import Settings, read_sampling
 
 
 def reconstruct(
@@ -39,9 +38,9 @@ def reconstruct(
 
     Settings of the model's decoder are options too, as `--steps 20`; `flexframe show decoder/NAME` lists them.
     """
-    sampling = read_sampling(ctx, settings)
     from PIL import Image
 
+    from flexframe.files import replaced, write_json
     from flexframe.pictures import grid
     from flexframe.use import reconstruct as work
     from flexframe.use.lengths import fewest, read_lengths
@@ -49,7 +48,7 @@ def reconstruct(
     if to.suffix.lower() not in Image.registered_extensions():
         refuse(str(to), "has no suffix of a picture that can be written; end it in .png")
     tokenizer, name, way = open_tokenizer(model, device, resize)
-    check_sampling(ctx, sampling, tokenizer.config.decoder)
+    sampling = read_sampling(ctx, tokenizer.config.decoder, settings)
     columns = read_lengths(lengths, tokenizer.config.length, least=fewest(tokenizer)) if lengths else None
     rows = batch_size or (1 if tokenizer.device.type == "cpu" else 8)
     with bar("reconstructing") as progress:
@@ -58,7 +57,8 @@ def reconstruct(
             progress=progress,
         )  # fmt: skip
     to.parent.mkdir(parents=True, exist_ok=True)
-    grid(strips).save(to)
+    with replaced(to) as part:
+        grid(strips).save(part, Image.registered_extensions()[to.suffix.lower()])
     if numbers is not None:
         from flexframe.models.fingerprint import fingerprint
 
@@ -66,7 +66,7 @@ def reconstruct(
         record = {"model": name, "fingerprint": fingerprint(tokenizer), "seed": seed, "sampling": settled,
                   "resize": way, "images": work.numbers(strips)}  # fmt: skip
         numbers.parent.mkdir(parents=True, exist_ok=True)
-        numbers.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(numbers, record)
     _table(strips)
     columns_shown, budgets = len(strips[0].found), len(tokenizer.config.budgets)
     if not lengths and columns_shown < budgets:

@@ -47,7 +47,6 @@ def train(
     from flexframe.train.console import Console as TrainConsole
     from flexframe.train.loop import train as loop
     from flexframe.train.run import Run, timeout
-    from flexframe_registry.models import kind_of, sampled_by
 
     on = pick_device(distributed.local_device(device) if distributed.launched() else device)
     processes = distributed.join(on, timeout(resume) if resume is not None else config.run.timeout)
@@ -61,7 +60,7 @@ def train(
             distributed.leave()
             return
     else:
-        own, cards_own = sampled_by(config.model), sampled_by(found.described)
+        own, cards_own = config.model.sampled, found.described.sampled
         same = own is not None and cards_own is not None and own.type == cards_own.type
         folder = processes.told(folder or fresh_folder(found.id))
         run = Run.create(config, folder, on, found.file.sampling if same else {}, processes)
@@ -78,7 +77,7 @@ def train(
         )
         out.print(text, soft_wrap=True, markup=False)
         return
-    kind = kind_of(run.config.model)
+    kind = run.config.model.kind
     also = f", kind={kind!r}" if kind != "tokenizer" else ""
     out.print(f"trained {run.step} steps; load it with flexframe.load({str(run.folder)!r}{also})")
 

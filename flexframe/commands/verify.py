@@ -35,8 +35,10 @@ def verify(
     for each, found in runs:
         _print_comparisons(each, found)
     if table is not None:
+        from flexframe.files import write_text
+
         table.parent.mkdir(parents=True, exist_ok=True)
-        table.write_text(markdown([(Path(each).name, found) for each, found in runs]), encoding="utf-8")
+        write_text(table, markdown([(Path(each).name, found) for each, found in runs]))
         out.print(f"table: {table}", soft_wrap=True)
     failed = sum(not c.passed for _, found in runs for c in found)
     if failed:

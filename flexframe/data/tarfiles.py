@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from flexframe.data.images import SUFFIXES, BrokenImage
+from flexframe.files import write_bytes
 from flexframe.store.hub import home
 from flexframe_registry import ConfigError
 
@@ -226,9 +227,7 @@ def index(shard: Path) -> Index:
     if found is None:
         content = _build(shard)
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}.part")
-        part.write_bytes(content)
-        os.replace(part, file)
+        write_bytes(file, content)
         found = _open(shard, stamp, file)
         assert found is not None
     return found

@@ -15,7 +15,6 @@ The metadata has `format`, and under `flexframe` an `About` as JSON. Written and
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from flexframe.files import drop_parts, replaced
 from flexframe_registry import Config, ConfigError, TokenSpec
 
 FORMAT = "flexframe-tokens/1"
@@ -139,12 +139,9 @@ def write(path: Path, about: About, rows: Callable[[], Iterable[Row]]) -> tuple[
         ("ids", "U8", [letters], (row.id.encode() for row in rows())),
     ]
     text = json.dumps(about.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        _write_safetensors(temporary, streams, {"format": FORMAT, "flexframe": text})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    drop_parts(path)
+    with replaced(path) as part:
+        _write_safetensors(part, streams, {"format": FORMAT, "flexframe": text})
     return count, tokens
 
 
@@ -167,8 +164,6 @@ def _write_safetensors(path: Path, streams: list[Stream], metadata: dict[str, st
                 file.write(chunk)
             if file.tell() != 8 + len(text) + header[name]["data_offsets"][1]:
                 raise ValueError(f"the rows changed while {name!r} was written; write the file again")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 # --- reading -----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 from flexframe.doctor.findings import Rows, installed, one_line
 from flexframe_registry import Broken, cards, catalogue, manager
 from flexframe_registry.kinds import KINDS, ComponentConfig
+from flexframe_registry.models import PARTS
 
 IMAGES = 60_000
 """Images of the made-up source that metrics are asked about: more than any feature has dimensions."""
@@ -64,7 +65,7 @@ def components() -> Rows:
 
 
 def _build_small(config: type[ComponentConfig], cls: Any) -> None:
-    if config.kind not in ("codec", "encoder", "quantizer", "masker", "decoder") or _required(config):
+    if config.kind not in PARTS or _required(config):
         return
     import torch
 

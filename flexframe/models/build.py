@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 from flexframe.models.codec import CodecModel
 from flexframe.models.generator import Generator
 from flexframe.models.tokenizer import Tokenizer
-from flexframe_registry import CodecModelConfig, ConfigError, GeneratorConfig, ModelConfig, TokenizerConfig
+from flexframe_registry import ConfigError, ModelConfig
+from flexframe_registry.catalogue import attribute
 
 Model = Tokenizer | Generator | CodecModel
 
@@ -53,12 +54,8 @@ def assemble(
 
 def build(config: ModelConfig, sampling: Mapping[str, Any] | None = None) -> Model:
     """A model of this config with random weights."""
-    if isinstance(config, GeneratorConfig):
-        return Generator(config, sampling)
-    if isinstance(config, CodecModelConfig):
-        return CodecModel(config, sampling)
-    assert isinstance(config, TokenizerConfig)
-    return Tokenizer(config, sampling)
+    model: Model = attribute(config.target)(config, sampling)
+    return model
 
 
 class _Undrawn(TorchFunctionMode):

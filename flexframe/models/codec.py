@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from flexframe.models.tokenizer import Random
 from flexframe.parts import Codec
 from flexframe.rng import as_rng
-from flexframe_registry import CodecModelConfig, Spec, TokenSpec, catalogue
+from flexframe_registry import CodecModelConfig, catalogue
 
 
 @final
@@ -24,11 +24,11 @@ class CodecModel(nn.Module):
     def __init__(self, config: CodecModelConfig, sampling: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.config = config
-        self.id = ""
+        self.id = ""  # where it was loaded from
+        self.about: Mapping[str, Any] = {}  # what its file says of it, or of its import
         if sampling:
             raise ValueError(f"a codec takes no sampling settings; found {', '.join(sampling)}")
-        spec = Spec(config.latents, 1, TokenSpec(1, 1))  # a codec is built before any token is known
-        self.codec = catalogue().build(config.codec, spec).eval().requires_grad_(False)
+        self.codec = catalogue().build(config.codec, config.widths).eval().requires_grad_(False)
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 h w"], *, rng: Random = None) -> Float[Tensor, "b c y x"]:

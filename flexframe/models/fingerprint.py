@@ -11,7 +11,7 @@ from torch import nn
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.parts import Codec
 
-PARTS = ("codec", "encoder", "quantizer")
+DECIDING = ("codec", "encoder", "quantizer")
 """What decides a token id, in the order it acts."""
 
 
@@ -40,8 +40,8 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     """
     config = tokenizer.config.model_dump(mode="json")
     record = {
-        "config": {name: config[name] for name in ("image_size", "length", *PARTS)},
-        "weights": {name: weights(getattr(tokenizer, name)) for name in PARTS},
+        "config": {name: config[name] for name in ("image_size", "length", *DECIDING)},
+        "weights": {name: weights(getattr(tokenizer, name)) for name in DECIDING},
     }
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -36,7 +36,8 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig, sampling: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        self.id = ""
+        self.id = ""  # where it was loaded from
+        self.about: Mapping[str, Any] = {}  # what its file says of it, or of its import
         self.sampling: SamplingConfig = config.prior.sampling.read(dict(sampling or {}), "sampling")
         self.prior = catalogue().build(config.prior, config.spec)
 

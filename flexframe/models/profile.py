@@ -24,8 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Tokens
 from flexframe_registry import SamplingConfig, Spec, TokenizerConfig, catalogue
+from flexframe_registry.models import PARTS
 
-PARTS = ("codec", "encoder", "quantizer", "masker", "decoder")
 PRECISIONS = ("fp32", "bf16")
 USES = ("pass", "encode", "decode", "train")
 _READ = torch.ops.aten._local_scalar_dense.default

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from flexframe.files import write_json
 from flexframe_registry import ConfigError
 
 CONFIGS = ["config.json", "config.yaml", "*.safetensors.index.json"]
@@ -39,9 +40,7 @@ def record(repo: str, commit: str) -> None:
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if repo not in known:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(json.dumps({**known, repo: commit}, indent=1, sort_keys=True), encoding="utf-8")
-        os.replace(part, path)
+        write_json(path, {**known, repo: commit}, sort_keys=True)
 
 
 def fetch(repo: str, revision: str | None = None, file: str | None = None) -> tuple[Path, str]:

@@ -17,7 +17,7 @@ from flexframe.store.modelfile import header_of, read
 from flexframe.store.places import Place, fetch, locate, log
 from flexframe_registry import ConfigError, ModelConfig
 from flexframe_registry.files import put, split_override
-from flexframe_registry.models import MODELS, kind_of, sampled_by
+from flexframe_registry.models import MODELS
 
 
 @overload
@@ -94,8 +94,8 @@ def load(
     """
     place = locate(where)
     found, about = imported(place, assume=assume, drop=drop)
-    if kind is not None and kind_of(found.config) != kind:
-        held = kind_of(found.config)
+    if kind is not None and found.config.kind != kind:
+        held = found.config.kind
         raise ConfigError.at(str(where), f"holds a {held}, not a {kind}; load it with kind={held!r}")
     for note in found.notes:
         log.warning("%s: %s", place.id, note)
@@ -105,13 +105,11 @@ def load(
     config = found.config
     if overrides:
         config, sampling = override(config, sampling, overrides)
-    part = sampled_by(config)
-    if place.card is not None and part is not None:
-        part.sampling.read(sampling, f"{place.card.id}: sampling")  # what is wrong is told with the card's name
+    if place.card is not None and config.sampling is not None:
+        config.sampling.read(sampling, f"{place.card.id}: sampling")  # what is wrong is told with the card's name
     model = assemble(config, found.state, place.id, sampling, found.names)
     model.id = place.id.removeprefix("card:")
-    if isinstance(model, Tokenizer):
-        model.about = about
+    model.about = about
     return model.eval().to(device)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flexframe.files import replaced
 from flexframe_registry import ConfigError, ModelConfig
-from flexframe_registry.models import kind_of
 
 FORMAT = "flexframe/1"
 
@@ -30,15 +29,14 @@ def save(
 ) -> None:
     """Write a model file atomically. `about` is kept beside the config (step, run, provenance)."""
     header = {
-        "kind": kind_of(config),
+        "kind": config.kind,
         "config": config.model_dump(mode="json"),
         "sampling": dict(sampling or {}),
         "about": dict(about or {}),
     }
     whole = {name: value.detach().contiguous().clone() for name, value in state.items()}
-    temporary = path.with_name(f".{path.name}.part")
-    save_file(whole, temporary, metadata={"format": FORMAT, "flexframe": json.dumps(header, sort_keys=True)})
-    os.replace(temporary, path)
+    with replaced(path) as part:
+        save_file(whole, part, metadata={"format": FORMAT, "flexframe": json.dumps(header, sort_keys=True)})
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from flexframe.files import sha256
 from flexframe.importing.foreign import PICKLES
 from flexframe.store import hub
 from flexframe.store.modelfile import header_of
@@ -92,7 +92,7 @@ def fetch(place: Place) -> tuple[Path, str | None]:
         return card.weights_path(), None
     path, commit = hub.fetch(weights.hub, weights.revision, weights.file)
     if weights.sha256 is not None and path.is_file():
-        found = _sha256(path)
+        found = sha256(path)
         if found != weights.sha256:
             text = f"{path} hashes to {found[:12]}, the card says {weights.sha256[:12]}; delete it and fetch it again"
             raise ConfigError.at(card.id, text)
@@ -143,8 +143,3 @@ def _model_in(path: Path) -> Path:
     if any(p.suffix in (".safetensors", *PICKLES) for p in path.iterdir()):
         return path
     raise ConfigError.at(str(path), "holds no model.safetensors and no whole checkpoint")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import urllib.request
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from flexframe.files import sha256, write_bytes
 from flexframe.importing.foreign import TensorFile
 from flexframe.nn.lpips import BACKBONES
 
@@ -23,9 +23,7 @@ def fetch(url: str, start: str, path: Path) -> None:
         content = answer.read()
     if not hashlib.sha256(content).hexdigest().startswith(start):
         raise ValueError(f"{url} did not give the published file")
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    partial.write_bytes(content)
-    partial.replace(path)
+    write_bytes(path, content)
 
 
 URL = "https://download.pytorch.org/models/"
@@ -60,5 +58,4 @@ def read_weights(path: Path) -> tuple[Mapping[str, Tensor], str]:
     """Tensors of a file, and its sha256. A pickle is read as tensors only."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return dict(TensorFile([path])), digest
+    return dict(TensorFile([path])), sha256(path)

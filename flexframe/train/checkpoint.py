@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from flexframe.files import sha256, sync
 from flexframe.train.sharding import gathered, like
 
 STATE = "state.json"
@@ -68,18 +68,13 @@ def _write(folder: Path, step: int, files: Mapping[str, Any], state: Mapping[str
     for name, content in files.items():
         path = temporary / name
         content(path) if callable(content) else save_file(dict(content), path)
-    hashes = {path.name: digest(path) for path in sorted(temporary.iterdir())}
+    hashes = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
     (temporary / STATE).write_text(json.dumps({**state, "step": step, "sha256": hashes}, indent=1))
     for path in temporary.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(path)
     shutil.rmtree(final, ignore_errors=True)
     os.rename(temporary, final)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(folder)
     for old in sorted(folder.glob("step-*"))[:-keep]:
         shutil.rmtree(old)
     return final
@@ -90,7 +85,7 @@ def find_last(folder: Path) -> Path | None:
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             state = json.loads((path / STATE).read_text())
-            wrong = [name for name, value in state["sha256"].items() if digest(path / name) != value]
+            wrong = [name for name, value in state["sha256"].items() if sha256(path / name) != value]
             if wrong:
                 raise ValueError(f"{', '.join(wrong)} is not as it was written")
             return path
@@ -131,8 +126,3 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
         same = value.shape == parameters[int(number)].shape
         state.setdefault(int(number), {})[name] = like(value, parameters[int(number)]) if same else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

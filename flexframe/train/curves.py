@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flexframe.files import replaced
 from flexframe_registry import ConfigError
 from flexframe_registry.errors import nearest
 
@@ -113,12 +113,8 @@ def draw(
     ]
     figure.legend(handles, list(runs), loc="outside upper left", frameon=False, fontsize=9)
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.stem}.part{out.suffix}")
-    try:
-        figure.savefig(part, dpi=130)
-        os.replace(part, out)
-    finally:
-        part.unlink(missing_ok=True)
+    with replaced(out) as part:
+        figure.savefig(part, dpi=130, format=out.suffix.removeprefix(".") or None)
     return [name for panel in panels for name in panel]
 
 

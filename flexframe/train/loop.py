@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from flexframe.data.loader import split
+from flexframe.files import write_json
 from flexframe.rng import Rng
 from flexframe.train.console import Console
 from flexframe.train.optim import learning_rate
@@ -168,7 +168,7 @@ def _check(run: Run, reading: Reading) -> None:
     step = run.step - run.tally.steps + reading.first
     place = run.folder / f"nonfinite-{step + 1}.json"
     if run.processes.first:
-        place.write_text(json.dumps({"step": step + 1, "parts": reading.troubles, "index": run.feed.rows(step)}))
+        write_json(place, {"step": step + 1, "parts": reading.troubles, "index": run.feed.rows(step)})
     raise FloatingPointError(_advice(run, reading, step, place))
 
 

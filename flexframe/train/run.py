@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from flexframe import provenance
+from flexframe.files import write_json, write_text
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.store import modelfile
 from flexframe.train import checkpoint, sharding
@@ -100,10 +101,10 @@ class Run:
             return run
         run.lock.take()
         resolved = {**run.config.model_dump(mode="json"), "sampling": run.sampling}
-        (folder / "config.json").write_text(json.dumps(resolved, indent=1))
+        write_json(folder / "config.json", resolved)
         facts = provenance.manifest(device, seed=config.run.seed, parameters=run.parameters(), init=run.taken,
                                     processes=processes.size, objectives=run.trainee.facts())  # fmt: skip
-        (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
+        write_json(folder / "manifest.json", facts)
         return run
 
     @classmethod
@@ -217,14 +218,14 @@ class Run:
             if state is None:
                 path.unlink(missing_ok=True)
             else:
-                path.write_text(json.dumps({"state": state, "step": self.step, "why": why}))
+                write_json(path, {"state": state, "step": self.step, "why": why})
 
     def _forget_after(self, step: int) -> None:
         """Drop log lines of steps that a kill undid, so that no step stands twice."""
         path = self.folder / "log.jsonl"
         if path.is_file():
             lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-            path.write_text("".join(line + "\n" for line in lines))
+            write_text(path, "".join(line + "\n" for line in lines))
 
 
 def timeout(folder: Path) -> float:

@@ -6,6 +6,7 @@ import time
 
 import torch
 
+from flexframe.files import replaced
 from flexframe.models.build import assemble
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.pictures import Strip, grid, psnr_of, to_uint8
@@ -61,9 +62,8 @@ def _draw(run: Run, state: dict[str, torch.Tensor]) -> None:
         strips.append(Strip(f"image {number}", originals[i], row, psnr))
     path = run.folder / place(run.step)
     path.parent.mkdir(exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    grid(strips).save(part, "PNG")
-    part.replace(path)
+    with replaced(path) as part:
+        grid(strips).save(part, "PNG")
 
 
 def lengths(model: Tokenizer) -> tuple[int, ...]:

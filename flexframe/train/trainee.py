@@ -15,6 +15,7 @@ from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Codes, Losses
 from flexframe_registry import ConfigError, GeneratorConfig, StepConfig, TokenizerConfig, TrainConfig, catalogue
+from flexframe_registry.catalogue import attribute
 from flexframe_registry.errors import nearest
 
 
@@ -184,7 +185,9 @@ class PriorTrainee(Learner):
 
 def create_trainee(config: TrainConfig) -> Learner:
     """What trains this model."""
-    return PriorTrainee(config) if isinstance(config.model, GeneratorConfig) else Trainee(config)
+    assert config.model.trainee is not None  # as the config sees to
+    learner: Learner = attribute(config.model.trainee)(config)
+    return learner
 
 
 def _find(model: nn.Module, name: str) -> nn.Module:

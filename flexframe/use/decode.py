@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from flexframe.data.images import SUFFIXES
 from flexframe.data.tokenfile import Rows, TokenFile
+from flexframe.files import refuse_other, replaced, sha256, write_json
 from flexframe.models.fingerprint import fingerprint, weights
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.pictures import to_uint8
@@ -74,7 +74,7 @@ def decode(
     settings = _settings(tokenizer, sampling)
     record = {
         "format": FORMAT,
-        "tokens_sha256": _digest(file.path),
+        "tokens_sha256": sha256(file.path),
         "model": model,
         "fingerprint": fingerprint(tokenizer),
         "decoder": weights(tokenizer.decoder),
@@ -142,9 +142,8 @@ def save(image: UInt8[Tensor, "3 h w"], target: Path, folder: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.parent.resolve().is_relative_to(folder.resolve()):
         raise ConfigError.at(str(target), f"leads out of {folder}, by a link; remove the link")
-    temporary = target.with_name(f".{target.name}.part")
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
-    os.replace(temporary, target)
+    with replaced(target) as part:
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(part, format="PNG")
 
 
 def _decode(
@@ -172,17 +171,13 @@ def _begin(folder: Path, record: Mapping[str, Any]) -> None:
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             before = {}
-        differ = [name for name in record if not isinstance(before, dict) or before.get(name) != record[name]]
-        if differ:
-            text = f"holds the images of another decoding; it differs in {', '.join(differ)}; choose another folder"
-            raise ConfigError.at(str(folder), text)
+        held = before if isinstance(before, dict) else {}
+        refuse_other(folder, "holds the images of another decoding", held, record, "choose another folder")
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError.at(str(folder), f"is no empty folder and has no {RECORD} to go on from; choose another")
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{RECORD}.part")
-    temporary.write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_json(path, record, sort_keys=True)
 
 
 def _short(id_: str) -> str:
@@ -199,8 +194,3 @@ def _twice(file: TokenFile, name: Callable[[str], str]) -> frozenset[int]:
     hashes = np.fromiter((_hash(name(id_)) for id_ in file.ids()), np.uint64, len(file))
     hashes.sort()
     return frozenset(int(value) for value in hashes[1:][hashes[1:] == hashes[:-1]])
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from flexframe.data.tokenfile import About, Row, write
+from flexframe.files import write_json
 from flexframe.models.fingerprint import fingerprint, weights
 from flexframe.models.generator import Generator, fits
 from flexframe.models.tokenizer import Tokenizer
@@ -131,7 +131,7 @@ def generate(
               "decoder": weights(tokenizer.decoder), "fingerprint": fingerprint(tokenizer), "seed": seed,
               "count": count, "classes": list(classes), "lengths": list(lengths),
               "sampling": drawn.model_dump(mode="json"), "decoding": decoded.model_dump(mode="json")}  # fmt: skip
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / RECORD, record)
     return Generated(folder, count, lengths, bool(columns))
 
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flexframe.files import sha256
 from flexframe.models.allocator import Allocator
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
@@ -90,8 +91,7 @@ class Table(_Given):
     least: int = 1
 
     def record(self) -> dict[str, Any]:
-        with self.path.open("rb") as file:
-            return {"rule": "table", "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {"rule": "table", "sha256": sha256(self.path)}
 
     def each(self, count: int) -> Iterator[tuple[int | str, int, str]]:
         try:

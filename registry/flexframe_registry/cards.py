@@ -21,7 +21,7 @@ from .errors import ConfigError, UnknownName, nearest
 from .files import merge, put, read_yaml, split_override
 from .kinds import Config, Resize
 from .manager import Manager, manager
-from .models import GeneratorConfig, ModelConfig, TokenizerConfig, continuous, kind_of, read_model
+from .models import GeneratorConfig, ModelConfig, TokenizerConfig, continuous, read_model
 from .runs import RunConfig, TrainConfig, check_codes
 
 MAX_HEADER = 100_000_000
@@ -110,10 +110,7 @@ class Card:
     @property
     def model(self) -> TokenizerConfig:
         """The tokenizer that the card describes; `described` takes the other kinds of model too."""
-        found = self.described
-        if not isinstance(found, TokenizerConfig):
-            raise ConfigError.at(self.id, f"describes a {kind_of(found)}, not a tokenizer")
-        return found
+        return TokenizerConfig.of(self.described, self.id)
 
     @property
     def described(self) -> ModelConfig:

@@ -36,8 +36,8 @@ class Component:
 
     def load(self) -> type:
         """Import the class and check that it fulfils the contract of its kind."""
-        found = _resolve(self.target)
-        contract = _resolve(self.config.contract)
+        found = attribute(self.target)
+        contract = attribute(self.config.contract)
         if not (isinstance(found, type) and issubclass(found, contract)):
             raise TypeError(
                 f"{self.kind} {self.name!r} of {self.provider}: {self.target} is no {contract.__qualname__}"
@@ -95,6 +95,7 @@ class Catalogue:
         return self.of(config).load()(config, *args)
 
 
-def _resolve(target: str) -> Any:
-    module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+def attribute(target: str) -> Any:
+    """What "module:attribute" names; its module is imported."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from textwrap import dedent
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import explain
 
 Size = Literal["tiny", "small", "base", "large"]
-SIZES: tuple[str, ...] = ("tiny", "small", "base", "large")
+SIZES: tuple[Size, ...] = get_args(Size)
 Resize = Literal["torchvision-bicubic", "torchvision-bilinear", "adm"]
 """How an image file is brought to a model's size; `flexframe.data.images` does it."""
 
@@ -129,6 +129,12 @@ class SamplingConfig(Config):
 
     on_step: Callable[[int, int], None] | None = Field(None, exclude=True, repr=False)
     """In Python, told (steps done, steps in all) by a decoder that takes steps; moves no number, and is never saved."""
+
+    @classmethod
+    def quick(cls) -> Self:
+        """Settings for a quick check: as few steps as still show all that drawing does. Those that take no time of
+        their own stay as they are."""
+        return cls()
 
     def by_step(self) -> Sequence[tuple[Self, int]]:
         """Settings, and how often each occurs, that together cost what these do. For estimates: a part that draws in

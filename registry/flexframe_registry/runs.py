@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from .errors import ConfigError
 from .kinds import Betas, Config, ObjectiveConfig, SourceConfig
-from .models import CodecModelConfig, GeneratorConfig, TokenizerConfig, continuous, read_model
+from .models import CodecModelConfig, GeneratorConfig, PartName, TokenizerConfig, continuous, read_model
 from .slots import Slot, resolve
 
 
@@ -20,7 +20,7 @@ class InitConfig(Config):
 
     source: str = Field(alias="from")
     """The model, as `flexframe.load` takes it: a card, a file, a run's folder, a published checkpoint."""
-    parts: tuple[Literal["codec", "encoder", "quantizer", "masker", "decoder"], ...] | None = None
+    parts: tuple[PartName, ...] | None = None
     """Parts that are taken; not given: all that it has."""
     rename: dict[str, str] = {}
     """Beginnings of tensor names there, and what they are here."""

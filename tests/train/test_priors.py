@@ -222,7 +222,7 @@ def test_tokens_of_another_tokenizer_are_refused(tokenizer, model, file):
 
 def test_tokens_of_other_data_are_refused(model, file):
     other = {"tokens": str(file), "data": {**DATA, "count": 30}}
-    with pytest.raises(ConfigError, match=r"run\.data: is not what .* was made of: count there 20, here 30"):
+    with pytest.raises(ConfigError, match=r"run\.data: is not what .* was made of: count was 20 and is 30"):
         create_feed(config(model, other), CPU)
 
 

@@ -14,7 +14,7 @@ from flexframe.rng import Rng
 from flexframe.use import encode as module
 from flexframe.use.encode import encode, load
 from flexframe.use.inputs import entries
-from flexframe.use.journal import Journal
+from flexframe.use.journal import ImageJournal
 from flexframe.use.lengths import Fixed, Listed, Table, read_rule
 from flexframe_registry import ConfigError, UnknownName, cards
 
@@ -271,7 +271,7 @@ from pathlib import Path
 import torch
 import flexframe
 from flexframe.use import encode as module, journal
-from flexframe.use.journal import Journal
+from flexframe.use.journal import ImageJournal
 from flexframe.use.lengths import Fixed
 
 torch.set_num_threads(1)
@@ -298,9 +298,12 @@ def half(run, monkeypatch):
     [
         ({"seed": 1}, "was begun otherwise: seed was 0 and is 1; repeat the first command, or delete this file"),
         ({"model": "other"}, "model was 'some/model' and is 'other'"),
-        ({"resize": "torchvision-bilinear"}, "preprocessing was .* and is"),
-        ({"rule": Fixed(7)}, "lengths was {'length': 8, 'rule': 'fixed'} and is"),
-        ({"rule": Listed((8,) * 7)}, "lengths was"),
+        (
+            {"resize": "torchvision-bilinear"},
+            "preprocessing.resize was 'torchvision-bicubic' and is 'torchvision-bilinear'",
+        ),
+        ({"rule": Fixed(7)}, "lengths.length was 8 and is 7"),
+        ({"rule": Listed((8,) * 7)}, "lengths.length was 8 and is none; lengths.rule was 'fixed' and is 'listed'"),
     ],
 )
 def test_other_settings_are_told(run, settings, words):
@@ -336,9 +339,9 @@ def test_where_nothing_was_done_nothing_is_left_to_hinder_the_next(run, monkeypa
 
 
 def test_killed_before_the_first_image_it_may_begin_otherwise(run, photos, tmp_path):
-    journal = Journal(tmp_path / "t.safetensors.part")
+    journal = ImageJournal(tmp_path / "t.safetensors.part")
     journal.fill(entries([photos / "b"]), {"seed": 5})
-    journal._db.close()
+    journal.db.close()
     assert (run().count, run("again").resumed) == (7, 0)
 
 

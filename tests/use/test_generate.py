@@ -119,11 +119,11 @@ def test_broken_off_it_goes_on_and_gives_the_same_bytes(tokenizer, tmp_path, mon
 
 
 def test_one_process_at_a_time(tmp_path):
-    with precompute.Ledger(tmp_path / "x.part", {}), pytest.raises(ConfigError, match="another process is at work"):
-        precompute.Ledger(tmp_path / "x.part", {})
+    with precompute.TokenJournal(tmp_path / "x.part"), pytest.raises(ConfigError, match="another process is at work"):
+        precompute.TokenJournal(tmp_path / "x.part")
     (tmp_path / "x.part").write_text("no database, and long enough to be told from an empty one" * 50)
     with pytest.raises(ConfigError, match="is not what a precomputation left behind"):
-        precompute.Ledger(tmp_path / "x.part", {})
+        precompute.TokenJournal(tmp_path / "x.part")
 
 
 def test_the_commands_two_ways(command, files, tmp_path):

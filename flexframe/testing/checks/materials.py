@@ -106,9 +106,8 @@ def row(values: Tokens, i: int) -> Tokens:
 
 
 def sampling(config: DecoderConfig | PriorConfig) -> SamplingConfig:
-    """A part's settings of use; few steps where it takes steps."""
-    quick = {"steps": 2} if "steps" in config.sampling.model_fields else {}
-    return config.sampling.read(quick)
+    """A part's settings of use for a quick check."""
+    return config.sampling.quick()
 
 
 def decode(decoder: Decoder, values: Tokens, draws: Rng) -> Tensor:

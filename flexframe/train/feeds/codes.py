@@ -14,6 +14,7 @@ from flexframe.data.held import hold
 from flexframe.data.loader import ahead, batches, conditioned, steps
 from flexframe.data.source import Source
 from flexframe.data.tokenfile import TokenFile
+from flexframe.files import refuse_other
 from flexframe.models.fingerprint import fingerprint
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
@@ -129,10 +130,8 @@ def _check_file(config: TrainConfig, model: GeneratorConfig, file: TokenFile) ->
         text = f"holds tokens of another tokenizer ({about.model}), or of {model.tokenizer} before it was trained anew"
         raise ConfigError.at(place, f"{text}; make it again: flexframe precompute tokens -m {model.tokenizer}")
     data = config.run.data.model_dump(mode="json")
-    if about.source is not None and about.source != data:
-        differ = sorted(name for name in data.keys() | about.source.keys() if data.get(name) != about.source.get(name))
-        told = "; ".join(f"{name} there {about.source.get(name)!r}, here {data.get(name)!r}" for name in differ)
-        raise ConfigError.at("run.data", f"is not what {place} was made of: {told}; set run.data to what it was")
+    if about.source is not None:
+        refuse_other("run.data", f"is not what {place} was made of", about.source, data, "set run.data to what it was")
 
 
 def _described(config: TrainConfig, found: str, names: Sequence[str]) -> TrainConfig:

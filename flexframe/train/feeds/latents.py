@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from flexframe.data.loader import ahead, conditioned, stand_aside, steps
 from flexframe.data.shards import Shards
+from flexframe.files import refuse_other
 from flexframe.models.fingerprint import codec_fingerprint
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.parts import Codec
@@ -31,11 +32,8 @@ def create(config: TrainConfig, path: str, device: torch.device) -> Latents:
     assert isinstance(model, TokenizerConfig)
     for shards in (latents, *([features] if features is not None else [])):
         about = shards.about
-        if about.source != data:
-            differ = sorted(n for n in data.keys() | about.source.keys() if data.get(n) != about.source.get(n))
-            told = "; ".join(f"{name} there {about.source.get(name)!r}, here {data.get(name)!r}" for name in differ)
-            text = f"is not what the {about.kind} in {folder} were made of: {told}; set run.data to what it was"
-            raise ConfigError.at("run.data", text)
+        told = f"is not what the {about.kind} in {folder} were made of"
+        refuse_other("run.data", told, about.source, data, "set run.data to what it was")
         if about.image_size != model.image_size:
             text = f"holds {about.kind} of images of {about.image_size}, and the model's are {model.image_size}"
             raise ConfigError.at(str(folder), text)

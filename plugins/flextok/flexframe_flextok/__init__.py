@@ -130,6 +130,10 @@ class FlowSampling(SamplingConfig):
                 found.append((i - second) / self.steps)
         return found
 
+    @classmethod
+    def quick(cls) -> FlowSampling:
+        return cls(steps=2)
+
     def by_step(self) -> Sequence[tuple[FlowSampling, int]]:
         times = self.times()
         guided = sum(self.scale(t) != 1 for t in times)

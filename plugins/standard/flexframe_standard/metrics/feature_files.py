@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flexframe.files import replaced
 from flexframe.store.hub import home
 
 DIGEST = 16
@@ -123,9 +123,8 @@ class Cache:
         content = hashlib.sha256(tensors["images"].numpy().tobytes()).hexdigest()[:16]
         path = self.folder / f"{self.name}-{content}.safetensors"
         self.folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        save_file(tensors, part, metadata=facts)
-        part.replace(path)
+        with replaced(path) as part:
+            save_file(tensors, part, metadata=facts)
         return path
 
 

@@ -24,6 +24,7 @@ from flexframe.data.images import COLOUR, SUFFIXES, BrokenImage, fit, read_image
 from flexframe.data.source import Sample, Source
 from flexframe.data.waiting import waiting
 from flexframe.data.walk import walk
+from flexframe.files import write_json
 from flexframe.rng import Rng
 from flexframe.store.hub import home
 from flexframe_registry import ConfigError
@@ -152,9 +153,7 @@ class Files(Source):
         except (FileNotFoundError, ValueError, AttributeError):
             found = self._look_for_broken()
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
-            os.replace(part, path)
+            write_json(path, found)
         if len(found) == self.number():
             text = (
                 f"none of the {len(found):,} images of {self.config.path!r} can be read; {next(iter(found.values()))}"

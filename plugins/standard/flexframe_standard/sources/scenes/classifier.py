@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -16,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from flexframe.data.source import AttributeClassifier
+from flexframe.files import sha256
 from flexframe_standard.sources.scenes.render import VERSION
 from flexframe_standard.sources.scenes_config import WORDS, ScenesConfig
 
@@ -108,4 +108,4 @@ def load(path: Path) -> tuple[SceneNet, Mapping[str, Any]]:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     net = SceneNet()
     net.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in state.items()})
-    return net.eval(), {**facts, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return net.eval(), {**facts, "sha256": sha256(path)}
