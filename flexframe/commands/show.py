@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from flexframe.commands import complete
@@ -63,18 +65,27 @@ def _measure(subject: Any, batch_size: int, on_stage: Any) -> tuple[Any, Any]:
 
 def _show_part(kind: str, name: str) -> None:
     from flexframe_registry import catalogue
+    from flexframe_registry.kinds import DecoderConfig, PriorConfig
+    from flexframe_registry.options import settings_of
 
     component = catalogue().get(kind, name)
     out.print(f"[bold]{kind} {name}[/]  ({component.provider})\n{component.config.__doc__}\n")
+    own = [(each.name, each.default, each.help) for each in settings_of(component.config) if each.name != "type"]
+    out.print(_settings("setting", own))
+    if issubclass(component.config, DecoderConfig | PriorConfig):
+        drawn = [(each.option, each.default, each.help) for each in settings_of(component.config.sampling)]
+        if drawn:
+            out.print("\nhow it draws, on the command line or under a card's `sampling`", style="bold", markup=False)
+            out.print(_settings("option", drawn))
+
+
+def _settings(what: str, rows: Iterable[tuple[str, str, str]]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("setting", "default", "meaning"):
-        table.add_column(column)
-    texts = component.config.documentation()
-    for field, info in component.config.model_fields.items():
-        if field != "type":
-            default = "required" if info.is_required() else str(info.default)
-            table.add_row(field, default, " ".join(texts.get(field, "").split()))
-    out.print(table)
+    for column in (what, "default", "meaning"):
+        table.add_column(column, no_wrap=column == what)
+    for name, default, text in rows:
+        table.add_row(name, escape(default), escape(text))
+    return table
 
 
 def _print_yaml(data: Any) -> None:

@@ -163,7 +163,7 @@ def test_what_encode_refuses(command, photos, model, tmp_path, arguments, words)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--steps", 2, "--set", "sampling.steps=3"), "--steps: and --set sampling.steps both say so"),
+        (("--steps", 2, "--set", "sampling.steps=3"), "sampling.steps: and --steps both say so; give one of the two"),
         (("--set", "guidance=3"), "guidance=3: is not of the form sampling.key=value"),
         (("--length", 9), "--length: 9 is not within 1..8"),
         (("-m", "titok/digits-tiny"), "this model's are of 1 x 4096, so it cannot decode them"),

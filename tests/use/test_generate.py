@@ -278,6 +278,6 @@ def test_the_command(command, files, tmp_path):
     assert record["sampling"] == wanted
     assert (record["decoding"]["steps"], record["classes"]) == (1, [2, 1])
     twice = command("generate", "--prior", prior, "--top-k", 2, "--set", "sampling.top_k=3", "-o", tmp_path / "x")
-    assert "--top-k: and --set sampling.top_k both say so" in twice.err
+    assert "sampling.top_k: and --top-k both say so" in twice.err
     long = command("generate", "--prior", prior, "--length", 9, "-o", tmp_path / "x")
     assert "--length: a length of 9; this model's are 1..6" in long.err
