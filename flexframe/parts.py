@@ -32,6 +32,8 @@ from flexframe_registry.kinds import (
 )
 from flexframe_registry.models import TokenizerConfig
 
+OnStep = Callable[[int, int], None]
+"""Told by what takes steps how many are done, and how many there are in all."""
 C = TypeVar("C", bound=ComponentConfig, default=ComponentConfig)
 PriorC = TypeVar("PriorC", bound=PriorConfig, default=PriorConfig)
 
@@ -124,8 +126,12 @@ class Decoder(Part[DecoderConfig]):
         size: tuple[int, int],
         rng: Rng,
         sampling: SamplingConfig,
+        on_step: OnStep | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Use: latents of `size` (height, width in latent units)."""
+        """Latents of `size` (height, width in latent units), at use.
+
+        `on_step` is for decoders that take steps, and moves no number; one without this parameter is called without it.
+        """
 
 
 class Objective(Part[ObjectiveConfig]):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexframe.bench.metric import Metric, Reconstructions
+from flexframe.bench.metric import Reconstructions, Tally
 from flexframe.bench.protocol import Chain
 from flexframe.models.tokenizer import Tokenizer
 
@@ -45,7 +45,7 @@ class Lane:
     """One model at one token count."""
 
     budget: int
-    tallies: list[tuple[Metric, str | None]]
+    tallies: list[tuple[Tally, str | None]]
     """Each metric's tally, and why it takes no part, if it does not."""
     per_image: dict[str, array[float]] = field(default_factory=dict)
     codes: Chain = field(default_factory=Chain)

@@ -222,10 +222,10 @@ def numbers(
     for tally, refused in lane.tallies:
         why = refused or tally.unavailable()
         if why is not None:
-            found |= {m.name: {"value": None, "why": why} for m in tally.measures()}
+            found |= {m.name: {"value": None, "why": why} for m in tally.metric.measures()}
             continue
         values = tally.compute()
-        measure = {**common, "metric": protocol.settings(tally.config), "measured": dict(tally.protocol())}
+        measure = {**common, "metric": protocol.settings(tally.metric.config), "measured": dict(tally.protocol())}
         key = f"{protocol.short_id(measure)}.{protocol.short_id(use)}"
         protocols[key] = {"measure": measure, "use": dict(use)}
         details = tally.details()

@@ -168,7 +168,7 @@ def _chosen(suite: SuiteConfig, budgets: Mapping[str, Sequence[int]]) -> dict[st
 def _lane(number: int, each: Drawing, budget: int, metrics: Sequence[Metric], source: Source, partial: Partial) -> Lane:
     scratch, why = partial.scratch(number, budget), unasked(each.prior, source)
     tallies = [metric.start(each.model.config.spec, scratch) for metric in metrics]
-    return Lane(budget, [(t, (why if t.of_classes else None) or t.unavailable()) for t in tallies])
+    return Lane(budget, [(t, (why if t.metric.of_classes else None) or t.unavailable()) for t in tallies])
 
 
 def unasked(prior: Generator, source: Source) -> str | None:

@@ -87,14 +87,8 @@ class Generator(nn.Module):
         if wanted.numel() and not 1 <= int(wanted.min()) <= int(wanted.max()) <= self.spec.length:
             span = f"{int(wanted.min())}..{int(wanted.max())}"
             raise ValueError(f"lengths span {span}; they must lie in 1..{self.spec.length}")
-        if not isinstance(sampling, SamplingConfig):
-            given = {name: getattr(self.sampling, name) for name in self.sampling.model_fields_set}
-            sampling = self.config.prior.sampling.read(given | dict(sampling or {}), "sampling")
-        rows = as_rng(rng, batch, self.device)
-        if type(sampling) is not self.config.prior.sampling:
-            kind = self.config.prior.sampling.__name__
-            raise ValueError(f"prior {self.config.prior.type!r} takes {kind}, not {type(sampling).__name__}")
-        return self.prior.sample(condition, wanted.expand(batch), rng=rows, sampling=sampling, on_token=on_token)
+        settings, rows = self.sampling.laid(sampling), as_rng(rng, batch, self.device)
+        return self.prior.sample(condition, wanted.expand(batch), rng=rows, sampling=settings, on_token=on_token)
 
     def _check(self, codes: Codes, condition: Condition | None) -> None:
         spec, shape = self.spec, tuple(codes.codes.shape)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flexframe.parts import Codec, Decoder, Encoder, LengthMasker, Quantizer
+from flexframe.parts import Codec, Decoder, Encoder, LengthMasker, OnStep, Quantizer
 from flexframe.rng import Rng, as_rng
 from flexframe.tokens import Batch, Codes, Condition, Outputs, Tokens, prefix
 from flexframe_registry import SamplingConfig, TokenizerConfig, catalogue
@@ -142,6 +143,7 @@ class Tokenizer(nn.Module):
         size: tuple[int, int] | None = None,
         rng: Random = None,
         sampling: SamplingConfig | Mapping[str, Any] | None = None,
+        on_step: OnStep | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """Tokens to images in [0, 1].
 
@@ -149,19 +151,18 @@ class Tokenizer(nn.Module):
             size: height and width in pixels; the model's own if None.
             rng: for decoders that draw; a seed, a generator, an `Rng`, or None for seed 0.
             sampling: the decoder's settings, or a mapping that is laid on the model's own.
+            on_step: told (steps done, steps in all) by a decoder that takes steps; moves no number.
+
+        Raises:
+            ConfigError: a setting that the decoder has not.
+            ValueError: whole settings of another decoder; a size or a condition that the decoder does not take.
         """
-        kind = self.config.decoder.sampling
-        if not isinstance(sampling, SamplingConfig):
-            given = {name: getattr(self.sampling, name) for name in self.sampling.model_fields_set}
-            sampling = kind.read(given | dict(sampling or {}), "sampling")
-        if type(sampling) is not kind:  # a decoder without settings would ignore another's in silence
-            raise ValueError(
-                f"decoder {self.config.decoder.type!r} takes {kind.__name__}, not {type(sampling).__name__}"
-            )
+        settings = self.sampling.laid(sampling)
         latents = self.config.codec.latents(*(size or self.config.image_size))
         rows = as_rng(rng, len(tokens), tokens.values.device)
+        told = {} if on_step is None or not _tells(self.decoder) else {"on_step": on_step}
         decoded = self.decoder.decode(
-            tokens, condition=condition, size=(latents.height, latents.width), rng=rows, sampling=sampling
+            tokens, condition=condition, size=(latents.height, latents.width), rng=rows, sampling=settings, **told
         )
         return self.codec.decode(decoded).clamp(0, 1)
 
@@ -181,3 +182,8 @@ class Tokenizer(nn.Module):
         if low < 1 or high > most:
             raise ValueError(f"lengths span {low}..{high}; they must lie in 1..{most}")
         return prefix(rows, high)
+
+
+def _tells(decoder: Decoder) -> bool:
+    """Whether a decoder can be given an `on_step`; those of before it was an argument cannot."""
+    return "on_step" in signature(decoder.decode).parameters

@@ -21,6 +21,7 @@ from flexframe.models.fingerprint import fingerprint, weights
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.pictures import to_uint8
 from flexframe.rng import Rng
+from flexframe.tokens import Tokens
 from flexframe.use.inputs import check_id
 from flexframe_registry import ConfigError
 
@@ -71,7 +72,7 @@ def decode(
         raise ConfigError.at("--length", f"{length} is not within 1..{file.longest}, the longest of {file.path}")
     file.check()
     named = names(file)
-    settings = _settings(tokenizer, sampling)
+    settings = tokenizer.sampling.laid(sampling)
     record = {
         "format": FORMAT,
         "tokens_sha256": sha256(file.path),
@@ -95,8 +96,9 @@ def decode(
             progress(start + share * step / of, len(file))
 
         if todo:
-            watched = settings.model_copy(update={"on_step": on_step})
-            for i, image in zip(todo, _decode(tokenizer, rows, todo, length, seed, watched), strict=True):
+            tokens, rng = _taken(tokenizer, rows, todo, length, seed)
+            images = to_uint8(tokenizer.decode(tokens, rng=rng, sampling=settings, on_step=on_step))
+            for i, image in zip(todo, images, strict=True):
                 save(image, targets[i], folder)
         done += len(targets)
         progress(done, len(file))
@@ -146,21 +148,13 @@ def save(image: UInt8[Tensor, "3 h w"], target: Path, folder: Path) -> None:
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(part, format="PNG")
 
 
-def _decode(
-    tokenizer: Tokenizer, rows: Rows, todo: list[int], length: int | None, seed: int, sampling: Any
-) -> UInt8[Tensor, "b 3 h w"]:
+def _taken(tokenizer: Tokenizer, rows: Rows, todo: list[int], length: int | None, seed: int) -> tuple[Tokens, Rng]:
+    """Tokens of the rows to decode, and what their draws follow from."""
     device, longest = tokenizer.device, int(rows.lengths[todo].max())
     lengths = rows.lengths[todo].clamp(max=length or longest)
     codes = rows.codes[todo, : int(lengths.max())].to(device)
     tokens = tokenizer.tokens(codes, lengths=lengths.to(device))
-    rng = Rng(seed, rows.index[todo].to(device))
-    return to_uint8(tokenizer.decode(tokens, rng=rng, sampling=sampling))
-
-
-def _settings(tokenizer: Tokenizer, sampling: Mapping[str, Any] | None) -> Any:
-    own = tokenizer.sampling
-    given = {name: getattr(own, name) for name in own.model_fields_set}
-    return type(own).read(given | dict(sampling or {}), "sampling")
+    return tokens, Rng(seed, rows.index[todo].to(device))
 
 
 def _begin(folder: Path, record: Mapping[str, Any]) -> None:

@@ -23,7 +23,6 @@ from flexframe.rng import Rng
 from flexframe.use.decode import save
 from flexframe_registry import ConfigError, GeneratorConfig
 from flexframe_registry.errors import nearest
-from flexframe_registry.kinds import laid
 
 RECORD = "generate.json"
 SHOWN = 64
@@ -103,8 +102,8 @@ def generate(
         raise ConfigError.at("--length", f"{told}, {budgets[0]}, and other numbers of tokens are no picture to it")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError.at(str(folder), "is there already and not empty; name another folder")
-    drawn = laid(generator.config.prior.sampling, generator.sampling, sampling, "sampling")
-    decoded = laid(tokenizer.config.decoder.sampling, tokenizer.sampling, decoding, "decoder")
+    drawn = generator.sampling.laid(sampling)
+    decoded = tokenizer.sampling.laid(decoding, "decoder")
     job = _Job(generator, tokenizer, tuple(classes), count, seed, drawn, decoded, batch_size, progress)
     columns = powers(lengths[-1]) if len(tokenizer.config.budgets) > 1 else ()
     job.total = count * len(lengths) + min(count, STRIPS) * len(columns)

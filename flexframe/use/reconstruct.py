@@ -68,8 +68,8 @@ def reconstruct(
             def on_step(step: int, of: int, start: int = done, share: int = len(batch)) -> None:
                 progress(start + share * step / of, total)
 
-            settings = {**(sampling or {}), "on_step": on_step}
-            found[length] = to_uint8(tokenizer.decode(tokens.truncate(length), rng=rng, sampling=settings))
+            decoded = tokenizer.decode(tokens.truncate(length), rng=rng, sampling=sampling, on_step=on_step)
+            found[length] = to_uint8(decoded)
             done += len(batch)
             progress(done, total)
         for i, (_, entry) in enumerate(batch):

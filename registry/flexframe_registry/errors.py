@@ -50,7 +50,7 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
             problems += [(".".join(p for p in (path, inner) if p), text) for inner, text in cause.problems]
         elif item["type"] == "extra_forbidden":
             owner = _model_at(model, item["loc"][:-1])
-            known = [name for name, field in owner.model_fields.items() if not field.exclude] if owner else []
+            known = list(owner.model_fields) if owner else []
             listed = f" Known: {', '.join(known)}" if known else ""
             problems.append((path, f"there is no such setting.{nearest(loc[-1], known)}{listed}"))
         elif item["type"] == "missing":

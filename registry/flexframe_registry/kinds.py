@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from textwrap import dedent
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.config import JsonDict
 
-from .errors import explain
+from .errors import ConfigError, explain
 
 Size = Literal["tiny", "small", "base", "large"]
 SIZES: tuple[Size, ...] = get_args(Size)
 Resize = Literal["torchvision-bicubic", "torchvision-bilinear", "adm"]
 """How an image file is brought to a model's size; `flexframe.data.images` does it."""
+PLACE: JsonDict = {"place": True}
+"""Marks a field that says where a file lies. What is in it moves a number, and is hashed; its place does not."""
 
 
 # --- widths, computed once ---------------------------------------------------------------------------------------
@@ -125,16 +128,36 @@ def _field_docstrings(cls: type[Config]) -> dict[str, str]:
 
 
 class SamplingConfig(Config):
-    """How a decoder or a prior draws at use. Parts that take settings subclass it; a deterministic part takes none."""
+    """Base of the settings of use: how a decoder or a prior draws. A part without settings takes this one, which has
+    none. All settings have defaults and are plain values, so that they can be saved and compared."""
 
-    on_step: Callable[[int, int], None] | None = Field(None, exclude=True, repr=False)
-    """In Python, told (steps done, steps in all) by a decoder that takes steps; moves no number, and is never saved."""
+    @model_validator(mode="before")
+    @classmethod
+    def _no_callback(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "on_step" in data:
+            raise ConfigError.at("on_step", "is no setting; give it as an argument: decode(tokens, on_step=...)")
+        return data
 
     @classmethod
     def quick(cls) -> Self:
         """Settings for a quick check: as few steps as still show all that drawing does. Those that take no time of
         their own stay as they are."""
         return cls()
+
+    def laid(self, given: SamplingConfig | Mapping[str, Any] | None, place: str = "sampling") -> Self:
+        """These settings with others laid on; whole settings stand for themselves.
+
+        Raises:
+            ConfigError: a setting that there is not, below `place`.
+            ValueError: whole settings of another class, most of which would be ignored in silence.
+        """
+        if type(given) is type(self):
+            return given
+        if isinstance(given, SamplingConfig):
+            own, other = type(self).__name__, type(given).__name__
+            raise ValueError(f"this model's settings of use are {own}, not {other}; give those, or a mapping")
+        said = {name: getattr(self, name) for name in self.model_fields_set}
+        return self.read(said | dict(given or {}), place)
 
     def by_step(self) -> Sequence[tuple[Self, int]]:
         """Settings, and how often each occurs, that together cost what these do. For estimates: a part that draws in
@@ -329,5 +352,4 @@ KINDS: dict[str, type[ComponentConfig]] = {
 
 def laid(kind: Any, own: Any, given: Mapping[str, Any] | None, place: str) -> Any:
     """A part's settings with others laid on."""
-    said = {name: getattr(own, name) for name in own.model_fields_set}
-    return kind.read(said | dict(given or {}), place)
+    return own.laid(given, place)

@@ -45,8 +45,7 @@ def option(name: str) -> str:
 def settings_of(kind: type[Config]) -> tuple[Setting, ...]:
     """Every setting of a config class, in its own order."""
     texts = kind.documentation()
-    fields = ((name, field) for name, field in kind.model_fields.items() if not field.exclude)
-    return tuple(_setting(name, field, texts.get(name, "")) for name, field in fields)
+    return tuple(_setting(name, field, texts.get(name, "")) for name, field in kind.model_fields.items())
 
 
 def read_settings(

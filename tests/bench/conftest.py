@@ -36,7 +36,7 @@ from flexframe_registry import (
 )
 from flexframe_registry.catalogue import Catalogue
 from flexframe_standard.metrics import inception as features
-from flexframe_standard.metrics import pixels as metrics
+from flexframe_standard.metrics import support_vectors
 
 SIDE = 16
 LENGTH = 8
@@ -138,7 +138,8 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> Catalogue:
     manager = create_manager([ToyPlugin()])
     found = Catalogue(manager.components())
     # by module object: the package's attribute `manager` is the function of that name
-    for module in (sys.modules["flexframe_registry.manager"], tokenizer_module, runner, protocol, metrics):
+    registry = [sys.modules[f"flexframe_registry.{name}"] for name in ("manager", "slots")]
+    for module in (*registry, tokenizer_module, runner, protocol, support_vectors):
         monkeypatch.setattr(module, "catalogue", lambda: found)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from flexframe.nn.lpips import BACKBONES, Perceptual
 from flexframe.testing.golden import shared
 from flexframe_registry import LatentSpec, Spec, TokenSpec
-from flexframe_standard.metrics import inception as features
 
 SPEC = Spec(LatentSpec(3, 16, 16), 4, TokenSpec(4, 2, 1, 8))
 SHARED = shared(Path(__file__)) / "data"
@@ -106,7 +106,7 @@ def test_without_weights_it_says_how_to_get_them(
     def offline(url: str, timeout: float) -> Any:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(features.urllib.request, "urlopen", offline)
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
     why = over("lpips", photographs(2, (64, 64))).start(SPEC).unavailable()
     assert "no route to host" in why
     assert "alexnet-owt-7be5be79.pth" in why

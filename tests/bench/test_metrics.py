@@ -214,7 +214,7 @@ def test_bits_of_an_image_name_any_of_its_token_sequences(metric: Any, pictures:
 
 def test_tallies_of_one_metric_do_not_mix(metric: Any, pictures: torch.Tensor) -> None:
     first = metric("psnr")
-    second = first.start(spec())
+    second = first.metric.start(spec())
     feed(first, pictures, pictures)
     feed(second, pictures, pictures // 2)
     assert first.compute()["psnr"] == 100

@@ -40,6 +40,7 @@ from flexframe_registry import (
     TokenizerConfig,
 )
 from flexframe_registry import suite as shipped
+from flexframe_registry.cards import with_codes
 from flexframe_registry.catalogue import Catalogue
 from flexframe_standard.metrics import fid as metrics_frechet
 from flexframe_standard.metrics.fid import frechet_distance
@@ -133,8 +134,8 @@ class Greys(Source):
 def fakes(toys: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = {PaintConfig: "Paint", FakeConfig: "Fake", GreysConfig: "Greys"}
     found = Catalogue([*toys, *(Component(config, f"{__name__}:{name}") for config, name in mine.items())])
-    registry = sys.modules["flexframe_registry.manager"]
-    for module in (registry, tokenizer_module, generator_module, runner, samples, protocol, metrics_frechet):
+    registry = [sys.modules[f"flexframe_registry.{name}"] for name in ("manager", "slots")]
+    for module in (*registry, tokenizer_module, generator_module, runner, samples, protocol, metrics_frechet):
         monkeypatch.setattr(module, "catalogue", lambda: found)
 
 
@@ -277,7 +278,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(Break):
             samples.run(greys(), [("a", prior(), tokenizer())], tmp_path / "x", batch_size=7, save_seconds=0.0)
     with pytest.raises(
-        ValueError, match=r"of another protocol \(models\.a\.sampling\.prior\.guidance: then 1\.0, now 2"
+        ValueError, match=r"of another protocol: models\.a\.sampling\.prior\.guidance was 1\.0 and is 2"
     ):
         samples.run(greys(), [("a", prior(), tokenizer())], tmp_path / "x", sampling={"guidance": 2.0})
     again = samples.run(greys(), [("a", prior(), tokenizer())], tmp_path / "x", batch_size=5)
@@ -401,7 +402,8 @@ def test_the_command(command: Any, tmp_path: Path) -> None:
     tok = Tokenizer(TokenizerConfig.read({"size": "tiny", "image_size": 16, "length": 4, "masker": "pow2", **parts}))
     modelfile.save(tok.state_dict(), tok.config, tmp_path / "tok.safetensors")
     raw = {"tokenizer": str(tmp_path / "tok.safetensors"), "classes": 10, "fingerprint": fingerprint(tok)}
-    drawn = Generator(GeneratorConfig.read({**raw, "prior": {"type": "gpt", "width": 16, "depth": 1, "heads": 2}}))
+    raw = with_codes({**raw, "prior": {"type": "gpt", "width": 16, "depth": 1, "heads": 2}})
+    drawn = Generator(GeneratorConfig.read(raw))
     modelfile.save(drawn.state_dict(), drawn.config, tmp_path / "prior.safetensors")
     data = "{type: scenes, complexity: 0, count: 20}"
     (tmp_path / "suite.yaml").write_text(f"data: {data}\nmetrics: [classifier, codebook, psnr]\nshow: 4\n")

@@ -100,7 +100,7 @@ def test_the_metric_gives_a_number_for_each_attribute():
     assert numbers["agreement"] == 100
     assert numbers["accuracy"] == pytest.approx(expected.pop("shape"))
     assert {name: numbers[f"accuracy_{name}"] for name in expected} == pytest.approx(expected)
-    assert set(numbers) == {m.name for m in found.measures()}
+    assert set(numbers) == {m.name for m in found.metric.measures()}
     protocol = found.protocol()
     assert protocol["label_is"] == "shape"
     assert protocol["renderer"] == VERSION

@@ -270,12 +270,12 @@ import os, signal, sys
 from pathlib import Path
 import torch
 import flexframe
-from flexframe.use import encode as module, journal
-from flexframe.use.journal import ImageJournal
+from flexframe import files
+from flexframe.use import encode as module
 from flexframe.use.lengths import Fixed
 
 torch.set_num_threads(1)
-journal.COMMIT_EVERY = 0
+files.COMMIT_EVERY = 0
 def told(done, of):
     if done == 4:
         os.kill(os.getpid(), signal.SIGKILL)

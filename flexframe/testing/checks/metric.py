@@ -125,7 +125,7 @@ def check_metric_tallies(component: Component, fields: Fields) -> None:
             tally.update(half)
         metric.start(spec).update(halves[0])
         for tally, expected in zip(beside, alone, strict=True):
-            text = "a tally has other numbers beside others than alone; `reset` must make state of its own"
+            text = "a tally has other numbers beside others than alone; its state must be its own"
             same(dict(tally.compute()), expected, text)
 
 
@@ -156,9 +156,7 @@ def check_metric_resumes(component: Component, fields: Fields) -> None:
         file.seek(0)
         second.restore(torch.load(file, weights_only=True))
         second.update(halves[1])
-        text = (
-            "an interrupted tally ends at other numbers; name in `tallied` all that `reset` makes and `update` changes"
-        )
+        text = "an interrupted tally ends at other numbers; make all that `update` changes fields of the tally"
         expected = dict(whole.compute())
         same(dict(second.compute()), expected, text)
         assert second.protocol() == whole.protocol(), f"{text}; its protocol is another one too"

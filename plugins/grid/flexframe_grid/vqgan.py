@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from flexframe.nn.ranges import Rescale
 from flexframe.nn.vqgan import VQGANDecoder, VQGANEncoder
-from flexframe.parts import Decoder, Encoder
+from flexframe.parts import Decoder, Encoder, OnStep
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Condition, Outputs, Tokens
 from flexframe_registry import SamplingConfig, Spec
@@ -74,6 +74,7 @@ class GridDecoder(Decoder):
         size: tuple[int, int],
         rng: Rng,
         sampling: SamplingConfig,
+        on_step: OnStep | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """The reconstruction; the same for every `rng`, and at the model's own `size` only."""
         own = (self.spec.latents.height, self.spec.latents.width)

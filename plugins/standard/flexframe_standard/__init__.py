@@ -19,7 +19,7 @@ from flexframe_registry import (
     SourceConfig,
     hookimpl,
 )
-from flexframe_standard.metrics import configs as metric_configs
+from flexframe_standard import metrics
 from flexframe_standard.sources.files_config import FolderConfig, ImagesConfig, TarConfig
 from flexframe_standard.sources.scenes_config import ScenesConfig
 
@@ -102,5 +102,5 @@ def flexframe_components() -> Iterable[Component]:
         Component(TarConfig, "flexframe_standard.sources.files:Tar"),
         Component(ImagesConfig, "flexframe_standard.sources.files:Images"),
         Component(ScenesConfig, "flexframe_standard.sources.scenes:Scenes"),
-        *metric_configs.components(),
+        *metrics.COMPONENTS,
     ]

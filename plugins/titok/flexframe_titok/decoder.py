@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flexframe.nn.ranges import Rescale
 from flexframe.nn.vqgan import VQGANDecoder
-from flexframe.parts import Decoder
+from flexframe.parts import Decoder, OnStep
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Condition, Outputs, Tokens
 from flexframe_registry import SamplingConfig, Spec
@@ -105,6 +105,7 @@ class MaskTokenDecoder(Decoder):
         size: tuple[int, int],
         rng: Rng,
         sampling: SamplingConfig,
+        on_step: OnStep | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """The reconstruction; the same for every `rng`, and at the model's own `size` only.
 

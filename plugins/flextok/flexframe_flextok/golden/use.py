@@ -113,7 +113,7 @@ def sample(case: Case, subject: Subject) -> Iterator[Comparison]:
         for found in case.matching(r"sample(\d+)_(cfg|apg)([\d.]+)")
     }
     for found in case.matching(r"sample(\d+)_cfgfn"):
-        settings[found[0]] = {"steps": int(found[1]), "guidance": lambda t: 1 + 4 * t}
+        settings[found[0]] = {"steps": int(found[1]), "guidance": ((0.0, 1.0), (1.0, 5.0))}
     lengths = case["keep_k"].clamp(max=subject.length)
     for name, each in settings.items():
         tokens, noise = tokens_of(case["fsq_quants"], lengths), case["init_noise"]

@@ -1,27 +1,48 @@
-"""What is measured of samples alone: whether they show the class that they were asked for."""
+"""The class asked for: whether samples show it, to a classifier. What the metric `classifier` is of samples."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flexframe.bench.metric import Measure, Metric, Reconstructions
+from flexframe.bench.metric import Measure, Metric, Reconstructions, Tally
 from flexframe.data.source import Source
-from flexframe_registry import MetricConfig, Spec
+from flexframe_registry import Spec
+from flexframe_standard.metrics.classifier_config import ClassifierConfig
 from flexframe_standard.metrics.judges import Judge
 
 
-class AskedClass(Metric):
-    """The share of samples in which a classifier sees the class asked for: the metric `classifier`, of samples."""
+@dataclass
+class Shown(Tally["AskedClass"]):
+    """Samples that show the class asked for, and how many there were."""
 
-    tallied = ("count", "right")
+    count: int = 0
+    right: int = 0
+
+    def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
+        judge = self.metric.judge
+        seen = torch.as_tensor(judge.read(batch.fake)[judge.label])
+        right = seen == torch.tensor([int(label or 0) for label in batch.labels])  # no class: refused before
+        self.count += len(right)
+        self.right += int(right.sum())
+        return {"accuracy": 100.0 * right}
+
+    def compute(self) -> Mapping[str, float]:
+        return {"accuracy": 100 * self.right / self.count}
+
+
+class AskedClass(Metric[ClassifierConfig]):
+    """The share of samples in which a classifier sees the class asked for."""
+
     of_classes = True
+    tally = Shown
 
-    def __init__(self, config: MetricConfig, source: Source, judge: Judge) -> None:
+    def __init__(self, config: ClassifierConfig, source: Source, judge: Judge) -> None:
         super().__init__(config, source)
         self.judge = judge
 
@@ -31,21 +52,8 @@ class AskedClass(Metric):
         note = f"share of samples in which the classifier sees it{chance}"
         return [Measure("accuracy", "Class asked for", "higher", "%", 1, note)]
 
-    def reset(self, spec: Spec) -> None:
-        self.count = self.right = 0
-
-    def unavailable(self) -> str | None:
+    def unavailable(self, spec: Spec) -> str | None:
         return self.judge.unavailable()
-
-    def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
-        seen = torch.as_tensor(self.judge.read(batch.fake)[self.judge.label])
-        right = seen == torch.tensor([int(label or 0) for label in batch.labels])  # no class: refused before
-        self.count += len(right)
-        self.right += int(right.sum())
-        return {"accuracy": 100.0 * right}
-
-    def compute(self) -> Mapping[str, float]:
-        return {"accuracy": 100 * self.right / self.count}
 
     def protocol(self) -> Mapping[str, Any]:
         return {**self.judge.protocol(), "label_is": self.judge.label, "samples": "8-bit"}

@@ -64,6 +64,8 @@ class Inception:
         self._net: nn.Module | None = None
         self._why: str | None = None
         self._last: tuple[Tensor, Mapping[str, Tensor]] | None = None
+        self.device = torch.device("cpu")
+        """Where it last ran."""
 
     def want(self, layer: str) -> None:
         """Ask for a layer, before the first images."""
@@ -95,8 +97,9 @@ class Inception:
             why = self.unavailable()
             if self._net is None:
                 raise ValueError(why)
-            found = self._net.to(images.device)(images)
-            self._last = images, dict(zip(self.layers, found, strict=True))
+            self.device = images.device
+            features = self._net.to(self.device)(images)
+            self._last = images, dict(zip(self.layers, features, strict=True))
         return self._last[1]
 
     def _fetch(self) -> None:
@@ -141,8 +144,9 @@ class Features:
         if originals and layer not in self.layers:
             self.layers.append(layer)
 
-    def facts(self, layer: str, device: torch.device) -> dict[str, Any]:
-        """What moves a feature beside the image."""
+    def facts(self, layer: str, device: torch.device | None = None) -> dict[str, Any]:
+        """What moves a feature beside the image; without `device` it is the one that the network last ran on."""
+        device = device or self.net.device
         exact = {"float32": torch.get_float32_matmul_precision(), "tf32": torch.backends.cudnn.allow_tf32}
         return {
             "extractor": "torch-fidelity inception-v3-compat, resizing to 299 pixels inside",

@@ -15,21 +15,22 @@ from flexframe.bench.metric import Measure
 from flexframe.data.source import Source
 from flexframe.nn.lpips import BACKBONES, TILE, Perceptual
 from flexframe.store.weights import URL, backbone_file, linear_file, read_weights
-from flexframe_registry import MetricConfig
-from flexframe_standard.metrics.pixels import PerImage
+from flexframe_registry import Spec
+from flexframe_standard.metrics.lpips_config import LpipsConfig
+from flexframe_standard.metrics.per_image import PerImage
 
 
-class Lpips(PerImage):
+class Lpips(PerImage[LpipsConfig]):
     """The mean over images. Reconstructions are not rounded unless the config says so."""
 
-    def __init__(self, config: MetricConfig, source: Source) -> None:
+    def __init__(self, config: LpipsConfig, source: Source) -> None:
         super().__init__(config, source)
         self.judge = _Judge(config, source.size)
         self.measure = Measure(
             "lpips", "LPIPS", "lower", digits=3, note=f"{config.net}; other networks' do not compare"
         )
 
-    def unavailable(self) -> str | None:
+    def unavailable(self, spec: Spec) -> str | None:
         return self.judge.unavailable()
 
     def values(self, real: Float[Tensor, "b 3 h w"], fake: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
@@ -42,7 +43,7 @@ class Lpips(PerImage):
 class _Judge:
     """The network that all tallies share, loaded when it is first asked for."""
 
-    def __init__(self, config: MetricConfig, size: tuple[int, int]) -> None:
+    def __init__(self, config: LpipsConfig, size: tuple[int, int]) -> None:
         self.config, self.size = config, size
         self.hashes: dict[str, str] = {}
         self._net: Perceptual | None = None

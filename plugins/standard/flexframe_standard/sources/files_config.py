@@ -8,8 +8,7 @@ from pydantic import Field, field_validator
 
 from flexframe_registry import ConfigError, SourceConfig
 from flexframe_registry.files import MAX_PIXELS, SCHEME
-from flexframe_registry.kinds import Resize
-from flexframe_standard.metrics.configs import PLACE
+from flexframe_registry.kinds import PLACE, Resize
 
 
 class FilesConfig(SourceConfig):
