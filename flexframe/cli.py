@@ -39,7 +39,7 @@ from flexframe.commands.sampling import Sampled
 
 app = typer.Typer(
     name="flexframe",
-    help="A modular framework for 1D image tokenizers, trained and measured alike.",
+    help="A modular framework for 1D image tokenizers: published ones and yours, trained and measured alike.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,

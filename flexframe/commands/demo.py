@@ -33,6 +33,7 @@ def demo(
     With --train, small models of handwritten digits are trained from scratch and compared.
     """
     from flexframe_registry import suite
+    from flexframe_registry.runfolder import RunFolder
 
     folder = folder or Path("demo-trained" if retrain else "demo")
     shown, name = _shown(retrain)
@@ -45,13 +46,13 @@ def demo(
         measure(name, measured.model_copy(update={"metrics": here}), models, folder, 64, device, priors)
         return
     folders = {model: folder / model.replace("/", "-") for model in models}
-    if (folder / "results.json").is_file() and not any((each / "config.json").is_file() for each in folders.values()):
+    if (folder / "results.json").is_file() and not any(RunFolder(each).config.is_file() for each in folders.values()):
         refuse(str(folder), "holds the results of another benchmark; choose another folder by -o")
     steps = sum(card.run.steps for card in shown)
     minutes = steps / STEPS_A_SECOND / 60
     out.print(f"training {', '.join(models)} from scratch: {steps:,} steps, about {minutes:.0f} minutes on a CPU core")
     for model, target in folders.items():
-        if (target / "config.json").is_file():
+        if RunFolder(target).config.is_file():
             train(None, None, None, target, device)
         else:
             train(model, None, target, None, device)

@@ -41,7 +41,9 @@ def import_(
     importer: As = None,
 ) -> None:
     """Turn a published checkpoint into a model of ours: one safetensors file with its config, and a card."""
-    target = folder / "model.safetensors"
+    from flexframe_registry.runfolder import MODEL
+
+    target = folder / MODEL
     if target.exists():
         refuse(str(target), "is there already; name another folder with -o")
     from flexframe.models.build import assemble
@@ -77,6 +79,7 @@ def _write_card(path: Path, place: Any, config: Any, sampling: dict[str, Any], a
     from ruamel.yaml import YAML
 
     from flexframe.files import replaced, sha256
+    from flexframe_registry.runfolder import MODEL
 
     base = {} if place.card is None else place.card.file.model_dump(mode="json", exclude_unset=True)
     base = {key: base[key] for key in ("licence", "metrics", "preprocessing", "verified") if key in base}
@@ -86,7 +89,7 @@ def _write_card(path: Path, place: Any, config: Any, sampling: dict[str, Any], a
         "source": json.dumps(about.get("import", {}), sort_keys=True),
         "model": config.model_dump(mode="json"),
         "sampling": sampling,
-        "weights": {"path": "model.safetensors", "sha256": sha256(path.parent / "model.safetensors")},
+        "weights": {"path": MODEL, "sha256": sha256(path.parent / MODEL)},
         **base,
     }
     yaml = YAML()

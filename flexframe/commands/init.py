@@ -33,7 +33,7 @@ def init(
 ) -> None:
     """Write a model with random weights: what an untrained one is, for tests and timings.
 
-    Where a method starts its heads at zero, as FlexTok does, an untrained model decodes to noise and has one token.
+    Where a method starts its heads at zero, an untrained model decodes to noise and has one token.
     """
     from flexframe_registry.cards import card as find_card
 
@@ -65,11 +65,13 @@ def init(
 
 def _model_path(to: Path, force: bool) -> Path:
     """The file to write; a name without suffix stands for a folder."""
+    from flexframe_registry.runfolder import MODEL
+
     if to == Path():
         refuse("-o", "is required: a .safetensors file, or a folder")
     if to.suffix not in ("", ".safetensors") and not to.is_dir():
         refuse(str(to), "is neither a folder nor ends in .safetensors")
-    target = to if to.suffix == ".safetensors" and not to.is_dir() else to / "model.safetensors"
+    target = to if to.suffix == ".safetensors" and not to.is_dir() else to / MODEL
     if target.exists() and not force:
         refuse(str(target), "is there already; choose another -o, or overwrite it with --force")
     return target

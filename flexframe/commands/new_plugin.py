@@ -37,7 +37,7 @@ def new_plugin(
         Path | None, typer.Option("--out", "-o", help="The folder to make; flexframe-NAME if not given.")
     ] = None,
 ) -> None:
-    """Make a plugin that installs, trains and passes its tests as it is: a quantizer, a decoder, a card.
+    """Make a plugin that installs, trains and passes its tests as it is: an encoder, a quantizer, a decoder, a card.
 
     `flexframe new-plugin my-method && pip install -e flexframe-my-method && flexframe list quantizer`
     """
@@ -49,7 +49,8 @@ def new_plugin(
     for path, text in render(name).items():
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         (target / path).write_text(text, encoding="utf-8")
-    out.print(f"{target}: quantizer {name}-grid, decoder {name}-linear, card {name}/digits-tiny", soft_wrap=True)
+    made = f"encoder {name}-linear, quantizer {name}-grid, decoder {name}-linear, card {name}/digits-tiny"
+    out.print(f"{target}: {made}", soft_wrap=True)
     out.print("\nnext:", style="bold")
     steps = f"cd {target}", 'pip install -e ".[dev]"', "pytest", f"flexframe train {name}/digits-tiny run.steps=200"
     out.print("".join(f"  {step}\n" for step in steps), markup=False, highlight=False, soft_wrap=True, end="")
@@ -80,7 +81,7 @@ def _check(name: str) -> None:
 
 
 def _taken(name: str) -> str | None:
-    """Who has the name, or one of the names that follow from it."""
+    """A sentence on who has the name, or one of the names that follow from it; None if it is free."""
     from flexframe_registry import cards, catalogue
 
     for point in entry_points(group=PROJECT):
@@ -91,7 +92,7 @@ def _taken(name: str) -> str | None:
         return f"{distribution} is installed already"
     if find_spec(package) is not None:
         return f"the package {package} is there already"
-    for kind, part in (("quantizer", f"{name}-grid"), ("decoder", f"{name}-linear")):
+    for kind, part in (("encoder", f"{name}-linear"), ("quantizer", f"{name}-grid"), ("decoder", f"{name}-linear")):
         if part in catalogue().names(kind):
             return f"there is a {kind} {part!r} already, of {catalogue().get(kind, part).provider}"
     if f"{name}/digits-tiny" in cards().files:

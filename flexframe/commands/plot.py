@@ -46,7 +46,9 @@ def plot(
 
 def _short(folders: Sequence[Path]) -> dict[str, Path]:
     """Folders by the shortest ends of their paths that tell them apart."""
-    places = [(folder.parent if folder.name == "log.jsonl" else folder).absolute() for folder in folders]
+    from flexframe_registry.runfolder import LOG
+
+    places = [(folder.parent if folder.name == LOG else folder).absolute() for folder in folders]
     if len(set(places)) < len(places):
         refuse("", "a run is named twice; name each once")
     for depth in range(1, max(len(place.parts) for place in places) + 1):

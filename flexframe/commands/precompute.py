@@ -169,7 +169,7 @@ def features(
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 32,
     device: Device = "auto",
 ) -> None:
-    """Compute what a run's objectives see in every image of its data (REPA: its teacher's features), for `run.latents`.
+    """Compute what a run's objectives see in every image of its data (a teacher's features), for `run.latents`.
 
     Broken off, the same command goes on with the shard where it stopped.
     """

@@ -13,6 +13,7 @@ from flexframe_registry import ConfigError, ModelConfig, TrainConfig, cards
 from flexframe_registry.cards import Card, is_card_file
 from flexframe_registry.cards import card as find_card
 from flexframe_registry.models import MODELS
+from flexframe_registry.runfolder import RunFolder
 
 Rows = list[tuple[str, str]]
 
@@ -79,17 +80,18 @@ def _weights(card: Card) -> str:
 
 def _of_run(folder: Path) -> Subject | None:
     """A training run's folder, finished or not; None for any other."""
-    path = folder / "config.json"
+    paths = RunFolder(folder)
+    path = paths.config
     raw = _json(path) if path.is_file() else {}
     if not {"model", "run"} <= raw.keys():
         return None
     sampling = raw.pop("sampling", {})
     config = TrainConfig.read(raw, str(path))
-    done = _last_step(folder / "log.jsonl")
+    done = _last_step(paths.log)
     facts = [("what", f"a training run on {config.run.data.type}, {done:,} of {config.run.steps:,} steps done")]
-    finished = (folder / "model.safetensors").is_file()
-    facts += [("weights", f"{folder / 'model.safetensors'}" if finished else "not exported yet: the run is unfinished")]
-    made = _json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
+    finished = paths.model.is_file()
+    facts += [("weights", str(paths.model) if finished else "not exported yet: the run is unfinished")]
+    made = _json(paths.manifest) if paths.manifest.is_file() else {}
     facts += [("trained", f"from {made.get('date', 'an unknown day')} on, commit {made.get('commit') or 'unknown'}")]
     resolved = {"model": raw["model"], "run": raw["run"], "sampling": sampling}
     return Subject(str(folder), config.model, sampling, facts, resolved, frozen=config.run.freeze)

@@ -53,7 +53,7 @@ def train(
     # where this process fails, `main` ends it: the others may not have, and leaving them would wait for them
     if resume is not None:
         run = Run.resume(resume, on, processes)
-        if run.step >= run.config.run.steps and (resume / "model.safetensors").is_file():
+        if run.step >= run.config.run.steps and run.paths.model.is_file():
             run.close()
             if processes.first:
                 out.print(f"{resume} is finished: {run.step} steps")

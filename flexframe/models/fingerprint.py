@@ -34,8 +34,8 @@ def codec_fingerprint(codec: Codec) -> str:
 def fingerprint(tokenizer: Tokenizer) -> str:
     """sha256 over what decides a token id: the config and the weights of codec, encoder and quantizer.
 
-    The decoder and the masker are left out: a model whose decoder alone was trained further (TiTok's second stage, a
-    finetuned FlexTok decoder) has the same token ids, and decodes the files of the first. A codec goes in whole, for
+    The decoder and the masker are left out: a model whose decoder alone was trained further (a second stage, a
+    finetuned decoder) has the same token ids, and decodes the files of the first. A codec goes in whole, for
     its two directions cannot be told apart here. Weights of another precision are another model.
     """
     config = tokenizer.config.model_dump(mode="json")

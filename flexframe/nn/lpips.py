@@ -30,7 +30,7 @@ class Perceptual(nn.Module):
 
     def __init__(self, net: str) -> None:
         super().__init__()
-        import torchvision  # seconds to import
+        import torchvision  # type: ignore[import-untyped]  # seconds to import
 
         name, _, self.taps = BACKBONES[net]
         self.name = net
@@ -41,7 +41,11 @@ class Perceptual(nn.Module):
         self.requires_grad_(False).eval()
 
     def load(self, backbone: Mapping[str, Tensor], linear: Mapping[str, Tensor]) -> None:
-        """Take the weights of torchvision's model, and of the linear layers as the authors publish them."""
+        """Take the weights of torchvision's model, and of the linear layers as the authors publish them.
+
+        Raises:
+            ValueError: a file lacks tensors of this network.
+        """
         own = self.net.state_dict()
         lacking = sorted(name for name in own if f"features.{name}" not in backbone)
         if lacking:
@@ -54,17 +58,18 @@ class Perceptual(nn.Module):
         self.weights = nn.ParameterList([linear[name].float().flatten() for name in names]).requires_grad_(False)
 
     def forward(self, a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+        """The distance of each pair; 0 where two images are equal."""
         pairs = [unit.chunk(2) for unit in self.units(torch.cat([a, b]))]
         return self.distance([one for one, _ in pairs], [other for _, other in pairs])
 
     def units(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """Features of each tapped layer, of unit length at each place."""
-        x, found = (images - self.shift) / self.scale, []
+        x, units = (images - self.shift) / self.scale, []
         for i, layer in enumerate(self.net):
             x = layer(x)
             if i in self.taps:
-                found.append(x / (x.square().sum(1, keepdim=True) + 1e-8).sqrt())
-        return found
+                units.append(x / (x.square().sum(1, keepdim=True) + 1e-8).sqrt())
+        return units
 
     def distance(self, one: list[Tensor], other: list[Tensor]) -> Float[Tensor, " b"]:
         """The distance of images with these `units`."""
@@ -74,12 +79,12 @@ class Perceptual(nn.Module):
         return total
 
     def vanishes(self, size: tuple[int, int]) -> str | None:
-        """What is wrong with images of this size, if pooling leaves nothing of them."""
+        """The trouble with images of this size, if pooling leaves nothing of them; None otherwise."""
         blank = torch.zeros(1, 3, *size)
         try:
-            found = self(blank, blank)
+            distance = self(blank, blank)
         except RuntimeError:  # a pooling layer without an output
-            found = blank.new_tensor([torch.nan])
-        if bool(torch.isfinite(found).all()):
+            distance = blank.new_tensor([torch.nan])
+        if bool(torch.isfinite(distance).all()):
             return None
         return f"images of {size[0]} x {size[1]} pixels vanish in {self.name}"

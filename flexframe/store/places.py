@@ -14,6 +14,7 @@ from flexframe.store.modelfile import header_of
 from flexframe_registry import Card, ConfigError, UnknownName, cards
 from flexframe_registry.cards import Preprocessing, is_card_file
 from flexframe_registry.errors import nearest
+from flexframe_registry.runfolder import EMA, MODEL, RunFolder
 
 log = logging.getLogger("flexframe")
 
@@ -135,11 +136,10 @@ def _model_in(path: Path) -> Path:
     """The model file of a run's or a model's folder; the folder itself where it is another code base's."""
     if not path.is_dir():
         return path
-    checkpoints = sorted((path / "checkpoints").glob("step-*/ema.safetensors"))
-    own = [path / "model.safetensors", path / "ema.safetensors", *reversed(checkpoints)]
-    found = next((c for c in own if c.is_file()), None)
-    if found is not None:
-        return found if found.name != "model.safetensors" or header_of(found) is not None else path
+    finished, *averages = RunFolder(path).weights()
+    file = next((each for each in (finished, path / EMA, *averages) if each.is_file()), None)
+    if file is not None:
+        return file if file != finished or header_of(file) is not None else path
     if any(p.suffix in (".safetensors", *PICKLES) for p in path.iterdir()):
         return path
-    raise ConfigError.at(str(path), "holds no model.safetensors and no whole checkpoint")
+    raise ConfigError.at(str(path), f"holds no {MODEL} and no whole checkpoint")

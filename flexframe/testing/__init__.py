@@ -2,7 +2,7 @@
 
 from flexframe.testing import parametrize_contracts
 
-@parametrize_contracts("flexframe-flextok")
+@parametrize_contracts("flexframe-my-method")
 def test_contract(check):
     check()
 """

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from flexframe_registry import ConfigError
+from flexframe_registry.runfolder import RunFolder
 
-NAME = "lock"
 REFRESH = 30.0
 """Seconds between two signs of life."""
 STALE = 300.0
@@ -25,7 +25,7 @@ class Lock:
     one takes: on the same host it sees that the process is gone, and elsewhere that the file is no longer refreshed."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
+        self.path = RunFolder(folder).lock
         self.ended = threading.Event()
         self.held = False
 
@@ -33,7 +33,7 @@ class Lock:
         """`ConfigError` where another process trains in this folder."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         own = {"host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
-        beside = self.path.with_name(f".{NAME}-{own['host']}-{own['pid']}")
+        beside = self.path.with_name(f".{self.path.name}-{own['host']}-{own['pid']}")
         beside.write_text(json.dumps(own))
         try:
             for _ in range(3):
@@ -95,7 +95,7 @@ class Lock:
 def holder(folder: Path) -> tuple[str, bool] | None:
     """Who trains in a folder, or was killed there, and whether he lives; None where the folder is free. Changes
     nothing. A holder on another host counts as living until his lock is stale."""
-    path = folder / NAME
+    path = RunFolder(folder).lock
     try:
         found, touched = json.loads(path.read_text()), path.stat().st_mtime
         host, pid, began = found["host"], found["pid"], found["began"]

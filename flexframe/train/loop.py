@@ -139,7 +139,7 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
         if stopped is not None and not last:
             return stopped
         watch.at(run.step, "waiting for data")
-    run.export(run.folder / "model.safetensors")
+    run.export(run.paths.model)
     return None
 
 
@@ -166,7 +166,7 @@ def _check(run: Run, reading: Reading) -> None:
     if reading.first is None or (run.tally.skip and reading.in_a_row < HOPELESS):
         return
     step = run.step - run.tally.steps + reading.first
-    place = run.folder / f"nonfinite-{step + 1}.json"
+    place = run.paths.nonfinite(step + 1)
     if run.processes.first:
         write_json(place, {"step": step + 1, "parts": reading.troubles, "index": run.feed.rows(step)})
     raise FloatingPointError(_advice(run, reading, step, place))
@@ -179,5 +179,5 @@ def _advice(run: Run, reading: Reading, step: int, place: Path) -> str:
         advice = "try a lower run.lr"
     else:
         text, advice = f"{found} at step {step + 1}", "try a lower run.lr, or run.nonfinite=skip for single bad steps"
-    kept = f"the batch's rows are in {place}, the last whole checkpoint in {run.folder / 'checkpoints'}"
+    kept = f"the batch's rows are in {place}, the last whole checkpoint in {run.paths.checkpoints}"
     return f"{text}; {kept}; {advice}"

@@ -1,10 +1,4 @@
-"""A training run: its folder, its parts, and how they are saved and resumed.
-
-<run>/config.json      the resolved config          <run>/manifest.json    versions, commit, seed, command
-<run>/log.jsonl        one line a logged step       <run>/checkpoints/     step-NNNNNNNN/, the last few
-<run>/samples/         pictures by step         <run>/tensorboard/     and wandb/, where asked for
-<run>/model.safetensors   the finished model, averaged weights       <run>/end.json    how training ended, and why
-"""
+"""A training run: its folder, its parts, and how they are saved and resumed. Its files are named in `RunFolder`."""
 
 from __future__ import annotations
 
@@ -26,7 +20,6 @@ from flexframe.train import checkpoint, sharding
 from flexframe.train.distributed import ALONE, Processes
 from flexframe.train.feeds.create import create_feed
 from flexframe.train.gradients import Gradients
-from flexframe.train.history import END
 from flexframe.train.init import initialise
 from flexframe.train.lock import Lock
 from flexframe.train.optim import Average, create_optimizer
@@ -34,6 +27,7 @@ from flexframe.train.random_state import _prefix, random_state, set_random_state
 from flexframe.train.tally import Tally, Usage
 from flexframe.train.trainee import create_trainee
 from flexframe_registry import ConfigError, TrainConfig, manager
+from flexframe_registry.runfolder import CONFIG, EMA, INTERVAL, OPTIMIZER, RANDOM, TRAINEE, RunFolder
 
 
 class Run:
@@ -54,7 +48,8 @@ class Run:
     ) -> None:
         self.last: dict[str, Any] = {}
         """The last line logged."""
-        self.folder, self.device, self.sampling, self.processes = folder, device, dict(sampling), processes
+        self.folder, self.paths = folder, RunFolder(folder)
+        self.device, self.sampling, self.processes = device, dict(sampling), processes
         self.lock = Lock(folder)
         self.step = 0
         self.feed = create_feed(config, device, processes.share)
@@ -92,7 +87,7 @@ class Run:
         processes: Processes = ALONE,
     ) -> Run:
         """A fresh run in a folder that holds none yet. `close` it, if it is not trained."""
-        if processes.first and (folder / "config.json").exists():
+        if processes.first and RunFolder(folder).config.exists():
             raise ConfigError.at(
                 str(folder), "holds a run already; go on with --resume, or name another folder with -o"
             )
@@ -101,25 +96,26 @@ class Run:
             return run
         run.lock.take()
         resolved = {**run.config.model_dump(mode="json"), "sampling": run.sampling}
-        write_json(folder / "config.json", resolved)
+        write_json(run.paths.config, resolved)
         facts = provenance.manifest(device, seed=config.run.seed, parameters=run.parameters(), init=run.taken,
                                     processes=processes.size, objectives=run.trainee.facts())  # fmt: skip
-        write_json(folder / "manifest.json", facts)
+        write_json(run.paths.manifest, facts)
         return run
 
     @classmethod
     def resume(cls, folder: Path, device: torch.device, processes: Processes = ALONE) -> Run:
         """The run of a folder, at its last whole checkpoint, or at its beginning if it has none yet. By as many
         processes as before or others. `close` it, if it is not trained."""
-        if not (folder / "config.json").is_file():
-            raise ConfigError.at(str(folder), "holds no run to resume; there is no config.json")
+        paths = RunFolder(folder)
+        if not paths.config.is_file():
+            raise ConfigError.at(str(folder), f"holds no run to resume; there is no {CONFIG}")
         lock = Lock(folder)
         if processes.first:
             lock.take()  # before anything is read that another process may be writing
-        raw = json.loads((folder / "config.json").read_text())
+        raw = json.loads(paths.config.read_text(encoding="utf-8"))
         sampling = raw.pop("sampling", {})
-        last = processes.told(checkpoint.find_last(folder / "checkpoints") if processes.first else None)
-        config = TrainConfig.read(raw, str(folder / "config.json"))
+        last = processes.told(checkpoint.find_last(paths.checkpoints) if processes.first else None)
+        config = TrainConfig.read(raw, str(paths.config))
         run = cls(config, folder, device, sampling, initial=last is None, processes=processes)
         run.lock = lock
         if last is not None:
@@ -139,17 +135,16 @@ class Run:
         averaged = self.exported()
         facts, counted = self.tally.state()
         files = {
-            "trainee.safetensors": sharding.gathered(self.trainee.state_dict(), first),
-            "ema.safetensors": lambda path: self._write(averaged, path),
-            "optimizer.safetensors": checkpoint.optimizer_tensors(self.optimizer, first),
-            "random.safetensors": self._random_states(),
-            "interval.safetensors": counted | self.usage.state(),
+            TRAINEE: sharding.gathered(self.trainee.state_dict(), first),
+            EMA: lambda path: self._write(averaged, path),
+            OPTIMIZER: checkpoint.optimizer_tensors(self.optimizer, first),
+            RANDOM: self._random_states(),
+            INTERVAL: counted | self.usage.state(),
         }
-        folder = self.folder / "checkpoints"
-        path = folder / checkpoint.folder_name(self.step)
+        path = self.paths.checkpoint(self.step)
         if first:
             state = {"interval": facts, "processes": self.processes.size}
-            checkpoint.write(folder, self.step, files, state, self.config.run.keep)
+            checkpoint.write(self.paths.checkpoints, self.step, files, state, self.config.run.keep)
             self.hooks.flexframe_checkpoint_saved(run=self, path=path)
         return path
 
@@ -171,20 +166,20 @@ class Run:
         modelfile.save(state, self.config.model, path, sampling=self.sampling, about=about)
 
     def _restore(self, last: checkpoint.Checkpoint) -> None:
-        own, given = self.trainee.state_dict(), last.tensors["trainee.safetensors"]
+        own, given = self.trainee.state_dict(), last.tensors[TRAINEE]
         shards = {name: sharding.like(value, own[name]) if name in own else value for name, value in given.items()}
         self.trainee.load_state_dict(shards)
-        self.average.load(last.tensors["ema.safetensors"])
-        checkpoint.load_optimizer(self.optimizer, last.tensors["optimizer.safetensors"])
+        self.average.load(last.tensors[EMA])
+        checkpoint.load_optimizer(self.optimizer, last.tensors[OPTIMIZER])
         before = last.state.get("processes", 1)
         if before != self.processes.size and self.processes.first:
             text = f"{before} processes wrote this checkpoint, {self.processes.size} go on with it"
             warnings.warn(f"{text}: draws inside libraries (dropout, revived codes) are others", stacklevel=3)
         prefix = _prefix(self.processes.rank)
-        states = last.tensors["random.safetensors"]
+        states = last.tensors[RANDOM]
         own_states = {n.removeprefix(prefix): s for n, s in states.items() if n.startswith(prefix)}
         set_random_state(own_states, self.device)
-        interval = last.tensors.get("interval.safetensors", {})
+        interval = last.tensors.get(INTERVAL, {})
         self.tally.load(last.state.get("interval"), interval)
         self.usage.load(interval)
         self.step = last.state["step"]
@@ -201,7 +196,7 @@ class Run:
     def log(self, line: Mapping[str, Any]) -> None:
         """Add a line to the run's log. `OSError` where the disk does not take it."""
         self.last = dict(line)
-        path = self.folder / "log.jsonl"
+        path = self.paths.log
         try:
             with path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -213,7 +208,7 @@ class Run:
         """Say beside the log how training ended, for `flexframe runs`; None while it goes on."""
         if not self.processes.first:
             return
-        path = self.folder / END
+        path = self.paths.end
         with suppress(OSError):  # of a full disk the checkpoint's own error tells
             if state is None:
                 path.unlink(missing_ok=True)
@@ -222,7 +217,7 @@ class Run:
 
     def _forget_after(self, step: int) -> None:
         """Drop log lines of steps that a kill undid, so that no step stands twice."""
-        path = self.folder / "log.jsonl"
+        path = self.paths.log
         if path.is_file():
             lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
             write_text(path, "".join(line + "\n" for line in lines))
@@ -230,8 +225,8 @@ class Run:
 
 def timeout(folder: Path) -> float:
     """The `run.timeout` of a run that is there; 600 where its config does not say, or is not there."""
-    path = folder / "config.json"
-    found = json.loads(path.read_text())["run"].get("timeout", 600.0) if path.is_file() else 600.0
+    path = RunFolder(folder).config
+    found = json.loads(path.read_text(encoding="utf-8"))["run"].get("timeout", 600.0) if path.is_file() else 600.0
     return float(found)
 
 

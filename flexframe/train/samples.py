@@ -14,13 +14,6 @@ from flexframe.rng import Rng
 from flexframe.train.random_state import random_state, set_random_state
 from flexframe.train.run import Run
 
-FOLDER = "samples"
-
-
-def place(step: int) -> str:
-    """Of the picture of a step, in its run's folder."""
-    return f"{FOLDER}/step-{step:08d}.png"
-
 
 @torch.no_grad()
 def draw(run: Run) -> float:
@@ -60,7 +53,7 @@ def _draw(run: Run, state: dict[str, torch.Tensor]) -> None:
         row = {length: pictures[i] for length, pictures in found.items()}
         psnr = {length: psnr_of(originals[i], picture) for length, picture in row.items()}
         strips.append(Strip(f"image {number}", originals[i], row, psnr))
-    path = run.folder / place(run.step)
+    path = run.paths.sample(run.step)
     path.parent.mkdir(exist_ok=True)
     with replaced(path) as part:
         grid(strips).save(part, "PNG")

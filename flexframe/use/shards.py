@@ -91,7 +91,9 @@ def precompute_features(
         for name, settings in objective.config.precomputes().items()
     }
     if not of:
-        raise ConfigError.at("run.objectives", "compute nothing of images that could be kept, as repa does")
+        raise ConfigError.at(
+            "run.objectives", "compute nothing of images that could be kept, as a teacher's features are"
+        )
 
     def compute(images: Tensor, numbers: Tensor) -> dict[str, Tensor]:
         batch = Batch(numbers, images)

@@ -22,6 +22,7 @@ from .files import merge, put, read_yaml, split_override
 from .kinds import Config, Resize
 from .manager import Manager, manager
 from .models import GeneratorConfig, ModelConfig, TokenizerConfig, continuous, read_model
+from .runfolder import MODEL, RunFolder
 from .runs import RunConfig, TrainConfig, check_codes
 
 MAX_HEADER = 100_000_000
@@ -261,11 +262,11 @@ def tokenizer_of(name: str) -> TokenizerConfig | None:
     if is_card_file(path):
         return cards().read(path, str(path)).model
     if path.is_dir():
-        run = path / "config.json"
+        run = RunFolder(path).config
         if run.is_file():
             raw = _mapping(run.read_bytes(), run)
             return TokenizerConfig.read(raw["model"], str(run)) if {"model", "run"} <= raw.keys() else None
-        path = path / "model.safetensors"
+        path = path / MODEL
     if not path.is_file():
         return None
     with path.open("rb") as file:

@@ -220,7 +220,7 @@ class MaskerConfig(ComponentConfig):
     kind = "masker"
     contract = "flexframe.parts:LengthMasker"
     masked: ClassVar[bool] = True
-    """Whether an absent token is replaced by a learned mask token (FlexTok) or is not there at all (One-D-Piece)."""
+    """Whether an absent token is replaced by a learned mask token or is not there at all."""
 
     def budgets(self, length: int) -> tuple[int, ...]:
         """The lengths at which a model trained this way is meant to be used, rising, `length` among them."""

@@ -135,7 +135,7 @@ def fakes(toys: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = {PaintConfig: "Paint", FakeConfig: "Fake", GreysConfig: "Greys"}
     found = Catalogue([*toys, *(Component(config, f"{__name__}:{name}") for config, name in mine.items())])
     registry = [sys.modules[f"flexframe_registry.{name}"] for name in ("manager", "slots")]
-    for module in (*registry, tokenizer_module, generator_module, runner, samples, protocol, metrics_frechet):
+    for module in (*registry, tokenizer_module, generator_module, runner, protocol, metrics_frechet):
         monkeypatch.setattr(module, "catalogue", lambda: found)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from flexframe.bench.gallery import Gallery
 from flexframe.bench.report import pictures, samples, view
-from flexframe.bench.runner import Gallery
 from flexframe.files import write_text
 
 LIMIT = 15_000_000

@@ -183,7 +183,7 @@ class FlowDecoderConfig(TrunkConfig, DecoderConfig):
 
 
 class VAECodecConfig(CodecConfig):
-    """Stable-Diffusion-style KL autoencoder, frozen (diffusers' AutoencoderKL; extra `vae`)."""
+    """Stable-Diffusion-style KL autoencoder, frozen (diffusers' AutoencoderKL)."""
 
     type: Literal["vae"] = "vae"
     sizes = {"tiny": {"channels": 4, "widths": (8, 8), "layers": 1, "groups": 4}}

@@ -1,7 +1,6 @@
 """What is known of FlexTok without any file: sizes, causality, densities, positions, the sampler."""
 
 import math
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -23,7 +22,6 @@ from flexframe_flextok.flow import Guidance, draw_times, integrate, mode_times
 from flexframe_flextok.reading import read_flextok
 from flexframe_registry import CodecModelConfig, ConfigError, LatentSpec, Spec, TokenizerConfig, TokenSpec, cards
 
-needs_vae = pytest.mark.skipif(find_spec("diffusers") is None, reason="the codec needs diffusers: the extra `vae`")
 MIDDLE = 32036  # levels 8 8 8 5 5 5: (4, 4, 4, 2, 2, 2), and 4 + 4*8 + 4*64 + 2*512 + 2*2560 + 2*12800
 
 
@@ -72,7 +70,6 @@ def test_parameters_of_the_published_trunks(name):
     assert (count(encoder.blocks), trunk, modulation) == TRUNKS[name]
 
 
-@needs_vae
 @pytest.mark.parametrize("name", TOTALS)
 def test_published_totals_are_ours_and_two_stored_position_tables(name):
     model = on_meta(name)
@@ -85,7 +82,6 @@ def test_published_totals_are_ours_and_two_stored_position_tables(name):
 VAES = {"vae-c4": (4, 83_653_863), "vae-c8": (8, 83_709_419), "vae-c16": (16, 83_821_011)}
 
 
-@needs_vae
 @pytest.mark.parametrize("name", VAES)
 def test_parameters_of_the_published_vaes(name):
     channels, total = VAES[name]

@@ -15,7 +15,7 @@ from flexframe.importing import Comparison, Foreign, Imported, Settings, TensorF
 from flexframe.importing.importer import Importer
 from flexframe.models.build import Model, assemble
 from flexframe.models.tokenizer import Tokenizer
-from flexframe.nn.vqgan import shape_of
+from flexframe.nn.convolutional import shape_of
 from flexframe.rng import Rng
 from flexframe_registry import CodecModelConfig, ConfigError, TokenizerConfig
 

@@ -14,7 +14,7 @@ from flexframe.importing import importer_of, open_foreign
 from flexframe.importing.verify import verify_folder
 from flexframe.models.codec import CodecModel
 from flexframe.models.tokenizer import Tokenizer
-from flexframe.nn.vqgan import shape_of
+from flexframe.nn.convolutional import shape_of
 from flexframe.rng import Rng
 from flexframe.store import hub
 from flexframe.store.load import load

@@ -37,7 +37,7 @@ class TensorBoard(Observer):
         from torch.utils.tensorboard import SummaryWriter
 
         writer: Any = SummaryWriter
-        self.writer = writer(str(run.folder / "tensorboard"), purge_step=run.step + 1 if run.step else None)
+        self.writer = writer(str(run.paths.tensorboard), purge_step=run.step + 1 if run.step else None)
 
     def tell(self, step: int, line: Mapping[str, Any], picture: Path | None) -> None:
         for name, value in line.items():
@@ -88,9 +88,7 @@ def start(run: Run) -> None:
 
 def tell(run: Run, step: int) -> None:
     """Pass a run's last log line on."""
-    from flexframe.train.samples import place
-
-    picture = run.folder / place(step)
+    picture = run.paths.sample(step)
     line = {name: value for name, value in run.last.items() if name != "step" and value is not None}
     for observer in _observers.get(run, ()):
         observer.tell(step, line, picture if picture.is_file() else None)

@@ -16,7 +16,7 @@ from torch import Tensor
 from flexframe.importing import Comparison, Foreign, Imported, Settings, TensorFile
 from flexframe.importing.importer import Importer
 from flexframe.models.build import Model, assemble
-from flexframe.nn.vqgan import shape_of
+from flexframe.nn.convolutional import shape_of
 from flexframe_registry import ConfigError, TokenizerConfig
 
 from . import BASE, LARGE, SMALL, golden

@@ -1,4 +1,4 @@
-"""The convolutional networks of MaskGIT-VQGAN (Chang et al., CVPR 2022): residual blocks, no attention."""
+"""A convolutional encoder and decoder: residual blocks at each resolution, no attention (Chang et al., CVPR 2022)."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ GROUPS = 32
 
 
 def norm(channels: int) -> nn.GroupNorm:
+    """Group norm, as it stands before every convolution."""
     return nn.GroupNorm(GROUPS, channels, eps=1e-6)
 
 
 def level_widths(hidden: int, multipliers: Sequence[int]) -> list[int]:
-    """Channels of each resolution, the finest first."""
+    """Channels of each resolution, the finest first.
+
+    Raises:
+        ValueError: `hidden` cannot be split into the norm's groups.
+    """
     if hidden % GROUPS:
         raise ValueError(f"hidden is a multiple of {GROUPS}, which is the number of norm groups, not {hidden}")
     return [hidden * m for m in multipliers]
 
 
 def shape_of(shapes: Mapping[str, Sequence[int]]) -> tuple[int, tuple[int, ...], int]:
-    """`hidden`, `multipliers` and `blocks` of the encoder or decoder whose tensors have these shapes.
+    """Base width, multipliers and blocks of the encoder or decoder whose tensors have these shapes.
 
     Raises:
         ValueError: there are no tensors of such a network, or no whole multipliers give their widths.
     """
     levels = [name for name in shapes if re.fullmatch(r"(down|up)\.\d+\.block\.0\.conv1\.weight", name)]
     if not levels:
-        raise ValueError("has no tensors down.*.block.* or up.*.block.*, so it is no network of MaskGIT-VQGAN")
+        raise ValueError("has no tensors down.*.block.* or up.*.block.*, so it is no network of residual blocks")
     widths = [shapes[name][0] for name in sorted(levels, key=lambda name: int(name.split(".")[1]))]
     side = levels[0].split(".")[0]
     blocks = sum(re.fullmatch(rf"{side}\.0\.block\.\d+\.conv1\.weight", name) is not None for name in shapes)
@@ -43,6 +48,7 @@ def shape_of(shapes: Mapping[str, Sequence[int]]) -> tuple[int, tuple[int, ...],
 
 
 def residual_blocks(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
+    """Blocks in a row, of which the first changes the number of channels."""
     return nn.Sequential(*(ResidualBlock(outputs if i else inputs, outputs) for i in range(blocks)))
 
 
@@ -62,8 +68,7 @@ class ResidualBlock(nn.Module):
         self.nin_shortcut = nn.Conv2d(outputs, outputs, 1, bias=False) if inputs != outputs else None
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
-        y = self.conv1(F.silu(self.norm1(x)))
-        y = self.conv2(F.silu(self.norm2(y)))
+        y: Tensor = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
         return y + (x if self.nin_shortcut is None else self.nin_shortcut(y))
 
 
@@ -90,10 +95,13 @@ class UpLevel(nn.Module):
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o y x"]:
         x = self.block(x)
-        return x if self.upsample_conv is None else self.upsample_conv(F.interpolate(x, scale_factor=2.0))
+        if self.upsample_conv is None:
+            return x
+        doubled: Tensor = self.upsample_conv(F.interpolate(x, scale_factor=2.0))
+        return doubled
 
 
-class VQGANEncoder(nn.Module):
+class ConvEncoder(nn.Module):
     """An image to a grid of features 2 ** (len(multipliers) - 1) times as small along each axis.
 
     The published network ends in one more 1x1 convolution, to the width of a code vector.
@@ -124,7 +132,7 @@ class VQGANEncoder(nn.Module):
         return F.silu(self.norm_out(self.mid(x)))
 
 
-class VQGANDecoder(nn.Module):
+class ConvDecoder(nn.Module):
     """A grid of code vectors to an image 2 ** (len(multipliers) - 1) times as large.
 
     Args:
@@ -152,4 +160,5 @@ class VQGANDecoder(nn.Module):
         x = self.mid(self.conv_in(codes))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        images: Tensor = self.conv_out(F.silu(self.norm_out(x)))
+        return images
