@@ -27,6 +27,7 @@ from flexframe.train.random_state import _prefix, random_state, set_random_state
 from flexframe.train.tally import Tally, Usage
 from flexframe.train.trainee import create_trainee
 from flexframe_registry import ConfigError, TrainConfig, manager
+from flexframe_registry.cards import read_training
 from flexframe_registry.runfolder import CONFIG, EMA, INTERVAL, OPTIMIZER, RANDOM, TRAINEE, RunFolder
 
 
@@ -115,7 +116,7 @@ class Run:
         raw = json.loads(paths.config.read_text(encoding="utf-8"))
         sampling = raw.pop("sampling", {})
         last = processes.told(checkpoint.find_last(paths.checkpoints) if processes.first else None)
-        config = TrainConfig.read(raw, str(paths.config))
+        config = read_training(raw, str(paths.config))
         run = cls(config, folder, device, sampling, initial=last is None, processes=processes)
         run.lock = lock
         if last is not None:

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from .errors import ConfigError
 from .kinds import Betas, Config, ObjectiveConfig, SourceConfig
-from .models import CodecModelConfig, GeneratorConfig, PartName, TokenizerConfig, continuous, read_model
+from .models import (
+    MODELS,
+    GeneratorConfig,
+    ModelConfig,
+    ModelKind,
+    PartName,
+    TokenizerConfig,
+    continuous,
+    kind_by_keys,
+    read_model,
+)
 from .slots import Slot, resolve
 
 
@@ -144,18 +154,27 @@ class RunConfig(Config):
 class TrainConfig(Config):
     """What `flexframe train` runs: a tokenizer or a prior, and how it is trained. Checked together."""
 
+    kind: ModelKind = "tokenizer"
+    """What the model is; where it is not given, its config or its keys say it."""
     model: TokenizerConfig | GeneratorConfig
     run: RunConfig
 
+    @model_validator(mode="before")
+    @classmethod
+    def _says_kind(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or "model" not in data:
+            return data
+        model = data["model"]
+        kind = model.kind if isinstance(model, ModelConfig) else data.get("kind") or kind_by_keys(model)
+        if kind in MODELS and MODELS[kind].trainee is None:
+            text = f"is a {kind} by itself; train it as a tokenizer, which has an encoder and a decoder"
+            raise ConfigError.at("model", text)
+        return {**data, "kind": kind}
+
     @field_validator("model", mode="before")
     @classmethod
-    def _read_model(cls, value: Any) -> Any:
-        found = read_model(value) if isinstance(value, Mapping) else value
-        if isinstance(found, CodecModelConfig):
-            raise ConfigError.at(
-                "", "is a codec by itself; train it as a tokenizer, which has an encoder and a decoder"
-            )
-        return found
+    def _read_model(cls, value: Any, info: ValidationInfo) -> Any:
+        return read_model(info.data["kind"], value) if isinstance(value, Mapping) and "kind" in info.data else value
 
     @model_validator(mode="after")
     def _fields_fit(self) -> TrainConfig:

@@ -1,6 +1,7 @@
 """Cards, runs and suites as files."""
 
 import hashlib
+import warnings
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,41 @@ def test_every_installed_card_is_a_model_and_trains_if_it_says_how(card):
         assert model.prior.sampling.read(found.file.sampling)
     if found.file.run is not None:
         assert found.train().model == model
+
+
+@pytest.mark.parametrize("card", cards().names())
+def test_every_installed_card_says_its_kind_itself_or_by_its_base(card):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = cards().get(card)
+    assert found.described.kind == found.file.kind
+
+
+PRIOR = "model: {length: 4, codebook_size: 8, prior: {type: gpt, width: 16, depth: 1, heads: 2}}\n"
+CODEC = "model: {codec: identity}\n"
+
+
+@pytest.mark.parametrize(("kind", "model"), [("generator", PRIOR), ("codec", CODEC)])
+def test_a_card_of_before_kind_was_written_works_and_is_told_to_write_it(shelf, kind, model):
+    told = f"toy/old.yaml describes a {kind} and does not say so; write `kind: {kind}` in it$"
+    with pytest.warns(FutureWarning, match=told):
+        old = shelf(old=f"summary: old\n{model}").get("toy/old")
+    new = shelf(new=f"summary: new\nkind: {kind}\n{model}").get("toy/new")
+    assert old.described == new.described
+    assert (old.described.kind, old.file.kind) == (kind, kind)
+
+
+def test_a_card_takes_its_kind_from_its_base(shelf):
+    text = "base: toy/new\nsummary: other\nmodel: {length: 3}\n"
+    assert shelf(new=f"summary: new\nkind: generator\n{PRIOR}", other=text).get("toy/other").described.length == 3
+
+
+def test_what_a_card_is_not_is_told_by_its_kind(shelf):
+    found = shelf(one=f"summary: one\nkind: tokenizer\n{PRIOR}", two="summary: two\nkind: prior\nmodel: {}\n")
+    with pytest.raises(ConfigError, match=r"toy/one\.prior: there is no such setting"):
+        found.get("toy/one").described  # noqa: B018
+    with pytest.raises(ConfigError, match=r"two\.yaml\.kind: .*'tokenizer', 'generator' or 'codec' \(found 'prior'\)"):
+        found.get("toy/two")
 
 
 # --- suites ------------------------------------------------------------------------------------------------------

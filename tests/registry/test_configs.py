@@ -259,3 +259,16 @@ def test_a_part_of_no_plugin_can_stand_in_a_slot_as_an_object():
         type: Literal["own"] = "own"
 
     assert read(masker=Own()).masker.type == "own"
+
+
+def test_a_training_config_says_its_kind_and_reads_one_of_before_it_did():
+    prior = {"length": 4, "codebook_size": 8, "fingerprint": "0" * 64, "prior": "gpt"}
+    data = {"model": prior, "run": {"data": "digits", "tokens": "tokens.safetensors"}}
+    config = TrainConfig.read(data)
+    assert config.kind == config.model.kind == "generator"
+    assert config.model_dump(mode="json")["kind"] == "generator"
+    assert TrainConfig.read({"kind": "generator", **data}) == TrainConfig(model=config.model, run=config.run) == config
+    with pytest.raises(ConfigError, match=r"^model: is a codec by itself; train it as a tokenizer"):
+        TrainConfig.read({"model": {"codec": "identity"}, "run": {"data": "digits"}})
+    with pytest.raises(ConfigError, match=r"model\.prior: there is no such setting"):
+        TrainConfig.read({"kind": "tokenizer", **data})

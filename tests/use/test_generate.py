@@ -130,7 +130,8 @@ def test_the_commands_two_ways(command, files, tmp_path):
     tok, _ = files
     card = tmp_path / "prior.yaml"
     card.write_text(
-        f"summary: x\nmodel: {{tokenizer: {tok}, classes: 10, prior: {{type: gpt, width: 16, depth: 1, heads: 2}}}}\n"
+        "summary: x\nkind: generator\n"
+        f"model: {{tokenizer: {tok}, classes: 10, prior: {{type: gpt, width: 16, depth: 1, heads: 2}}}}\n"
         "run: {data: {type: scenes, complexity: 0, count: 11}, steps: 2, batch_size: 4}\n"
     )
     one = command("precompute", "tokens", card, "-o", tmp_path / "a.safetensors")
