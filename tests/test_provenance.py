@@ -8,7 +8,7 @@ from flexframe import provenance
 
 def test_versions_name_every_plugin_and_the_libraries_that_move_numbers():
     found = provenance.versions()
-    assert {"flexframe", "flexframe-flextok", "flexframe-quantizers", "torch", "numpy", "python"} <= found.keys()
+    assert {"flexframe", "flexframe-toy", "torch", "numpy", "python"} <= found.keys()
     assert all(isinstance(version, str) and version for version in found.values())
 
 

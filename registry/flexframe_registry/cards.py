@@ -24,7 +24,6 @@ from .kinds import Config, Resize
 from .manager import Manager, manager
 from .models import (
     MODELS,
-    GeneratorConfig,
     ModelConfig,
     ModelKind,
     TokenizerConfig,
@@ -33,7 +32,7 @@ from .models import (
     read_model,
 )
 from .runfolder import MODEL, RunFolder
-from .runs import RunConfig, TrainConfig, check_codes
+from .runs import RunConfig, TrainConfig
 
 MAX_HEADER = 100_000_000
 """Bytes of a safetensors file's header, as its format bounds it."""
@@ -137,8 +136,10 @@ class Card:
     def train(self, overrides: Sequence[str] = ()) -> TrainConfig:
         """The card's model and run, with `key.path=value` on top: `run.*` goes to the run, the rest to the model.
 
-        Training images are brought to size as the card says, or a prior's tokenizer's card, where the run does not say
-        otherwise.
+        A tokenizer's training images are brought to size as the card says, where the run does not say otherwise.
+
+        Raises:
+            ConfigError: the card does not say how to train it, or what is wrong with the outcome.
         """
         raw = {"kind": self.file.kind, "model": self.file.model, "run": self.file.run or {}}
         if self.file.run is None and not any(o.startswith("run.") for o in overrides):
@@ -150,18 +151,13 @@ class Card:
             raw = put(raw, path if path[0] in ("run", "model") else ["model", *path], value)
         try:
             config = read_training(raw)
-            if not isinstance(config.model, TokenizerConfig):
+            if config.model.widths is None:
                 return config  # a prior's images are brought to size as its tokenizer's card says
-            data = config.run.data.resized(self._preprocessing(config).resize)
+            data = config.run.data.resized(self.file.preprocessing.resize)
             return config.model_copy(update={"run": config.run.model_copy(update={"data": data})})
         except ConfigError as error:
             # the command line says `quantizer`, not `model.quantizer`: answer in the same words
             raise ConfigError([(path.removeprefix("model."), text) for path, text in error.problems]) from None
-
-    def _preprocessing(self, config: TrainConfig) -> Preprocessing:
-        name = config.model.tokenizer if isinstance(config.model, GeneratorConfig) else None
-        bare = (name or "").removeprefix("card:")
-        return cards().get(bare).file.preprocessing if bare in cards().files else self.file.preprocessing
 
     def weighted(self) -> Card:
         """The card that has the weights: its base where this one only says how to use them, else this one itself.
@@ -335,11 +331,10 @@ def read_training(data: Mapping[str, Any], path: str = "") -> TrainConfig:
         kind = data.get("kind") or kind_by_keys(given)
         data = {**data, "kind": kind, "model": with_codes(kind, given, "model")}
     config = TrainConfig.read(data, path)
-    model = config.model
-    if isinstance(model, GeneratorConfig) and model.tokenizer is not None:
-        found = tokenizer_of(model.tokenizer)
-        if found is not None:
-            check_codes(model, found, model.tokenizer)
+    name = config.model.codes_of
+    tokenizer = None if name is None else tokenizer_of(name)
+    if name is not None and tokenizer is not None:
+        config.model.check_tokenizer(tokenizer, name)
     return config
 
 

@@ -16,7 +16,6 @@ from .models import (
     ModelKind,
     PartName,
     TokenizerConfig,
-    continuous,
     kind_by_keys,
     read_model,
 )
@@ -240,16 +239,5 @@ class TrainConfig(Config):
 
 
 def check_codes(model: GeneratorConfig, tokenizer: TokenizerConfig, name: str) -> None:
-    """Raise `ConfigError` unless a prior's codes are such as a tokenizer gives: as many in a token, of as many values,
-    and no longer a sequence. `name` is the tokenizer's, which need not be the one that the prior names."""
-    tokens, problems = tokenizer.spec.tokens, []
-    if tokens.codebook_size is None:
-        raise ConfigError.at("model.tokenizer", continuous(name, tokenizer))
-    if model.length > tokens.length:
-        problems.append(("model.length", f"is {model.length}; {name} has at most {tokens.length} tokens"))
-    for field in ("codebook_size", "codebooks"):
-        own, theirs = getattr(model, field), getattr(tokens, field)
-        if own != theirs:
-            problems.append((f"model.{field}", f"is {own}; that of {name} is {theirs}"))
-    if problems:
-        raise ConfigError(problems)
+    """Check a prior's codes against a tokenizer's: `model.check_tokenizer`."""
+    model.check_tokenizer(tokenizer, name)

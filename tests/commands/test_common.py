@@ -14,7 +14,7 @@ from flexframe import cli
 from flexframe.commands import common, options
 from flexframe_registry import ConfigError
 
-CARD = "flextok/digits-tiny"
+CARD = "toy/digits-tiny"
 WITHOUT_DEVICE = {
     "list", "show", "doctor", "explain", "new-plugin",  # compute nothing; sizes are measured on meta tensors
     "import", "init",  # write files that are the same everywhere
@@ -72,11 +72,11 @@ def test_an_endless_error_is_cut(failing):
     assert "missing key, mi …. This was not expected" in answer.err
 
 
-def test_tracebacks_are_shown_when_asked_for(python, monkeypatch):
+def test_tracebacks_are_shown_when_asked_for(forked):
     code = "import flexframe.cli as c, flexframe_registry as r; r.catalogue = lambda: {}['lost']; c.main()"
-    quiet = python(code, "list")
+    quiet = forked(code, "list")
     assert (quiet.returncode, len(quiet.stderr.splitlines())) == (1, 1)
-    for loud in (python(code, "--debug", "list"), python(code, "list", FLEXFRAME_DEBUG="1")):
+    for loud in (forked(code, "--debug", "list"), forked(code, "list", FLEXFRAME_DEBUG="1")):
         assert loud.returncode == 1
         assert loud.stderr.startswith("Traceback")
         assert "KeyError: 'lost'" in loud.stderr
@@ -185,7 +185,7 @@ def test_versions_of_flexframe_and_of_plugins(command):
     assert answer.code == 0
     first, *plugins = answer.out.splitlines()
     assert first == f"flexframe {version('flexframe')}"
-    assert f"flexframe-titok {version('flexframe-titok')}" in plugins
+    assert f"flexframe-toy {version('flexframe-toy')}" in plugins
     assert plugins == sorted(plugins)
 
 

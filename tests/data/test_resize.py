@@ -133,4 +133,4 @@ def test_cards_and_commands_know_the_protocols_by_the_same_names():
     with pytest.raises(ConfigError, match=r"resize: Input should be .*'adm'"):
         Preprocessing.read({"resize": "lanczos"})
     with pytest.raises(ConfigError, match="there are: torchvision-bicubic, torchvision-bilinear, adm"):
-        open_tokenizer("flextok/digits-tiny", "cpu", "lanczos")
+        open_tokenizer("toy/digits-tiny", "cpu", "lanczos")

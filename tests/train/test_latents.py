@@ -17,12 +17,11 @@ from flexframe_standard.codec import IdentityCodec
 
 CPU = torch.device("cpu")
 DATA = {"type": "scenes", "complexity": 0, "count": 20}
-CODEC = {"type": "autoencoder", "channels": 4, "hidden": 32, "multipliers": [1, 1], "blocks": 1}
 MODEL = {
-    "size": "tiny", "image_size": 16, "length": 4, "codec": CODEC, "encoder": {"type": "registers", "patch": 2},
-    "quantizer": "fsq", "masker": "uniform", "decoder": {"type": "flow", "patch": 2},
+    "size": "tiny", "image_size": 16, "length": 4, "codec": "toy", "encoder": {"type": "toy", "patch": 2},
+    "quantizer": "toy", "masker": "toy", "decoder": {"type": "toy", "patch": 2},
 }  # fmt: skip
-REPA = {"type": "repa", "teacher": "test_vit", "weights": "random", "hidden": 16, "grid": 4}
+COLOUR = {"type": "toy"}
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def start(tmp_path):
     return make
 
 
-def config(path=None, codec=None, objectives=(REPA,), **run):
+def config(path=None, codec=None, objectives=(COLOUR,), **run):
     init = [] if path is None else [{"from": str(path), "parts": ["codec"]}]
     model = MODEL if codec is None else {**MODEL, "codec": codec}
     settings = {"data": DATA, "steps": 4, "batch_size": 6, "accumulate": 2, "log_every": 1, "warmup": 1, "seed": 3}
@@ -53,13 +52,13 @@ def fill(codec, out, **more):
 
 
 def see(out, **more):
-    objective = catalogue().build(resolve("objective", REPA), TokenizerConfig.read(MODEL).spec)
+    objective = catalogue().build(resolve("objective", COLOUR), TokenizerConfig.read(MODEL).spec)
     source = catalogue().build(resolve("source", DATA), (16, 16))
     return shards.precompute_features([objective], source, out, device=CPU, dtype="fp32", **more)
 
 
 def losses(run):
-    names = ("loss", "repa/cosine", "decoder/flow")
+    names = ("loss", "toy/colour", "decoder/flow")
     lines = (run.folder / "log.jsonl").read_text().splitlines()
     return torch.tensor([[json.loads(line).get(name, 0.0) for name in names] for line in lines])
 
@@ -111,11 +110,13 @@ def test_what_is_not_the_runs_is_refused(start, tmp_path):
         with pytest.raises(ConfigError, match=words):
             Run.create(config(**{"path": path, "latents": str(out), **run}), tmp_path / "run", CPU, {})
 
-    refused(r"holds no features 'repa' for it; make them: flexframe precompute features")
+    refused(r"holds no features 'toy' for it; make them: flexframe precompute features")
     see(out)
     refused("latents of another codec .test. than the run's", path=start(1))
     refused("count there 20, here 19", data={**DATA, "count": 19})
-    refused("the features 'repa' in .* are others: grid there .4, 4., here .2, 2.", objectives=[{**REPA, "grid": 2}])
+    refused(
+        "the features 'toy' in .* are others: of there .mean., here .spread.", objectives=[{**COLOUR, "of": "spread"}]
+    )
     refused("leave out `flip` and `shift`", flip=True)
     refused("holds no latents; make them", latents=str(tmp_path))
     (out / "latents-00000.safetensors").rename(out / "aside")
@@ -158,4 +159,4 @@ def test_commands_fill_a_folder_for_a_run(start, tmp_path, command, monkeypatch)
     run = Run.create(config(tmp_path / "codec-0.safetensors", latents=str(out)), tmp_path / "run", CPU, {})
     batch = next(run.feed.batches(0))
     run.close()
-    assert (batch.latents.dtype, batch.features["repa"].shape[1:3]) == (torch.float32, (4, 4))
+    assert (batch.latents.dtype, batch.features["toy"].shape[1:]) == (torch.float32, (3,))

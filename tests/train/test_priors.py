@@ -22,15 +22,15 @@ from flexframe_registry.slots import resolve
 CPU = torch.device("cpu")
 DATA = {"type": "scenes", "complexity": 0, "count": 20}
 TOKENIZER = {
-    "size": "tiny", "image_size": 16, "length": 6, "codec": "identity", "encoder": "registers", "quantizer": "fsq",
-    "masker": "uniform", "decoder": "vit",
+    "size": "tiny", "image_size": 16, "length": 6, "codec": "identity", "encoder": "toy", "quantizer": "toy",
+    "masker": "full", "decoder": "toy-plain",
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
     torch.manual_seed(0)
-    found = Tokenizer(TokenizerConfig.read({**TOKENIZER, "quantizer": {"type": "fsq", "levels": [4, 4]}}))
+    found = Tokenizer(TokenizerConfig.read({**TOKENIZER, "quantizer": {"type": "toy", "levels": [4, 4]}}))
     redraw_zeros(found)
     return found.eval()
 
@@ -43,7 +43,7 @@ def model(tokenizer, tmp_path):
 
 
 def config(model, run=(), **fields):
-    prior = {"type": "gpt", "width": 16, "depth": 1, "heads": 2}
+    prior = {"type": "toy"}
     raw = {"tokenizer": str(model), "classes": 10, "prior": prior, **fields}
     settings = {"data": DATA, "steps": 4, "batch_size": 6, "log_every": 1, "warmup": 1, "checkpoint_every": 2}
     return read_training({"model": raw, "run": settings | dict(run)})
@@ -197,8 +197,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(train, model, tmp_
         ({}, {"codebook_size": 16, "length": 7}, r"model\.length: is 7; .* has at most 6 tokens"),
         ({}, {"tokenizer": None, "length": 4, "codebook_size": 16}, r"model\.tokenizer: name the tokenizer"),
         ({}, {"tokenizer": "nobody/nothing"}, r"is no card and not on this disk.*give codebook_size and length"),
-        ({}, {"tokenizer": "grid/scenes-64"}, r"tokenizer: 'grid/scenes-64' has continuous tokens \(quantizer 'kl'\)"),
-        ({}, {"tokenizer": "titok/bl-64-vae", "length": 8, "codebook_size": 16}, "has continuous tokens"),
+        ({}, {"tokenizer": "toy/values"}, r"tokenizer: 'toy/values' has continuous tokens \(quantizer 'toy-values'\)"),
+        ({}, {"tokenizer": "toy/values", "length": 8, "codebook_size": 16}, "has continuous tokens"),
     ],
 )
 def test_configs_that_are_refused(model, run, fields, told):

@@ -14,10 +14,10 @@ from flexframe.train.run import Run
 from flexframe_registry import ConfigError, hookimpl, manager
 from flexframe_standard import observers as observe
 
-REVIVING = "quantizer={type: vq, codebook_size: 64, dim: 8, l2_norm: false, ema: true, dead_code_threshold: 0.5}"
+DRAWING = "quantizer={type: toy, levels: [8, 8, 8], noise: 0.1, average: true}"
 """Draws from the global random state at every step."""
 SAMPLES = ("run.steps=6", "run.checkpoint_every=3", "run.log_every=2", "run.sample_every=2", "run.sample_count=3",
-           REVIVING)  # fmt: skip
+           DRAWING)  # fmt: skip
 
 
 class Stop:

@@ -29,18 +29,17 @@ FALLS = {
     "flextok-codec": ["mse/mse"],
     "flextok": ["decoder/flow", "repa/cosine"],
 }
-QUICK = ("run.steps=30", "run.log_every=5", "run.warmup=3", "run.batch_size=8")
-EARLY = {"titok-stage2": ("run.objectives.2.start=15",), "titok-single": ("run.objectives.3.start=15",)}
+SHORT = ("run.steps=50", "run.log_every=5")
+"""The recipes' own settings, but for two hundred steps."""
+EARLY = {"titok-stage2": ("run.objectives.2.start=25",), "titok-single": ("run.objectives.3.start=25",)}
 """The critic begins within a short run too."""
 Stages = Callable[..., Run]
-pytestmark = pytest.mark.timeout(900)  # two hundred steps on a core that others use too
+pytestmark = pytest.mark.timeout(900)  # three hundred steps on a core that others use too
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(False, id="30"), pytest.param(True, id="200", marks=pytest.mark.slow)]
-)
-def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
-    """Trains a stage where it was not trained yet, and those before it; short, or as its recipe says."""
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
+    """Trains a stage where it was not trained yet, and those before it."""
     done: dict[str, Run] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("stages"))  # recipes name runs in runs/tiny
@@ -49,7 +48,7 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             for before in BEFORE.get(name, ()):
                 make(before)
             if name not in done:
-                run = create(name, *([] if request.param else [*QUICK, *EARLY.get(name, ())]))
+                run = create(name, *SHORT, *EARLY.get(name, ()))
                 train(run, Console(Terminal(file=io.StringIO())))
                 done[name] = run
             return done[name]

@@ -17,10 +17,10 @@ SHIPPED = [n for n in cards().names() if (weights := cards().get(n).file.weights
 
 @cache
 def held_out():
-    """Images, and the labels that a classifier of the training digits gives them."""
+    """A third of the held-out images, and the labels that a classifier of the training digits gives images."""
     train, val = (Digits(DigitsConfig(split=split), (16, 16)) for split in ("train", "val"))
     judge = SVC(C=10).fit(train.images[:, 0].flatten(1).numpy() / 255, train.labels)
-    images = val.images.float() / 255
+    images = val.images[:120].float() / 255
     return images, lambda given: judge.predict(given.mean(1).flatten(1).numpy())
 
 

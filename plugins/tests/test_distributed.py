@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 import traceback
@@ -259,30 +258,32 @@ def test_one_process_that_fails_tells_why_and_ends(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    words = (
-        "train",
-        "titok/digits-tiny",
-        "run.batch_size=4",
-        "run.steps=9",
-        "--device",
-        "cpu",
-        "-o",
-        str(tmp_path / "run"),
-    )
-    found = []
-    for rank in range(2):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        environment = os.environ | own | {"MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-W", "ignore", "-c", FAILS, *words]
-        found.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    words = ("train", "titok/digits-tiny", "run.batch_size=4", "run.steps=9", "--device", "cpu", "-o", tmp_path / "run")
+    fork = multiprocessing.get_context("fork")
+    found = [fork.Process(target=fail, args=(rank, port, words, tmp_path / f"{rank}.err")) for rank in range(2)]
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        for each in found:
+            each.start()
     try:
-        _, told = found[1].communicate(timeout=120)
-        assert found[1].returncode == 2
-        assert "rank 1: [Errno 28] No space left on device" in told
+        found[1].join(timeout=120)
+        assert found[1].exitcode == 2
+        assert "rank 1: [Errno 28] No space left on device" in (tmp_path / "1.err").read_text()
     finally:
         for each in found:
             each.kill()
-            each.communicate()
+            each.join()
+
+
+def fail(rank, port, words, err):
+    """The command line in one of two processes, in the environment that torchrun gives it."""
+    os.dup2(os.open(err, os.O_WRONLY | os.O_CREAT), 2)
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+    }  # fmt: skip
+    warnings.resetwarnings()
+    sys.argv = ["flexframe", *map(str, words)]
+    exec(FAILS, {"__name__": "__main__"})
 
 
 def test_a_batch_that_does_not_split_over_the_processes_is_refused():

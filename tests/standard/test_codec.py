@@ -13,7 +13,7 @@ LATENT = "codec={type: identity, channels: 4, downsample: 4, range: null}"
 
 def build(*overrides):
     torch.manual_seed(0)
-    return Tokenizer(cards().get("flextok/digits-tiny").train(overrides).model)
+    return Tokenizer(cards().get("toy/digits-tiny").train(overrides).model)
 
 
 def test_images_are_their_own_latents(pictures):
