@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Annotated
 
@@ -34,7 +35,7 @@ from flexframe.commands import (
     train,
     verify,
 )
-from flexframe.commands.common import DEBUG, out, say, take_debug, tell, versions
+from flexframe.commands.common import DEBUG, out, say, show_warning, take_debug, tell, versions
 from flexframe.commands.sampling import Sampled
 
 app = typer.Typer(
@@ -69,6 +70,7 @@ app.command()(new_plugin.new_plugin)
 def main() -> None:
     """Entry point: an error is one line, and a traceback only with --debug or FLEXFRAME_DEBUG=1."""
     debug = take_debug(sys.argv)
+    warnings.showwarning = show_warning
     try:
         app()
     except BrokenPipeError:  # as in `flexframe list | head`: who reads has enough

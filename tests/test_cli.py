@@ -14,7 +14,7 @@ from flexframe_registry.cards import card
 from flexframe_registry.kinds import KINDS
 
 CARD = "toy/digits-tiny"
-QUICK = ("run.batch_size=8", "run.warmup=2", "run.log_every=1", "run.checkpoint_every=2")
+QUICK = ("run.batch_size=8", "run.optimizer.warmup=2", "run.log_every=1", "run.checkpoint_every=2")
 
 
 def only_line(answer):

@@ -21,6 +21,12 @@ DEBUG = "FLEXFRAME_DEBUG"
 LONGEST = 600
 """Characters of an unexpected error's own words; torch's may run over pages."""
 
+
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning as one line, in place of Python's own two with a place in the code."""
+    say.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+
+
 # --- devices -----------------------------------------------------------------------------------------------------
 
 

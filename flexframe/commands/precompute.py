@@ -49,7 +49,7 @@ def tokens(
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 32,
     device: Device = "auto",
 ) -> None:
-    """Encode every image of a data source, at full length and with its label, to a token file for `run.tokens`.
+    """Encode every image of a data source, at full length and with its label, to a file for the feed `token-file`.
 
     Broken off, the same command goes on where it stopped.
 
@@ -131,7 +131,7 @@ def latents(
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 32,
     device: Device = "auto",
 ) -> None:
-    """Encode every image of a data source by a codec, for training with `run.latents=DIR`.
+    """Encode every image of a data source by a codec, for the feed `latents`.
 
     Broken off, the same command goes on with the shard where it stopped. Several crops an image: `run.data.crops=4`.
 
@@ -169,7 +169,7 @@ def features(
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 32,
     device: Device = "auto",
 ) -> None:
-    """Compute what a run's objectives see in every image of its data (a teacher's features), for `run.latents`.
+    """Compute what a run's objectives see in every image of its data (a teacher's features), for the feed `latents`.
 
     Broken off, the same command goes on with the shard where it stopped.
     """
@@ -264,6 +264,7 @@ def _remark(source: Any) -> None:
 
 def _tell_of(found: Any, kind: str) -> None:
     shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in found.shapes.items())
-    told = f"{kind} of {found.count:,} images ({shapes}) in {found.folder}, for run.latents={found.folder}"
+    feed = f"'run.feed={{type: latents, path: {found.folder}}}'"
+    told = f"{kind} of {found.count:,} images ({shapes}) in {found.folder}, for {feed}"
     told += f"; {found.resumed:,} were done before" if found.resumed else ""
     out.print(told, markup=False, soft_wrap=True)

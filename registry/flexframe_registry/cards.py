@@ -32,7 +32,8 @@ from .models import (
     read_model,
 )
 from .runfolder import MODEL, RunFolder
-from .runs import RunConfig, TrainConfig
+from .runs import RunConfig, TrainConfig, with_usual_optimizer
+from .spellings import present
 
 MAX_HEADER = 100_000_000
 """Bytes of a safetensors file's header, as its format bounds it."""
@@ -145,10 +146,12 @@ class Card:
         if self.file.run is None and not any(o.startswith("run.") for o in overrides):
             text = "has no `run`, so it does not say how to train it; give at least run.data=SOURCE"
             raise ConfigError.at(self.id, text)
+        raw["run"] = with_usual_optimizer(raw["run"])  # whose settings are not those of another one
         for override in overrides:
             key, value = split_override(override)
             path = key.split(".")
             raw = put(raw, path if path[0] in ("run", "model") else ["model", *path], value)
+            raw = {**raw, "run": present(raw["run"])}  # one by one, so that the last word counts, however spelled
         try:
             config = read_training(raw)
             if config.model.widths is None:
@@ -222,6 +225,8 @@ class Cards:
     def read(self, path: Path, name: str, above: tuple[str, ...] = ()) -> Card:
         """The card in a file, laid on its base."""
         raw, below = _parsed(path, path.stat().st_mtime_ns) if path.is_file() else read_yaml(path), None
+        if isinstance(raw.get("run"), Mapping):
+            raw = {**raw, "run": present(raw["run"])}
         base = raw.get("base")
         if base is not None:
             if base in (name, *above):

@@ -259,12 +259,12 @@ Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, 
 
 
 class StepConfig(Config):
-    """How an optimizer steps parameters that are not the model's. What is not given is the run's."""
+    """How the run's optimizer steps parameters that are not the model's. What is not given is the run's."""
 
     lr: float | None = Field(None, gt=0)
     """Peak learning rate; its schedule has the run's shape, from the objective's `start` to the last step."""
     betas: Betas | None = None
-    """AdamW's moment decays."""
+    """Moment decays, of an optimizer that has them."""
     weight_decay: float | None = Field(None, ge=0)
     """Decay of linear and convolution weights."""
 
@@ -299,6 +299,70 @@ class ObjectiveConfig(ComponentConfig):
     def stepped(self) -> StepConfig:
         """How parameters of its own are stepped, if it has any."""
         return StepConfig()
+
+
+class FeedConfig(ComponentConfig):
+    """Base of the configs of feeds: how a run's data come to the model."""
+
+    kind = "feed"
+    contract = "flexframe.train.feeds.base:Feed"
+    models: ClassVar[frozenset[str]] = frozenset({"tokenizer"})
+    """Kinds of model that it feeds, by the word that a model file's header has for them."""
+    tokenizes: ClassVar[bool] = False
+    """Whether it needs the tokenizer whose codes a prior models, and not only its fingerprint."""
+
+    def fixed(self) -> str | None:
+        """A sentence on why an image must be the same at every step, so that no transform can act on it; None where
+        images are taken anew each time."""
+        return None
+
+    def keeps_latents(self) -> bool:
+        """Whether the frozen codec encodes each image once, and its latents are kept in memory."""
+        return False
+
+
+class TransformConfig(ComponentConfig):
+    """Base of the configs of transforms: what is done to training images."""
+
+    kind = "transform"
+    contract = "flexframe.data.transform:Transform"
+
+
+class ObserverConfig(ComponentConfig):
+    """Base of the configs of observers: who is told what a run logs."""
+
+    kind = "observer"
+    contract = "flexframe.train.observer:Observer"
+    packages: ClassVar[Mapping[str, str]] = {}
+    """Modules that it imports, and for each the words after `pip install` that bring it."""
+
+
+class OptimizerConfig(ComponentConfig):
+    """Base of the configs of optimizers, with what all of them have: a schedule, and groups of parameters."""
+
+    kind = "optimizer"
+    contract = "flexframe.train.optim:Optimizer"
+    packages: ClassVar[Mapping[str, str]] = {}
+    """Modules that it imports, and for each the words after `pip install` that bring it."""
+    whole: ClassVar[bool] = False
+    """Whether a step needs whole matrices, of which a sharded run (`fsdp`) has only pieces."""
+
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    final_lr: float = Field(0.0, ge=0)
+    """Learning rate that the cosine ends at."""
+    warmup: int = Field(100, ge=0)
+    """Steps of linear warm-up."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decay of linear and convolution weights; norms, biases, embeddings and tokens are never decayed."""
+    clip: float = Field(1.0, gt=0)
+    """Largest global gradient norm."""
+    parts: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Factors of the learning rate by part, or by module within one: `{encoder: 0.1, decoder.head: 2}`. The innermost
+    name counts."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Factor of the learning rate from one block to the one before it, within each part; 1 for the same in all. The
+    part's last block and what comes after have the full rate (BEiT, arXiv 2106.08254)."""
 
 
 class AllocatorConfig(ComponentConfig):
@@ -372,6 +436,7 @@ KINDS: dict[str, type[ComponentConfig]] = {
     base.kind: base
     for base in (
         CodecConfig, EncoderConfig, QuantizerConfig, MaskerConfig, DecoderConfig, ObjectiveConfig,
-        AllocatorConfig, SourceConfig, MetricConfig, PriorConfig, ImporterConfig,
+        AllocatorConfig, SourceConfig, MetricConfig, PriorConfig, ImporterConfig, FeedConfig, TransformConfig,
+        ObserverConfig, OptimizerConfig,
     )
 }  # fmt: skip

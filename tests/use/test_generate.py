@@ -139,7 +139,9 @@ def test_the_commands_two_ways(command, files, tmp_path):
     data = "{type: scenes, complexity: 0, count: 11}"
     assert command("precompute", "tokens", "-m", tok, "--data", data, "-o", tmp_path / "b.safetensors").code == 0
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    done = command("train", card, f"run.tokens={tmp_path / 'a.safetensors'}", "-o", tmp_path / "run")
+    done = command(
+        "train", card, f"run.feed={{type: token-file, path: {tmp_path / 'a.safetensors'}}}", "-o", tmp_path / "run"
+    )
     assert done.code == 0, done.err
     assert "kind='generator'" in done.out
     assert load(tmp_path / "run", kind="generator").config.class_names[0] == "circle"
