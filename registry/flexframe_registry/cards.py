@@ -11,7 +11,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,17 @@ class Preprocessing(Config):
     """The filter that brings the shorter edge to size (Pillow, antialiased), before a centre crop."""
 
 
+class Shown(Config):
+    """The place of a model in `flexframe demo`."""
+
+    suite: str
+    """The suite on which it is compared."""
+    place: int = Field(ge=1)
+    """Its place among the models shown."""
+    trained: bool = False
+    """Show it where the demo trains models from scratch, by the card's run; else with its weights."""
+
+
 class CardFile(Config):
     """The fields of a card. `model` and `run` are checked when they are used, so that listing needs no plugin."""
 
@@ -96,6 +107,8 @@ class CardFile(Config):
     """The check of the import of these weights against the reference; empty: there was none."""
     metrics: dict[str, Any] = {}
     """Measured or published numbers, each with its origin."""
+    demo: Shown | None = None
+    """Its place in `flexframe demo`; a card that builds on this one is not shown for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,18 +239,24 @@ class Cards:
         Raises:
             ConfigError: what is wrong with the file, or a base that builds on it in turn.
         """
-        raw, below = read_yaml(path), None
+        raw, below = _parsed(path, path.stat().st_mtime_ns) if path.is_file() else read_yaml(path), None
         if isinstance(raw.get("run"), Mapping):
-            raw["run"] = present(raw["run"])
+            raw = {**raw, "run": present(raw["run"])}
         base = raw.get("base")
         if base is not None:
             if base in (name, *above):
                 raise ConfigError.at(str(path), f"its base {base!r} is built on it in turn")
             below = self._base(base, (name, *above))
-            raw = merge(below.file.model_dump(exclude={"base", "weights", "metrics"}, exclude_unset=True), raw)
+            raw = merge(below.file.model_dump(exclude={"base", "weights", "metrics", "demo"}, exclude_unset=True), raw)
         if "kind" not in raw:
             raw = {**raw, "kind": _kind_of_before(raw.get("model"), path)}
         return Card(name, CardFile.read(raw, str(path)), path.parent, below)
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: Path, written: int) -> dict[str, Any]:
+    """A card's file as plain data, read once as long as it was `written` at that time; others are built on it."""
+    return read_yaml(path)
 
 
 def _kind_of_before(model: Any, path: Path) -> ModelKind:
