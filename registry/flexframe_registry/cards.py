@@ -11,7 +11,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,17 @@ class Preprocessing(Config):
     """How the shorter edge is brought to size (Pillow, antialiased), before a centre crop."""
 
 
+class Shown(Config):
+    """Where `flexframe demo` shows a model."""
+
+    suite: str
+    """The suite on which it is compared."""
+    place: int = Field(ge=1)
+    """Its place among the models shown."""
+    trained: bool = False
+    """Show it where the demo trains models from scratch, by the card's run; else with its weights."""
+
+
 class CardFile(Config):
     """The fields of a card. `model` and `run` are checked when they are used, so that listing needs no plugin."""
 
@@ -96,6 +107,8 @@ class CardFile(Config):
     """How the import of these weights was checked against the reference; empty: it was not."""
     metrics: dict[str, Any] = {}
     """Measured or published numbers, each with its origin."""
+    demo: Shown | None = None
+    """Where `flexframe demo` shows it; a card that builds on this one is not shown for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,18 +224,24 @@ class Cards:
 
     def read(self, path: Path, name: str, above: tuple[str, ...] = ()) -> Card:
         """The card in a file, laid on its base."""
-        raw, below = read_yaml(path), None
+        raw, below = _parsed(path, path.stat().st_mtime_ns) if path.is_file() else read_yaml(path), None
         if isinstance(raw.get("run"), Mapping):
-            raw["run"] = present(raw["run"])
+            raw = {**raw, "run": present(raw["run"])}
         base = raw.get("base")
         if base is not None:
             if base in (name, *above):
                 raise ConfigError.at(str(path), f"its base {base!r} is built on it in turn")
             below = self._base(base, (name, *above))
-            raw = merge(below.file.model_dump(exclude={"base", "weights", "metrics"}, exclude_unset=True), raw)
+            raw = merge(below.file.model_dump(exclude={"base", "weights", "metrics", "demo"}, exclude_unset=True), raw)
         if "kind" not in raw:
-            raw["kind"] = _kind_of_before(raw.get("model"), path)
+            raw = {**raw, "kind": _kind_of_before(raw.get("model"), path)}
         return Card(name, CardFile.read(raw, str(path)), path.parent, below)
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: Path, written: int) -> dict[str, Any]:
+    """A card's file as plain data, read once as long as it was `written` at that time; others are built on it."""
+    return read_yaml(path)
 
 
 def _kind_of_before(model: Any, path: Path) -> ModelKind:

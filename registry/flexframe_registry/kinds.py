@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from textwrap import dedent
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -94,7 +98,7 @@ class TargetSpec:
 class Config(BaseModel):
     """Base of every config: frozen, unknown fields refused, a docstring under each field as its documentation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     @classmethod
     def read(cls, value: Any, path: str = "") -> Self:
@@ -103,6 +107,30 @@ class Config(BaseModel):
             return cls.model_validate(value)
         except ValidationError as error:
             raise explain(error, cls, path) from None
+
+    @classmethod
+    def documentation(cls) -> dict[str, str]:
+        """The docstrings under the fields, by field. Read from the source when asked for, which a listing never does;
+        empty where the source is not at hand."""
+        texts: dict[str, str] = {}
+        for base in reversed(cls.__mro__):
+            if issubclass(base, Config):
+                texts |= _field_docstrings(base)
+        return {name: texts[name] for name in cls.model_fields if name in texts}
+
+
+def _field_docstrings(cls: type[Config]) -> dict[str, str]:
+    try:
+        body = ast.parse(dedent(inspect.getsource(cls))).body[0]
+    except (OSError, TypeError, SyntaxError):  # a class made in a session or by code
+        return {}
+    texts: dict[str, str] = {}
+    statements = body.body if isinstance(body, ast.ClassDef) else []
+    for declared, below in pairwise(statements):
+        match declared, below:
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(value=ast.Constant(value=str(text))):
+                texts[name] = inspect.cleandoc(text)
+    return texts
 
 
 class SamplingConfig(Config):
@@ -384,6 +412,10 @@ class MetricConfig(ComponentConfig):
     causes: ClassVar[Sequence[Cause]] = ()
     """What of its fields and of its protocol moves its numbers how; the first whose pattern fits. What none fits is
     told as "settings of the metric"."""
+
+    def fetches(self) -> bool:
+        """Tell whether it works with weights that are downloaded where they are not there yet."""
+        return False
 
 
 class PriorConfig(ComponentConfig):
