@@ -89,12 +89,11 @@ class Foreign:
     def unlike_card(self, config: ModelConfig) -> tuple[str, ...]:
         """A note, where the card that names the checkpoint describes another model than `config`, which is the
         checkpoint's own: cards of published models are reconstructions."""
-        if type(self.card_model) is not type(config):
+        if self.card_model is None or type(self.card_model) is not type(config):
             return ()
         own, card = (_flat(model.model_dump(mode="json")) for model in (config, self.card_model))
-        told = [
-            f"{at} {own.get(at)} (card: {card.get(at)})" for at in sorted(own | card) if own.get(at) != card.get(at)
-        ]
+        other = [path for path in sorted(own | card) if own.get(path) != card.get(path)]
+        told = [f"{path} {own.get(path)} (card: {card.get(path)})" for path in other]
         return (f"its config is not the card's, and counts: {', '.join(told)}",) if told else ()
 
     def beside(self, name: str) -> Path | None:
