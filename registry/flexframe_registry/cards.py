@@ -142,7 +142,7 @@ class Card:
         Raises:
             ConfigError: the card does not say how to train it, or what is wrong with the outcome.
         """
-        raw = {"kind": self.file.kind, "model": self.file.model, "run": self.file.run or {}}
+        raw: dict[str, Any] = {"kind": self.file.kind, "model": self.file.model, "run": self.file.run or {}}
         if self.file.run is None and not any(o.startswith("run.") for o in overrides):
             text = "has no `run`, so it does not say how to train it; give at least run.data=SOURCE"
             raise ConfigError.at(self.id, text)
