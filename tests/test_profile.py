@@ -8,10 +8,14 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
+from torch.utils.flop_counter import FlopCounterMode
 
-from flexframe.profile import PARTS, Live, Meter, Uses, build, measure
+from flexframe import profile
+from flexframe.profile import PARTS, Live, Meter, Uses, build, measure, trial
 from flexframe.rng import Rng
 from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch
@@ -126,6 +130,58 @@ def test_flops_are_for_one_image_and_memory_for_all():
     one, four = (measure(config(), batch_size=n, uses=("encode",)).costs["encode", "fp32"] for n in (1, 4))
     assert one.flops == four.flops
     assert 3.5 < four.peak / one.peak <= 4
+
+
+# --- attention ---------------------------------------------------------------------------------------------------
+
+FORWARD = "_scaled_dot_product_flash_attention_for_cpu"
+ATTENTIONS = {"square": (2, 3, 5, 5, 8), "more queries": (2, 3, 7, 5, 8), "more keys": (1, 4, 2, 9, 16)}
+
+
+def attended(batch, heads, queries, keys, width, counter, **settings):
+    """Operations that an attention ran forward and backward, by name, with what the counter gave for each."""
+    tensors = [torch.rand(batch, heads, n, width, requires_grad=True) for n in (queries, keys, keys)]
+    with counter:
+        F.scaled_dot_product_attention(*tensors, **settings).sum().backward()
+    return {str(op).removeprefix("aten."): count for op, count in counter.get_flop_counts()["Global"].items()}
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("shape", ATTENTIONS.values(), ids=ATTENTIONS)
+def test_an_attention_by_hand(shape, masked):
+    batch, heads, queries, keys, width = shape
+    mask = torch.ones(queries, keys).tril().bool() if masked else None
+    product = 2 * batch * heads * queries * keys * width
+    found = attended(*shape, Meter((), 1, False).counter, attn_mask=mask)
+    assert found == {FORWARD: 2 * product, f"{FORWARD}_backward": 5 * product}
+
+
+@pytest.mark.parametrize("shape", ATTENTIONS.values(), ids=ATTENTIONS)
+def test_an_attention_is_the_plain_products_that_torch_counts(shape):
+    """Without a fused kernel it is `bmm`s: two forward, four backward; the fused one computes the scores twice."""
+    found = attended(*shape, Meter((), 1, False).counter)
+    with sdpa_kernel(SDPBackend.MATH):
+        plain = attended(*shape, FlopCounterMode(display=False))
+    assert plain.keys() == {"bmm"}
+    assert sum(found.values()) == plain["bmm"] + found[FORWARD] / 2
+
+
+def test_values_may_be_wider_than_keys():
+    query, key, value = (2, 3, 7, 8), (2, 3, 5, 8), (2, 3, 5, 6)
+    scores, mixture = 2 * 2 * 3 * 7 * 5 * 8, 2 * 2 * 3 * 7 * 5 * 6
+    assert profile.attention_flops(query, key, value, 0.0, False, out_shape=None) == scores + mixture
+    backward = profile.attention_backward_flops((2, 3, 7, 6), query, key, value, 0.0, False, out_shape=None)
+    assert backward == 3 * scores + 2 * mixture
+
+
+def test_training_a_small_flextok_by_hand():
+    """Products of the forward pass are two of the backward, and those of attention two and a half."""
+    uses = measure(config(), uses=("encode", "pass", "train")).costs
+    flops = uses["train", "fp32"].flops
+    assert flops["forward"] == sum(uses["encode", "fp32"].flops.values()) + uses["pass", "fp32"].flops["decoder"]
+    attention = 5 * 4 * 24**2 * 64  # five blocks of 24 positions
+    inputs = 2 * (2 * 16 * 48 * 64) + 2 * 256 * 64  # of images, noise and time there is no gradient
+    assert flops["backward"] == 2 * flops["forward"] + attention / 2 - inputs
 
 
 # --- memory ------------------------------------------------------------------------------------------------------
@@ -297,6 +353,34 @@ def test_uses_need_no_more_than_their_parts():
     uses = Uses(config(), {"decoder": nn.Identity()}, {"encoder": "is not here"}, 1)
     assert uses.run(Uses.encode, ("encoder",), bf16=False).failed == "encoder: is not here"
     assert set(parts) == set(PARTS)
+
+
+def wrapped_twice(shapes, *rest, out_shape=None, out_val=None):
+    """A formula of torch's own, given as a custom one, fails like this."""
+    raise TypeError("sdpa_flop() got multiple values for keyword argument 'out_shape'")
+
+
+BROKEN = {
+    "raises": ("_FORMULAS", dict.fromkeys(profile._FORMULAS, wrapped_twice), "TypeError: sdpa_flop() got multiple"),
+    "counts nothing": ("_FORMULAS", {}, "count as {'forward': 512.0, 'backward': 512.0} FLOPs and are"),
+    "sees no memory": ("Live._see", lambda self, storage: None, "results of 256 bytes in fp32 count as 0"),
+}
+
+
+def test_counting_is_tried_and_leaves_random_numbers_alone():
+    before = torch.get_rng_state()
+    assert trial() == ""
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("name", "value", "told"), BROKEN.values(), ids=BROKEN)
+def test_where_counting_does_not_work_that_is_the_cause(monkeypatch, name, value, told):
+    monkeypatch.setattr(f"flexframe.profile.{name}", value)
+    assert told in trial()
+    assert f"counting does not work with torch {torch.__version__}, whatever the model: " in trial()
+    found = measure(config(), {"steps": 1})
+    assert {cost.failed for cost in found.costs.values()} == {trial()}
+    assert found.parts == tuple(build(config())[1])  # which need no counting
 
 
 def test_frozen_parts_are_not_trained():

@@ -12,12 +12,13 @@ from typing import Any
 
 from .findings import Finding, Rows, one_line
 from .installed import components, extras, metrics, plugins
-from .machine import devices, disk, features, versions, weights
+from .machine import devices, disk, features, profile, versions, weights
 
 CHECKS: dict[str, Callable[[], Rows]] = {
     "versions": versions,
     "devices": devices,
     "torch": features,
+    "profile": profile,
     "plugins": plugins,
     "components": components,
     "extras": extras,
