@@ -232,7 +232,8 @@ def test_a_use_is_that_of_the_tokenizer(name):
 
 def allocated(run):
     """The most that torch's allocator held at once, beyond what there was, by torch's profiler."""
-    with torch_profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    # torch 2.11 warns, once a process, where it is not told to keep events
+    with torch_profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         run()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     now = most = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from flexframe_registry import ConfigError, catalogue
 from flexframe_registry.configs import resolve
 
-from .compare import Comparison, compare
+from .compare import ATOL, Comparison, compare
 from .foreign import Foreign, Imported, TensorFile, open_foreign
 from .settings import Settings
 
@@ -31,4 +31,14 @@ def importer_of(source: Foreign, name: str | None = None):  # type: ignore[no-un
     raise ConfigError([(str(source.path), text)])
 
 
-__all__ = ["Comparison", "Foreign", "Imported", "Settings", "TensorFile", "compare", "importer_of", "open_foreign"]
+__all__ = [
+    "ATOL",
+    "Comparison",
+    "Foreign",
+    "Imported",
+    "Settings",
+    "TensorFile",
+    "compare",
+    "importer_of",
+    "open_foreign",
+]
