@@ -333,7 +333,7 @@ def trial() -> str:
                         mixed = nn.functional.linear(inputs, weight)
                         mixed = nn.functional.scaled_dot_product_attention(mixed, mixed, mixed)
                     meter.mark("forward")
-                    mixed.float().sum().backward()
+                    torch.autograd.backward(mixed.float().sum())
                     meter.mark("backward")
         except Exception as error:  # of torch's own, of whatever type
             return f"{told}: {_told(error)}"
@@ -385,7 +385,7 @@ class Meter:
 
     def __init__(self, parts: Iterable[nn.Module], batch: int, bf16: bool) -> None:
         known = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
-        self.live, self.counter = Live(known), FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+        self.live, self.counter = Live(known), FlopCounterMode(display=False, custom_mapping=dict(_FORMULAS))
         self.batch, self.bf16 = batch, bf16
         self.flops: dict[str, float] = {}
         self.kept, self._before = 0, 0
