@@ -29,7 +29,15 @@ doctor:
 
 # every distribution, into dist/
 wheels:
-    pip wheel --no-deps --wheel-dir dist . ./plugins/*
+    pip wheel --no-deps --wheel-dir dist . $(dirname ./plugins/*/pyproject.toml)
+
+# the site, into site/; `just docs serve` shows it as it is written
+docs *ARGS="build --strict":
+    NO_MKDOCS_2_WARNING=1 mkdocs {{ARGS}}
+
+# docs/parts.md, from the catalogue
+parts:
+    python docs/parts.py
 
 # run the quickstart and write its outputs; needs: pip install nbclient ipykernel
 notebook:

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 import flexframe
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe_registry import catalogue
-from flexframe_registry.configs import resolve
+from flexframe_registry.slots import resolve
 
 
 def latents_of(model: Tokenizer, images: Tensor, index: Tensor) -> Tensor:

@@ -29,8 +29,9 @@ import torch
 from safetensors.torch import load_file
 
 from flexframe import cli, provenance
+from flexframe.files import sha256, write_json
 from flexframe.train import loop  # noqa: F401 (imported before a process is forked)
-from flexframe.train.checkpoint import digest
+from flexframe_registry.runfolder import LOG, MODEL, STEPS, TRAINEE, RunFolder
 
 TIMES = {"images_per_s", "data_wait"}
 """What of a log line is the machine's and not the run's."""
@@ -90,7 +91,7 @@ def settings(steps: int, every: int) -> list[str]:
 
 def begun(folder: Path) -> set[str]:
     """Saves that are under way, or were when a kill came."""
-    return {path.name for path in (folder / "checkpoints").glob(".part-*")}
+    return {path.name for path in RunFolder(folder).checkpoints.glob(".part-*")}
 
 
 def kill_within_a_save(run: Command, folder: Path, draw: random.Random) -> bool:
@@ -116,20 +117,20 @@ def kill_at_any_moment(run: Command, started: bool, seconds: float, draw: random
 
 
 def steps_of(folder: Path) -> list[int]:
-    return sorted(int(path.name[5:]) for path in (folder / "checkpoints").glob("step-*"))
+    return sorted(int(path.name[5:]) for path in RunFolder(folder).checkpoints.glob(STEPS))
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    found = [json.loads(line) for line in RunFolder(folder).log.read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in TIMES} for line in found]
 
 
 def differences(one: Path, other: Path) -> list[str]:
     """What is not the same in two finished runs: log lines, and every tensor of the last checkpoint and the model."""
-    found = [] if lines(one) == lines(other) else ["log.jsonl"]
-    last = f"checkpoints/step-{steps_of(one)[-1]:08d}"
+    found = [] if lines(one) == lines(other) else [LOG]
+    last = RunFolder(Path()).checkpoint(steps_of(one)[-1])
     names = [f"{last}/{path.name}" for path in sorted((one / last).glob("*.safetensors"))]
-    for name in [*names, "model.safetensors"]:
+    for name in [*names, MODEL]:
         a, b = load_file(one / name), load_file(other / name)
         wrong = [key for key in a.keys() | b.keys() if key not in a or key not in b or not torch.equal(a[key], b[key])]
         found += [f"{name}: {key}" for key in wrong]
@@ -157,7 +158,7 @@ def main() -> None:
 
     events: list[dict[str, Any]] = []
     while len(events) < given.kills:
-        words = ["--resume", killed] if (killed / "config.json").is_file() else [given.card, *own, "-o", killed]
+        words = ["--resume", killed] if RunFolder(killed).config.is_file() else [given.card, *own, "-o", killed]
         left = begun(killed)
         run = Command(words, base / "stderr")
         aim = AIMS[len(events) % len(AIMS)]
@@ -173,7 +174,7 @@ def main() -> None:
         # a save that was begun and is not done; what an earlier kill left does not count
         event |= {"within_a_save": bool(begun(killed) - left), "checkpoints": steps_of(killed)}
         if len(events) == given.kills // 2 and event["checkpoints"]:
-            path = killed / "checkpoints" / f"step-{event['checkpoints'][-1]:08d}" / "trainee.safetensors"
+            path = RunFolder(killed).checkpoint(event["checkpoints"][-1]) / TRAINEE
             path.write_bytes(path.read_bytes()[:-1000])
             event["cut_short"] = event["checkpoints"][-1]
         events.append(event)
@@ -190,7 +191,7 @@ def main() -> None:
         "kills_within_a_save": sum(event["within_a_save"] for event in events),
         "cut_short": [event["cut_short"] for event in events if "cut_short" in event],
         "seconds_uninterrupted": round(training, 1),
-        "model_sha256": [digest(run / "model.safetensors") for run in (whole, killed)],
+        "model_sha256": [sha256(RunFolder(run).model) for run in (whole, killed)],
         "log_lines": len(lines(whole)),
         "final_loss": lines(whole)[-1]["loss"],
         "differences": wrong,
@@ -199,7 +200,7 @@ def main() -> None:
         "manifest": provenance.manifest(omp_num_threads=os.environ.get("OMP_NUM_THREADS")),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{given.card.replace('/', '-')}.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_json(RESULTS / f"{given.card.replace('/', '-')}.json", result)
     print(f"{len(events)} kills ({result['kills_within_a_save']} within a save): {wrong if wrong else 'equal'}")
     shutil.rmtree(base)
     sys.exit(bool(wrong))

@@ -14,10 +14,12 @@ from pathlib import Path
 
 from torch import Tensor, float16
 
-from flexframe.loading import load, read, save
-from flexframe.train.checkpoint import digest
+from flexframe.files import sha256, write_text
+from flexframe.store.load import load
+from flexframe.store.modelfile import read, save
 from flexframe_registry import GeneratorConfig, cards
 from flexframe_registry.models import MODELS
+from flexframe_registry.runfolder import RunFolder
 
 
 def halved(value: Tensor) -> Tensor:
@@ -29,27 +31,27 @@ def halved(value: Tensor) -> Tensor:
 
 
 def ship(run: Path, name: str, half: bool) -> None:
-    card, path = cards().get(name), cards().files[name]
-    config = load(run / "model.safetensors", kind=None).config
+    card, path, paths = cards().get(name), cards().files[name], RunFolder(run)
+    config = load(paths.model, kind=None).config
     if isinstance(config, GeneratorConfig):  # what training filled in is in the file, and need not be in the card
         config = config.model_copy(update={"fingerprint": None, "class_names": ()})
     if config != card.described:
         raise SystemExit(f"{run} trained another model than {name} describes; train the card as it is")
     weights = path.with_suffix(".safetensors")
     if half:
-        header, state = read(run / "model.safetensors")
+        header, state = read(paths.model)
         state = {key: halved(value) for key, value in state.items()}
         described = MODELS[header["kind"]].read(header["config"])
         save(state, described, weights, sampling=header["sampling"], about=header["about"])
     else:
-        shutil.copyfile(run / "model.safetensors", weights)
+        shutil.copyfile(paths.model, weights)
     text = re.sub(r"\nweights:.*\n", "\n", path.read_text())
-    path.write_text(text.rstrip() + f"\nweights: {{path: {weights.name}, sha256: {digest(weights)}}}\n")
+    write_text(path, text.rstrip() + f"\nweights: {{path: {weights.name}, sha256: {sha256(weights)}}}\n")
     kept = Path(__file__).parent / "results" / name.replace("/", "-")
     kept.mkdir(parents=True, exist_ok=True)
-    for file in ("config.json", "manifest.json", "log.jsonl"):
-        shutil.copyfile(run / file, kept / file)
-    print(f"{name}: {weights.stat().st_size:,} bytes, {digest(weights)[:12]}; record in {kept}")
+    for file in (paths.config, paths.manifest, paths.log):
+        shutil.copyfile(file, kept / file.name)
+    print(f"{name}: {weights.stat().st_size:,} bytes, {sha256(weights)[:12]}; record in {kept}")
 
 
 if __name__ == "__main__":

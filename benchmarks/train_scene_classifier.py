@@ -22,10 +22,10 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flexframe.builtin.scenes_config import WORDS, ScenesConfig
-from flexframe.data.scenes import VERSION, Scenes
-from flexframe.data.scenes.classifier import FILE, SIZE, SceneNet, load
 from flexframe.rng import Rng
+from flexframe_standard.sources.scenes import VERSION, Scenes
+from flexframe_standard.sources.scenes.classifier import FILE, SIZE, SceneNet, load
+from flexframe_standard.sources.scenes_config import WORDS, ScenesConfig
 
 SHARES = (0.1, 0.3, 0.3, 0.15, 0.15)
 """Of each batch, by complexity."""

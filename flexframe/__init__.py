@@ -32,7 +32,7 @@ from flexframe_registry import (
 )
 
 if TYPE_CHECKING:
-    from flexframe.loading import load
+    from flexframe.store.load import load
 
 __version__ = "0.1.0"
 
@@ -67,7 +67,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "load":
-        from flexframe.loading import load
+        from flexframe.store.load import load
 
         return load
     raise AttributeError(f"module 'flexframe' has no attribute {name!r}")

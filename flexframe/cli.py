@@ -38,15 +38,16 @@ from flexframe.commands.common import (
     versions,
 )
 from flexframe_registry import ConfigError, cards, catalogue, suite
-from flexframe_registry.cards import SUITES, read_yaml
 from flexframe_registry.cards import card as find_card
-from flexframe_registry.catalogue import UnknownName, nearest
-from flexframe_registry.configs import KINDS
-from flexframe_registry.models import kind_of, sampled_by
+from flexframe_registry.errors import UnknownName, nearest
+from flexframe_registry.files import read_yaml
+from flexframe_registry.kinds import KINDS
+from flexframe_registry.runfolder import RunFolder
+from flexframe_registry.suites import SUITES
 
 app = typer.Typer(
     name="flexframe",
-    help="A modular framework for 1D image tokenizers: FlexTok, TiTok, and yours, trained and measured alike.",
+    help="A modular framework for 1D image tokenizers: published ones and yours, trained and measured alike.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -176,15 +177,15 @@ def train(
     On several GPUs: `torchrun --nproc-per-node=8 -m flexframe train CARD ...`; see docs/training.md.
     """
     if (card is None) == (resume is None):
-        raise ConfigError([("", "name a card to train, or a run's folder with --resume; one of the two")])
+        raise ConfigError.at("", "name a card to train, or a run's folder with --resume; one of the two")
     if resume is not None and folder is not None:
-        raise ConfigError([("--out", "a resumed run stays in its folder; leave -o out")])
+        raise ConfigError.at("--out", "a resumed run stays in its folder; leave -o out")
     if card is not None:
         found = find_card(card)
         given = [*(overrides or []), *(["run.overfit_batch=true"] if overfit_batch else [])]
         config = found.train(given)  # a typo is told before torch is imported
     elif overrides or overfit_batch:
-        raise ConfigError([("", "a resumed run keeps its settings; leave them out")])
+        raise ConfigError.at("", "a resumed run keeps its settings; leave them out")
     from flexframe.train import distributed
     from flexframe.train.console import Console as TrainConsole
     from flexframe.train.loop import train as loop
@@ -195,14 +196,14 @@ def train(
     # where this process fails, `main` ends it: the others may not have, and leaving them would wait for them
     if resume is not None:
         run = Run.resume(resume, on, processes)
-        if run.step >= run.config.run.steps and (resume / "model.safetensors").is_file():
+        if run.step >= run.config.run.steps and run.paths.model.is_file():
             run.close()
             if processes.first:
                 out.print(f"{resume} is finished: {run.step} steps")
             distributed.leave()
             return
     else:
-        own, cards_own = sampled_by(config.model), sampled_by(found.described)
+        own, cards_own = config.model.sampled, found.described.sampled
         same = own is not None and cards_own is not None and own.type == cards_own.type
         folder = processes.told(folder or _fresh_folder(found.id))
         run = Run.create(config, folder, on, found.file.sampling if same else {}, processes)
@@ -219,7 +220,7 @@ def train(
         )
         out.print(text, soft_wrap=True, markup=False)
         return
-    kind = kind_of(run.config.model)
+    kind = run.config.model.kind
     also = f", kind={kind!r}" if kind != "tokenizer" else ""
     out.print(f"trained {run.step} steps; load it with flexframe.load({str(run.folder)!r}{also})")
 
@@ -255,7 +256,7 @@ def bench(
     models, overrides = names_and_settings(models)
     measured = suite(name, overrides)
     names_of(models)
-    from flexframe.loading import find
+    from flexframe.store.places import find
 
     for model in [*models, *(priors or [])]:
         find(model)  # a typo is told before anything is measured
@@ -276,12 +277,13 @@ def _bench(
 
     from rich.progress import Progress
 
-    from flexframe.bench.drawn import draw
     from flexframe.bench.report import write
     from flexframe.bench.runner import run
     from flexframe.bench.table import print_table
-    from flexframe.data.files import settle
-    from flexframe.loading import load, preprocessing
+    from flexframe.store.load import load
+    from flexframe.store.places import preprocessing
+    from flexframe.use.drawn import draw
+    from flexframe_registry.suites import settle
 
     on, names = pick_device(device), names_of(models)
     loaded = [(called, load(m, device=on)) for called, m in zip(names, models, strict=True)]
@@ -311,25 +313,25 @@ def demo(
 ) -> None:
     """Compare the models of drawn scenes that ship with the project, on scenes they have not seen: a minute or two.
 
-    With --train, a small FlexTok and a small TiTok of handwritten digits are trained from scratch and compared.
+    With --train, two small tokenizers of handwritten digits are trained from scratch and compared.
     """
     folder = folder or Path("demo-trained" if retrain else "demo")
     if not retrain:
-        out.print("256 held-out scenes: FlexTok, two TiTok and a 2D grid; a minute or two on a CPU")
+        out.print("256 held-out scenes: three 1D tokenizers and a 2D grid; a minute or two on a CPU")
         measured = suite(DEMO_SUITE)
         kept = tuple(metric for metric in measured.metrics if metric.type not in DEMO_WITHOUT)
         measured = measured.model_copy(update={"metrics": kept})
         _bench(DEMO_SUITE, measured, list(DEMO_MODELS), folder, 64, device, DEMO_PRIORS)
         return
     targets = {m: folder / m.replace("/", "-") for m in DEMO_TRAINED}
-    if (folder / "results.json").is_file() and not any((each / "config.json").is_file() for each in targets.values()):
-        raise ConfigError([(str(folder), "holds the results of another benchmark; choose another folder by -o")])
+    if (folder / "results.json").is_file() and not any(RunFolder(each).config.is_file() for each in targets.values()):
+        raise ConfigError.at(str(folder), "holds the results of another benchmark; choose another folder by -o")
     steps = sum(cards().get(m).run.steps for m in DEMO_TRAINED)
     minutes = steps / STEPS_A_SECOND / 60
     out.print(f"training both from scratch: {steps:,} steps, about {minutes:.0f} minutes on a CPU core")
     trained = []
     for m, target in targets.items():
-        if (target / "config.json").is_file():
+        if RunFolder(target).config.is_file():
             train(None, None, None, target, device)
         else:
             train(m, None, target, None, device)

@@ -16,8 +16,8 @@ import pytest
 import torch
 from rich.console import Console as Terminal
 
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.testing.checks import redraw_zeros
-from flexframe.tokenizer import Tokenizer
 from flexframe.train.console import Console
 from flexframe.train.loop import train
 from flexframe.train.run import Run

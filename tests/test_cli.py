@@ -9,7 +9,7 @@ import flexframe
 from flexframe import cli
 from flexframe_registry import ConfigError, RunConfig, TokenizerConfig, cards, catalogue
 from flexframe_registry.cards import card
-from flexframe_registry.configs import KINDS
+from flexframe_registry.kinds import KINDS
 
 CARD = "flextok/digits-tiny"
 QUICK = ("run.batch_size=8", "run.warmup=2", "run.log_every=1", "run.checkpoint_every=2")
@@ -193,10 +193,10 @@ def test_a_card_may_be_a_file_that_builds_on_another(tmp_path):
 
 
 def test_bench_measures_models_and_writes_a_page(command, tmp_path, tiny):
-    from flexframe import loading
+    from flexframe.store import modelfile
 
     for name in ("one", "two"):
-        loading.save(tiny.state_dict(), tiny.config, tmp_path / f"{name}.safetensors", sampling={"steps": 1})
+        modelfile.save(tiny.state_dict(), tiny.config, tmp_path / f"{name}.safetensors", sampling={"steps": 1})
     suite = tmp_path / "suite.yaml"
     suite.write_text("data: {type: digits, split: val}\ncount: 6\nmetrics: [psnr]\nbudgets: [1, 8]\nshow: 2\n")
     models = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]

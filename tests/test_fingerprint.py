@@ -4,8 +4,8 @@ import copy
 
 import torch
 
-from flexframe.fingerprint import fingerprint, weights
-from flexframe.tokenizer import Tokenizer
+from flexframe.models.fingerprint import fingerprint, weights
+from flexframe.models.tokenizer import Tokenizer
 
 
 def test_weights_are_hashed_with_values_names_shapes_and_types():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flexframe.generator import Generator
+from flexframe.models.generator import Generator
 from flexframe.tokens import Codes, Condition
 from flexframe_registry import GeneratorConfig, SamplingConfig
 
@@ -60,7 +60,7 @@ def test_settings_are_laid_on_its_own(generator):
     assert torch.equal(own, generator.sample(labels, sampling={"temperature": 2.0}).codes)
     assert torch.equal(own, generator.sample(labels, rng=0, sampling=generator.sampling).codes)
     assert not torch.equal(own, generator.sample(labels, rng=1).codes)
-    with pytest.raises(ValueError, match="prior 'rar' takes RARSampling, not SamplingConfig"):
+    with pytest.raises(ValueError, match="settings of use are RARSampling, not SamplingConfig; give those"):
         generator.sample(labels, sampling=SamplingConfig())
 
 

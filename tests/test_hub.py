@@ -8,7 +8,9 @@ import sys
 import pytest
 from safetensors.torch import save
 
-from flexframe import loading
+from flexframe.store import hub as hub_module
+from flexframe.store import modelfile, places
+from flexframe.store.load import load
 from flexframe_registry import ConfigError
 
 from .hub import serve
@@ -18,14 +20,14 @@ SHOW = "import flexframe, sys; m = flexframe.load(sys.argv[1]); print(m.id, m.co
 
 @pytest.fixture
 def hub(tmp_path):
-    with serve(tmp_path / "server") as hub:
-        yield hub
+    with serve(tmp_path / "server") as server:
+        yield server
 
 
 @pytest.fixture
 def model(tiny, tmp_path):
     """The bytes of a model file."""
-    loading.save(tiny.state_dict(), tiny.config, tmp_path / "made.safetensors")
+    modelfile.save(tiny.state_dict(), tiny.config, tmp_path / "made.safetensors")
     return (tmp_path / "made.safetensors").read_bytes()
 
 
@@ -94,13 +96,13 @@ def test_a_card_comes_before_a_path_and_a_path_before_the_hub(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "flextok" / "digits-tiny").mkdir(parents=True)
     (tmp_path / "who" / "model").mkdir(parents=True)
-    assert loading.locate("flextok/digits-tiny").card is not None
-    assert loading.locate("./flextok/digits-tiny").path is not None
-    assert loading.locate("path:flextok/digits-tiny").path is not None
-    assert loading.locate("who/model").path is not None
-    assert loading.locate("hf:who/model").repo == "who/model"
-    assert loading.locate("hf:who/model@abc").revision == "abc"
-    assert loading.locate("nobody/model").repo == "nobody/model"
+    assert places.locate("flextok/digits-tiny").card is not None
+    assert places.locate("./flextok/digits-tiny").path is not None
+    assert places.locate("path:flextok/digits-tiny").path is not None
+    assert places.locate("who/model").path is not None
+    assert places.locate("hf:who/model").repo == "who/model"
+    assert places.locate("hf:who/model@abc").revision == "abc"
+    assert places.locate("nobody/model").repo == "nobody/model"
 
 
 @pytest.mark.parametrize(
@@ -119,19 +121,19 @@ def test_a_card_comes_before_a_path_and_a_path_before_the_hub(tmp_path, monkeypa
 def test_a_name_of_nothing_is_told_without_asking_the_hub(name, message, tmp_path, monkeypatch):
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("flexframe.hub.fetch", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr("flexframe.store.hub.fetch", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises((ConfigError, LookupError), match=message):
-        loading.load(name)
+        load(name)
 
 
 def test_a_record_of_revisions_that_is_broken_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("FLEXFRAME_HOME", str(tmp_path))
     (tmp_path / "revisions.json").write_text("{")
     with pytest.raises(ConfigError, match="delete it, and revisions are recorded anew"):
-        loading.hub.recorded("who/model")
+        hub_module.recorded("who/model")
 
 
 def test_a_file_that_no_importer_knows_is_told(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(save({}))
     with pytest.raises(ConfigError, match="is of no format known here"):
-        loading.load(tmp_path / "a.safetensors")
+        load(tmp_path / "a.safetensors")

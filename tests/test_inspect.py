@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import flexframe
-from flexframe import doctor, loading
+from flexframe import doctor
 from flexframe.commands.describe import flops, size
 from flexframe.doctor import examine, offline
+from flexframe.store import modelfile
 from flexframe_registry import cards
 from flexframe_registry.manager import create_manager
 
@@ -35,7 +36,7 @@ def failed(answer):
 @pytest.fixture
 def unmeasured(monkeypatch):
     """Sizes alone: measuring every use of a large model takes seconds."""
-    from flexframe import profile
+    from flexframe.models import profile
 
     monkeypatch.setattr(profile, "USES", ())
     whole = profile.measure
@@ -216,7 +217,7 @@ def test_init_is_a_function_of_the_seed(command, tmp_path):
         before = torch.get_rng_state()
         assert command("init", CARD, "-o", tmp_path / name, "--seed", seed).code == 0
         assert torch.equal(torch.get_rng_state(), before)
-        headers[name], states[name] = loading.read(tmp_path / name / "model.safetensors")
+        headers[name], states[name] = modelfile.read(tmp_path / name / "model.safetensors")
     assert headers["a"] == headers["b"]
     assert headers["a"]["about"]["seed"] == 0
     assert headers["c"]["about"]["seed"] == 1
@@ -245,7 +246,7 @@ def test_init_with_zeros_redrawn_gives_tokens_that_vary(command, tmp_path, pictu
     first, second = (model.decode(tokens, rng=0, sampling={"steps": 2}) for _ in range(2))
     assert torch.equal(first, second)
     assert not torch.equal(model.decode(tokens.truncate(1), rng=0, sampling={"steps": 2}), first)
-    assert loading.read(tmp_path / "redrawn" / "model.safetensors")[0]["about"]["redrawn zeros"] > 0
+    assert modelfile.read(tmp_path / "redrawn" / "model.safetensors")[0]["about"]["redrawn zeros"] > 0
 
 
 def test_init_takes_overrides(command, tmp_path):
@@ -322,7 +323,7 @@ def test_doctor_command_prints_the_same(command, health, monkeypatch):
 
 def test_a_broken_plugin_is_told_and_the_exit_code_is_1(python, install):
     install("brokenplug", "raise RuntimeError('does not start')")
-    done = python("from flexframe.cli import main; main()", "doctor", "--json", FLEXFRAME_PLUGINS="builtin,brokenplug")
+    done = python("from flexframe.cli import main; main()", "doctor", "--json", FLEXFRAME_PLUGINS="standard,brokenplug")
     assert done.returncode == 1, done.stderr
     told = json.loads(done.stdout)
     assert told["usable"] is False
@@ -354,7 +355,7 @@ def flexframe_components():
         "import json; from flexframe.doctor import examine;"
         "print(json.dumps({f.name: f.state for f in examine() if f.section == 'components'}))"
     )
-    done = python(code, FLEXFRAME_PLUGINS="builtin,plug_half")
+    done = python(code, FLEXFRAME_PLUGINS="standard,plug_half")
     assert done.returncode == 0, done.stderr
     states = json.loads(done.stdout)
     assert states["masker no-code"] == "broken"
@@ -364,18 +365,18 @@ def flexframe_components():
 def test_a_name_that_two_provide_is_told(python, install):
     source = """
 from flexframe_registry import Component, hookimpl
-from flexframe.builtin import DigitsConfig
+from flexframe_standard import DigitsConfig
 
 @hookimpl
 def flexframe_components():
-    return [Component(DigitsConfig, "flexframe.data.sources:Digits")]
+    return [Component(DigitsConfig, "flexframe_standard.sources.digits:Digits")]
 """
     install("twice", source)
-    done = python("from flexframe.cli import main; main()", "doctor", "--json", FLEXFRAME_PLUGINS="builtin,twice")
+    done = python("from flexframe.cli import main; main()", "doctor", "--json", FLEXFRAME_PLUGINS="standard,twice")
     assert done.returncode == 1, done.stderr
     plugins = {f["name"]: f for f in json.loads(done.stdout)["findings"] if f["section"] == "plugins"}
     assert "source 'digits' is provided by both" in plugins["duplicated part"]["text"]
-    assert plugins["builtin"]["state"] == "ok"
+    assert plugins["standard"]["state"] == "ok"
 
 
 def test_a_torchvision_that_does_not_fit_is_told_with_the_remedy(monkeypatch):
@@ -392,13 +393,13 @@ def test_a_missing_extra_is_told_with_what_to_install(monkeypatch):
     from flexframe.doctor import installed
 
     there = installed.installed
-    monkeypatch.setattr(installed, "installed", lambda name: name != "diffusers" and there(name))
-    _, text, state = next(each for each in installed.extras() if each[0] == "flexframe-flextok[vae]")
-    assert (state, text) == ("missing", "lacks diffusers; pip install 'flexframe-flextok[vae]'")
+    monkeypatch.setattr(installed, "installed", lambda name: name != "tensorboard" and there(name))
+    _, text, state = next(each for each in installed.extras() if each[0] == "flexframe[tensorboard]")
+    assert (state, text) == ("missing", "lacks tensorboard; pip install 'flexframe[tensorboard]'")
     monkeypatch.setitem(sys.modules, "diffusers", None)
     found = {each[0]: each for each in installed.components()}
     assert found["codec vae"][2] == "missing"
-    assert "pip install 'flexframe-flextok[vae]'" in found["codec vae"][1]
+    assert "pip install diffusers" in found["codec vae"][1]
 
 
 def test_weights_that_a_metric_lacks_are_told_without_the_network(monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import flexframe
-from flexframe import loading
+from flexframe.store import modelfile, places
 from flexframe_registry import Card, Cards, ConfigError, cards
 from flexframe_registry.cards import CardFile
 
@@ -19,15 +19,15 @@ from flexframe_registry.cards import CardFile
 def path(tiny, tmp_path):
     """A model file."""
     path = tmp_path / "model.safetensors"
-    loading.save(tiny.state_dict(), tiny.config, path, sampling={"steps": 3}, about={"step": 7})
+    modelfile.save(tiny.state_dict(), tiny.config, path, sampling={"steps": 3}, about={"step": 7})
     return path
 
 
 def rewrite(path, change):
     """The model file with other tensors."""
-    header, state = loading.read(path)
+    header, state = modelfile.read(path)
     change(state)
-    save_file(state, path, metadata={"format": loading.FORMAT, "flexframe": json.dumps(header)})
+    save_file(state, path, metadata={"format": modelfile.FORMAT, "flexframe": json.dumps(header)})
 
 
 def test_a_model_survives_saving(tiny, path, pictures):
@@ -42,7 +42,7 @@ def test_a_model_survives_saving(tiny, path, pictures):
 
 
 def test_a_file_holds_what_is_known_about_it(path):
-    header, state = loading.read(path)
+    header, state = modelfile.read(path)
     assert header["about"] == {"step": 7}
     assert all(isinstance(value, torch.Tensor) for value in state.values())
 
@@ -52,7 +52,7 @@ def test_nothing_is_left_beside_a_saved_file(path):
 
 
 def test_a_folder_stands_for_its_model(path):
-    assert loading.find(path.parent) == loading.find(str(path)) == path
+    assert places.find(path.parent) == places.find(str(path)) == path
 
 
 def test_a_run_stands_for_its_finished_model_then_its_last_checkpoint(path, tmp_path):
@@ -62,10 +62,10 @@ def test_a_run_stands_for_its_finished_model_then_its_last_checkpoint(path, tmp_
         folder.mkdir(parents=True)
         shutil.copy(path, folder / "ema.safetensors")
     (run / "checkpoints" / "step-00000012").mkdir()
-    assert loading.find(run) == run / "checkpoints" / "step-00000010" / "ema.safetensors"
-    assert loading.find(run / "checkpoints" / "step-00000002").name == "ema.safetensors"
+    assert places.find(run) == run / "checkpoints" / "step-00000010" / "ema.safetensors"
+    assert places.find(run / "checkpoints" / "step-00000002").name == "ema.safetensors"
     shutil.copy(path, run / "model.safetensors")
-    assert loading.find(run) == run / "model.safetensors"
+    assert places.find(run) == run / "model.safetensors"
 
 
 def test_an_empty_folder_is_told(tmp_path):
@@ -93,7 +93,7 @@ def test_a_foreign_safetensors_file_is_told(tmp_path):
 @pytest.mark.parametrize("text", [None, "", "{", "[]", '{"config": {}}'])
 def test_a_file_without_a_whole_config_is_told(tmp_path, text):
     path = tmp_path / "odd.safetensors"
-    metadata = {"format": loading.FORMAT} | ({} if text is None else {"flexframe": text})
+    metadata = {"format": modelfile.FORMAT} | ({} if text is None else {"flexframe": text})
     save_file({"a": torch.zeros(2)}, path, metadata=metadata)
     with pytest.raises(ConfigError, match=r"odd\.safetensors: its metadata holds no whole config"):
         flexframe.load(path)
@@ -101,8 +101,8 @@ def test_a_file_without_a_whole_config_is_told(tmp_path, text):
 
 def test_a_config_too_long_to_be_one_is_not_read(tmp_path):
     path = tmp_path / "long.safetensors"
-    text = json.dumps({"config": "x" * loading.MAX_CONFIG, "sampling": {}, "about": {}})
-    save_file({"a": torch.zeros(2)}, path, metadata={"format": loading.FORMAT, "flexframe": text})
+    text = json.dumps({"config": "x" * modelfile.MAX_CONFIG, "sampling": {}, "about": {}})
+    save_file({"a": torch.zeros(2)}, path, metadata={"format": modelfile.FORMAT, "flexframe": text})
     with pytest.raises(ConfigError, match="at most 1048576 are read"):
         flexframe.load(path)
 
@@ -126,9 +126,9 @@ def test_every_missing_left_over_and_misshapen_tensor_is_listed(path):
 
 
 def test_a_config_of_a_part_that_is_not_installed_is_told(path):
-    header, state = loading.read(path)
+    header, state = modelfile.read(path)
     header["config"]["quantizer"] = {"type": "fsqq"}
-    save_file(state, path, metadata={"format": loading.FORMAT, "flexframe": json.dumps(header)})
+    save_file(state, path, metadata={"format": modelfile.FORMAT, "flexframe": json.dumps(header)})
     with pytest.raises(ConfigError, match=r"model\.safetensors\.quantizer: no quantizer named 'fsqq'.*'fsq'"):
         flexframe.load(path)
 
@@ -152,7 +152,7 @@ def shelve(monkeypatch, path, sha256, sampling):
     file = CardFile.read(raw | {"weights": {"path": path.name, "sha256": sha256}, "sampling": sampling})
     found = Cards({"toy/model": path})
     monkeypatch.setattr(Cards, "get", lambda self, name: Card(name, file, path.parent))
-    monkeypatch.setattr(loading, "cards", lambda: found)
+    monkeypatch.setattr(places, "cards", lambda: found)
 
 
 def test_a_card_brings_its_own_settings(path, monkeypatch):

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from flexframe import loading
 from flexframe.data.images import fit, to_tensor
-from flexframe.tokenizer import Tokenizer
+from flexframe.data.tokenfile import TokenFile
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.store import modelfile, places
 from flexframe.use.encode import encode
 from flexframe.use.lengths import Fixed
-from flexframe.use.tokenfile import TokenFile
 from flexframe_registry import ConfigError, cards
 from flexframe_registry.cards import card
 
@@ -46,7 +46,7 @@ def save(tiny: Tokenizer, tmp_path):
     def make(name: str, way: str | None):
         about = {} if way is None else {"preprocessing": {"resize": way}}
         path = tmp_path / f"{name}.safetensors"
-        loading.save(tiny.state_dict(), tiny.config, path, sampling={"steps": 1}, about=about)
+        modelfile.save(tiny.state_dict(), tiny.config, path, sampling={"steps": 1}, about=about)
         return path
 
     return make
@@ -56,13 +56,13 @@ def save(tiny: Tokenizer, tmp_path):
 
 
 def test_a_place_says_how_its_images_are_made(save):
-    assert loading.preprocessing("flextok/d18-d28").resize == "torchvision-bilinear"  # without fetching it
-    assert loading.preprocessing("titok/l-32").resize == "torchvision-bicubic"
-    assert loading.preprocessing("flextok/digits-tiny").resize == "torchvision-bicubic"
-    assert loading.preprocessing(save("a", "adm")).resize == "adm"
-    assert loading.preprocessing(save("b", None)).resize == "torchvision-bicubic"
+    assert places.preprocessing("flextok/d18-d28").resize == "torchvision-bilinear"  # without fetching it
+    assert places.preprocessing("titok/l-32").resize == "torchvision-bicubic"
+    assert places.preprocessing("flextok/digits-tiny").resize == "torchvision-bicubic"
+    assert places.preprocessing(save("a", "adm")).resize == "adm"
+    assert places.preprocessing(save("b", None)).resize == "torchvision-bicubic"
     with pytest.raises(ConfigError, match=r"c\.safetensors: preprocessing\.resize: Input should be"):
-        loading.preprocessing(save("c", "lanczos"))
+        places.preprocessing(save("c", "lanczos"))
 
 
 def test_a_run_takes_it_from_its_card_and_says_it_in_its_model(tmp_path, photos, create, go):
@@ -77,9 +77,9 @@ def test_a_run_takes_it_from_its_card_and_says_it_in_its_model(tmp_path, photos,
     assert card(str(file)).train().run.data.way() is None  # digits are no files
 
     run = go(create("run", *data, "run.data.resize=adm", "run.steps=1"))
-    assert loading.preprocessing(run.folder).resize == "adm"
+    assert places.preprocessing(run.folder).resize == "adm"
     on_digits = go(create("digits", "run.steps=1"))
-    assert "preprocessing" not in loading.header_of(on_digits.folder / "model.safetensors")["about"]
+    assert "preprocessing" not in modelfile.header_of(on_digits.folder / "model.safetensors")["about"]
 
 
 # --- where it is done ----------------------------------------------------------------------------------------------

@@ -14,10 +14,10 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from flexframe import profile
-from flexframe.profile import PARTS, Live, Meter, Uses, build, measure, trial
+from flexframe.models import profile
+from flexframe.models.profile import PARTS, Live, Meter, Uses, build, measure, trial
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch
 from flexframe_registry import TokenizerConfig, cards
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch
 from flexframe_registry import ConfigError, cards
 
@@ -192,7 +192,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest_name(tiny, pictures):
 def test_settings_of_another_decoder_are_refused(tiny, pictures):
     flow = tiny.config.decoder.sampling
     vit = build("decoder=vit")
-    with pytest.raises(ValueError, match="decoder 'vit' takes SamplingConfig, not FlowSampling"):
+    with pytest.raises(ValueError, match="settings of use are SamplingConfig, not FlowSampling; give those"):
         vit.decode(vit.encode(pictures), sampling=flow(steps=3))
     with pytest.raises(ConfigError, match=r"sampling\.steps: there is no such setting"):
         vit.decode(vit.encode(pictures), sampling={"steps": 3})
@@ -251,3 +251,14 @@ def test_images_of_another_range_are_refused(tiny, change):
     tiny.encode(1.1 * images - 0.05)  # as resizing overshoots
     with pytest.raises(ValueError, match=r"images are in \[0, 1\], and these span .*x / 255"):
         tiny.encode(change(images))
+
+
+def test_a_decoder_without_on_step_is_called_without_it(tiny, pictures, monkeypatch):
+    tokens, original = tiny.encode(pictures), tiny.decoder.decode
+    expected = tiny.decode(tokens)
+
+    def decode(tokens, *, condition, size, rng, sampling):
+        return original(tokens, condition=condition, size=size, rng=rng, sampling=sampling)
+
+    monkeypatch.setattr(tiny.decoder, "decode", decode)
+    assert torch.equal(tiny.decode(tokens, on_step=print), expected)

@@ -19,6 +19,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from flexframe.files import write_json
+
 
 def measure(model: str, count: int, inception: str | None) -> dict[str, Any]:
     """Benchmark so many scenes in this process."""
@@ -77,7 +79,7 @@ def main() -> None:
 
         versions = {name: provenance.versions()[name] for name in ("torch", "python")}
         about = {"model": args.model, "image_size": 64, "versions": versions, "platform": platform.platform()}
-        args.out.write_text(json.dumps({**about, "commit": provenance.commit(), "runs": rows}, indent=1) + "\n")
+        write_json(args.out, {**about, "commit": provenance.commit(), "runs": rows})
 
 
 if __name__ == "__main__":

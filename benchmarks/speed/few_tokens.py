@@ -16,10 +16,10 @@ from time import perf_counter, process_time
 import torch
 from torch import Tensor
 
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.provenance import processor
 from flexframe.rng import Rng
 from flexframe.testing.checks import redraw_zeros
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Tokens, prefix
 from flexframe_registry import TokenizerConfig, cards
 

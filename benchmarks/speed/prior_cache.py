@@ -14,7 +14,7 @@ from time import process_time
 
 import torch
 
-from flexframe.generator import Generator
+from flexframe.models.generator import Generator
 from flexframe.provenance import processor
 from flexframe_registry import GeneratorConfig
 

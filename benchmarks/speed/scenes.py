@@ -16,8 +16,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from flexframe.builtin.scenes_config import ScenesConfig
-from flexframe.data.scenes import Scenes
+from flexframe_standard.sources.scenes import Scenes
+from flexframe_standard.sources.scenes_config import ScenesConfig
 
 SIZES = (32, 64, 128)
 

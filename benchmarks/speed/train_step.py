@@ -11,7 +11,6 @@ under torch's profiler. Waits of the host for the device inside a step are count
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,8 @@ from rich.console import Console as Terminal
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from flexframe.profile import measure
+from flexframe.files import write_json
+from flexframe.models.profile import measure
 from flexframe.provenance import processor
 from flexframe.train import loop
 from flexframe.train.console import Console
@@ -165,7 +165,7 @@ def main() -> None:
     found = {**about, "processor": processor(device), "threads": torch.get_num_threads(), **found}
     show(found)
     if args.out:
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(args.out, found)
 
 
 def show(found: dict[str, Any]) -> None:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from flexframe.bench import protocol
-from flexframe.contracts import Source
+from flexframe.data.source import Source
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 
 EACH = 3
 """Best images of a model, and as many of its worst."""

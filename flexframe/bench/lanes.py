@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from flexframe.bench.metric import Reconstructions, Tally
 from flexframe.bench.protocol import Chain
-from flexframe.contracts import Metric, Reconstructions
-from flexframe.tokenizer import Tokenizer
+from flexframe.data.source import Sample, Source
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.rng import Rng
+from flexframe.tokens import Tokens
+from flexframe_registry import SuiteConfig
+from flexframe_registry.models import ModelConfig
 
 
 class Stopwatch:
@@ -23,12 +32,21 @@ class Stopwatch:
         self.images, self.seconds = 0, 0.0
 
     def add(self, images: int, seconds: float) -> None:
+        """Count so many images that took so many seconds."""
         if self.first is None:
             self.first = images, seconds
         else:
             self.images, self.seconds = self.images + images, self.seconds + seconds
 
+    @contextmanager
+    def running(self, images: int, device: torch.device) -> Iterator[None]:
+        """A block that makes so many images on a device."""
+        started = _now(device)
+        yield
+        self.add(images, _now(device) - started)
+
     def rate(self) -> float:
+        """Images a second; 0 before the first."""
         images, seconds = (self.images, self.seconds) if self.images else self.first or (0, 0.0)
         return images / max(seconds, 1e-9)
 
@@ -40,12 +58,18 @@ class Stopwatch:
         self.images, self.seconds, self.first = state["images"], state["seconds"], None
 
 
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return perf_counter()
+
+
 @dataclass
 class Lane:
     """One model at one token count."""
 
     budget: int
-    tallies: list[tuple[Metric, str | None]]
+    tallies: list[tuple[Tally, str | None]]
     """Each metric's tally, and why it takes no part, if it does not."""
     per_image: dict[str, array[float]] = field(default_factory=dict)
     codes: Chain = field(default_factory=Chain)
@@ -88,21 +112,73 @@ class Lane:
         self.watch.restore(state["watch"])
 
 
+@dataclass(frozen=True, slots=True)
+class Some:
+    """Some of a suite's images, on the device of the models."""
+
+    index: range
+    """Their positions in the suite."""
+    real: UInt8[Tensor, "b 3 h w"]
+    samples: Sequence[Sample]
+    """What the source knows of them."""
+    rng: Rng
+    """The draws of these positions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a model made at one token count, an image beside each of `Some`."""
+
+    lane: Lane
+    images: Float[Tensor, "b 3 h w"]
+    tokens: Tokens
+    labels: Sequence[int | None]
+    attributes: Sequence[Mapping[str, int]] = ()
+
+
 @dataclass
-class Entrant:
-    """One model, and its lanes."""
+class Entrant(ABC):
+    """One model, how it makes images, and its lanes."""
 
     name: str
     model: Tokenizer
+    """What decodes."""
     weights: str
-    """The hash of its tensors."""
-    lanes: Sequence[Lane]
-    watch: Stopwatch = field(default_factory=Stopwatch)
+    """The hash of the measured model's tensors."""
+    lanes: Sequence[Lane] = field(default_factory=list, kw_only=True)
+    watch: Stopwatch = field(default_factory=Stopwatch, kw_only=True)
+
+    @property
+    @abstractmethod
+    def config(self) -> ModelConfig:
+        """The config of the model that is measured."""
+
+    @abstractmethod
+    def make(self, some: Some) -> Iterator[Made]:
+        """Make images beside some of the suite's, lane after lane."""
+
+    @abstractmethod
+    def used(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
+        """How the model is used: what moves its images beside its weights."""
+
+    @abstractmethod
+    def identity(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
+        """Which model it is, and how it samples, as `models.NAME` of results.json says it."""
+
+    @abstractmethod
+    def entry(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
+        """All of `models.NAME` but the budgets."""
+
+    def unasked(self, source: Source) -> str | None:
+        """The reason why metrics of the classes asked for have no number over a source's images, or None."""
+        return None
 
     def state(self) -> dict[str, Any]:
+        """The lanes so far, as plain data and tensors."""
         return {"lanes": {str(lane.budget): lane.state() for lane in self.lanes}, "watch": self.watch.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
         for lane in self.lanes:
             lane.restore(state["lanes"][str(lane.budget)])
         self.watch.restore(state["watch"])

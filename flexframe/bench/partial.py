@@ -7,7 +7,6 @@ folders of what metrics keep on disk (`Scratch`), whose rows are addressed by po
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flexframe.bench.metric import Scratch
 from flexframe.bench.protocol import short_id
-from flexframe.contracts import Scratch
+from flexframe.files import refuse_other, replaced, sync
 
 FOLDER = "partial"
 FILE = "state.safetensors"
@@ -58,10 +58,9 @@ class Partial:
                 state = thaw(header["state"], {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except Exception as error:  # whatever is wrong with the file, the user decides
             raise ValueError(f"{self.path}, of an interrupted run, is damaged ({error}); {remedy}") from None
-        if header["rests_on"] != self.rests_on:
-            differs = "; ".join(_differences(header["rests_on"], self.rests_on)[:4])
-            told = f"{self.folder} holds an interrupted run of another protocol ({differs})"
-            raise ValueError(f"{told}; run its command again to finish it, {remedy}")
+        told = "holds an interrupted run of another protocol"
+        finish = f"run its command again to finish it, {remedy}"
+        refuse_other(self.folder, told, header["rests_on"], self.rests_on, finish)
         return state
 
     def write(self, state: Mapping[str, Any]) -> None:
@@ -69,14 +68,12 @@ class Partial:
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.rglob("*"):
             if path.is_file() and path != self.path:
-                _sync(path)
+                sync(path)
         tensors: dict[str, Tensor] = {}
         frozen = freeze(state, tensors)
         text = json.dumps({"rests_on": self.rests_on, "id": short_id(self.rests_on), "state": frozen})
-        part = self.path.with_suffix(".part")
-        save_file(tensors, part, metadata={"state": text})
-        _sync(part)
-        part.replace(self.path)
+        with replaced(self.path) as part:
+            save_file(tensors, part, metadata={"state": text})
 
     def drop(self) -> None:
         """Delete it: the run has ended."""
@@ -110,20 +107,3 @@ def thaw(value: Any, tensors: Mapping[str, Tensor]) -> Any:
             return tensors[value[LEAF]]
         return {key: thaw(each, tensors) for key, each in value.items()}
     return [thaw(each, tensors) for each in value] if isinstance(value, list) else value
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _differences(then: Any, now: Any, name: str = "") -> list[str]:
-    if isinstance(then, dict) and isinstance(now, dict):
-        keys = [*then, *(key for key in now if key not in then)]
-        return [
-            each
-            for key in keys
-            if then.get(key) != now.get(key)
-            for each in _differences(then.get(key), now.get(key), f"{name}.{key}".lstrip("."))
-        ]
-    return [f"{name}: then {json.dumps(then)[:60]}, now {json.dumps(now)[:60]}"]

@@ -39,7 +39,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,14 +49,13 @@ import torch
 from flexframe import provenance
 from flexframe.bench import protocol
 from flexframe.bench.lanes import Entrant, Lane
-from flexframe.contracts import Measure, Source
+from flexframe.bench.metric import Measure
 from flexframe.data.images import SUFFIXES
-from flexframe.tokenizer import Tokenizer
+from flexframe.data.source import Source
+from flexframe.files import refuse_other, write_text
 from flexframe_registry import ConfigError, SuiteConfig
 
 FILE = "results.json"
-
-RECONSTRUCTION = {"task": "reconstruction of the suite's own images"}
 
 
 @dataclass(frozen=True)
@@ -79,16 +78,13 @@ def assemble(
     measures: Mapping[str, Measure],
     seen: Seen,
     device: torch.device,
-    task: Mapping[str, Any] = RECONSTRUCTION,
-    describe: Callable[..., dict[str, Any]] | None = None,
+    task: Mapping[str, str],
 ) -> dict[str, Any]:
     """The content of results.json.
 
     Args:
         task: what was done with the images; part of every number's protocol.
-        describe: gives the entry of an entrant that is no tokenizer, as `_model` that of one.
     """
-    describe = describe or _model
     common = {
         **task,
         "data": protocol.settings(suite.data),
@@ -103,7 +99,7 @@ def assemble(
         "versions": protocol.versions(),
     }
     protocols: dict[str, Any] = {}
-    models = {entrant.name: describe(entrant, suite, common, protocols, device) for entrant in entrants}
+    models = {entrant.name: _model(entrant, suite, common, protocols, device) for entrant in entrants}
     return {
         "schema": protocol.SCHEMA,
         "suite": {"name": name, **suite.model_dump(mode="json")},
@@ -129,9 +125,7 @@ def write(results: Mapping[str, Any], path: Path) -> None:
     """Write results as JSON, lists of numbers in one line each."""
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
     text = re.sub(r"\[\n\s+((?:-?[\d.e+-]+,?\s+)+)\]", lambda m: "[" + " ".join(m[1].split()) + "]", text)
-    part = path.with_suffix(".part")
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(path)
+    write_text(path, text + "\n")
 
 
 def refuse_others(path: Path, suite: SuiteConfig, models: Mapping[str, Mapping[str, Any]]) -> None:
@@ -153,12 +147,10 @@ def refuse_others(path: Path, suite: SuiteConfig, models: Mapping[str, Mapping[s
         found = {**held["suite"], "models": {**theirs, **own}}
     except (ValueError, KeyError, TypeError, AttributeError):
         text = "is no results.json of this version; choose another folder by -o, or delete it"
-        raise ConfigError([(str(path), text)]) from None
-    differ = [key for key, value in json.loads(json.dumps(asked)).items() if found.get(key) != value]
-    if differ:
-        told = f"holds another benchmark, of suite {name} with {', '.join(theirs)} ({date})"
-        text = f"{told}; it differs in {', '.join(differ)}; choose another folder by -o, or delete it"
-        raise ConfigError([(str(path), text)])
+        raise ConfigError.at(str(path), text) from None
+    told = f"holds another benchmark, of suite {name} with {', '.join(theirs)} ({date})"
+    was = {key: found.get(key) for key in asked}
+    refuse_other(path, told, was, asked, "choose another folder by -o, or delete it")
 
 
 def classes(labels: Counter[int | None]) -> dict[str, int] | None:
@@ -169,25 +161,6 @@ def classes(labels: Counter[int | None]) -> dict[str, int] | None:
     return {"labelled": sum(counts), "classes": len(counts), "least": min(counts), "most": max(counts)}
 
 
-def used(model: Tokenizer, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
-    """How a model is used: what moves its reconstructions beside its weights."""
-    exact = {"float32": torch.get_float32_matmul_precision(), "tf32": torch.backends.cudnn.allow_tf32}
-    return {
-        "seed": suite.seed,
-        "sampling": model.sampling.model_dump(mode="json"),
-        "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "device": device.type,
-        **({"matmul": exact} if device.type == "cuda" else {}),
-        "providers": protocol.providers(protocol.parts(model.config)),
-    }
-
-
-def identity(model: Tokenizer, weights: str) -> dict[str, Any]:
-    """Which model it is, and how it samples."""
-    sampling = model.sampling.model_dump(mode="json")
-    return {"config": model.config.model_dump(mode="json"), "fingerprint": weights, "sampling": sampling}
-
-
 def _model(
     entrant: Entrant,
     suite: SuiteConfig,
@@ -195,25 +168,15 @@ def _model(
     protocols: dict[str, Any],
     device: torch.device,
 ) -> dict[str, Any]:
-    model, config = entrant.model, entrant.model.config
-    bits, use = config.bits_per_token, used(model, suite, device)
+    bits, used = entrant.model.config.bits_per_token, entrant.used(suite, device)
     budgets = {}
     for lane in entrant.lanes:
         budgets[str(lane.budget)] = {
             "bits": None if bits is None else lane.budget * bits,
-            "metrics": numbers(lane, common, {**use, "budget": lane.budget}, protocols),
+            "metrics": numbers(lane, common, {**used, "budget": lane.budget}, protocols),
             "speed": {"decode_images_per_second": round(lane.watch.rate(), 2)},
         }
-    return {
-        "id": model.id,
-        **identity(model, entrant.weights),
-        "trained": dict(model.about),
-        "parameters": parameters(model),
-        "length": config.length,
-        "bits_per_token": bits,
-        "speed": {"encode_images_per_second": round(entrant.watch.rate(), 2)},
-        "budgets": budgets,
-    }
+    return {**entrant.entry(suite, device), "budgets": budgets}
 
 
 def numbers(
@@ -224,10 +187,10 @@ def numbers(
     for tally, refused in lane.tallies:
         why = refused or tally.unavailable()
         if why is not None:
-            found |= {m.name: {"value": None, "why": why} for m in tally.measures()}
+            found |= {m.name: {"value": None, "why": why} for m in tally.metric.measures()}
             continue
         values = tally.compute()
-        measure = {**common, "metric": protocol.settings(tally.config), "measured": dict(tally.protocol())}
+        measure = {**common, "metric": protocol.settings(tally.metric.config), "measured": dict(tally.protocol())}
         key = f"{protocol.short_id(measure)}.{protocol.short_id(use)}"
         protocols[key] = {"measure": measure, "use": dict(use)}
         details = tally.details()
@@ -237,10 +200,3 @@ def numbers(
             else:
                 found[name] = {"value": None, "why": f"came out as {value}, which is no number to report"}
     return found
-
-
-def parameters(model: Tokenizer) -> dict[str, int]:
-    """Counts by part; `total` leaves out the codec, which is frozen and usually somebody else's."""
-    parts = {"encoder": model.encoder, "quantizer": model.quantizer, "decoder": model.decoder, "codec": model.codec}
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-    return {"total": sum(n for name, n in counts.items() if name != "codec"), **counts}

@@ -1,56 +1,33 @@
-"""One pass over a suite's images: every model, at every token count it supports, on the same images."""
+"""One pass over a suite's images: what every model makes, at every token count it supports, beside the same images."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial as partial_function
 from pathlib import Path, PurePath
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from torch import Tensor
 
-from flexframe.bench import extremes, protocol, results
-from flexframe.bench.lanes import Entrant, Lane
+from flexframe.bench import protocol, results
+from flexframe.bench.gallery import Gallery, Report
+from flexframe.bench.lanes import Entrant, Lane, Some
+from flexframe.bench.metric import Measure, Metric, Reconstructions, Scratch
 from flexframe.bench.partial import Partial
-from flexframe.contracts import AttributeClassifier, Measure, Metric, Reconstructions, Sample, Source
-from flexframe.fingerprint import weights
+from flexframe.bench.reconstructions import Reconstruct
+from flexframe.bench.task import Task
+from flexframe.data.source import AttributeClassifier, Sample, Source
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
-from flexframe_registry import ConfigError, SuiteConfig, catalogue, manager
+from flexframe_registry import SuiteConfig, catalogue, manager
 
 Models = Sequence[tuple[str, Tokenizer]]
 SAVE_SECONDS = 20.0
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """The first images of a suite, and each model's reconstructions of them by token count. All 8-bit, on the CPU."""
-
-    real: UInt8[Tensor, "n 3 h w"]
-    fake: Mapping[str, Mapping[int, Tensor]]
-    numbers: Sequence[int] = ()
-    """Each image's position in the suite; empty: 0, 1, 2, ..."""
-    further: Gallery | None = None
-    """Each model's best and worst images, where they are not among these."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a run gives: `results` is the content of results.json (`flexframe.bench.results`)."""
-
-    results: Mapping[str, Any]
-    images: Gallery
-    out: Path
-    remarks: Sequence[str] = ()
-    """What a user must know of the suite's images."""
 
 
 class Head(Source):
@@ -95,49 +72,76 @@ def run(
     progress: Progress | None = None,
     save_seconds: float = SAVE_SECONDS,
 ) -> Report:
-    """Measure `models` and write `out/results.json`. Leaves the models on `device`, in evaluation mode.
+    """Measure how models rebuild a suite's images: `measure`, of the task `Reconstruct`.
+
+    Args:
+        models: pairs of a display name and a tokenizer; all must have one image size.
+    """
+    return measure(
+        Reconstruct(models), suite, out, name=name, batch_size=batch_size, device=device, progress=progress,
+        save_seconds=save_seconds,
+    )  # fmt: skip
+
+
+def measure(
+    task: Task,
+    suite: SuiteConfig,
+    out: Path,
+    *,
+    name: str = "suite",
+    batch_size: int = 64,
+    device: str | torch.device = "cpu",
+    progress: Progress | None = None,
+    save_seconds: float = SAVE_SECONDS,
+) -> Report:
+    """Measure what a task's models make and write `out/results.json`. Leaves them on `device`, in evaluation mode.
 
     Numbers do not depend on `batch_size`: each image draws by its own index. Interrupted, the same call goes on from
     what `out/partial` holds, and gives the same numbers.
 
     Args:
-        models: pairs of a display name and a tokenizer; all must have one image size.
         name: the suite's name, for the page.
         progress: a running rich progress display to add a bar to.
         save_seconds: after how long the state is saved, at the end of a batch.
 
     Raises:
-        ValueError: models that cannot be compared or are not offered at any token count asked for, a suite that wants
-            more images than there are, or another benchmark in `out`, finished or interrupted.
+        ConfigError: models that are not offered at any token count asked for, metrics that make no sense of the task,
+            or another benchmark in `out`, finished or interrupted.
+        ValueError: models that cannot be compared, or a suite that wants more images than there are.
     """
     device = torch.device(device)
-    size = common_size(models)
-    _check_budgets(suite, models)
-    hashes = {model_name: weights(model.to(device).eval()) for model_name, model in models}
-    results.refuse_others(out / results.FILE, suite, {n: results.identity(model, hashes[n]) for n, model in models})
+    size, budgets = common_size(task.models()), task.budgets(suite)
+    entrants = task.entrants(device)
+    results.refuse_others(out / results.FILE, suite, {each.name: each.identity(suite, device) for each in entrants})
     source = Head(catalogue().build(suite.data, size), suite.count)
-    metrics: list[Metric] = [catalogue().build(config, source) for config in suite.metrics]
+    metrics = task.metrics([catalogue().build(config, source) for config in suite.metrics])
     measures = measures_of(metrics)
-    partial = Partial(out, rests_on(suite, source, metrics, models, hashes, device))
+    partial = Partial(out, rests_on(task, suite, source, metrics, entrants, device))
     state = partial.read()
-    entrants = [
-        Entrant(model_name, model, hashes[model_name], _lanes(i, model, suite, metrics, partial))
-        for i, (model_name, model) in enumerate(models)
-    ]
+    for number, each in enumerate(entrants):
+        each.lanes = [_lane(each, k, metrics, source, partial.scratch(number, k)) for k in budgets[each.name]]
     walk = Pass(source, entrants, suite, batch_size, device, progress)
     if state is not None:
         walk.restore(state)
     walk.run(partial, save_seconds)
-    found = results.assemble(name, suite, source, entrants, measures, walk.seen(), device)
+    content = results.assemble(name, suite, source, entrants, measures, walk.seen(), device, task.record)
     out.mkdir(parents=True, exist_ok=True)
-    results.write(found, out / results.FILE)
+    results.write(content, out / results.FILE)
     partial.drop()
-    report = Report(found, _gallery(walk, found), out, source.remarks())
+    fake = {each.name: {lane.budget: torch.cat(lane.shown) for lane in each.lanes} for each in entrants}
+    further = task.further(suite, source, entrants, device, content)
+    report = Report(content, Gallery(torch.cat(walk.shown), fake, further=further), out, source.remarks())
+    task.finish(report, entrants)
     manager().hook.flexframe_report(report=report)
     return report
 
 
 def common_size(models: Models) -> tuple[int, int]:
+    """The image size that models have in common: height and width in pixels.
+
+    Raises:
+        ValueError: there are no models, two have one name, or their image sizes differ.
+    """
     if not models:
         raise ValueError("nothing to measure: name at least one model")
     names = [name for name, _ in models]
@@ -152,69 +156,48 @@ def common_size(models: Models) -> tuple[int, int]:
     return height, width
 
 
-def _check_budgets(suite: SuiteConfig, models: Models) -> None:
-    """Some model must be offered at a token count that the suite asks for."""
-    own = {name: model.config.budgets for name, model in models}
-    if suite.budgets is None or not own or any(set(suite.budgets) & set(budgets) for budgets in own.values()):
-        return
-    told = "; ".join(f"{name} is at {_counts(budgets)}" for name, budgets in own.items())
-    asked = ", ".join(map(str, suite.budgets))
-    raise ConfigError([("budgets", f"no model is offered at {asked} tokens: {told}; ask for some of these")])
+def measures_of(metrics: Sequence[Metric[Any]]) -> dict[str, Measure]:
+    """The numbers that metrics give, by name.
 
-
-def _counts(budgets: Sequence[int]) -> str:
-    """Token counts, rising; many in a row as their ends."""
-    whole = len(budgets) > 4 and list(budgets) == list(range(budgets[0], budgets[-1] + 1))
-    return f"{budgets[0]}..{budgets[-1]}" if whole else ", ".join(map(str, budgets))
-
-
-def measures_of(metrics: Sequence[Metric]) -> dict[str, Measure]:
-    found: dict[str, Measure] = {}
+    Raises:
+        ValueError: two give a number of one name.
+    """
+    measures: dict[str, Measure] = {}
     for metric in metrics:
         for measure in metric.measures():
-            if measure.name in found:
+            if measure.name in measures:
                 raise ValueError(f"two metrics of the suite both give {measure.name!r}; keep one")
-            found[measure.name] = measure
-    return found
+            measures[measure.name] = measure
+    return measures
 
 
 def rests_on(
+    task: Task,
     suite: SuiteConfig,
     source: Source,
-    metrics: Sequence[Metric],
-    models: Models,
-    hashes: Mapping[str, str],
+    metrics: Sequence[Metric[Any]],
+    entrants: Sequence[Entrant],
     device: torch.device,
 ) -> dict[str, Any]:
     """What decides the numbers, as far as it is known before the images are: the rest of a run must agree in it."""
     # a model's widths do not move what a metric says of itself
-    tallies = [metric.start(models[0][1].config.spec) for metric in metrics]
+    tallies = [metric.start(entrants[0].model.config.spec) for metric in metrics]
     for tally in tallies:
         tally.unavailable()  # loads its weights, so that their hashes are known
     return {
+        **task.rests_on,
         "suite": suite.model_dump(mode="json", exclude={"note", "seed"}),  # the seed is in how models are used
         "images": {"count": len(source), **source.protocol()},
         "metrics": [dict(tally.protocol()) for tally in tallies],
-        "models": {name: {**results.used(model, suite, device), "weights": hashes[name]} for name, model in models},
-        "configs": {name: model.config.model_dump(mode="json") for name, model in models},
+        "models": {each.name: {**each.used(suite, device), "weights": each.weights} for each in entrants},
+        "configs": {each.name: each.config.model_dump(mode="json") for each in entrants},
         "versions": protocol.versions(),
     }
 
 
-def _lanes(
-    number: int,
-    model: Tokenizer,
-    suite: SuiteConfig,
-    metrics: Sequence[Metric],
-    partial: Partial,
-) -> list[Lane]:
-    lanes = []
-    for budget in model.config.budgets:
-        if suite.budgets is None or budget in suite.budgets:
-            scratch = partial.scratch(number, budget)
-            tallies = [metric.start(model.config.spec, scratch) for metric in metrics]
-            lanes.append(Lane(budget, [(tally, tally.unavailable()) for tally in tallies]))
-    return lanes
+def _lane(each: Entrant, budget: int, metrics: Sequence[Metric[Any]], source: Source, scratch: Scratch) -> Lane:
+    tallies, why = [metric.start(each.model.config.spec, scratch) for metric in metrics], each.unasked(source)
+    return Lane(budget, [(t, (why if t.metric.of_classes else None) or t.unavailable()) for t in tallies])
 
 
 class Pass:
@@ -238,22 +221,24 @@ class Pass:
         self.shown: list[Tensor] = []
 
     def seen(self) -> results.Seen:
+        """What is known of the images so far."""
         return results.Seen(self.digest.hex(), self.labels, self.suffixes, self.ids)
 
     def run(self, partial: Partial, save_seconds: float) -> None:
         """Measure all images that are not `done`."""
         lanes, count = sum(len(entrant.lanes) for entrant in self.entrants), len(self.source)
-        task = None
+        bar = None
         if self.progress is not None:
-            task = self.progress.add_task("measuring", total=lanes * count, completed=lanes * self.done)
+            bar = self.progress.add_task("measuring", total=lanes * count, completed=lanes * self.done)
         saved = monotonic()
         for start in range(self.done, count, self.size):
-            self._batch(range(start, min(start + self.size, count)), task)
+            self._batch(range(start, min(start + self.size, count)), bar)
             if monotonic() - saved >= save_seconds and self.done < count:
                 partial.write(self.state())
                 saved = monotonic()
 
     def state(self) -> dict[str, Any]:
+        """The way so far, as plain data and tensors."""
         models = {entrant.name: entrant.state() for entrant in self.entrants}
         return {"done": self.done, "data_sha256": self.digest.hex(), "models": models}
 
@@ -287,24 +272,21 @@ class Pass:
     def _show(self, index: range) -> int:
         return max(0, min(self.suite.show - index[0], len(index)))
 
-    def _batch(self, index: range, task: Any) -> None:
+    @torch.no_grad()
+    def _batch(self, index: range, bar: TaskID | None) -> None:
         images, samples = self._read(index)
-        labels, attributes = [s.label for s in samples], [s.attributes for s in samples]
-        real, rng = images.to(self.device), Rng(self.suite.seed, torch.tensor(index, device=self.device))
+        draws = Rng(self.suite.seed, torch.tensor(index, device=self.device))
+        some = Some(index, images.to(self.device), samples, draws)
         for entrant in self.entrants:
-            started = now(self.device)
-            tokens = entrant.model.encode(real.float() / 255, rng=rng)
-            entrant.watch.add(len(index), now(self.device) - started)
-            for lane in entrant.lanes:
-                short = tokens.truncate(lane.budget)
-                started = now(self.device)
-                fake = entrant.model.decode(short, rng=rng)
-                lane.watch.add(len(index), now(self.device) - started)
-                fake8 = protocol.to_uint8(fake, self.suite.rounding)
-                lane.take(Reconstructions(real, fake8, fake, labels, short, attributes), self._show(index))
-                if self.progress is not None and task is not None:
-                    told = f"{entrant.name}, {lane.budget} tokens"
-                    self.progress.update(task, advance=len(index), description=told)
+            for made in entrant.make(some):
+                fake = protocol.to_uint8(made.images, self.suite.rounding)
+                made.lane.take(
+                    Reconstructions(some.real, fake, made.images, made.labels, made.tokens, made.attributes),
+                    self._show(index),
+                )
+                if self.progress is not None and bar is not None:
+                    told = f"{entrant.name}, {made.lane.budget} tokens"
+                    self.progress.update(bar, advance=len(index), description=told)
         self.done = index[-1] + 1
 
 
@@ -313,26 +295,3 @@ def _tell(text: str, progress: Progress | None) -> None:
         progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
     else:
         log.warning(text)
-
-
-def now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return perf_counter()
-
-
-def _gallery(walk: Pass, found: Mapping[str, Any]) -> Gallery:
-    fake = {e.name: {lane.budget: torch.cat(lane.shown) for lane in e.lanes} for e in walk.entrants}
-    return Gallery(torch.cat(walk.shown), fake, further=_further(walk, found))
-
-
-def _further(walk: Pass, found: Mapping[str, Any]) -> Gallery | None:
-    """The best and worst images that `suite.show` does not show anyhow; none where the page shows no images."""
-    suite = walk.suite
-    wanted = [i for i in extremes.positions(found) if i >= suite.show]
-    if not suite.show or not wanted:
-        return None
-    models = {entrant.name: (entrant.model, [lane.budget for lane in entrant.lanes]) for entrant in walk.entrants}
-    rounded = partial_function(protocol.to_uint8, rounding=suite.rounding)
-    made = extremes.rebuild(walk.source, models, wanted, seed=suite.seed, device=walk.device, rounded=rounded)
-    return Gallery(*made, numbers=wanted)

@@ -50,7 +50,8 @@ def bench_samples(
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     sampling, decoding = read_settings(given, settings)
     names = names_of(named)
-    from flexframe.loading import find, load, preprocessing
+    from flexframe.store.load import load
+    from flexframe.store.places import find, preprocessing
 
     for prior in named:
         find(prior)  # a typo is told before anything is drawn
@@ -59,17 +60,17 @@ def bench_samples(
 
     from flexframe.bench.samples import FOLDER, run
     from flexframe.bench.table import print_table
-    from flexframe.data.files import settle
-    from flexframe.generator import Generator
+    from flexframe.models.generator import Generator
+    from flexframe_registry.suites import settle
 
     loaded, ways = [], {}
     for shown, prior in zip(names, named, strict=True):
         generator = load(prior, device=on, kind=None)
         if not isinstance(generator, Generator):
-            raise ConfigError([(prior, "is no prior; `flexframe bench` measures tokenizers")])
+            raise ConfigError.at(prior, "is no prior; `flexframe bench` measures tokenizers")
         where = model or generator.config.tokenizer
         if where is None:
-            raise ConfigError([(prior, "names no tokenizer; give it with --model")])
+            raise ConfigError.at(prior, "names no tokenizer; give it with --model")
         loaded.append((shown, generator, load(where, device=on)))
         ways[shown] = preprocessing(where).resize
     if loaded:

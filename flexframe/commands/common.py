@@ -16,7 +16,7 @@ from rich.console import Console
 from flexframe.commands import complete
 from flexframe_registry import ConfigError, cards
 from flexframe_registry.cards import is_card_file
-from flexframe_registry.catalogue import UnknownName, nearest
+from flexframe_registry.errors import UnknownName, nearest
 
 out = Console(width=None if sys.stdout.isatty() else 240)  # whole lines for pipes
 say = Console(stderr=True, highlight=False)
@@ -42,7 +42,7 @@ def pick_device(name: str) -> Any:
     """A torch device by name; `auto` takes CUDA, then MPS, then the CPU. A typo is told before torch is imported."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         known = f"Known: {', '.join(DEVICES)}, and cuda:N for one GPU of several"
-        raise ConfigError([("--device", f"there is no {name!r}.{nearest(name, DEVICES)} {known}")])
+        raise ConfigError.at("--device", f"there is no {name!r}.{nearest(name, DEVICES)} {known}")
     import torch
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -51,17 +51,17 @@ def pick_device(name: str) -> Any:
     usable = ["cpu", *["cuda"] * cuda, *["mps"] * mps]
     kind, _, number = name.partition(":")
     if kind not in usable:
-        raise ConfigError([("--device", f"{name!r} cannot be used here: {_why_not(kind)}. {_instead(usable)}")])
+        raise ConfigError.at("--device", f"{name!r} cannot be used here: {_why_not(kind)}. {_instead(usable)}")
     if number and int(number) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise ConfigError([("--device", f"there is no {name!r}: {count} found here, the last is cuda:{count - 1}")])
+        raise ConfigError.at("--device", f"there is no {name!r}: {count} found here, the last is cuda:{count - 1}")
     device = torch.device(name)
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         others = [each for each in usable if each != kind]
-        raise ConfigError([("--device", f"{name!r} cannot be used here: {first}. {_instead(others)}")]) from None
+        raise ConfigError.at("--device", f"{name!r} cannot be used here: {first}. {_instead(others)}") from None
     return device
 
 
@@ -97,7 +97,7 @@ def names_of(models: Sequence[str]) -> list[str]:
     twice = next((model for i, model in enumerate(models) if parts[i] in parts[:i]), None)
     if twice is not None:
         text = "is named twice; name it once, or other settings of use by a card file of their own (`base`, `sampling`)"
-        raise ConfigError([(twice, text)])
+        raise ConfigError.at(twice, text)
     taken = [1] * len(models)
     while True:
         names = ["/".join(each[-k:]) for each, k in zip(parts, taken, strict=True)]

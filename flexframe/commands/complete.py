@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from flexframe_registry import cards, catalogue
-from flexframe_registry.cards import SUITES
-from flexframe_registry.configs import KINDS
+from flexframe_registry.kinds import KINDS
+from flexframe_registry.suites import SUITES
 
 
 def _that_begin(names: Iterable[str], incomplete: str) -> list[str]:

@@ -10,19 +10,18 @@ from rich.table import Table
 
 from flexframe.commands.common import out
 from flexframe.commands.subjects import Rows, Subject, flat
-from flexframe_registry import ModelConfig, TokenizerConfig
-from flexframe_registry.models import kind_of
+from flexframe_registry import TokenizerConfig
 
 if TYPE_CHECKING:
-    from flexframe.profile import Cost, PartSize, Profile
+    from flexframe.models.profile import Cost, PartSize, Profile
 
 PRECISIONS = ("fp32", "bf16")
 
 
 def tell(subject: Subject, sizes: Iterable[PartSize], profile: Profile | None) -> None:
     """Print everything that is known."""
-    out.print(f"[bold]{escape(subject.name)}[/]  ({kind_of(subject.config)})\n")
-    _facts([*subject.facts, *_shape(subject.config), ("sampling", settings(subject.sampling))])
+    out.print(f"[bold]{escape(subject.name)}[/]  ({subject.config.kind})\n")
+    _facts([*subject.facts, *subject.config.describe(), ("sampling", settings(subject.sampling))])
     if isinstance(subject.config, TokenizerConfig) and len(subject.config.budgets) > 1:
         _budgets(subject.config)
     _sizes(list(sizes))
@@ -47,26 +46,6 @@ def _facts(rows: Rows) -> None:
         if text:
             table.add_row(label, escape(text))
     out.print(table)
-
-
-def _shape(config: ModelConfig) -> Rows:
-    """What goes in, what travels, and at which size."""
-    if isinstance(config, TokenizerConfig):
-        tokens, latents = config.spec.tokens, config.spec.latents
-        each = f"{tokens.codebooks} codes" if tokens.codebooks > 1 else "1 code"
-        codes = f"{each} of {tokens.codebook_size:,}" if tokens.codebook_size else "continuous"
-        bits = config.bits_per_token
-        rows = [("tokens", f"up to {tokens.length:,}, each {tokens.dim} numbers, {codes}")]
-        rows += [("bits", f"{bits:.4g} a token, {bits * tokens.length:,.0f} an image at full length")] if bits else []
-    elif kind_of(config) == "codec":
-        latents, rows = config.latents, []
-    else:
-        of = f"{config.codebooks} x {config.length:,} codes of {config.codebook_size:,}"
-        return [("codes", f"{of}, classes: {config.classes or 'none'}; tokenizer: {config.tokenizer or 'yours'}")]
-    height, width = config.image_size
-    bounds = "unbounded" if latents.range is None else f"in [{latents.range[0]:g}, {latents.range[1]:g}]"
-    rows.insert(0, ("latents", f"{latents.channels} x {latents.height} x {latents.width}, {bounds}"))
-    return [("size", f"{height} x {width} pixels, RGB in [0, 1]"), *rows]
 
 
 def _budgets(config: TokenizerConfig) -> None:

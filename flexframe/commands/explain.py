@@ -39,13 +39,13 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError([(str(file), "is not there; name a results.json that `flexframe bench` wrote")]) from None
+        raise ConfigError.at(str(file), "is not there; name a results.json that `flexframe bench` wrote") from None
     except ValueError as error:
-        raise ConfigError([(str(file), f"is no JSON ({error})")]) from None
+        raise ConfigError.at(str(file), f"is no JSON ({error})") from None
     if not isinstance(found, dict) or {"measures", "models", "protocols", "protocol"} - set(found):
-        raise ConfigError([(str(file), "is not of the form that `flexframe bench` writes")])
+        raise ConfigError.at(str(file), "is not of the form that `flexframe bench` writes")
     if not found["models"]:
-        raise ConfigError([(str(file), "holds no model")])
+        raise ConfigError.at(str(file), "holds no model")
     return found
 
 

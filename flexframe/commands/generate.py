@@ -12,7 +12,7 @@ from flexframe.commands import complete
 from flexframe.commands.common import Device, out, pick_device, say
 from flexframe.commands.use import _prefixed, _progress
 from flexframe_registry import ConfigError
-from flexframe_registry.cards import put, split_override
+from flexframe_registry.files import put, split_override
 
 Temperature = Annotated[float | None, typer.Option(help="Logits are divided by it; 0 is the likeliest.")]
 TopK = Annotated[int | None, typer.Option(help="Draw among so many likeliest codes only.")]
@@ -60,7 +60,7 @@ def generate(
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     sampling, decoding = read_settings(given, settings)
     on = pick_device(device)
-    from flexframe.loading import load
+    from flexframe.store.load import load
     from flexframe.use import generate as work
     from flexframe.use.lengths import read_lengths
 
@@ -71,7 +71,7 @@ def generate(
         wanted = read_lengths(lengths, config.length, "--length") if lengths is not None else ()
         where = model or config.tokenizer
         if where is None:
-            raise ConfigError([(prior, "names no tokenizer; give it with --model")])
+            raise ConfigError.at(prior, "names no tokenizer; give it with --model")
         tokenizer = load(where, device=on)
     with _progress("drawing") as progress:
         found = work.generate(
@@ -93,7 +93,7 @@ def read_settings(given: Mapping[str, Any], settings: Sequence[str] | None) -> t
     decoding = _read(_prefixed([each for each in settings or () if each.startswith("decoder.")], "decoder"))
     for name, value in _read(_prefixed(own, "sampling")).items():
         if name in sampling:
-            raise ConfigError([(f"--{name.replace('_', '-')}", f"and --set sampling.{name} both say so; give one")])
+            raise ConfigError.at(f"--{name.replace('_', '-')}", f"and --set sampling.{name} both say so; give one")
         sampling[name] = value
     return sampling, decoding
 

@@ -12,7 +12,8 @@ from rich.table import Table
 from flexframe.commands import complete
 from flexframe.commands.common import out, say
 from flexframe_registry import ConfigError
-from flexframe_registry.cards import split_override
+from flexframe_registry.files import split_override
+from flexframe_registry.runfolder import MODEL
 
 Assume = Annotated[
     list[str] | None,
@@ -43,10 +44,13 @@ def import_(
     importer: As = None,
 ) -> None:
     """Turn a published checkpoint into a model of ours: one safetensors file with its config, and a card."""
-    target = folder / "model.safetensors"
+    target = folder / MODEL
     if target.exists():
-        raise ConfigError([(str(target), "is there already; name another folder with -o")])
-    from flexframe.loading import assemble, imported, locate, save
+        raise ConfigError.at(str(target), "is there already; name another folder with -o")
+    from flexframe.models.build import assemble
+    from flexframe.store.load import imported
+    from flexframe.store.modelfile import save
+    from flexframe.store.places import locate
 
     place = locate(source)
     with say.status(f"reading {place.id}"):
@@ -88,8 +92,10 @@ def verify(
     for each, found in runs:
         _print_comparisons(each, found)
     if table is not None:
+        from flexframe.files import write_text
+
         table.parent.mkdir(parents=True, exist_ok=True)
-        table.write_text(markdown([(Path(each).name, found) for each, found in runs]), encoding="utf-8")
+        write_text(table, markdown([(Path(each).name, found) for each, found in runs]))
         out.print(f"table: {table}", soft_wrap=True)
     failed = sum(not c.passed for _, found in runs for c in found)
     if failed:
@@ -120,25 +126,24 @@ def _print_comparisons(folder: str, found: Any) -> None:
 
 
 def _write_card(path: Path, place: Any, config: Any, sampling: dict[str, Any], about: dict[str, Any]) -> None:
-    import hashlib
     import json
 
     from ruamel.yaml import YAML
 
+    from flexframe.files import replaced, sha256
+
     base = {} if place.card is None else place.card.file.model_dump(mode="json", exclude_unset=True)
     base = {key: base[key] for key in ("licence", "metrics", "preprocessing", "verified") if key in base}
-    with (path.parent / "model.safetensors").open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     card = {
         "summary": f"imported from {place.id}" if place.card is None else place.card.file.summary,
         "licence": base.pop("licence", "that of its source"),
         "source": json.dumps(about.get("import", {}), sort_keys=True),
         "model": config.model_dump(mode="json"),
         "sampling": sampling,
-        "weights": {"path": "model.safetensors", "sha256": digest},
+        "weights": {"path": MODEL, "sha256": sha256(path.parent / MODEL)},
         **base,
     }
     yaml = YAML()
     yaml.width = 120
-    with path.open("w", encoding="utf-8") as file:
-        yaml.dump(json.loads(json.dumps(card)), file)
+    with replaced(path) as part:
+        yaml.dump(json.loads(json.dumps(card)), part)

@@ -17,8 +17,8 @@ from flexframe.commands import complete
 from flexframe.commands.common import out, say
 from flexframe_registry import ConfigError, ModelConfig, catalogue
 from flexframe_registry.cards import card as find_card
-from flexframe_registry.configs import KINDS
-from flexframe_registry.models import kind_of
+from flexframe_registry.kinds import KINDS
+from flexframe_registry.runfolder import MODEL
 
 _MARKS = {"ok": ("", ""), "missing": ("missing: ", "yellow"), "broken": ("BROKEN: ", "bold red")}
 
@@ -99,15 +99,15 @@ def init(
 ) -> None:
     """Write a model with random weights: what an untrained one is, for tests and timings.
 
-    Where a method starts its heads at zero, as FlexTok does, an untrained model decodes to noise and has one token.
+    Where a method starts its heads at zero, an untrained model decodes to noise and has one token.
     """
     found = find_card(card)
     given = [override.removeprefix("model.") for override in overrides or []]
     for override in given:
         if override.startswith("run."):
-            raise ConfigError([(override, "is of a run; `init` draws a model and trains nothing")])
+            raise ConfigError.at(override, "is of a run; `init` draws a model and trains nothing")
     target = _model_path(to, force)
-    from flexframe.loading import override as laid_on
+    from flexframe.store.load import override as laid_on
 
     config, own = laid_on(found.described, {}, given)
     if _samples(config) == _samples(found.described):  # another decoder takes other settings
@@ -130,19 +130,18 @@ def init(
 def _model_path(to: Path, force: bool) -> Path:
     """The file to write; a name without suffix stands for a folder."""
     if to == Path():
-        raise ConfigError([("-o", "is required: a .safetensors file, or a folder")])
+        raise ConfigError.at("-o", "is required: a .safetensors file, or a folder")
     if to.suffix not in ("", ".safetensors") and not to.is_dir():
-        raise ConfigError([(str(to), "is neither a folder nor ends in .safetensors")])
-    target = to if to.suffix == ".safetensors" and not to.is_dir() else to / "model.safetensors"
+        raise ConfigError.at(str(to), "is neither a folder nor ends in .safetensors")
+    target = to if to.suffix == ".safetensors" and not to.is_dir() else to / MODEL
     if target.exists() and not force:
-        raise ConfigError([(str(target), "is there already; choose another -o, or overwrite it with --force")])
+        raise ConfigError.at(str(target), "is there already; choose another -o, or overwrite it with --force")
     return target
 
 
 def _samples(config: ModelConfig) -> str | None:
     """The part whose settings of use a model has."""
-    part = {"tokenizer": "decoder", "generator": "prior"}.get(kind_of(config))
-    return None if part is None else getattr(config, part).type
+    return None if config.sampled is None else config.sampled.type
 
 
 def _draw(
@@ -151,8 +150,9 @@ def _draw(
     """Draw and write a model; its parameters, and how many tensors of them are zero throughout."""
     import torch
 
-    from flexframe.loading import build, save
+    from flexframe.models.build import build
     from flexframe.nn.init import redraw_zeros
+    from flexframe.store.modelfile import save
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -170,8 +170,8 @@ def _draw(
 def _measure(subject: Any, batch_size: int, on_stage: Any) -> tuple[Any, Any]:
     import torch
 
-    from flexframe.loading import build
-    from flexframe.profile import measure, size_of
+    from flexframe.models.build import build
+    from flexframe.models.profile import measure, size_of
     from flexframe_registry import TokenizerConfig
 
     if isinstance(subject.config, TokenizerConfig):

@@ -37,7 +37,7 @@ def new_plugin(
         Path | None, typer.Option("--out", "-o", help="The folder to make; flexframe-NAME if not given.")
     ] = None,
 ) -> None:
-    """Make a plugin that installs, trains and passes its tests as it is: a quantizer, a decoder, a card.
+    """Make a plugin that installs, trains and passes its tests as it is: an encoder, a quantizer, a decoder, a card.
 
     `flexframe new-plugin my-method && pip install -e flexframe-my-method && flexframe list quantizer`
     """
@@ -45,11 +45,12 @@ def new_plugin(
     _check(name)
     target = folder or Path(f"{PROJECT}-{name}")
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise ConfigError([(str(target), "is there already and is not empty; choose another folder with -o")])
+        raise ConfigError.at(str(target), "is there already and is not empty; choose another folder with -o")
     for path, text in render(name).items():
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         (target / path).write_text(text, encoding="utf-8")
-    out.print(f"{target}: quantizer {name}-grid, decoder {name}-linear, card {name}/digits-tiny", soft_wrap=True)
+    made = f"encoder {name}-linear, quantizer {name}-grid, decoder {name}-linear, card {name}/digits-tiny"
+    out.print(f"{target}: {made}", soft_wrap=True)
     out.print("\nnext:", style="bold")
     steps = f"cd {target}", 'pip install -e ".[dev]"', "pytest", f"flexframe train {name}/digits-tiny run.steps=200"
     out.print("".join(f"  {step}\n" for step in steps), markup=False, highlight=False, soft_wrap=True, end="")
@@ -71,16 +72,16 @@ def _check(name: str) -> None:
         better = re.sub(r"[^a-z0-9]+", "-", name.lower())[:LONGEST].strip("-")
         hint = f"; try {better!r}" if better[:1].isalpha() else ""
         text = f"a plugin's name is of lower-case letters, digits and single hyphens, and begins with a letter{hint}"
-        raise ConfigError([(repr(name), text)])
+        raise ConfigError.at(repr(name), text)
     if len(name) > LONGEST:
-        raise ConfigError([(repr(name), f"is {len(name)} characters long; at most {LONGEST} are shown well")])
+        raise ConfigError.at(repr(name), f"is {len(name)} characters long; at most {LONGEST} are shown well")
     taken = _taken(name)
     if taken is not None:
-        raise ConfigError([(repr(name), f"{taken}; choose another name")])
+        raise ConfigError.at(repr(name), f"{taken}; choose another name")
 
 
 def _taken(name: str) -> str | None:
-    """Who has the name, or one of the names that follow from it."""
+    """A sentence on who has the name, or one of the names that follow from it; None if it is free."""
     for point in entry_points(group=PROJECT):
         if point.name == name:
             return f"is the plugin of {point.dist.name if point.dist else point.value}"
@@ -89,7 +90,7 @@ def _taken(name: str) -> str | None:
         return f"{distribution} is installed already"
     if find_spec(package) is not None:
         return f"the package {package} is there already"
-    for kind, part in (("quantizer", f"{name}-grid"), ("decoder", f"{name}-linear")):
+    for kind, part in (("encoder", f"{name}-linear"), ("quantizer", f"{name}-grid"), ("decoder", f"{name}-linear")):
         if part in catalogue().names(kind):
             return f"there is a {kind} {part!r} already, of {catalogue().get(kind, part).provider}"
     if f"{name}/digits-tiny" in cards().files:

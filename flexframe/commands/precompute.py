@@ -12,8 +12,8 @@ from flexframe.commands.common import Device, out, pick_device, say
 from flexframe.commands.use import _progress
 from flexframe_registry import ConfigError, GeneratorConfig, SourceConfig
 from flexframe_registry.cards import card as find_card
-from flexframe_registry.cards import split_override
-from flexframe_registry.configs import resolve
+from flexframe_registry.files import split_override
+from flexframe_registry.slots import resolve
 
 app = typer.Typer(help="Compute once what training would compute again and again.", no_args_is_help=True)
 
@@ -51,20 +51,21 @@ def tokens(
     `flexframe precompute tokens -m flextok/scenes-64 --data scenes -o tokens.safetensors`
     """
     if to.exists():
-        raise ConfigError([(str(to), "is there already; delete it or choose another -o")])
+        raise ConfigError.at(str(to), "is there already; delete it or choose another -o")
     if (card is None) == (model is None) or (model is None) != (data is None):
-        raise ConfigError([("", "name a prior's card, or give --model and --data; one of the two ways")])
+        raise ConfigError.at("", "name a prior's card, or give --model and --data; one of the two ways")
     if card is not None:
         config = find_card(card).train(overrides or [])
         if not isinstance(config.model, GeneratorConfig) or config.model.tokenizer is None:
-            raise ConfigError([(card, "describes no prior of a named tokenizer; give --model and --data instead")])
+            raise ConfigError.at(card, "describes no prior of a named tokenizer; give --model and --data instead")
         model, images, seed = config.model.tokenizer, config.run.data, config.run.seed if seed is None else seed
     else:
         images = resolve("source", split_override(f"data={data}")[1])
     assert model is not None
     assert isinstance(images, SourceConfig)
     on = pick_device(device)
-    from flexframe.loading import load, preprocessing
+    from flexframe.store.load import load
+    from flexframe.store.places import preprocessing
     from flexframe.use.precompute import precompute_tokens
     from flexframe_registry import catalogue
 
@@ -130,7 +131,7 @@ def latents(
     `flexframe precompute latents RECIPE.yaml run.data.path=photos -o latents --dtype fp16`
     """
     if (card is None) == (model is None) or (model is None) != (data is None):
-        raise ConfigError([("", "name the recipe of a run, or give --model and --data; one of the two ways")])
+        raise ConfigError.at("", "name the recipe of a run, or give --model and --data; one of the two ways")
     _one_of("--dtype", dtype, ("fp32", "fp16"))
     _one_of("--posterior", posterior, ("moments", "sample"))
     on = pick_device(device)
@@ -162,19 +163,19 @@ def features(
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 32,
     device: Device = "auto",
 ) -> None:
-    """Compute what a run's objectives see in every image of its data (REPA: its teacher's features), for `run.latents`.
+    """Compute what a run's objectives see in every image of its data (a teacher's features), for `run.latents`.
 
     Broken off, the same command goes on with the shard where it stopped.
     """
     _one_of("--dtype", dtype, ("fp32", "fp16"))
     config = find_card(card).train(overrides or [])
     on = pick_device(device)
-    from flexframe.contracts import Objective
+    from flexframe.parts import Objective
     from flexframe.use.shards import precompute_features
     from flexframe_registry import TokenizerConfig, catalogue
 
     if not isinstance(config.model, TokenizerConfig):
-        raise ConfigError([(card, "describes a prior, which has no objectives; see `flexframe precompute tokens`")])
+        raise ConfigError.at(card, "describes a prior, which has no objectives; see `flexframe precompute tokens`")
     objectives: list[Objective] = [
         catalogue().build(each, config.model.spec).to(on) for each in config.objectives if each.precomputes()
     ]
@@ -189,18 +190,18 @@ def features(
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ConfigError([(option, f"is {value!r}; it is one of {', '.join(known)}")])
+        raise ConfigError.at(option, f"is {value!r}; it is one of {', '.join(known)}")
 
 
 def _of_the_run(card: str, overrides: list[str]) -> tuple[str, Any, Any]:
     """Name, codec and data of what a run will train."""
     config = find_card(card).train(overrides)
-    from flexframe.tokenizer import Tokenizer
+    from flexframe.models.tokenizer import Tokenizer
     from flexframe.train.init import initialise
     from flexframe_registry import TokenizerConfig, catalogue
 
     if not isinstance(config.model, TokenizerConfig):
-        raise ConfigError([(card, "describes a prior, which trains on tokens; see `flexframe precompute tokens`")])
+        raise ConfigError.at(card, "describes a prior, which trains on tokens; see `flexframe precompute tokens`")
     with say.status("loading the codec"):
         model = Tokenizer(config.model)
         initialise(model, config.run.init)
@@ -211,8 +212,9 @@ def _of_the_run(card: str, overrides: list[str]) -> tuple[str, Any, Any]:
 def _of_a_model(model: str, data: str, size: int | None) -> tuple[str, Any, Any]:
     images = resolve("source", split_override(f"data={data}")[1])
     assert isinstance(images, SourceConfig)
-    from flexframe.loading import load, preprocessing
-    from flexframe.tokenizer import Tokenizer
+    from flexframe.models.tokenizer import Tokenizer
+    from flexframe.store.load import load
+    from flexframe.store.places import preprocessing
     from flexframe_registry import catalogue
 
     with say.status(f"loading {model}"):
@@ -220,13 +222,13 @@ def _of_a_model(model: str, data: str, size: int | None) -> tuple[str, Any, Any]
     if isinstance(found, Tokenizer) and size is None:
         codec, shape = found.codec, found.config.image_size
     elif isinstance(found, Tokenizer):
-        raise ConfigError([("--size", f"is that of {model}, {found.config.image_size}; leave it out")])
+        raise ConfigError.at("--size", f"is that of {model}, {found.config.image_size}; leave it out")
     else:
         codec = getattr(found, "codec", None)
         if codec is None:
-            raise ConfigError([("--model", f"{model} is a prior, and has no codec")])
+            raise ConfigError.at("--model", f"{model} is a prior, and has no codec")
         if size is None:
-            raise ConfigError([("--size", f"{model} is a codec by itself, for any size; say which, as --size 256")])
+            raise ConfigError.at("--size", f"{model} is a codec by itself, for any size; say which, as --size 256")
         shape = (size, size)
     return model, codec, catalogue().build(images.resized(preprocessing(model).resize), shape)
 

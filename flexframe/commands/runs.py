@@ -12,6 +12,7 @@ from rich.text import Text
 
 from flexframe.commands.common import out, say
 from flexframe_registry import ConfigError
+from flexframe_registry.runfolder import LOG
 
 if TYPE_CHECKING:
     from flexframe.train.history import History
@@ -42,7 +43,7 @@ def runs(
         except ConfigError as error:
             broken.append(str(error))
     if not found and not broken:
-        raise ConfigError([(str(root), "holds no runs; `flexframe train CARD -o DIR` makes one")])
+        raise ConfigError.at(str(root), "holds no runs; `flexframe train CARD -o DIR` makes one")
     out.print(_table(root, sorted(found, key=lambda run: -run.touched)))
     for run in found:
         if run.state == "failed" and run.why:
@@ -67,7 +68,7 @@ def plot(
     `flexframe plot runs/a runs/b --metric loss,held_out --smooth 5 --log-y -o curves.png`
     """
     if to.suffix.lower() not in SUFFIXES:
-        raise ConfigError([("--out", f"{to.name!r} ends in none of {', '.join(SUFFIXES)}")])
+        raise ConfigError.at("--out", f"{to.name!r} ends in none of {', '.join(SUFFIXES)}")
     from flexframe.train.curves import draw
     from flexframe.train.history import log, read
 
@@ -147,9 +148,9 @@ def _name(folder: Path, root: Path) -> str:
 
 def _short(folders: Sequence[Path]) -> dict[str, Path]:
     """Folders by the shortest ends of their paths that tell them apart."""
-    places = [(folder.parent if folder.name == "log.jsonl" else folder).absolute() for folder in folders]
+    places = [(folder.parent if folder.name == LOG else folder).absolute() for folder in folders]
     if len(set(places)) < len(places):
-        raise ConfigError([("", "a run is named twice; name each once")])
+        raise ConfigError.at("", "a run is named twice; name each once")
     for depth in range(1, max(len(place.parts) for place in places) + 1):
         names = ["/".join(place.parts[-depth:]) for place in places]
         if len(set(names)) == len(names):

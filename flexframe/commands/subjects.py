@@ -12,6 +12,7 @@ from flexframe_registry import ConfigError, ModelConfig, TrainConfig, cards
 from flexframe_registry.cards import Card, is_card_file
 from flexframe_registry.cards import card as find_card
 from flexframe_registry.models import MODELS
+from flexframe_registry.runfolder import RunFolder
 
 Rows = list[tuple[str, str]]
 
@@ -35,14 +36,14 @@ def find(name: str) -> Subject:
     path = Path(name)
     if name in cards().files or is_card_file(path):
         return _of_card(find_card(name))
-    from flexframe.loading import locate
+    from flexframe.store.places import locate
 
     place = locate(name)
     if place.card is not None:
         return _of_card(place.card)
     if place.path is None:
         text = f"is not on this disk; fetch it with `flexframe import {place.id} -o FOLDER`, then show the folder"
-        raise ConfigError([(place.id, text)])
+        raise ConfigError.at(place.id, text)
     return _of_run(place.path) or _of_file(place.id, name)
 
 
@@ -78,17 +79,18 @@ def _weights(card: Card) -> str:
 
 def _of_run(folder: Path) -> Subject | None:
     """A training run's folder, finished or not; None for any other."""
-    path = folder / "config.json"
+    paths = RunFolder(folder)
+    path = paths.config
     raw = _json(path) if path.is_file() else {}
     if not {"model", "run"} <= raw.keys():
         return None
     sampling = raw.pop("sampling", {})
     config = TrainConfig.read(raw, str(path))
-    done = _last_step(folder / "log.jsonl")
+    done = _last_step(paths.log)
     facts = [("what", f"a training run on {config.run.data.type}, {done:,} of {config.run.steps:,} steps done")]
-    finished = (folder / "model.safetensors").is_file()
-    facts += [("weights", f"{folder / 'model.safetensors'}" if finished else "not exported yet: the run is unfinished")]
-    made = _json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
+    finished = paths.model.is_file()
+    facts += [("weights", str(paths.model) if finished else "not exported yet: the run is unfinished")]
+    made = _json(paths.manifest) if paths.manifest.is_file() else {}
     facts += [("trained", f"from {made.get('date', 'an unknown day')} on, commit {made.get('commit') or 'unknown'}")]
     resolved = {"model": raw["model"], "run": raw["run"], "sampling": sampling}
     return Subject(str(folder), config.model, sampling, facts, resolved, frozen=config.run.freeze)
@@ -96,7 +98,9 @@ def _of_run(folder: Path) -> Subject | None:
 
 def _of_file(where: str, name: str) -> Subject:
     """A model file of ours, or a checkpoint of another code base as its importer reads it."""
-    from flexframe.loading import fetch, header_of, imported, locate
+    from flexframe.store.load import imported
+    from flexframe.store.modelfile import header_of
+    from flexframe.store.places import fetch, locate
 
     place = locate(where)
     path = fetch(place)[0]
@@ -106,7 +110,7 @@ def _of_file(where: str, name: str) -> Subject:
         config, sampling = found.config, dict(found.sampling)
     else:
         if header["kind"] not in MODELS:
-            raise ConfigError([(str(path), f"holds a {header['kind']!r}; this version knows: {', '.join(MODELS)}")])
+            raise ConfigError.at(str(path), f"holds a {header['kind']!r}; this version knows: {', '.join(MODELS)}")
         config, sampling = MODELS[header["kind"]].read(header["config"], str(path)), header["sampling"]
         about = header["about"]
     facts = [("weights", f"{path}" if header else f"{path}, of another code base")]
@@ -130,7 +134,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ConfigError([(str(path), f"cannot be read: {error}")]) from None
+        raise ConfigError.at(str(path), f"cannot be read: {error}") from None
     return found if isinstance(found, dict) else {}
 
 

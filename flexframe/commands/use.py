@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 from flexframe.commands import complete
 from flexframe.commands.common import Device, out, pick_device, say
 from flexframe_registry import ConfigError
-from flexframe_registry.cards import put, split_override
+from flexframe_registry.files import put, split_override
 
 LINE_EVERY = 60.0
 """Seconds between lines of progress where there is no terminal."""
@@ -70,7 +69,7 @@ def encode(
     `flexframe encode photos/ -m flextok/digits-tiny -o tokens.safetensors --allocator psnr --set allocator.target=22`
     """
     if to.exists():
-        raise ConfigError([(str(to), "is there already; delete it or choose another -o")])
+        raise ConfigError.at(str(to), "is there already; delete it or choose another -o")
     chosen = _prefixed(settings, "allocator")
     from flexframe.use.encode import encode as run
     from flexframe.use.lengths import read_rule
@@ -115,8 +114,8 @@ def decode(
 ) -> None:
     """Decode a token file to PNG files, named by id. Broken off, the same command goes on where it stopped."""
     sampling = _sampling(steps, guidance, settings)
+    from flexframe.data.tokenfile import TokenFile
     from flexframe.use.decode import decode as run
-    from flexframe.use.tokenfile import TokenFile
 
     file = TokenFile(tokens)
     file.check()  # before a large model is loaded for nothing
@@ -153,11 +152,13 @@ def reconstruct(
     sampling = _sampling(steps, guidance, settings)
     from PIL import Image
 
+    from flexframe.files import replaced, write_json
+    from flexframe.pictures import grid
     from flexframe.use import reconstruct as work
     from flexframe.use.lengths import fewest, read_lengths
 
     if to.suffix.lower() not in Image.registered_extensions():
-        raise ConfigError([(str(to), "has no suffix of a picture that can be written; end it in .png")])
+        raise ConfigError.at(str(to), "has no suffix of a picture that can be written; end it in .png")
     tokenizer, name, way = _open(model, device, resize)
     columns = read_lengths(lengths, tokenizer.config.length, least=fewest(tokenizer)) if lengths else None
     rows = batch_size or (1 if tokenizer.device.type == "cpu" else 8)
@@ -167,15 +168,16 @@ def reconstruct(
             progress=progress,
         )  # fmt: skip
     to.parent.mkdir(parents=True, exist_ok=True)
-    work.grid(strips).save(to)
+    with replaced(to) as part:
+        grid(strips).save(part, Image.registered_extensions()[to.suffix.lower()])
     if numbers is not None:
-        from flexframe.fingerprint import fingerprint
+        from flexframe.models.fingerprint import fingerprint
 
         settled = {**tokenizer.sampling.model_dump(mode="json"), **sampling}
         record = {"model": name, "fingerprint": fingerprint(tokenizer), "seed": seed, "sampling": settled,
                   "resize": way, "images": work.numbers(strips)}  # fmt: skip
         numbers.parent.mkdir(parents=True, exist_ok=True)
-        numbers.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(numbers, record)
     _table(strips)
     columns_shown, budgets = len(strips[0].found), len(tokenizer.config.budgets)
     if not lengths and columns_shown < budgets:
@@ -192,9 +194,10 @@ def _open(where: str, device: str, resize: str | None) -> tuple[Any, str, str]:
     from flexframe.data.images import RESIZES
 
     if resize is not None and resize not in RESIZES:
-        raise ConfigError([("--resize", f"there is no {resize!r}; there are: {', '.join(RESIZES)}")])
+        raise ConfigError.at("--resize", f"there is no {resize!r}; there are: {', '.join(RESIZES)}")
     on = pick_device(device)
-    from flexframe.loading import load, preprocessing
+    from flexframe.store.load import load
+    from flexframe.store.places import preprocessing
 
     with say.status(f"loading {where}"):
         tokenizer = load(where, device=on)
@@ -205,7 +208,7 @@ def _model_of(file: Any) -> str:
     """The model that a token file names, where that is a card or on this disk: a data file starts no download."""
     name = str(file.about.model)
     if name.startswith("hf:"):
-        raise ConfigError([(str(file.path), f"was encoded by {name}; give --model {name} to fetch and use it")])
+        raise ConfigError.at(str(file.path), f"was encoded by {name}; give --model {name} to fetch and use it")
     return name if name.startswith("path:") else f"card:{name}"
 
 
@@ -213,7 +216,7 @@ def _prefixed(settings: Sequence[str] | None, prefix: str) -> list[str]:
     """`prefix.key=value` without the prefix."""
     for setting in settings or ():
         if not setting.startswith(f"{prefix}."):
-            raise ConfigError([(setting, f"is not of the form {prefix}.key=value")])
+            raise ConfigError.at(setting, f"is not of the form {prefix}.key=value")
     return [setting.removeprefix(f"{prefix}.") for setting in settings or ()]
 
 
@@ -225,7 +228,7 @@ def _sampling(steps: int | None, guidance: float | None, settings: Sequence[str]
     given = {"steps": steps, "guidance": guidance}
     twice = [name for name, value in given.items() if value is not None and name in found]
     if twice:
-        raise ConfigError([(f"--{twice[0]}", f"and --set sampling.{twice[0]} both say so; give one of the two")])
+        raise ConfigError.at(f"--{twice[0]}", f"and --set sampling.{twice[0]} both say so; give one of the two")
     return found | {name: value for name, value in given.items() if value is not None}
 
 

@@ -11,13 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from flexframe.contracts import Sample, Source
+from flexframe.data.held import Held
+from flexframe.data.share import WHOLE, Share
+from flexframe.data.source import Sample, Source
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Codes, Condition
 from flexframe_registry import RunConfig
-
-from .held import Held
-from .share import WHOLE, Share
 
 Row = tuple[int, Sample]
 

@@ -8,7 +8,6 @@ Kinds are `latents` and `features`; one folder may hold both. A shard is there w
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flexframe.files import refuse_other, replaced, write_json
 from flexframe_registry import Config, ConfigError
 
 FORMAT = "flexframe-shards/1"
@@ -63,15 +63,9 @@ class Shards:
         path = folder / f"{about.kind}.json"
         if path.is_file():
             was, now = cls._about(path).model_dump(mode="json"), about.model_dump(mode="json")
-            differ = [name for name in now if now[name] != was[name]]
-            if differ:
-                told = "; ".join(f"{name} was {was[name]!r} and is {now[name]!r}" for name in differ)
-                text = f"was begun otherwise: {told}; repeat that command, or choose another -o"
-                raise ConfigError([(str(path), text)])
+            refuse_other(path, "was begun otherwise", was, now, "repeat that command, or choose another -o")
         else:
-            part = path.with_name(f".{path.name}.{os.getpid()}")
-            part.write_text(json.dumps(about.model_dump(mode="json"), indent=1))
-            os.replace(part, path)
+            write_json(path, about.model_dump(mode="json"))
         return cls(folder, about)
 
     @classmethod
@@ -80,12 +74,12 @@ class Shards:
         path = folder / f"{kind}.json"
         if not path.is_file():
             text = f"holds no {kind}; make them: flexframe precompute {kind}"
-            raise ConfigError([(str(folder), text)])
+            raise ConfigError.at(str(folder), text)
         found = cls(folder, cls._about(path))
         missing = [number for number in range(found.about.shards) if not found.path(number).is_file()]
         if missing:
             text = f"lacks {len(missing)} of {found.about.shards} shards, {found.path(missing[0]).name} first"
-            raise ConfigError([(str(folder), f"{text}; repeat the command that makes them, which goes on")])
+            raise ConfigError.at(str(folder), f"{text}; repeat the command that makes them, which goes on")
         return found
 
     @staticmethod
@@ -95,7 +89,7 @@ class Shards:
         except ValueError as error:
             if isinstance(error, ConfigError):
                 raise
-            raise ConfigError([(str(path), f"cannot be read ({error}); precompute again")]) from None
+            raise ConfigError.at(str(path), f"cannot be read ({error}); precompute again") from None
 
     def __len__(self) -> int:
         return self.about.count
@@ -109,14 +103,8 @@ class Shards:
 
     def write(self, shard: int, tensors: Mapping[str, Tensor]) -> None:
         """A whole shard, atomically."""
-        part = self.folder / f".{self.path(shard).name}.{os.getpid()}"
-        try:
+        with replaced(self.path(shard)) as part:
             save_file({name: value.contiguous() for name, value in tensors.items()}, part)
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(part, self.path(shard))
-        finally:
-            part.unlink(missing_ok=True)
 
     def take(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Tensors of these rows, as they are stored."""
@@ -135,11 +123,11 @@ class Shards:
                 file = safe_open(path, framework="pt")
             except (SafetensorError, OSError) as error:
                 text = f"is not a whole shard ({error}); delete it, and repeat the command that made it"
-                raise ConfigError([(str(path), text)]) from None
+                raise ConfigError.at(str(path), text) from None
             lengths = {file.get_slice(name).get_shape()[0] for name in file.keys()}  # noqa: SIM118
             if lengths != {len(self.range(shard))}:
                 text = f"has {sorted(lengths)} rows, not {len(self.range(shard))}; delete it, and precompute it again"
-                raise ConfigError([(str(path), text)])
+                raise ConfigError.at(str(path), text)
             self._open[shard] = file
         return self._open[shard]
 

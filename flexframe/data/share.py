@@ -23,7 +23,7 @@ class Share:
         """Raise `ConfigError` unless a batch of so many rows, in so many parts, splits evenly."""
         if batch_size % (accumulate * self.size):
             text = f"{batch_size} does not split into {accumulate} parts on each of {self.size} processes"
-            raise ConfigError([("run.batch_size", f"{text}; take a multiple of {accumulate * self.size}")])
+            raise ConfigError.at("run.batch_size", f"{text}; take a multiple of {accumulate * self.size}")
 
     def of(self, rows: Sequence[int], accumulate: int) -> list[int]:
         """This process's rows of a batch, its parts one after the other."""

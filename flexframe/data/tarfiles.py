@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from flexframe.data.images import SUFFIXES, BrokenImage
-from flexframe.hub import home
+from flexframe.files import write_bytes
+from flexframe.store.hub import home
 from flexframe_registry import ConfigError
 
 FORMAT = "shard-1"
@@ -56,7 +57,7 @@ def check_id(name: str) -> str:
     """The id, if a file could be called so: a relative path that stays where it is put. Else `ConfigError`."""
     parts = name.split("/")
     if not name or any(part in ("", ".", "..") for part in parts) or _UNSAFE.search(name):
-        raise ConfigError([(repr(name), "is no id: ids are relative paths of plain names, without '..' and '\\'")])
+        raise ConfigError.at(repr(name), "is no id: ids are relative paths of plain names, without '..' and '\\'")
     return name
 
 
@@ -83,7 +84,7 @@ def members(path: Path) -> Iterator[Member]:
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("it breaks off before its end mark")
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise ConfigError([(str(path), f"is not a whole, uncompressed tar file ({error}); pack it again")]) from None
+        raise ConfigError.at(str(path), f"is not a whole, uncompressed tar file ({error}); pack it again") from None
 
 
 # --- patterns ------------------------------------------------------------------------------------------------------
@@ -97,7 +98,7 @@ def braces(pattern: str) -> list[str]:
         for each in before:
             found += _first_brace(each)
             if len(found) > MOST:
-                raise ConfigError([("path", f"{pattern!r} names more than {MOST:,} files; name fewer")])
+                raise ConfigError.at("path", f"{pattern!r} names more than {MOST:,} files; name fewer")
     return found
 
 
@@ -110,14 +111,14 @@ def _first_brace(pattern: str) -> list[str]:
     if ends is not None:
         first, last = (int(end) for end in ends.groups())
         if last - first >= MOST:
-            raise ConfigError([("path", f"{{{inner}}} names more than {MOST:,} files; name fewer")])
+            raise ConfigError.at("path", f"{{{inner}}} names more than {MOST:,} files; name fewer")
         width = len(ends[1]) if len(ends[1]) == len(ends[2]) or ends[1].startswith("0") else 0
         each = [str(number).zfill(width) for number in range(first, last + 1)]
     else:
         each = inner.split(",")
     if not each or (ends is None and len(each) == 1):
         text = f"{{{inner}}} in {pattern!r} is no range and no list; write {{000..009}} or {{a,b}}"
-        raise ConfigError([("path", text)])
+        raise ConfigError.at("path", text)
     return [pattern[: match.start()] + one + pattern[match.end() :] for one in each]
 
 
@@ -133,20 +134,20 @@ def shards(pattern: str) -> list[Path]:
         if glob.has_magic(text) and not path.exists():
             matches = sorted(Path(match) for match in glob.iglob(text, recursive=True))
             if not matches:
-                raise ConfigError([("path", f"no file matches {text!r}")])
+                raise ConfigError.at("path", f"no file matches {text!r}")
             found += matches
         else:
             found.append(path)
     for path in found:
         if path.is_dir():
-            raise ConfigError([("path", f"{str(path)!r} is a folder; name its shards, as {path}/*.tar")])
+            raise ConfigError.at("path", f"{str(path)!r} is a folder; name its shards, as {path}/*.tar")
         if not path.is_file():
-            raise ConfigError([("path", f"there is no shard {str(path)!r}")])
+            raise ConfigError.at("path", f"there is no shard {str(path)!r}")
         if path.suffix.lower() != ".tar":
-            raise ConfigError([("path", f"{str(path)!r} is no uncompressed .tar, whose members can be found by place")])
+            raise ConfigError.at("path", f"{str(path)!r} is no uncompressed .tar, whose members can be found by place")
     if len(set(found)) < len(found):
         twice = next(path for path in found if found.count(path) > 1)
-        raise ConfigError([("path", f"{pattern!r} names {str(twice)!r} twice")])
+        raise ConfigError.at("path", f"{pattern!r} names {str(twice)!r} twice")
     return found
 
 
@@ -226,9 +227,7 @@ def index(shard: Path) -> Index:
     if found is None:
         content = _build(shard)
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}.part")
-        part.write_bytes(content)
-        os.replace(part, file)
+        write_bytes(file, content)
         found = _open(shard, stamp, file)
         assert found is not None
     return found
@@ -268,7 +267,7 @@ def _build(shard: Path) -> bytes:
     keys, counts = np.unique(found["key"], return_counts=True)
     if len(keys) < len(found):
         twice = keys[counts > 1][0].decode()
-        raise ConfigError([(f"{shard}:{twice}", "stands twice in the shard, not in a row; ids must be unique")])
+        raise ConfigError.at(f"{shard}:{twice}", "stands twice in the shard, not in a row; ids must be unique")
     return HEADER.pack(MAGIC, width, unused, len(found)) + found.tobytes()
 
 
@@ -287,13 +286,13 @@ def _samples(shard: Path) -> Iterator[tuple[str, dict[str, Member]]]:
         key, suffix = f"{folder}{slash}{stem}", suffix.lower()
         if suffix.rpartition(".")[2] in PICKLES:
             text = "is pickled data, which could run code when it is read; pack the shard without it"
-            raise ConfigError([(f"{shard}:{member.name}", text)])
+            raise ConfigError.at(f"{shard}:{member.name}", text)
         if key != last or not stem:
             if parts:
                 yield last, parts
             last, parts = key, {}
         if suffix in parts:
-            raise ConfigError([(f"{shard}:{member.name}", "stands twice in the shard; pack it once")])
+            raise ConfigError.at(f"{shard}:{member.name}", "stands twice in the shard; pack it once")
         parts[suffix] = member
     if parts:
         yield last, parts
@@ -308,8 +307,8 @@ def _image(shard: Path, key: str, parts: Mapping[str, Member]) -> str | None:
         return None
     if len(chosen) > 1:
         told = " and ".join(chosen)
-        raise ConfigError([(f"{shard}:{key}", f"has several images, {told}; a sample is one name and one image")])
+        raise ConfigError.at(f"{shard}:{key}", f"has several images, {told}; a sample is one name and one image")
     check_id(key)
     if len(key.encode()) > LONGEST:
-        raise ConfigError([(f"{shard}:{key[:60]}...", f"has a name of over {LONGEST} bytes; shorten it")])
+        raise ConfigError.at(f"{shard}:{key[:60]}...", f"has a name of over {LONGEST} bytes; shorten it")
     return chosen[0]

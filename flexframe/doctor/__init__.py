@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .findings import Finding, Rows, one_line
-from .installed import components, extras, metrics, plugins
-from .machine import devices, disk, features, profile, versions, weights
+from flexframe.doctor.findings import Finding, Rows, one_line
+from flexframe.doctor.installed import components, extras, metrics, plugins
+from flexframe.doctor.machine import devices, disk, features, profile, versions, weights
 
 CHECKS: dict[str, Callable[[], Rows]] = {
     "versions": versions,

@@ -7,10 +7,10 @@ from importlib.metadata import distribution, requires
 from pathlib import Path
 from typing import Any
 
+from flexframe.doctor.findings import Rows, installed, one_line
 from flexframe_registry import Broken, cards, catalogue, manager
-from flexframe_registry.configs import KINDS, ComponentConfig
-
-from .findings import Rows, installed, one_line
+from flexframe_registry.kinds import KINDS, ComponentConfig
+from flexframe_registry.models import PARTS
 
 IMAGES = 60_000
 """Images of the made-up source that metrics are asked about: more than any feature has dimensions."""
@@ -65,7 +65,7 @@ def components() -> Rows:
 
 
 def _build_small(config: type[ComponentConfig], cls: Any) -> None:
-    if config.kind not in ("codec", "encoder", "quantizer", "masker", "decoder") or _required(config):
+    if config.kind not in PARTS or _required(config):
         return
     import torch
 
@@ -84,7 +84,8 @@ def metrics() -> Rows:
     """For each metric whether it can be computed here, as it answers itself, on made-up images of 256 pixels."""
     import torch
 
-    from flexframe.contracts import Metric, Sample, Source
+    from flexframe.bench.metric import Metric
+    from flexframe.data.source import Sample, Source
     from flexframe_registry import LatentSpec, SourceConfig, Spec, TokenSpec
 
     class Blank(Source):

@@ -9,9 +9,8 @@ import shutil
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from flexframe.doctor.findings import GIB, Rows, State, installed, one_line
 from flexframe_registry import cards, manager
-
-from .findings import GIB, Rows, State, installed, one_line
 
 
 def versions() -> Rows:
@@ -22,7 +21,7 @@ def versions() -> Rows:
         try:
             yield name, version(name)
         except PackageNotFoundError:
-            if name != "diffusers":
+            if name not in ("timm", "diffusers"):  # plugins need these
                 yield name, f"is not installed; pip install {name}", "missing"
     for name in sorted({"flexframe", *providers}):
         yield name, version(name) if installed(name) else "not from an installed distribution"

@@ -6,12 +6,11 @@ An importer is a component (kind `importer`). `convert` finds the one that knows
 
 from __future__ import annotations
 
+from flexframe.importing.compare import ATOL, Comparison, compare
+from flexframe.importing.foreign import Foreign, Imported, TensorFile, open_foreign
+from flexframe.importing.settings import Settings
 from flexframe_registry import ConfigError, catalogue
-from flexframe_registry.configs import resolve
-
-from .compare import ATOL, Comparison, compare
-from .foreign import Foreign, Imported, TensorFile, open_foreign
-from .settings import Settings
+from flexframe_registry.slots import resolve
 
 
 def importer_of(source: Foreign, name: str | None = None):  # type: ignore[no-untyped-def]
@@ -28,7 +27,7 @@ def importer_of(source: Foreign, name: str | None = None):  # type: ignore[no-un
     else:
         keys, tensors = ", ".join(list(source.settings)[:6]) or "none", ", ".join(list(source.tensors)[:4]) or "none"
         text = f"is of no format known here ({', '.join(known)}). Its settings: {keys}; its tensors: {tensors}"
-    raise ConfigError([(str(source.path), text)])
+    raise ConfigError.at(str(source.path), text)
 
 
 __all__ = [

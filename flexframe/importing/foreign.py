@@ -14,10 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from flexframe.importing.plain import MAX_CONFIG, parse, plain, read_config
+from flexframe.importing.settings import Settings
 from flexframe_registry import ConfigError, ModelConfig
-
-from .plain import MAX_CONFIG, parse, plain, read_config
-from .settings import Settings
 
 CONFIGS = ("config.json", "config.yaml", "config.yml")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -40,7 +39,7 @@ class TensorFile(Mapping[str, Tensor]):
                 self.metadata |= handle.metadata() or {}
             for name in handle.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
                 if name in self._where:
-                    raise ConfigError([(str(path), f"holds {name!r}, which another file of the checkpoint holds too")])
+                    raise ConfigError.at(str(path), f"holds {name!r}, which another file of the checkpoint holds too")
                 self._where[name] = handle
         self.hidden = tuple(name for name in self._where if any(_below(name, prefix) for prefix in hidden))
         for name in self.hidden:
@@ -59,7 +58,7 @@ class TensorFile(Mapping[str, Tensor]):
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape, from the header alone; `ConfigError` where there is no such tensor."""
         if name not in self._where:
-            raise ConfigError([(str(self.paths[0]), f"has no tensor {name!r}, so it is not of the form it claims")])
+            raise ConfigError.at(str(self.paths[0]), f"has no tensor {name!r}, so it is not of the form it claims")
         handle = self._where[name]
         return tuple(handle[name].shape if isinstance(handle, dict) else handle.get_slice(name).get_shape())
 
@@ -127,7 +126,7 @@ def open_foreign(
     for dotted in drop:
         removed = _remove(settings, dotted.split("."))
         if not removed and not any(_below(name, dotted) for name in tensors.hidden):
-            raise ConfigError([("--drop", f"{path} has neither a setting nor a tensor {dotted!r}")])
+            raise ConfigError.at("--drop", f"{path} has neither a setting nor a tensor {dotted!r}")
     for dotted, value in (assume or {}).items():
         _put(settings, dotted.split("."), value)
     return Foreign(path, tensors, settings, dict(assume or {}), tuple(drop), origin or str(path), revision, card_model)
@@ -140,13 +139,13 @@ def _weights(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise ConfigError([(str(path), "is no file and no folder")])
+        raise ConfigError.at(str(path), "is no file and no folder")
     index = path / "model.safetensors.index.json"
     if index.is_file():
         named = sorted(set(read_config(index).get("weight_map", {}).values()))
         lost = [name for name in named if Path(name).name != name or not (path / name).is_file()]
         if lost or not named:
-            raise ConfigError([(str(index), f"names files that are not beside it: {', '.join(lost) or 'none at all'}")])
+            raise ConfigError.at(str(index), f"names files that are not beside it: {', '.join(lost) or 'none at all'}")
         return [path / name for name in named]
     for name in WEIGHTS:
         if (path / name).is_file():
@@ -159,7 +158,7 @@ def _weights(path: Path) -> list[Path]:
     if len(found) == 1 or len(halves) == 1:
         return halves or found
     listed = ", ".join(p.name for p in found) or "no weights"
-    raise ConfigError([(str(path), f"holds {listed}; name the one file to read, or call it model.safetensors")])
+    raise ConfigError.at(str(path), f"holds {listed}; name the one file to read, or call it model.safetensors")
 
 
 def _open(path: Path) -> Any:
@@ -169,16 +168,16 @@ def _open(path: Path) -> Any:
         try:
             return safe_open(path, framework="pt")
         except (SafetensorError, OSError, ValueError) as error:
-            raise ConfigError([(str(path), f"is not a whole safetensors file ({error}); fetch it again")]) from None
+            raise ConfigError.at(str(path), f"is not a whole safetensors file ({error}); fetch it again") from None
     try:
         with warnings.catch_warnings():  # of protocols that torch did not write
             warnings.simplefilter("ignore", UserWarning)
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a broken or hostile stream makes the unpickler raise anything, and run nothing
         text = f"is not a plain file of tensors, so nothing in it was run ({_why(error)}); ask for it as safetensors"
-        raise ConfigError([(str(path), text)]) from None
+        raise ConfigError.at(str(path), text) from None
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) and isinstance(k, str) for k, v in found.items()):
-        raise ConfigError([(str(path), "holds something else than tensors by name; ask for the bare state dict")])
+        raise ConfigError.at(str(path), "holds something else than tensors by name; ask for the bare state dict")
     return found
 
 
@@ -202,7 +201,7 @@ def _settings(path: Path, weights: Path, metadata: Mapping[str, str]) -> dict[st
     for key, text in metadata.items():
         where = f"{weights} (metadata {key!r})"
         if len(text) > MAX_CONFIG:
-            raise ConfigError([(where, f"has {len(text):,} characters; a config has at most {MAX_CONFIG:,}")])
+            raise ConfigError.at(where, f"has {len(text):,} characters; a config has at most {MAX_CONFIG:,}")
         if key != "format":
             # a mapping is what we are after; any other text is a plain value, such as a name
             found[key] = plain(parse(text, where), where) if text.lstrip()[:1] in ("{", "[", "(") else _scalar(text)
@@ -221,9 +220,7 @@ def _put(data: dict[str, Any], path: Sequence[str], value: Any) -> None:
     for part in path[:-1]:
         inner = data.setdefault(part, {})
         if not isinstance(inner, dict):
-            raise ConfigError(
-                [("--assume", f"{'.'.join(path)}: {part!r} is {inner!r}, which has no settings below it")]
-            )
+            raise ConfigError.at("--assume", f"{'.'.join(path)}: {part!r} is {inner!r}, which has no settings below it")
         data = inner
     data[path[-1]] = value
 

@@ -32,32 +32,32 @@ def parse(text: str, where: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-        raise ConfigError([(where, f"is neither JSON nor a Python literal ({_one_line(error)})")]) from None
+        raise ConfigError.at(where, f"is neither JSON nor a Python literal ({_one_line(error)})") from None
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """A `.json`, `.yaml` or `.yml` file that holds a mapping."""
     size = path.stat().st_size
     if size > MAX_CONFIG:
-        raise ConfigError([(str(path), f"has {size:,} bytes; a config has at most {MAX_CONFIG:,}, so this is none")])
+        raise ConfigError.at(str(path), f"has {size:,} bytes; a config has at most {MAX_CONFIG:,}, so this is none")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError([(str(path), f"is not text ({_one_line(error)})")]) from None
+        raise ConfigError.at(str(path), f"is not text ({_one_line(error)})") from None
     check_bounds(text, str(path))
     try:
         found = json.loads(text) if path.suffix == ".json" else YAML(typ="safe", pure=True).load(text)
     except (ValueError, YAMLError, RecursionError) as error:
-        raise ConfigError([(str(path), f"cannot be read: {_one_line(error)}")]) from None
+        raise ConfigError.at(str(path), f"cannot be read: {_one_line(error)}") from None
     if not isinstance(found, dict):
-        raise ConfigError([(str(path), f"holds {type(found).__name__}, not a mapping")])
+        raise ConfigError.at(str(path), f"holds {type(found).__name__}, not a mapping")
     return plain(found, str(path))
 
 
 def check_bounds(text: str, where: str) -> None:
     """Refuse text that is too long or too deep, before a parser meets it."""
     if len(text) > MAX_CONFIG:
-        raise ConfigError([(where, f"has {len(text):,} characters; a config has at most {MAX_CONFIG:,}")])
+        raise ConfigError.at(where, f"has {len(text):,} characters; a config has at most {MAX_CONFIG:,}")
     depth, quote, escaped = 0, "", False
     for sign in text:
         if quote:
@@ -72,12 +72,12 @@ def check_bounds(text: str, where: str) -> None:
         elif sign in "[{(":
             depth += 1
             if depth > MAX_DEPTH:
-                raise ConfigError([(where, f"nests more than {MAX_DEPTH} brackets; no config does")])
+                raise ConfigError.at(where, f"nests more than {MAX_DEPTH} brackets; no config does")
         elif sign in "]})":
             depth -= 1
     indent = max((len(line) - len(line.lstrip(" ")) for line in text.splitlines()), default=0)
     if indent > 8 * MAX_DEPTH:
-        raise ConfigError([(where, f"is indented by {indent}; no config nests so deep")])
+        raise ConfigError.at(where, f"is indented by {indent}; no config nests so deep")
 
 
 def plain(value: Any, where: str) -> Any:
@@ -85,13 +85,13 @@ def plain(value: Any, where: str) -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise ConfigError([(where, f"has the key {key!r}, which is no text")])
+                raise ConfigError.at(where, f"has the key {key!r}, which is no text")
         return {key: plain(inner, f"{where}.{key}") for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(inner, f"{where}.{i}") for i, inner in enumerate(value)]
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
-    raise ConfigError([(where, f"holds {type(value).__name__}, which is no plain data")])
+    raise ConfigError.at(where, f"holds {type(value).__name__}, which is no plain data")
 
 
 def _one_line(error: BaseException) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from flexframe_registry import ConfigError
-from flexframe_registry.catalogue import nearest
+from flexframe_registry.errors import nearest
 
 _MISSING = object()
 
@@ -38,7 +38,7 @@ class Settings:
         self._read.add(path)
         if name not in self.data:
             if default is _MISSING:
-                raise ConfigError([(path, f"is not given; if you know it, say --assume {path}=VALUE")])
+                raise ConfigError.at(path, f"is not given; if you know it, say --assume {path}=VALUE")
             return default
         value = self.data[name]
         kinds = kind if isinstance(kind, tuple) else (kind,)
@@ -46,21 +46,21 @@ class Settings:
             value = float(value)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             words = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
-            raise ConfigError([(path, f"is {_short(value)}; expected {words}")])
+            raise ConfigError.at(path, f"is {_short(value)}; expected {words}")
         return value
 
     def number(self, name: str, default: Any = _MISSING) -> Any:
         """A positive whole number."""
         value = self.take(name, int, default)
         if value is not None and value < 1:
-            raise ConfigError([(self.at(name), f"is {value}; expected at least 1")])
+            raise ConfigError.at(self.at(name), f"is {value}; expected at least 1")
         return value
 
     def numbers(self, name: str, default: Any = _MISSING) -> tuple[int, ...]:
         """A list of positive whole numbers."""
         value = self.take(name, (list, tuple), default)
         if not value or not all(type(v) is int and v > 0 for v in value):
-            raise ConfigError([(self.at(name), f"is {value!r}; expected whole numbers above 0")])
+            raise ConfigError.at(self.at(name), f"is {value!r}; expected whole numbers above 0")
         return tuple(value)
 
     def choice(self, name: str, known: Collection[Any], default: Any = _MISSING) -> Any:
@@ -69,7 +69,7 @@ class Settings:
         if value not in known:
             listed = ", ".join(repr(k) for k in known)
             near = nearest(value, [k for k in known if isinstance(k, str)]) if isinstance(value, str) else ""
-            raise ConfigError([(self.at(name), f"is {value!r}, which is not supported.{near} Supported: {listed}")])
+            raise ConfigError.at(self.at(name), f"is {value!r}, which is not supported.{near} Supported: {listed}")
         return value
 
     def child(self, name: str, default: Any = _MISSING) -> Settings:
@@ -100,7 +100,7 @@ class Settings:
         """A whole number that the tensors tell; where it is set too, it must be the same."""
         value = self.take(name, int, found)
         if value != found:
-            raise ConfigError([(self.at(name), f"is {value}, but the tensors have {found}; one of the two is wrong")])
+            raise ConfigError.at(self.at(name), f"is {value}, but the tensors have {found}; one of the two is wrong")
         return found
 
     def finish(self) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flexframe.importing import importer_of
+from flexframe.importing.compare import ROUNDING, Comparison, cases
+from flexframe.importing.foreign import open_foreign
 from flexframe_registry import ConfigError
-
-from . import importer_of
-from .compare import ROUNDING, Comparison, cases
-from .foreign import open_foreign
 
 
 def verify_folder(
@@ -21,15 +20,15 @@ def verify_folder(
     Raises:
         ConfigError: what `flexframe.load` would say of the checkpoint; or there is no case, or one that nothing ran.
     """
-    from flexframe.loading import assemble
+    from flexframe.models.build import assemble
 
     if not folder.is_dir():
-        raise ConfigError(
-            [(str(folder), "is no folder; verify takes a checkpoint's folder with case*.safetensors in it")]
+        raise ConfigError.at(
+            str(folder), "is no folder; verify takes a checkpoint's folder with case*.safetensors in it"
         )
     files = sorted(path.stem for path in folder.glob("case*.safetensors"))
     if not files:
-        raise ConfigError([(str(folder), "holds no case*.safetensors, so there is nothing to compare with")])
+        raise ConfigError.at(str(folder), "holds no case*.safetensors, so there is nothing to compare with")
     source = open_foreign(folder, assume=assume, drop=drop)
     reader = importer_of(source, importer)
     converted = reader.convert(source)
@@ -38,7 +37,7 @@ def verify_folder(
     lost = [name for name in files if name not in cases(found)]
     if lost:
         text = f"importer {reader.config.type!r} compares nothing with {', '.join(f'{n}.safetensors' for n in lost)}"
-        raise ConfigError([(str(folder), text)])
+        raise ConfigError.at(str(folder), text)
     return found
 
 

@@ -1,4 +1,4 @@
-"""What priors share: the class of a row, and draws from logits."""
+"""Helpers that priors share: the class of a row, and draws from logits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from flexframe.tokens import Condition
 
 
 def class_ids(condition: Condition | None, classes: int | None, batch: int, device: torch.device) -> Int[Tensor, " b"]:
-    """The class of each row; `classes`, which is one past the last, where a row has none."""
+    """The class of each row; `classes`, which is one past the last, where a row has none.
+
+    Raises:
+        ValueError: a row has a condition, and it is no label.
+    """
     null = torch.full((batch,), classes or 0, device=device)
     if condition is None or classes is None:
         return null

@@ -1,4 +1,4 @@
-"""Between a codec's value range and the one that a part works in."""
+"""A map between a codec's value range and the one that a part works in."""
 
 from __future__ import annotations
 
@@ -19,4 +19,5 @@ class Rescale:
         return values if (self.scale, self.shift) == (1.0, 0.0) else values * self.scale + self.shift
 
     def inverse(self, values: Tensor) -> Tensor:
+        """Values of the part's range to those of the codec's."""
         return values if (self.scale, self.shift) == (1.0, 0.0) else (values - self.shift) / self.scale

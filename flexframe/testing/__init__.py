@@ -2,7 +2,7 @@
 
 from flexframe.testing import parametrize_contracts
 
-@parametrize_contracts("flexframe-flextok")
+@parametrize_contracts("flexframe-my-method")
 def test_contract(check):
     check()
 """
@@ -21,7 +21,7 @@ Given = Mapping[str, Mapping[str, Any]]
 
 def iter_checks(distribution: str, given: Given | None = None) -> Iterator[tuple[str, Callable[[], None]]]:
     """(name, check) for each contract of each component that a distribution provides."""
-    from . import checks
+    from flexframe.testing import checks
 
     for component in catalogue():
         if component.provider.rsplit(" ", 1)[0] == distribution:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .sharding import gathered, like
-
-STATE = "state.json"
+from flexframe.files import sha256, sync, write_json
+from flexframe.train.sharding import gathered, like
+from flexframe_registry.runfolder import STATE, STEPS, step_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +42,11 @@ def write(folder: Path, step: int, files: Mapping[str, Any], state: Mapping[str,
         return _write(folder, step, files, state, keep)
     except (OSError, SafetensorError) as error:
         _clear(folder)
-        before = sorted(path.name for path in folder.glob("step-*"))
+        before = sorted(path.name for path in folder.glob(STEPS))
         kept = f"the last one, {before[-1]}, is whole" if before else "there is none before it"
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         text = f"the checkpoint of step {step} could not be written in {folder} ({reason}); {kept}"
         raise OSError(f"{text}. Make room, and go on with --resume") from error
-
-
-def folder_name(step: int) -> str:
-    """Of the folder that holds a step's checkpoint."""
-    return f"step-{step:08d}"
 
 
 def _clear(folder: Path) -> None:
@@ -62,35 +56,30 @@ def _clear(folder: Path) -> None:
 
 def _write(folder: Path, step: int, files: Mapping[str, Any], state: Mapping[str, Any], keep: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    final, temporary = folder / folder_name(step), folder / f".part-{step:08d}"
+    final, temporary = folder / step_name(step), folder / f".part-{step:08d}"
     _clear(folder)
     temporary.mkdir()
     for name, content in files.items():
         path = temporary / name
         content(path) if callable(content) else save_file(dict(content), path)
-    hashes = {path.name: digest(path) for path in sorted(temporary.iterdir())}
-    (temporary / STATE).write_text(json.dumps({**state, "step": step, "sha256": hashes}, indent=1))
+    hashes = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
+    write_json(temporary / STATE, {**state, "step": step, "sha256": hashes})
     for path in temporary.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(path)
     shutil.rmtree(final, ignore_errors=True)
     os.rename(temporary, final)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
+    sync(folder)
+    for old in sorted(folder.glob(STEPS))[:-keep]:
         shutil.rmtree(old)
     return final
 
 
 def find_last(folder: Path) -> Path | None:
     """The newest checkpoint whose files hash to what they were; a broken one is passed over with a warning."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in sorted(folder.glob(STEPS), reverse=True):
         try:
             state = json.loads((path / STATE).read_text())
-            wrong = [name for name, value in state["sha256"].items() if digest(path / name) != value]
+            wrong = [name for name, value in state["sha256"].items() if sha256(path / name) != value]
             if wrong:
                 raise ValueError(f"{', '.join(wrong)} is not as it was written")
             return path
@@ -131,8 +120,3 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
         same = value.shape == parameters[int(number)].shape
         state.setdefault(int(number), {})[name] = like(value, parameters[int(number)]) if same else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flexframe.files import replaced
 from flexframe_registry import ConfigError
-from flexframe_registry.catalogue import nearest
+from flexframe_registry.errors import nearest
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0")
 STYLES = ("-", "--", "-.", ":")
@@ -43,7 +43,7 @@ def choose(runs: Mapping[str, Lines], wanted: Sequence[str]) -> list[list[str]]:
             found = [each for each in known if each == name or (name.endswith("/") and each.startswith(name))]
             if not found:
                 text = f"no run has logged {name!r}.{nearest(name, known)} Logged: {', '.join(known) or 'nothing'}"
-                raise ConfigError([("--metric", text)])
+                raise ConfigError.at("--metric", text)
             panels += [found] if len(runs) == 1 else [[each] for each in found]
         return panels
     order = [n for n in known if n not in NOT_SHOWN and not n.startswith(GRADIENTS) and not _is_all(runs, n)]
@@ -99,7 +99,7 @@ def draw(
 
     panels = choose(runs, metrics)
     if not panels:
-        raise ConfigError([("", "the runs have logged nothing yet")])
+        raise ConfigError.at("", "the runs have logged nothing yet")
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(max(6.4, WIDTH * columns), HEIGHT * rows + 0.5 + 0.22 * len(runs)), layout="constrained")
@@ -113,12 +113,8 @@ def draw(
     ]
     figure.legend(handles, list(runs), loc="outside upper left", frameon=False, fontsize=9)
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.stem}.part{out.suffix}")
-    try:
-        figure.savefig(part, dpi=130)
-        os.replace(part, out)
-    finally:
-        part.unlink(missing_ok=True)
+    with replaced(out) as part:
+        figure.savefig(part, dpi=130, format=out.suffix.removeprefix(".") or None)
     return [name for panel in panels for name in panel]
 
 

@@ -101,10 +101,10 @@ def local_device(name: str, environment: Mapping[str, str] = os.environ) -> str:
         number, count = int(environment.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if number >= count:
             text = f"torchrun started more processes on {socket.gethostname()} than it has GPUs ({count})"
-            raise ConfigError([("--nproc-per-node", f"{text}; start {count}, or give --device cpu")])
+            raise ConfigError.at("--nproc-per-node", f"{text}; start {count}, or give --device cpu")
         return f"cuda:{number}"
     if name.startswith("cuda:"):
-        raise ConfigError([("--device", f"{name!r} is one GPU, and each process has its own; give cuda, or cpu")])
+        raise ConfigError.at("--device", f"{name!r} is one GPU, and each process has its own; give cuda, or cpu")
     return name
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .sharding import whole
-from .trainee import Learner
+from flexframe.train.sharding import whole
+from flexframe.train.trainee import Learner
 
 
 class Gradients:

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flexframe.train.lock import holder
 from flexframe_registry import ConfigError
+from flexframe_registry.runfolder import CONFIG, LOG, RunFolder
 
-from .lock import holder
-
-END = "end.json"
 PARTS = ("encoder", "quantizer", "decoder")
 
 
@@ -54,16 +53,17 @@ class History:
 
 def read(folder: Path) -> History:
     """The run of a folder. `ConfigError` where there is none, or its config cannot be read."""
-    path = folder / "config.json"
+    paths = RunFolder(folder)
+    path = paths.config
     if not path.is_file():
-        raise ConfigError([(str(folder), "holds no run; there is no config.json")])
+        raise ConfigError.at(str(folder), f"holds no run; there is no {CONFIG}")
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         model, run = _model(config["model"]), config["run"]
         steps, batch_size = int(run["steps"]), int(run["batch_size"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError([(str(path), f"is not the config of a run ({type(error).__name__}: {error})")]) from None
-    lines, log = tuple(_lines(folder / "log.jsonl")), folder / "log.jsonl"
+        raise ConfigError.at(str(path), f"is not the config of a run ({type(error).__name__}: {error})") from None
+    lines, log = tuple(_lines(paths.log)), paths.log
     state, why, ended = _state(folder, steps, int(lines[-1]["step"]) if lines else 0)
     touched = (log if log.is_file() else path).stat().st_mtime
     return History(folder, model, steps, lines, state, why, touched, batch_size, ended)
@@ -71,16 +71,17 @@ def read(folder: Path) -> History:
 
 def log(folder: Path) -> tuple[Mapping[str, Any], ...]:
     """What the run of a folder has logged. `ConfigError` where there is no log, as before its first line."""
-    if not (folder / "log.jsonl").is_file() and not (folder / "config.json").is_file():
-        raise ConfigError([(str(folder), "holds no run: neither a log.jsonl nor a config.json")])
-    return tuple(_lines(folder / "log.jsonl"))
+    paths = RunFolder(folder)
+    if not paths.log.is_file() and not paths.config.is_file():
+        raise ConfigError.at(str(folder), f"holds no run: neither a {LOG} nor a {CONFIG}")
+    return tuple(_lines(paths.log))
 
 
 def find(root: Path) -> Iterator[Path]:
     """Folders of runs under a folder, itself included, in the order of their names."""
     if not root.is_dir():
-        raise ConfigError([(str(root), "is no folder; name the one that holds your runs")])
-    for path in sorted(root.rglob("config.json")):
+        raise ConfigError.at(str(root), "is no folder; name the one that holds your runs")
+    for path in sorted(root.rglob(CONFIG)):
         if _is_run(path):
             yield path.parent
 
@@ -90,7 +91,7 @@ def _is_run(path: Path) -> bool:
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
-        return (path.parent / "log.jsonl").is_file()  # a run's, and broken: to be told
+        return (path.parent / LOG).is_file()  # a run's, and broken: to be told
     return isinstance(found, dict) and found.keys() >= {"model", "run"}
 
 
@@ -119,7 +120,7 @@ def _state(folder: Path, steps: int, step: int) -> tuple[str, str, int]:
     if held is not None and held[1]:
         return "running", held[0], 0
     try:
-        end = json.loads((folder / END).read_text())
+        end = json.loads(RunFolder(folder).end.read_text())
         return str(end["state"]), str(end["why"]), int(end.get("step", 0))
     except (OSError, ValueError, KeyError, TypeError):
         pass  # killed before it could tell, or of a version that did not

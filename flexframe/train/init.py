@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flexframe.contracts import Part
-from flexframe.loading import imported, locate
-from flexframe.tokenizer import Tokenizer
-from flexframe_registry import CodecModelConfig, ConfigError, GeneratorConfig, Spec, TokenSpec
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.parts import Part
+from flexframe.store.load import imported
+from flexframe.store.places import locate
+from flexframe_registry import ConfigError
+from flexframe_registry.models import PARTS
 from flexframe_registry.runs import InitConfig
-
-PARTS = ("codec", "encoder", "quantizer", "masker", "decoder")
 
 
 def initialise(model: Tokenizer, init: Sequence[InitConfig]) -> list[dict[str, Any]]:
@@ -26,12 +26,10 @@ def initialise(model: Tokenizer, init: Sequence[InitConfig]) -> list[dict[str, A
     for i, config in enumerate(init):
         place = locate(config.source)
         found, about = imported(place)
-        if isinstance(found.config, GeneratorConfig):
-            raise ConfigError([(f"run.init.{i}", f"{config.source} is a generator, not a tokenizer or a codec")])
-        if isinstance(found.config, CodecModelConfig):
-            spec = Spec(found.config.latents, 1, TokenSpec(1, 1))
-        else:
-            spec = found.config.spec
+        spec = found.config.widths
+        if spec is None:
+            kind = found.config.kind
+            raise ConfigError.at(f"run.init.{i}", f"{config.source} is a {kind}, not a tokenizer or a codec")
         state = {_rename(name, config.rename): value for name, value in found.state.items()}
         there = {name.partition(".")[0] for name in state}
         for part in config.parts or tuple(p for p in PARTS if p in there):
@@ -60,7 +58,7 @@ def initialise(model: Tokenizer, init: Sequence[InitConfig]) -> list[dict[str, A
     drawn = [name for name, _ in model.codec.named_parameters()]
     if drawn and not any(t["part"] == "codec" for t in taken):
         text = f"codec {model.config.codec.type!r} has weights, and no model is named that has them"
-        raise ConfigError([("run.init", f"{text}: a frozen codec cannot start random. Give run.init.from=MODEL")])
+        raise ConfigError.at("run.init", f"{text}: a frozen codec cannot start random. Give run.init.from=MODEL")
     for part, names in filled.items():
         random = sorted(getattr(model, part).state_dict().keys() - names)
         if random:

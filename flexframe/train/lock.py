@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from flexframe_registry import ConfigError
+from flexframe_registry.runfolder import RunFolder
 
-NAME = "lock"
 REFRESH = 30.0
 """Seconds between two signs of life."""
 STALE = 300.0
@@ -25,7 +25,7 @@ class Lock:
     one takes: on the same host it sees that the process is gone, and elsewhere that the file is no longer refreshed."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
+        self.path = RunFolder(folder).lock
         self.ended = threading.Event()
         self.held = False
 
@@ -33,7 +33,7 @@ class Lock:
         """`ConfigError` where another process trains in this folder."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         own = {"host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
-        beside = self.path.with_name(f".{NAME}-{own['host']}-{own['pid']}")
+        beside = self.path.with_name(f".{self.path.name}-{own['host']}-{own['pid']}")
         beside.write_text(json.dumps(own))
         try:
             for _ in range(3):
@@ -43,7 +43,7 @@ class Lock:
                 except FileExistsError:
                     self._judge(own, beside)
             else:
-                raise ConfigError([(str(self.path), "is taken by several processes at once; try again")])
+                raise ConfigError.at(str(self.path), "is taken by several processes at once; try again")
         finally:
             beside.unlink(missing_ok=True)
         self.held = True
@@ -68,7 +68,7 @@ class Lock:
             host, pid, began = holder["host"], holder["pid"], holder["began"]
         except (ValueError, KeyError, TypeError):
             text = "is no lock that flexframe wrote; delete it if no run is here"
-            raise ConfigError([(str(self.path), text)]) from None
+            raise ConfigError.at(str(self.path), text) from None
         os.utime(beside)  # by the clock of the file's own server
         silent = beside.stat().st_mtime - touched
         if host == own["host"]:
@@ -82,7 +82,7 @@ class Lock:
         advice = "wait for it or stop it; name another folder with -o for another run"
         if host != own["host"]:
             advice += f"; if its host is gone, delete this file, or wait until it is {STALE:.0f} s old"
-        raise ConfigError([(str(self.path), f"{where}; {advice}")])
+        raise ConfigError.at(str(self.path), f"{where}; {advice}")
 
     def _refresh(self) -> None:
         while not self.ended.wait(REFRESH):
@@ -95,7 +95,7 @@ class Lock:
 def holder(folder: Path) -> tuple[str, bool] | None:
     """Who trains in a folder, or was killed there, and whether he lives; None where the folder is free. Changes
     nothing. A holder on another host counts as living until his lock is stale."""
-    path = folder / NAME
+    path = RunFolder(folder).lock
     try:
         found, touched = json.loads(path.read_text()), path.stat().st_mtime
         host, pid, began = found["host"], found["pid"], found["began"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,18 +11,18 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from flexframe.data.loader import split
+from flexframe.files import write_json
 from flexframe.rng import Rng
-
-from .console import Console
-from .optim import learning_rate
-from .optim import step as step_optimizer
-from .run import Run
-from .samples import draw
-from .stopping import Stopping
-from .tally import Reading
-from .trainee import total
-from .waits import Waits
-from .watch import Watch
+from flexframe.train.console import Console
+from flexframe.train.optim import learning_rate
+from flexframe.train.optim import step as step_optimizer
+from flexframe.train.run import Run
+from flexframe.train.samples import draw
+from flexframe.train.stopping import Stopping
+from flexframe.train.tally import Reading
+from flexframe.train.trainee import total
+from flexframe.train.waits import Waits
+from flexframe.train.watch import Watch
 
 HOPELESS = 10
 """Steps in a row that may be skipped, where they may."""
@@ -140,7 +139,7 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
         if stopped is not None and not last:
             return stopped
         watch.at(run.step, "waiting for data")
-    run.export(run.folder / "model.safetensors")
+    run.export(run.paths.model)
     return None
 
 
@@ -167,9 +166,9 @@ def _check(run: Run, reading: Reading) -> None:
     if reading.first is None or (run.tally.skip and reading.in_a_row < HOPELESS):
         return
     step = run.step - run.tally.steps + reading.first
-    place = run.folder / f"nonfinite-{step + 1}.json"
+    place = run.paths.nonfinite(step + 1)
     if run.processes.first:
-        place.write_text(json.dumps({"step": step + 1, "parts": reading.troubles, "index": run.feed.rows(step)}))
+        write_json(place, {"step": step + 1, "parts": reading.troubles, "index": run.feed.rows(step)})
     raise FloatingPointError(_advice(run, reading, step, place))
 
 
@@ -180,5 +179,5 @@ def _advice(run: Run, reading: Reading, step: int, place: Path) -> str:
         advice = "try a lower run.lr"
     else:
         text, advice = f"{found} at step {step + 1}", "try a lower run.lr, or run.nonfinite=skip for single bad steps"
-    kept = f"the batch's rows are in {place}, the last whole checkpoint in {run.folder / 'checkpoints'}"
+    kept = f"the batch's rows are in {place}, the last whole checkpoint in {run.paths.checkpoints}"
     return f"{text}; {kept}; {advice}"

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from flexframe.train.sharding import like, local
+from flexframe.train.trainee import Learner
 from flexframe_registry import RunConfig
-
-from .sharding import like, local
-from .trainee import Learner
 
 
 def learning_rate(run: RunConfig, step: int, *, peak: float | None = None, start: int = 0) -> float:

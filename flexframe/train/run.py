@@ -1,10 +1,4 @@
-"""A training run: its folder, its parts, and how they are saved and resumed.
-
-<run>/config.json      the resolved config          <run>/manifest.json    versions, commit, seed, command
-<run>/log.jsonl        one line a logged step       <run>/checkpoints/     step-NNNNNNNN/, the last few
-<run>/samples/         pictures by step         <run>/tensorboard/     and wandb/, where asked for
-<run>/model.safetensors   the finished model, averaged weights       <run>/end.json    how training ended, and why
-"""
+"""A training run: its folder, its parts, and how they are saved and resumed. Its files are named in `RunFolder`."""
 
 from __future__ import annotations
 
@@ -18,20 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flexframe import loading, provenance
-from flexframe.tokenizer import Tokenizer
+from flexframe import provenance
+from flexframe.files import write_json, write_text
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.store import modelfile
+from flexframe.train import checkpoint, sharding
+from flexframe.train.distributed import ALONE, Processes
+from flexframe.train.feeds.create import create_feed
+from flexframe.train.gradients import Gradients
+from flexframe.train.init import initialise
+from flexframe.train.lock import Lock
+from flexframe.train.optim import Average, create_optimizer
+from flexframe.train.random_state import _prefix, random_state, set_random_state
+from flexframe.train.tally import Tally, Usage
+from flexframe.train.trainee import create_trainee
 from flexframe_registry import ConfigError, TrainConfig, manager
-
-from . import checkpoint, observe, sharding
-from .distributed import ALONE, Processes
-from .feed import create_feed
-from .gradients import Gradients
-from .history import END
-from .init import initialise
-from .lock import Lock
-from .optim import Average, create_optimizer
-from .tally import Tally, Usage
-from .trainee import create_trainee
+from flexframe_registry.runfolder import CONFIG, EMA, INTERVAL, OPTIMIZER, RANDOM, TRAINEE, RunFolder
 
 
 class Run:
@@ -50,10 +46,10 @@ class Run:
         initial: bool = True,
         processes: Processes = ALONE,
     ) -> None:
-        observe.check(config.run)
         self.last: dict[str, Any] = {}
         """The last line logged."""
-        self.folder, self.device, self.sampling, self.processes = folder, device, dict(sampling), processes
+        self.folder, self.paths = folder, RunFolder(folder)
+        self.device, self.sampling, self.processes = device, dict(sampling), processes
         self.lock = Lock(folder)
         self.step = 0
         self.feed = create_feed(config, device, processes.share)
@@ -91,34 +87,35 @@ class Run:
         processes: Processes = ALONE,
     ) -> Run:
         """A fresh run in a folder that holds none yet. `close` it, if it is not trained."""
-        if processes.first and (folder / "config.json").exists():
-            raise ConfigError(
-                [(str(folder), "holds a run already; go on with --resume, or name another folder with -o")]
+        if processes.first and RunFolder(folder).config.exists():
+            raise ConfigError.at(
+                str(folder), "holds a run already; go on with --resume, or name another folder with -o"
             )
         run = cls(config, folder, device, sampling, processes=processes)
         if not processes.first:
             return run
         run.lock.take()
         resolved = {**run.config.model_dump(mode="json"), "sampling": run.sampling}
-        (folder / "config.json").write_text(json.dumps(resolved, indent=1))
+        write_json(run.paths.config, resolved)
         facts = provenance.manifest(device, seed=config.run.seed, parameters=run.parameters(), init=run.taken,
                                     processes=processes.size, objectives=run.trainee.facts())  # fmt: skip
-        (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
+        write_json(run.paths.manifest, facts)
         return run
 
     @classmethod
     def resume(cls, folder: Path, device: torch.device, processes: Processes = ALONE) -> Run:
         """The run of a folder, at its last whole checkpoint, or at its beginning if it has none yet. By as many
         processes as before or others. `close` it, if it is not trained."""
-        if not (folder / "config.json").is_file():
-            raise ConfigError([(str(folder), "holds no run to resume; there is no config.json")])
+        paths = RunFolder(folder)
+        if not paths.config.is_file():
+            raise ConfigError.at(str(folder), f"holds no run to resume; there is no {CONFIG}")
         lock = Lock(folder)
         if processes.first:
             lock.take()  # before anything is read that another process may be writing
-        raw = json.loads((folder / "config.json").read_text())
+        raw = json.loads(paths.config.read_text(encoding="utf-8"))
         sampling = raw.pop("sampling", {})
-        last = processes.told(checkpoint.find_last(folder / "checkpoints") if processes.first else None)
-        config = TrainConfig.read(raw, str(folder / "config.json"))
+        last = processes.told(checkpoint.find_last(paths.checkpoints) if processes.first else None)
+        config = TrainConfig.read(raw, str(paths.config))
         run = cls(config, folder, device, sampling, initial=last is None, processes=processes)
         run.lock = lock
         if last is not None:
@@ -138,17 +135,16 @@ class Run:
         averaged = self.exported()
         facts, counted = self.tally.state()
         files = {
-            "trainee.safetensors": sharding.gathered(self.trainee.state_dict(), first),
-            "ema.safetensors": lambda path: self._write(averaged, path),
-            "optimizer.safetensors": checkpoint.optimizer_tensors(self.optimizer, first),
-            "random.safetensors": self._random_states(),
-            "interval.safetensors": counted | self.usage.state(),
+            TRAINEE: sharding.gathered(self.trainee.state_dict(), first),
+            EMA: lambda path: self._write(averaged, path),
+            OPTIMIZER: checkpoint.optimizer_tensors(self.optimizer, first),
+            RANDOM: self._random_states(),
+            INTERVAL: counted | self.usage.state(),
         }
-        folder = self.folder / "checkpoints"
-        path = folder / checkpoint.folder_name(self.step)
+        path = self.paths.checkpoint(self.step)
         if first:
             state = {"interval": facts, "processes": self.processes.size}
-            checkpoint.write(folder, self.step, files, state, self.config.run.keep)
+            checkpoint.write(self.paths.checkpoints, self.step, files, state, self.config.run.keep)
             self.hooks.flexframe_checkpoint_saved(run=self, path=path)
         return path
 
@@ -167,23 +163,23 @@ class Run:
         about = {"step": self.step, "run": self.config.run.model_dump(mode="json"), "commit": provenance.commit()}
         way = self.config.run.data.way()
         about |= {"preprocessing": {"resize": way}} if way is not None else {}
-        loading.save(state, self.config.model, path, sampling=self.sampling, about=about)
+        modelfile.save(state, self.config.model, path, sampling=self.sampling, about=about)
 
     def _restore(self, last: checkpoint.Checkpoint) -> None:
-        own, given = self.trainee.state_dict(), last.tensors["trainee.safetensors"]
+        own, given = self.trainee.state_dict(), last.tensors[TRAINEE]
         shards = {name: sharding.like(value, own[name]) if name in own else value for name, value in given.items()}
         self.trainee.load_state_dict(shards)
-        self.average.load(last.tensors["ema.safetensors"])
-        checkpoint.load_optimizer(self.optimizer, last.tensors["optimizer.safetensors"])
+        self.average.load(last.tensors[EMA])
+        checkpoint.load_optimizer(self.optimizer, last.tensors[OPTIMIZER])
         before = last.state.get("processes", 1)
         if before != self.processes.size and self.processes.first:
             text = f"{before} processes wrote this checkpoint, {self.processes.size} go on with it"
             warnings.warn(f"{text}: draws inside libraries (dropout, revived codes) are others", stacklevel=3)
         prefix = _prefix(self.processes.rank)
-        states = last.tensors["random.safetensors"]
+        states = last.tensors[RANDOM]
         own_states = {n.removeprefix(prefix): s for n, s in states.items() if n.startswith(prefix)}
         set_random_state(own_states, self.device)
-        interval = last.tensors.get("interval.safetensors", {})
+        interval = last.tensors.get(INTERVAL, {})
         self.tally.load(last.state.get("interval"), interval)
         self.usage.load(interval)
         self.step = last.state["step"]
@@ -200,7 +196,7 @@ class Run:
     def log(self, line: Mapping[str, Any]) -> None:
         """Add a line to the run's log. `OSError` where the disk does not take it."""
         self.last = dict(line)
-        path = self.folder / "log.jsonl"
+        path = self.paths.log
         try:
             with path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -212,44 +208,26 @@ class Run:
         """Say beside the log how training ended, for `flexframe runs`; None while it goes on."""
         if not self.processes.first:
             return
-        path = self.folder / END
+        path = self.paths.end
         with suppress(OSError):  # of a full disk the checkpoint's own error tells
             if state is None:
                 path.unlink(missing_ok=True)
             else:
-                path.write_text(json.dumps({"state": state, "step": self.step, "why": why}))
+                write_json(path, {"state": state, "step": self.step, "why": why})
 
     def _forget_after(self, step: int) -> None:
         """Drop log lines of steps that a kill undid, so that no step stands twice."""
-        path = self.folder / "log.jsonl"
+        path = self.paths.log
         if path.is_file():
             lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-            path.write_text("".join(line + "\n" for line in lines))
+            write_text(path, "".join(line + "\n" for line in lines))
 
 
 def timeout(folder: Path) -> float:
     """The `run.timeout` of a run that is there; 600 where its config does not say, or is not there."""
-    path = folder / "config.json"
-    found = json.loads(path.read_text())["run"].get("timeout", 600.0) if path.is_file() else 600.0
+    path = RunFolder(folder).config
+    found = json.loads(path.read_text(encoding="utf-8"))["run"].get("timeout", 600.0) if path.is_file() else 600.0
     return float(found)
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The global generators, from which libraries draw, of this process."""
-    state = {"cpu": torch.get_rng_state()}
-    return state if device.type != "cuda" else {**state, "cuda.0": torch.cuda.get_rng_state(device)}
-
-
-def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    """The inverse of `random_state`. What it does not hold stays as it is."""
-    if "cpu" in state:
-        torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda.0" in state:
-        torch.cuda.set_rng_state(state["cuda.0"], device)
-
-
-def _prefix(rank: int) -> str:
-    return f"rank{rank}." if rank else ""
 
 
 def _step_of(line: str) -> float:

@@ -6,20 +6,13 @@ import time
 
 import torch
 
-from flexframe import loading
+from flexframe.files import replaced
+from flexframe.models.build import assemble
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.pictures import Strip, grid, psnr_of, to_uint8
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
-from flexframe.use.decode import to_uint8
-from flexframe.use.reconstruct import Strip, grid, psnr_of
-
-from .run import Run, random_state, set_random_state
-
-FOLDER = "samples"
-
-
-def place(step: int) -> str:
-    """Of the picture of a step, in its run's folder."""
-    return f"{FOLDER}/step-{step:08d}.png"
+from flexframe.train.random_state import random_state, set_random_state
+from flexframe.train.run import Run
 
 
 @torch.no_grad()
@@ -42,7 +35,7 @@ def draw(run: Run) -> float:
 def _draw(run: Run, state: dict[str, torch.Tensor]) -> None:
     # what a quantizer counts of its codes is its own; all else is only read, and shared
     own = {name: value.clone() if name.startswith("quantizer.") else value for name, value in state.items()}
-    model = loading.assemble(run.config.model, own, str(run.folder), run.sampling).to(run.device)
+    model = assemble(run.config.model, own, str(run.folder), run.sampling).to(run.device)
     assert isinstance(model, Tokenizer)
     batch = run.feed.examples(run.config.run.sample_count)
     if batch is None:
@@ -60,11 +53,10 @@ def _draw(run: Run, state: dict[str, torch.Tensor]) -> None:
         row = {length: pictures[i] for length, pictures in found.items()}
         psnr = {length: psnr_of(originals[i], picture) for length, picture in row.items()}
         strips.append(Strip(f"image {number}", originals[i], row, psnr))
-    path = run.folder / place(run.step)
+    path = run.paths.sample(run.step)
     path.parent.mkdir(exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    grid(strips).save(part, "PNG")
-    part.replace(path)
+    with replaced(path) as part:
+        grid(strips).save(part, "PNG")
 
 
 def lengths(model: Tokenizer) -> tuple[int, ...]:

@@ -14,10 +14,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from flexframe.contracts import Codec, Objective, Part, Quantizer
+from flexframe.parts import Codec, Objective, Part, Quantizer
+from flexframe.train.trainee import Learner
 from flexframe_registry import ConfigError, RunConfig
-
-from .trainee import Learner
 
 
 def blocks(model: nn.Module) -> Iterator[nn.Module]:
@@ -74,7 +73,7 @@ def spread(trainee: Learner, run: RunConfig, device: torch.device) -> nn.Module:
 def _shard(trainee: Learner, device: torch.device) -> nn.Module:
     scalars = [name for name, p in trainee.named_parameters() if p.ndim == 0]
     if scalars:
-        raise ConfigError([("run.parallel", f"fsdp cannot shard parameters without a dimension: {', '.join(scalars)}")])
+        raise ConfigError.at("run.parallel", f"fsdp cannot shard parameters without a dimension: {', '.join(scalars)}")
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for block in blocks(trainee.model):
         fully_shard(block, mesh=mesh)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from .distributed import Processes
+from flexframe.train.distributed import Processes
 
 SIGNALS = signal.SIGTERM, signal.SIGINT
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from flexframe.tokens import Codes
-
-from .distributed import Processes
+from flexframe.train.distributed import Processes
 
 NEVER = 2.0**24
 """A number of steps that no interval has; below it float32 counts exactly."""

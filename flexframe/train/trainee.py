@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flexframe.generator import Generator
+from flexframe.models.generator import Generator
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Codes, Losses
 from flexframe_registry import ConfigError, GeneratorConfig, StepConfig, TokenizerConfig, TrainConfig, catalogue
-from flexframe_registry.catalogue import nearest
+from flexframe_registry.catalogue import attribute
+from flexframe_registry.errors import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Learner(nn.Module, ABC):
         for module in self.frozen:
             module.requires_grad_(False)
         if not any(p.requires_grad for p in self.model.parameters()):
-            raise ConfigError([("run.freeze", "leaves nothing of the model to train")])
+            raise ConfigError.at("run.freeze", "leaves nothing of the model to train")
         self.train()
 
     def train(self, mode: bool = True) -> Learner:
@@ -118,7 +119,7 @@ class Trainee(Learner):
                 objective = catalogue().build(each, self.model.spec)
                 objective.check(config.model)
             except (ValueError, LookupError, OSError) as error:
-                raise ConfigError([(f"run.objectives.{i}", f"objective {each.type!r}: {error}")]) from None
+                raise ConfigError.at(f"run.objectives.{i}", f"objective {each.type!r}: {error}") from None
             self.objectives.append(objective)
         types = [o.type for o in config.objectives]
         self.names = [t if types.count(t) == 1 else f"{t}.{i}" for i, t in enumerate(types)]
@@ -178,13 +179,15 @@ class PriorTrainee(Learner):
             raise ValueError("a batch for a prior holds codes; this one holds none")
         if self.model.spec.classes is not None and batch.condition is None:
             text = "has no labels, and the prior is conditioned on classes; give labelled data, or model.classes=null"
-            raise ConfigError([("run.data", text)])
+            raise ConfigError.at("run.data", text)
         return self.model(batch.codes, batch.condition, rng=rng), batch.codes
 
 
 def create_trainee(config: TrainConfig) -> Learner:
     """What trains this model."""
-    return PriorTrainee(config) if isinstance(config.model, GeneratorConfig) else Trainee(config)
+    assert config.model.trainee is not None  # as the config sees to
+    learner: Learner = attribute(config.model.trainee)(config)
+    return learner
 
 
 def _find(model: nn.Module, name: str) -> nn.Module:
@@ -192,7 +195,7 @@ def _find(model: nn.Module, name: str) -> nn.Module:
     if not name or name not in known:
         near = nearest(name, known)
         parts = ", ".join(each for each, _ in model.named_children())
-        raise ConfigError([("run.freeze", f"the model has no module {name!r}.{near} Parts: {parts}")])
+        raise ConfigError.at("run.freeze", f"the model has no module {name!r}.{near} Parts: {parts}")
     return known[name]
 
 

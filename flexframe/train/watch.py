@@ -20,7 +20,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from .distributed import Processes
+from flexframe.train.distributed import Processes
 
 STAGES = "waiting for data", "forward", "backward", "update", "logging and saving"
 """What a step consists of, in order."""

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
 from flexframe.data.images import SUFFIXES
-from flexframe.fingerprint import fingerprint, weights
+from flexframe.data.tokenfile import Rows, TokenFile
+from flexframe.files import refuse_other, replaced, sha256, write_json
+from flexframe.models.fingerprint import fingerprint, weights
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.pictures import to_uint8
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
+from flexframe.tokens import Tokens
 from flexframe.use.inputs import check_id
-from flexframe.use.tokenfile import Rows, TokenFile
 from flexframe_registry import ConfigError
 
 RECORD = "decode.json"
@@ -68,13 +69,13 @@ def decode(
     """
     compatible(file, tokenizer, force)
     if length is not None and not 1 <= length <= file.longest:
-        raise ConfigError([("--length", f"{length} is not within 1..{file.longest}, the longest of {file.path}")])
+        raise ConfigError.at("--length", f"{length} is not within 1..{file.longest}, the longest of {file.path}")
     file.check()
     named = names(file)
-    settings = _settings(tokenizer, sampling)
+    settings = tokenizer.sampling.laid(sampling)
     record = {
         "format": FORMAT,
-        "tokens_sha256": _digest(file.path),
+        "tokens_sha256": sha256(file.path),
         "model": model,
         "fingerprint": fingerprint(tokenizer),
         "decoder": weights(tokenizer.decoder),
@@ -95,8 +96,9 @@ def decode(
             progress(start + share * step / of, len(file))
 
         if todo:
-            watched = settings.model_copy(update={"on_step": on_step})
-            for i, image in zip(todo, _decode(tokenizer, rows, todo, length, seed, watched), strict=True):
+            tokens, rng = _taken(tokenizer, rows, todo, length, seed)
+            images = to_uint8(tokenizer.decode(tokens, rng=rng, sampling=settings, on_step=on_step))
+            for i, image in zip(todo, images, strict=True):
                 save(image, targets[i], folder)
         done += len(targets)
         progress(done, len(file))
@@ -107,16 +109,16 @@ def compatible(file: TokenFile, tokenizer: Tokenizer, force: bool = False) -> No
     """Raise `ConfigError` unless the model can read the file's tokens, and reads them as they were meant."""
     about, spec, place = file.about, tokenizer.spec.tokens, str(file.path)
     if file.longest > spec.length:
-        raise ConfigError([(place, f"has sequences of {file.longest} tokens; this model's have at most {spec.length}")])
+        raise ConfigError.at(place, f"has sequences of {file.longest} tokens; this model's have at most {spec.length}")
     held, own = (
         f"{each.codebooks} x {each.codebook_size}" if each.codebook_size else f"{each.dim} values"
         for each in (about.spec, spec)
     )
     if held != own:
-        raise ConfigError([(place, f"has tokens of {held}; this model's are of {own}, so it cannot decode them")])
+        raise ConfigError.at(place, f"has tokens of {held}; this model's are of {own}, so it cannot decode them")
     if about.fingerprint != fingerprint(tokenizer) and not force:
         text = f"was encoded by another model ({about.model}), whose token ids mean something else; name that one"
-        raise ConfigError([(place, f"{text} with --model, or decode with --force")])
+        raise ConfigError.at(place, f"{text} with --model, or decode with --force")
 
 
 def names(file: TokenFile) -> Callable[[str], str]:
@@ -133,7 +135,7 @@ def names(file: TokenFile) -> Callable[[str], str]:
     clash = _twice(file, name)
     if clash:
         found = next(id_ for id_ in file.ids() if _hash(name(id_)) in clash)
-        raise ConfigError([(str(file.path), f"two of its images would be written to {name(found)!r}")])
+        raise ConfigError.at(str(file.path), f"two of its images would be written to {name(found)!r}")
     return name
 
 
@@ -141,32 +143,18 @@ def save(image: UInt8[Tensor, "3 h w"], target: Path, folder: Path) -> None:
     """Write a PNG whole or not at all, and nowhere but below `folder`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.parent.resolve().is_relative_to(folder.resolve()):
-        raise ConfigError([(str(target), f"leads out of {folder}, by a link; remove the link")])
-    temporary = target.with_name(f".{target.name}.part")
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
-    os.replace(temporary, target)
+        raise ConfigError.at(str(target), f"leads out of {folder}, by a link; remove the link")
+    with replaced(target) as part:
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(part, format="PNG")
 
 
-def to_uint8(images: Tensor) -> UInt8[Tensor, "b 3 h w"]:
-    """Images in [0, 1] as 8-bit values on the CPU, rounded half to even."""
-    return (images.float() * 255).round().to(torch.uint8).cpu()
-
-
-def _decode(
-    tokenizer: Tokenizer, rows: Rows, todo: list[int], length: int | None, seed: int, sampling: Any
-) -> UInt8[Tensor, "b 3 h w"]:
+def _taken(tokenizer: Tokenizer, rows: Rows, todo: list[int], length: int | None, seed: int) -> tuple[Tokens, Rng]:
+    """Tokens of the rows to decode, and what their draws follow from."""
     device, longest = tokenizer.device, int(rows.lengths[todo].max())
     lengths = rows.lengths[todo].clamp(max=length or longest)
     codes = rows.codes[todo, : int(lengths.max())].to(device)
     tokens = tokenizer.tokens(codes, lengths=lengths.to(device))
-    rng = Rng(seed, rows.index[todo].to(device))
-    return to_uint8(tokenizer.decode(tokens, rng=rng, sampling=sampling))
-
-
-def _settings(tokenizer: Tokenizer, sampling: Mapping[str, Any] | None) -> Any:
-    own = tokenizer.sampling
-    given = {name: getattr(own, name) for name in own.model_fields_set}
-    return type(own).read(given | dict(sampling or {}), "sampling")
+    return tokens, Rng(seed, rows.index[todo].to(device))
 
 
 def _begin(folder: Path, record: Mapping[str, Any]) -> None:
@@ -177,17 +165,13 @@ def _begin(folder: Path, record: Mapping[str, Any]) -> None:
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             before = {}
-        differ = [name for name in record if not isinstance(before, dict) or before.get(name) != record[name]]
-        if differ:
-            text = f"holds the images of another decoding; it differs in {', '.join(differ)}; choose another folder"
-            raise ConfigError([(str(folder), text)])
+        held = before if isinstance(before, dict) else {}
+        refuse_other(folder, "holds the images of another decoding", held, record, "choose another folder")
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError([(str(folder), f"is no empty folder and has no {RECORD} to go on from; choose another")])
+        raise ConfigError.at(str(folder), f"is no empty folder and has no {RECORD} to go on from; choose another")
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{RECORD}.part")
-    temporary.write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_json(path, record, sort_keys=True)
 
 
 def _short(id_: str) -> str:
@@ -204,8 +188,3 @@ def _twice(file: TokenFile, name: Callable[[str], str]) -> frozenset[int]:
     hashes = np.fromiter((_hash(name(id_)) for id_ in file.ids()), np.uint64, len(file))
     hashes.sort()
     return frozenset(int(value) for value in hashes[1:][hashes[1:] == hashes[:-1]])
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,13 +15,14 @@ from PIL import __version__ as pillow_version
 from torch import Tensor
 
 from flexframe.data.images import COLOUR, BrokenImage, fit, read_image, to_tensor
-from flexframe.fingerprint import fingerprint
+from flexframe.data.tokenfile import DTYPES, About, write
+from flexframe.files import refuse_other
+from flexframe.models.fingerprint import fingerprint
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.use.inputs import Entry, entries
-from flexframe.use.journal import Digest, Journal
+from flexframe.use.journal import Digest, ImageJournal
 from flexframe.use.lengths import Rule
-from flexframe.use.tokenfile import DTYPES, About, write
 from flexframe_registry import ConfigError
 
 SHOWN = 20
@@ -74,11 +75,11 @@ def encode(
         BrokenImage: the first image that cannot be read, unless `skip_broken`.
     """
     if out.exists():
-        raise ConfigError([(str(out), "is there already; delete it or choose another -o")])
+        raise ConfigError.at(str(out), "is there already; delete it or choose another -o")
     if not out.parent.is_dir():
-        raise ConfigError([(str(out), f"there is no folder {str(out.parent)!r}; make it first")])
+        raise ConfigError.at(str(out), f"there is no folder {str(out.parent)!r}; make it first")
     about = _about(tokenizer, model, rule, resize, seed)
-    with Journal(out.with_name(f"{out.name}.part")) as journal:
+    with ImageJournal(out.with_name(f"{out.name}.part")) as journal:
         _begin(journal, inputs, about, rule)
         count, resumed = len(journal), journal.done()
         earlier = next(journal.broken(), None)
@@ -90,14 +91,14 @@ def encode(
                 broken = [image for image in images if isinstance(image, BrokenImage)]
                 if broken and not skip_broken:
                     raise broken[0]
-                journal.add(_encode(tokenizer, work, images, rule, about))
+                journal.put(_encode(tokenizer, work, images, rule, about))
                 progress(work[-1][0] + 1, count)
         finally:
             journal.save()
         reasons = list(journal.broken())[:SHOWN]
         put_aside = sum(1 for _ in journal.broken())
         if put_aside == count:
-            raise ConfigError([("", f"none of the {count} images can be read; the first: {reasons[0]}")])
+            raise ConfigError.at("", f"none of the {count} images can be read; the first: {reasons[0]}")
         count, tokens = write(out, about, lambda: journal.rows(DTYPES[about.dtype], about.width))
         journal.finish()
     return Encoded(out, count, tokens, resumed, put_aside, tuple(reasons))
@@ -130,23 +131,20 @@ def _about(tokenizer: Tokenizer, model: str, rule: Rule, resize: str, seed: int)
     )
 
 
-def _begin(journal: Journal, inputs: Sequence[str | Path], about: About, rule: Rule) -> None:
+def _begin(journal: ImageJournal, inputs: Sequence[str | Path], about: About, rule: Rule) -> None:
     """List the images; or, where that was done, see that nothing differs."""
     settings, before = about.model_dump(mode="json"), journal.settings()
     place, remedy = str(journal.path), "repeat the first command, or delete this file to start over"
     if before is None:
         journal.fill(entries(inputs), settings)
     else:
-        differ = [name for name in settings if settings[name] != before.get(name)]
-        if differ:
-            told = "; ".join(f"{name} was {before.get(name)!r} and is {settings[name]!r}" for name in differ)
-            raise ConfigError([(place, f"was begun otherwise: {told}; {remedy}")])
+        refuse_other(place, "was begun otherwise", before, settings, remedy)
         digest = Digest()
         for _ in digest.over(entries(inputs)):
             pass
         if digest.text() != journal.inputs():
             text = f"was begun with other images ({journal.inputs().split()[0]}; now {digest.count}), or some changed"
-            raise ConfigError([(place, f"{text}; {remedy}")])
+            raise ConfigError.at(place, f"{text}; {remedy}")
     lengths = rule.each(len(journal))
     if lengths is not None:
         journal.want(lengths)
@@ -170,7 +168,7 @@ def _encode(
 
 
 def _loaded(
-    journal: Journal, batch_size: int, size: tuple[int, int], resize: str, workers: int
+    journal: ImageJournal, batch_size: int, size: tuple[int, int], resize: str, workers: int
 ) -> Iterator[tuple[Work, list[Tensor | BrokenImage]]]:
     """Batches of images; while one is encoded, the next is read."""
     with ThreadPoolExecutor(workers) as pool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,26 +11,24 @@ from typing import Any
 
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from flexframe.fingerprint import fingerprint, weights
-from flexframe.generator import Generator
+from flexframe.data.tokenfile import About, Row, write
+from flexframe.files import write_json
+from flexframe.models.fingerprint import fingerprint, weights
+from flexframe.models.generator import Generator, fits
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.pictures import Picture, sheet, to_uint8
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
-from flexframe.use.decode import save, to_uint8
-from flexframe.use.reconstruct import FONT, INK, LINE, MARGIN, PAPER, TILE
-from flexframe.use.tokenfile import About, Row, write
+from flexframe.use.decode import save
 from flexframe_registry import ConfigError, GeneratorConfig
-from flexframe_registry.catalogue import nearest
-from flexframe_registry.runs import check_codes
+from flexframe_registry.errors import nearest
 
 RECORD = "generate.json"
 SHOWN = 64
 """Pictures of a grid, at most."""
 STRIPS = 8
 """Samples of the strip, at most."""
-Picture = UInt8[Tensor, "3 h w"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ def read_classes(text: str | None, config: GeneratorConfig) -> list[int]:
     if text is None:
         return []
     if config.classes is None:
-        raise ConfigError([("--class", "this prior knows no classes; leave it out")])
+        raise ConfigError.at("--class", "this prior knows no classes; leave it out")
     if text == "all":
         return list(range(config.classes))
     found = []
@@ -62,17 +59,8 @@ def read_classes(text: str | None, config: GeneratorConfig) -> list[int]:
         else:
             known = f"names: {', '.join(config.class_names)}" if config.class_names else "they have no names here"
             text = f"there is no class {part!r}.{nearest(part, config.class_names)} Classes are 0..{config.classes - 1}"
-            raise ConfigError([("--class", f"{text}; {known}")])
+            raise ConfigError.at("--class", f"{text}; {known}")
     return found
-
-
-def fits(generator: Generator, tokenizer: Tokenizer, force: bool = False) -> None:
-    """Raise `ConfigError` unless the prior's codes are the tokenizer's."""
-    config = generator.config
-    check_codes(config, tokenizer.config, tokenizer.id or "the tokenizer")
-    if config.fingerprint not in (None, fingerprint(tokenizer)) and not force:
-        text = f"was trained on codes of another tokenizer than {tokenizer.id}, or of it before it changed"
-        raise ConfigError([(generator.id, f"{text}; name the right one with --model, or generate with --force")])
 
 
 def generate(
@@ -106,16 +94,16 @@ def generate(
     lengths = tuple(sorted(set(lengths))) or (generator.spec.length,)
     if lengths[0] < 1 or lengths[-1] > generator.spec.length:
         span = f"{lengths[0]}..{lengths[-1]}"
-        raise ConfigError([("--length", f"{span} is not within 1..{generator.spec.length}, the prior's")])
+        raise ConfigError.at("--length", f"{span} is not within 1..{generator.spec.length}, the prior's")
     budgets = tokenizer.config.budgets
     unfit = [length for length in lengths if length not in budgets]
     if len(budgets) == 1 and unfit:  # a tokenizer of several lengths decodes those in between as well
         told = f"{', '.join(map(str, unfit))}: {tokenizer.id or 'the tokenizer'} is of one length"
-        raise ConfigError([("--length", f"{told}, {budgets[0]}, and other numbers of tokens are no picture to it")])
+        raise ConfigError.at("--length", f"{told}, {budgets[0]}, and other numbers of tokens are no picture to it")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError([(str(folder), "is there already and not empty; name another folder")])
-    drawn = laid(generator.config.prior.sampling, generator.sampling, sampling, "sampling")
-    decoded = laid(tokenizer.config.decoder.sampling, tokenizer.sampling, decoding, "decoder")
+        raise ConfigError.at(str(folder), "is there already and not empty; name another folder")
+    drawn = generator.sampling.laid(sampling)
+    decoded = tokenizer.sampling.laid(decoding, "decoder")
     job = _Job(generator, tokenizer, tuple(classes), count, seed, drawn, decoded, batch_size, progress)
     columns = powers(lengths[-1]) if len(tokenizer.config.budgets) > 1 else ()
     job.total = count * len(lengths) + min(count, STRIPS) * len(columns)
@@ -142,7 +130,7 @@ def generate(
               "decoder": weights(tokenizer.decoder), "fingerprint": fingerprint(tokenizer), "seed": seed,
               "count": count, "classes": list(classes), "lengths": list(lengths),
               "sampling": drawn.model_dump(mode="json"), "decoding": decoded.model_dump(mode="json")}  # fmt: skip
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / RECORD, record)
     return Generated(folder, count, lengths, bool(columns))
 
 
@@ -211,31 +199,8 @@ class _Job:
         return to_uint8(self.tokenizer.decode(tokens, rng=rng, sampling=self.decoding))
 
 
-def sheet(rows: Sequence[Sequence[tuple[Picture, str]]]) -> Image.Image:
-    """Pictures in rows, each with a word below. Small ones are enlarged by a whole number, pixel by pixel."""
-    height, width = rows[0][0][0].shape[1:]
-    scale = max(1, -(-TILE // max(height, width)))
-    cell = (width * scale, height * scale)
-    step = (cell[0] + MARGIN, cell[1] + LINE + MARGIN)
-    found = Image.new("RGB", (MARGIN + step[0] * len(rows[0]), MARGIN + step[1] * len(rows)), PAPER)
-    draw, font = ImageDraw.Draw(found), ImageFont.load_default(FONT)
-    for y, row in enumerate(rows):
-        for x, (image, word) in enumerate(row):
-            left, top = MARGIN + x * step[0], MARGIN + y * step[1]
-            tile = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(cell, Image.Resampling.NEAREST)
-            found.paste(tile, (left, top))
-            draw.text((left, top + cell[1] + 2), word, INK, font)
-    return found
-
-
 def _name(length: int, number: int) -> str:
     return f"{length}/{number:05d}.png"
-
-
-def laid(kind: Any, own: Any, given: Mapping[str, Any] | None, place: str) -> Any:
-    """A part's settings with others laid on."""
-    said = {name: getattr(own, name) for name in own.model_fields_set}
-    return kind.read(said | dict(given or {}), place)
 
 
 def _about(job: _Job, lengths: Sequence[int]) -> About:

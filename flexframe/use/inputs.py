@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from flexframe.builtin.files_config import SCHEME
-from flexframe.data.files import walk
 from flexframe.data.images import SUFFIXES, BrokenImage
 from flexframe.data.tarfiles import check_id, members
+from flexframe.data.walk import walk
 from flexframe_registry import ConfigError
+from flexframe_registry.files import SCHEME
 
 KNOWN = " ".join(sorted(SUFFIXES))
 UNFIT = "it is a link, or else no plain file, inside of the shard; pack the image itself"
@@ -65,7 +65,7 @@ def entries(inputs: Iterable[str | Path]) -> Iterator[Entry]:
     """
     given = [str(each) for each in inputs]
     if not given:
-        raise ConfigError([("", "name at least one image, folder, glob or .tar shard")])
+        raise ConfigError.at("", "name at least one image, folder, glob or .tar shard")
     for number, text in enumerate(given):
         found = False
         for entry in _of(number, text):
@@ -73,7 +73,7 @@ def entries(inputs: Iterable[str | Path]) -> Iterator[Entry]:
             check_id(entry.id)
             yield entry
         if not found:
-            raise ConfigError([(text, f"holds no images; looked for {KNOWN} (shards in it are given as '*.tar')")])
+            raise ConfigError.at(text, f"holds no images; looked for {KNOWN} (shards in it are given as '*.tar')")
 
 
 def _of(number: int, text: str) -> Iterator[Entry]:
@@ -84,12 +84,12 @@ def _of(number: int, text: str) -> Iterator[Entry]:
         yield from _file(number, path, path.name, asked=True)
     elif SCHEME.match(text):
         what = "a command" if text.startswith("pipe:") else "an address"
-        raise ConfigError([(text, f"is {what}; images are read from this machine's disks only, so fetch them first")])
+        raise ConfigError.at(text, f"is {what}; images are read from this machine's disks only, so fetch them first")
     elif glob.has_magic(text):
         yield from _glob(number, str(path))
     else:
         hint = " (braces are the shell's: leave them unquoted, or use *)" if "{" in text else ""
-        raise ConfigError([(text, f"there is no such file or folder{hint}")])
+        raise ConfigError.at(text, f"there is no such file or folder{hint}")
 
 
 def _file(number: int, path: Path, name: str, asked: bool = False) -> Iterator[Entry]:
@@ -101,7 +101,7 @@ def _file(number: int, path: Path, name: str, asked: bool = False) -> Iterator[E
         about = path.stat()
         yield Entry(number, name, str(path), -1, about.st_size, about.st_mtime_ns)
     elif asked:
-        raise ConfigError([(str(path), f"is no image by its name (images end in {KNOWN}) and no uncompressed .tar")])
+        raise ConfigError.at(str(path), f"is no image by its name (images end in {KNOWN}) and no uncompressed .tar")
 
 
 def _folder(number: int, root: Path) -> Iterator[Entry]:

@@ -7,28 +7,15 @@ occur twice on disk and not in memory.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import numpy as np
 
+from flexframe.data.tokenfile import Row
+from flexframe.files import Journal
 from flexframe.use.inputs import Entry
-from flexframe.use.tokenfile import Row
 from flexframe_registry import ConfigError
-
-COMMIT_EVERY = 1.0
-"""Seconds of work that a kill may cost, at the most, beyond the batch in hand."""
-TABLES = """
-CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS found (argument INTEGER, id TEXT, path TEXT, start INTEGER, size INTEGER, problem TEXT);
-CREATE TABLE IF NOT EXISTS images (
-    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, path TEXT, start INTEGER, size INTEGER, problem TEXT,
-    wanted INTEGER);
-CREATE TABLE IF NOT EXISTS rows (number INTEGER PRIMARY KEY, codes BLOB, error TEXT);
-"""
 
 
 class Digest:
@@ -47,39 +34,17 @@ class Digest:
         return f"{self.count} {self.sum:064x}"
 
 
-class Journal:
-    """Images in order, and the tokens of those that are done. One process at a time may hold it."""
+class ImageJournal(Journal):
+    """Images in order, and the tokens of those that are done, or why there are none."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._db = sqlite3.connect(path, timeout=0, isolation_level=None)
-            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._db.execute("BEGIN EXCLUSIVE")
-            for statement in TABLES.strip().split(";\n"):
-                self._db.execute(statement)
-            self._db.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise ConfigError([(str(path), "another process is at work on it; wait for it, or end it")]) from None
-            raise ConfigError([(str(path), f"cannot be written ({error})")]) from None
-        except sqlite3.DatabaseError as error:
-            text = f"is not what an encoding left behind ({error}); delete it to start over"
-            raise ConfigError([(str(path), text)]) from None
-        self._saved, self._whole = monotonic(), False
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        nothing = self._whole or not self.done()
-        self._db.close()
-        if nothing:
-            self.path.unlink()
-
-    def finish(self) -> None:
-        """All is done: on leaving, the file is deleted, as it is where nothing was done."""
-        self._whole = True
+    TABLES = (
+        "about (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+        "found (argument INTEGER, id TEXT, path TEXT, start INTEGER, size INTEGER, problem TEXT)",
+        "images (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, path TEXT, start INTEGER, size INTEGER, "
+        "problem TEXT, wanted INTEGER)",
+        "rows (number INTEGER PRIMARY KEY, codes BLOB, error TEXT)",
+    )
+    WORK = "an encoding"
 
     # --- what is to be done --------------------------------------------------------------------------------------
 
@@ -87,18 +52,21 @@ class Journal:
         """What `fill` was given; None where not one image was done, so that nothing binds what is done now."""
         if not self.done():
             return None
-        found = self._db.execute("SELECT value FROM about WHERE key = 'settings'").fetchone()
+        found = self.db.execute("SELECT value FROM about WHERE key = 'settings'").fetchone()
         return None if found is None else json.loads(found[0])
 
     def inputs(self) -> str:
         """`digest` of the images that were taken down."""
-        return str(self._db.execute("SELECT value FROM about WHERE key = 'inputs'").fetchone()[0])
+        return str(self.db.execute("SELECT value FROM about WHERE key = 'inputs'").fetchone()[0])
 
     def fill(self, entries: Iterable[Entry], settings: Mapping[str, Any]) -> None:
-        """Take down all images, in the order of their input and then of their id; wholly or not at all."""
-        total, db = Digest(), self._db
-        db.execute("BEGIN")
-        try:
+        """Take down all images, in the order of their input and then of their id; wholly or not at all.
+
+        Raises:
+            ConfigError: two images have one id.
+        """
+        total, db = Digest(), self.db
+        with self.wholly():
             for table in ("about", "found", "images"):
                 db.execute(f"DELETE FROM {table}")
             rows = ((e.argument, e.id, e.path, e.offset, e.size, e.problem) for e in total.over(entries))
@@ -109,7 +77,7 @@ class Journal:
             if twice is not None:
                 name, one, other = twice
                 text = f"two images have this id: {one} and {other}; an input that is a folder or a quoted pattern "
-                raise ConfigError([(name, text + "keeps the subfolders in the ids, else encode them apart")])
+                raise ConfigError.at(name, text + "keeps the subfolders in the ids, else encode them apart")
             db.execute(
                 "INSERT INTO images SELECT row_number() OVER (ORDER BY argument, id) - 1, id, path, start, size, "
                 "problem, NULL FROM found ORDER BY argument, id"
@@ -117,50 +85,40 @@ class Journal:
             db.execute("DELETE FROM found")
             db.execute("INSERT INTO about VALUES ('settings', ?)", [json.dumps(settings, sort_keys=True)])
             db.execute("INSERT INTO about VALUES ('inputs', ?)", [total.text()])
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
 
     def want(self, lengths: Iterable[tuple[int | str, int, str]]) -> None:
         """Lengths for single images, by number or by id, each with the place to name in an error; one for every image.
 
         Given before the first image is encoded, wholly or not at all.
+
+        Raises:
+            ConfigError: an image that is not there, that is named twice, or that has no length.
         """
-        db = self._db
-        db.execute("BEGIN")
-        try:
+        db = self.db
+        with self.wholly():
             db.execute("UPDATE images SET wanted = NULL WHERE wanted IS NOT NULL")
             for key, length, place in lengths:
                 column = "number" if isinstance(key, int) else "id"
-                found = db.execute(f"SELECT number, wanted FROM images WHERE {column} = ?", [key]).fetchone()
-                if found is None:
-                    raise ConfigError([(place, f"there is no image {key!r} among the inputs")])
-                if found[1] is not None:
-                    raise ConfigError([(place, f"image {key!r} has a length already")])
-                db.execute("UPDATE images SET wanted = ? WHERE number = ?", [length, found[0]])
+                image = db.execute(f"SELECT number, wanted FROM images WHERE {column} = ?", [key]).fetchone()
+                if image is None:
+                    raise ConfigError.at(place, f"there is no image {key!r} among the inputs")
+                if image[1] is not None:
+                    raise ConfigError.at(place, f"image {key!r} has a length already")
+                db.execute("UPDATE images SET wanted = ? WHERE number = ?", [length, image[0]])
             missing = db.execute("SELECT id FROM images WHERE wanted IS NULL ORDER BY number LIMIT 1").fetchone()
             if missing is not None:
-                raise ConfigError([("--lengths", f"gives no length for image {missing[0]!r}; each image needs one")])
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
+                raise ConfigError.at("--lengths", f"gives no length for image {missing[0]!r}; each image needs one")
 
     def __len__(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM images").fetchone()[0])
+        return int(self.db.execute("SELECT count(*) FROM images").fetchone()[0])
 
     # --- what is done --------------------------------------------------------------------------------------------
-
-    def done(self) -> int:
-        """How many images are encoded, or put aside as broken: the first ones."""
-        return int(self._db.execute("SELECT count(*) FROM rows").fetchone()[0])
 
     def pending(self, size: int) -> Iterator[list[tuple[int, Entry, int | None]]]:
         """Number, image and wanted length of those still to be done, `size` at a time; more may be done meanwhile."""
         start = self.done()
         while True:
-            found = self._db.execute(
+            found = self.db.execute(
                 "SELECT number, id, path, start, size, problem, wanted FROM images WHERE number >= ? "
                 "ORDER BY number LIMIT ?",
                 [start, size],
@@ -170,30 +128,17 @@ class Journal:
             yield [(n, Entry(0, id_, path, at, long, 0, why), want) for n, id_, path, at, long, why, want in found]
             start += len(found)
 
-    def add(self, rows: Iterable[tuple[int, np.ndarray | None, str]]) -> None:
-        """Take down codes by image number, or why there are none. On disk within a second, or by `save`."""
-        if not self._db.in_transaction:
-            self._db.execute("BEGIN")
-        self._db.executemany(
-            "INSERT INTO rows VALUES (?, ?, ?)",
-            [(number, None if codes is None else codes.tobytes(), error or None) for number, codes, error in rows],
-        )
-        if monotonic() - self._saved >= COMMIT_EVERY:
-            self.save()
-
-    def save(self) -> None:
-        """Put all that was added on disk."""
-        if self._db.in_transaction:
-            self._db.execute("COMMIT")
-        self._saved = monotonic()
+    def put(self, rows: Iterable[tuple[int, np.ndarray | None, str]]) -> None:
+        """Take down codes by image number, or why there are none."""
+        self.add((number, None if codes is None else codes.tobytes(), error or None) for number, codes, error in rows)
 
     def rows(self, dtype: str, width: int) -> Iterator[Row]:
         """The encoded images, in order."""
         query = "SELECT number, id, codes FROM rows JOIN images USING (number) WHERE codes IS NOT NULL ORDER BY number"
-        for number, name, codes in self._db.execute(query):
+        for number, name, codes in self.db.execute(query):
             yield Row(number, name, np.frombuffer(codes, dtype).reshape(-1, width))
 
     def broken(self) -> Iterator[str]:
         """Why each image that was put aside was, in order."""
-        for (error,) in self._db.execute("SELECT error FROM rows WHERE error IS NOT NULL ORDER BY number"):
+        for (error,) in self.db.execute("SELECT error FROM rows WHERE error IS NOT NULL ORDER BY number"):
             yield error

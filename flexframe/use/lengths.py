@@ -14,12 +14,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flexframe.contracts import Allocator
+from flexframe.files import sha256
+from flexframe.models.allocator import Allocator
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe_registry import ConfigError, catalogue
-from flexframe_registry.cards import put, split_override
-from flexframe_registry.configs import AllocatorConfig, resolve
+from flexframe_registry.files import put, split_override
+from flexframe_registry.kinds import AllocatorConfig
+from flexframe_registry.slots import resolve
 
 
 class Rule(ABC):
@@ -76,7 +78,7 @@ class Listed(_Given):
     def each(self, count: int) -> Iterator[tuple[int | str, int, str]]:
         if len(self.numbers) != count:
             text = f"lists {len(self.numbers)} lengths for {count} images; give one number, or one for each"
-            raise ConfigError([("--lengths", text)])
+            raise ConfigError.at("--lengths", text)
         yield from ((number, length, "--lengths") for number, length in enumerate(self.numbers))
 
 
@@ -89,8 +91,7 @@ class Table(_Given):
     least: int = 1
 
     def record(self) -> dict[str, Any]:
-        with self.path.open("rb") as file:
-            return {"rule": "table", "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {"rule": "table", "sha256": sha256(self.path)}
 
     def each(self, count: int) -> Iterator[tuple[int | str, int, str]]:
         try:
@@ -100,10 +101,10 @@ class Table(_Given):
                     if not row or (number == 1 and [cell.strip().lower() for cell in row] == ["id", "length"]):
                         continue
                     if len(row) != 2:
-                        raise ConfigError([(place, f"has {len(row)} columns, not the two of id,length")])
+                        raise ConfigError.at(place, f"has {len(row)} columns, not the two of id,length")
                     yield row[0], whole(row[1], self.most, place, self.least), place
         except (csv.Error, UnicodeDecodeError) as error:
-            raise ConfigError([(str(self.path), f"is no CSV file in UTF-8 ({error})")]) from None
+            raise ConfigError.at(str(self.path), f"is no CSV file in UTF-8 ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -140,11 +141,11 @@ def whole(text: str, most: int, place: str, least: int = 1) -> int:
     try:
         value = int(text)
     except ValueError:
-        raise ConfigError([(place, f"{text.strip()!r} is no whole number")]) from None
+        raise ConfigError.at(place, f"{text.strip()!r} is no whole number") from None
     if not 1 <= value <= most:
-        raise ConfigError([(place, f"a length of {value}; this model's are {least}..{most}")])
+        raise ConfigError.at(place, f"a length of {value}; this model's are {least}..{most}")
     if value < least:
-        raise ConfigError([(place, f"a length of {value}; this model was trained at {most} alone: fewer are no image")])
+        raise ConfigError.at(place, f"a length of {value}; this model was trained at {most} alone: fewer are no image")
     return value
 
 
@@ -163,19 +164,19 @@ def read_rule(lengths: str | None, allocator: str | None, settings: Sequence[str
     """
     most, least = tokenizer.config.length, fewest(tokenizer)
     if lengths is not None and allocator is not None:
-        raise ConfigError([("--allocator", "chooses the lengths that --lengths gives; name one of the two")])
+        raise ConfigError.at("--allocator", "chooses the lengths that --lengths gives; name one of the two")
     if allocator is not None:
         if least == most > 1:
-            raise ConfigError([("--allocator", f"chooses among lengths, and this model has one: {most}; leave it out")])
+            raise ConfigError.at("--allocator", f"chooses among lengths, and this model has one: {most}; leave it out")
         return _chosen(allocator, settings, tokenizer)
     if settings:
-        raise ConfigError([(settings[0], "is a setting of an allocator, and --allocator names none")])
+        raise ConfigError.at(settings[0], "is a setting of an allocator, and --allocator names none")
     if lengths is None:
         return Fixed(most)
     if lengths.startswith("@"):
         path = Path(lengths[1:]).expanduser()
         if not path.is_file():
-            raise ConfigError([("--lengths", f"there is no file {str(path)!r}")])
+            raise ConfigError.at("--lengths", f"there is no file {str(path)!r}")
         return Table(path, most, least)
     found = read_lengths(lengths, most, least=least)
     return Fixed(found[0]) if len(found) == 1 else Listed(found)
@@ -194,7 +195,7 @@ def _chosen(name: str, settings: Sequence[str], tokenizer: Tokenizer) -> Chosen:
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError([(f"allocator {name!r}", str(error))]) from None
+        raise ConfigError.at(f"allocator {name!r}", str(error)) from None
     built = catalogue().build(config, tokenizer.spec)
     assert isinstance(built, Allocator)
     return Chosen(config, built.eval().to(tokenizer.device))

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flexframe.contracts import Codec, Objective, Source
 from flexframe.data.shards import About, Kind, Shards
-from flexframe.fingerprint import codec_fingerprint
+from flexframe.data.source import Source
+from flexframe.models.fingerprint import codec_fingerprint
+from flexframe.parts import Codec, Objective
 from flexframe.rng import Rng
 from flexframe.tokens import Batch
 from flexframe.use.precompute import loaded
@@ -90,7 +91,9 @@ def precompute_features(
         for name, settings in objective.config.precomputes().items()
     }
     if not of:
-        raise ConfigError([("run.objectives", "compute nothing of images that could be kept, as repa does")])
+        raise ConfigError.at(
+            "run.objectives", "compute nothing of images that could be kept, as a teacher's features are"
+        )
 
     def compute(images: Tensor, numbers: Tensor) -> dict[str, Tensor]:
         batch = Batch(numbers, images)

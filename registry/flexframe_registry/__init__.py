@@ -1,8 +1,10 @@
 """Everything that can be known about a tokenizer without importing torch: names, configs, presets, provenance."""
 
-from .cards import Card, Cards, cards, suite
-from .catalogue import Broken, Catalogue, Component, UnknownName
-from .configs import (
+from .cards import Card, Cards, cards
+from .catalogue import Broken, Catalogue, Component
+from .errors import ConfigError, UnknownName
+from .hookspecs import hookimpl, hookspec
+from .kinds import (
     AllocatorConfig,
     CodecConfig,
     CodesSpec,
@@ -21,14 +23,13 @@ from .configs import (
     SourceConfig,
     Spec,
     StepConfig,
-    TokenizerConfig,
+    TargetSpec,
     TokenSpec,
 )
-from .errors import ConfigError
-from .hookspecs import hookimpl, hookspec
 from .manager import catalogue, create_manager, manager
-from .models import CodecModelConfig, GeneratorConfig, ModelConfig
-from .runs import RunConfig, SuiteConfig, TrainConfig
+from .models import CodecModelConfig, GeneratorConfig, ModelConfig, TokenizerConfig
+from .runs import RunConfig, TrainConfig
+from .suites import SuiteConfig, suite
 
 __all__ = [
     "AllocatorConfig",
@@ -60,6 +61,7 @@ __all__ = [
     "Spec",
     "StepConfig",
     "SuiteConfig",
+    "TargetSpec",
     "TokenSpec",
     "TokenizerConfig",
     "TrainConfig",

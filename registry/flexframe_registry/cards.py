@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,18 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from .catalogue import Broken, UnknownName, nearest
-from .configs import KINDS, Config, Resize, TokenizerConfig
-from .errors import MISSING, ConfigError
+from .catalogue import Broken
+from .errors import ConfigError, UnknownName, nearest
+from .files import merge, put, read_yaml, split_override
+from .kinds import Config, Resize
 from .manager import Manager, manager
-from .models import GeneratorConfig, ModelConfig, kind_of, read_model
-from .runs import RunConfig, SuiteConfig, TrainConfig
-
-SLOTS = frozenset(KINDS) | {"data"}
-"""Fields whose bare name stands for a part of that type."""
+from .models import GeneratorConfig, ModelConfig, TokenizerConfig, continuous, read_model
+from .runfolder import MODEL, RunFolder
+from .runs import RunConfig, TrainConfig, check_codes
 
 MAX_HEADER = 100_000_000
 """Bytes of a safetensors file's header, as its format bounds it."""
@@ -102,15 +98,12 @@ class Card:
     @property
     def model(self) -> TokenizerConfig:
         """The tokenizer that the card describes; `described` takes the other kinds of model too."""
-        found = self.described
-        if not isinstance(found, TokenizerConfig):
-            raise ConfigError([(self.id, f"describes a {kind_of(found)}, not a tokenizer")])
-        return found
+        return TokenizerConfig.of(self.described, self.id)
 
     @property
     def described(self) -> ModelConfig:
         """The model's config, whichever kind it is."""
-        return read_model(self.file.model, self.id)
+        return read_model(with_codes(self.file.model, self.id), self.id)
 
     @property
     def run(self) -> RunConfig:
@@ -125,13 +118,13 @@ class Card:
         raw = {"model": self.file.model, "run": self.file.run or {}}
         if self.file.run is None and not any(o.startswith("run.") for o in overrides):
             text = "has no `run`, so it does not say how to train it; give at least run.data=SOURCE"
-            raise ConfigError([(self.id, text)])
+            raise ConfigError.at(self.id, text)
         for override in overrides:
             key, value = split_override(override)
             path = key.split(".")
             raw = put(raw, path if path[0] in ("run", "model") else ["model", *path], value)
         try:
-            config = TrainConfig.read(raw)
+            config = read_training(raw)
             if not isinstance(config.model, TokenizerConfig):
                 return config  # a prior's images are brought to size as its tokenizer's card says
             data = config.run.data.resized(self._preprocessing(config).resize)
@@ -160,7 +153,7 @@ class Card:
                 f"a card file without weights, and its `{changed}` is another than that of {owner.id}, which has some"
             )
             text = f"is {told}; train it with `flexframe train {self.id}`, or change its `sampling` only"
-            raise ConfigError([(self.id, text)])
+            raise ConfigError.at(self.id, text)
         return owner
 
     def weights_path(self) -> Path:
@@ -170,14 +163,14 @@ class Card:
             return owner.weights_path()
         weights = self.file.weights
         if weights is None or weights.path is None or weights.sha256 is None:
-            raise ConfigError([(self.id, f"ships no weights; train them with `flexframe train {self.id}`")])
+            raise ConfigError.at(self.id, f"ships no weights; train them with `flexframe train {self.id}`")
         path = self.folder / weights.path
         if not path.is_file():
-            raise ConfigError([(self.id, f"its weights {path} are missing; reinstall the card's plugin")])
+            raise ConfigError.at(self.id, f"its weights {path} are missing; reinstall the card's plugin")
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != weights.sha256:
             expected = f"the card says {weights.sha256[:12]}"
-            raise ConfigError([(self.id, f"{path} hashes to {found[:12]}, {expected}; fetch it again")])
+            raise ConfigError.at(self.id, f"{path} hashes to {found[:12]}, {expected}; fetch it again")
         return path
 
 
@@ -211,7 +204,7 @@ class Cards:
         base = raw.get("base")
         if base is not None:
             if base in (name, *above):
-                raise ConfigError([(str(path), f"its base {base!r} is built on it in turn")])
+                raise ConfigError.at(str(path), f"its base {base!r} is built on it in turn")
             below = self._base(base, (name, *above))
             raw = merge(below.file.model_dump(exclude={"base", "weights", "metrics"}, exclude_unset=True), raw)
         return Card(name, CardFile.read(raw, str(path)), path.parent, below)
@@ -250,11 +243,11 @@ def tokenizer_of(name: str) -> TokenizerConfig | None:
     if is_card_file(path):
         return cards().read(path, str(path)).model
     if path.is_dir():
-        run = path / "config.json"
+        run = RunFolder(path).config
         if run.is_file():
             raw = _mapping(run.read_bytes(), run)
             return TokenizerConfig.read(raw["model"], str(run)) if {"model", "run"} <= raw.keys() else None
-        path = path / "model.safetensors"
+        path = path / MODEL
     if not path.is_file():
         return None
     with path.open("rb") as file:
@@ -266,11 +259,40 @@ def tokenizer_of(name: str) -> TokenizerConfig | None:
     return TokenizerConfig.read(header["config"], str(path)) if header.get("kind") == "tokenizer" else None
 
 
+def with_codes(data: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """A generator's fields with `length`, `codebook_size` and `codebooks` of the tokenizer that they name, where they
+    do not say; any other model's as they are."""
+    wanted, name = {"length", "codebook_size"}, data.get("tokenizer")
+    if "prior" not in data or not isinstance(name, str) or wanted <= data.keys():
+        return dict(data)
+    at, found = f"{path}.tokenizer" if path else "tokenizer", tokenizer_of(name)
+    if found is None:
+        missing = " and ".join(sorted(wanted - data.keys()))
+        raise ConfigError.at(at, f"{name!r} is no card and not on this disk, so its codes are unknown: give {missing}")
+    tokens = found.spec.tokens
+    if tokens.codebook_size is None:
+        raise ConfigError.at(at, continuous(name, found))
+    return {"length": tokens.length, "codebook_size": tokens.codebook_size, "codebooks": tokens.codebooks, **data}
+
+
+def read_training(data: Mapping[str, Any], path: str = "") -> TrainConfig:
+    """A model and its run, of which a prior has the codes of the tokenizer that it names."""
+    given = data.get("model")
+    raw = {**data, "model": with_codes(given, "model")} if isinstance(given, Mapping) else data
+    config = TrainConfig.read(raw, path)
+    model = config.model
+    if isinstance(model, GeneratorConfig) and model.tokenizer is not None:
+        found = tokenizer_of(model.tokenizer)
+        if found is not None:
+            check_codes(model, found, model.tokenizer)
+    return config
+
+
 def _mapping(text: bytes, path: Path) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise ConfigError([(str(path), f"cannot be read ({error})")]) from None
+        raise ConfigError.at(str(path), f"cannot be read ({error})") from None
     return found if isinstance(found, dict) else {}
 
 
@@ -280,104 +302,6 @@ def card(name: str) -> Card:
     if name in cards().files or not path.is_file():
         return cards().get(name)
     return cards().read(path, path.stem)
-
-
-SUITES = Path(__file__).parent / "suites"
-
-
-def suite(name: str, overrides: Sequence[str] = ()) -> SuiteConfig:
-    """A suite by name (shipped) or by path to a YAML file, with `key.path=value` on top.
-
-    Raises:
-        ConfigError: what is wrong with it; what it leaves to be said on the command line is named with the way to.
-    """
-    known = sorted(path.stem for path in SUITES.glob("*.yaml"))
-    path = SUITES / f"{name}.yaml" if name in known else Path(name)
-    if not path.is_file():
-        listed = ", ".join(known)
-        raise UnknownName(f"no suite named {name!r}, and no such file.{nearest(name, known)} Known: {listed}")
-    raw = read_yaml(path)
-    for override in overrides:
-        key, value = split_override(override)
-        raw = put(raw, key.split("."), value)
-    try:
-        return SuiteConfig.read(raw)
-    except ConfigError as error:
-        told = [(at, f"{text}; say it as {at}=VALUE" if text == MISSING else text) for at, text in error.problems]
-        raise ConfigError([(f"{name}: {at}" if at else name, text) for at, text in told]) from None
-
-
-# --- plain data --------------------------------------------------------------------------------------------------
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML 1.2 mapping; `ConfigError` names the file and line of what is wrong, duplicate keys included."""
-    try:
-        found = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError([(str(path), " ".join(str(error).split()))]) from None
-    if not isinstance(found, dict):
-        raise ConfigError([(str(path), f"holds {type(found).__name__}, not a mapping")])
-    return found
-
-
-def split_override(text: str) -> tuple[str, Any]:
-    """`key.path=value` as its key and its value, which is read as YAML."""
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigError([(text, "is not of the form key.path=value")])
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return key, YAML(typ="safe", pure=True).load(value)
-    except YAMLError as error:
-        raise ConfigError([(key, f"cannot read {value!r}: {' '.join(str(error).split())}")]) from None
-
-
-def put(data: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
-    """A copy of nested data with `value` at `path`; a part given as a bare name becomes a mapping on the way.
-
-    What stands in a list is named by its number: `metrics.0.type`.
-    """
-    head, *rest = path
-    if not rest:
-        if head == "type" and data.get("type", value) != value:
-            return {"type": value}  # another part: the settings of the one before are not its own
-        return {**data, head: value}
-    inner = data.get(head)
-    if inner is None:
-        inner = {}
-    elif isinstance(inner, str):
-        inner = {"type": inner}
-    elif isinstance(inner, list):
-        return {**data, head: _put_in_list(inner, rest, value, head)}
-    elif not isinstance(inner, Mapping):
-        raise ConfigError([(".".join(path), f"{head!r} is {inner!r}, which has no settings of its own")])
-    return {**data, head: put(inner, rest, value)}
-
-
-def _put_in_list(items: Sequence[Any], path: Sequence[str], value: Any, name: str) -> list[Any]:
-    number, *rest = path
-    if not number.isdecimal() or int(number) >= len(items):
-        raise ConfigError([(f"{name}.{number}", f"there are {len(items)}, numbered from 0")])
-    found = list(items)
-    found[int(number)] = put({"": found[int(number)]}, ["", *rest], value)[""]
-    return found
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`; a part of another `type` replaces the whole part."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        if isinstance(below, str) and key in SLOTS and isinstance(value, Mapping):
-            below = {"type": below}
-        merged[key] = value
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            kind = below.get("type")
-            if value.get("type", kind) == kind:
-                merged[key] = merge(below, value)
-    return merged
 
 
 def folders(package: str) -> list[Path]:

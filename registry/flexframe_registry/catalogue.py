@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .configs import ComponentConfig
-
-
-class UnknownName(LookupError):
-    """A component or card was asked for by a name that nobody provides."""
-
-
-def nearest(name: str, known: Iterable[str], likeness: float = 0.5) -> str:
-    """' Did you mean ...?' for the closest known name of at least this likeness (of 1), or nothing."""
-    near = difflib.get_close_matches(name, list(known), 1, likeness)
-    return f" Did you mean {near[0]!r}?" if near else ""
+from .errors import UnknownName, nearest
+from .kinds import ComponentConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +36,8 @@ class Component:
 
     def load(self) -> type:
         """Import the class and check that it fulfils the contract of its kind."""
-        found = _resolve(self.target)
-        contract = _resolve(self.config.contract)
+        found = attribute(self.target)
+        contract = attribute(self.config.contract)
         if not (isinstance(found, type) and issubclass(found, contract)):
             raise TypeError(
                 f"{self.kind} {self.name!r} of {self.provider}: {self.target} is no {contract.__qualname__}"
@@ -106,6 +95,7 @@ class Catalogue:
         return self.of(config).load()(config, *args)
 
 
-def _resolve(target: str) -> Any:
-    module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+def attribute(target: str) -> Any:
+    """What "module:attribute" names; its module is imported."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)

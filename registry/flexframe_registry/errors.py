@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
 
 from pydantic import BaseModel, ValidationError
 
-from .catalogue import nearest
-
 MISSING = "is required and is not given"
 """What is said of a field without which there is no config."""
+
+
+class UnknownName(LookupError):
+    """A component or card was asked for by a name that nobody provides."""
+
+
+def nearest(name: str, known: Iterable[str], likeness: float = 0.5) -> str:
+    """' Did you mean ...?' for the closest known name of at least this likeness (of 1), or nothing."""
+    near = difflib.get_close_matches(name, list(known), 1, likeness)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 class ConfigError(ValueError):
@@ -19,6 +28,15 @@ class ConfigError(ValueError):
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
         self.problems = tuple(problems)
         super().__init__("; ".join(f"{path}: {text}" if path else text for path, text in self.problems))
+
+    @classmethod
+    def at(cls, path: str, text: str) -> Self:
+        """The error of one problem: where it is, and a sentence that says what to do."""
+        return cls([(path, text)])
+
+    def below(self, path: str) -> ConfigError:
+        """These problems as those of what stands at `path`."""
+        return ConfigError([(".".join(part for part in (path, inner) if part), text) for inner, text in self.problems])
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> ConfigError:
@@ -32,7 +50,7 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
             problems += [(".".join(p for p in (path, inner) if p), text) for inner, text in cause.problems]
         elif item["type"] == "extra_forbidden":
             owner = _model_at(model, item["loc"][:-1])
-            known = [name for name, field in owner.model_fields.items() if not field.exclude] if owner else []
+            known = list(owner.model_fields) if owner else []
             listed = f" Known: {', '.join(known)}" if known else ""
             problems.append((path, f"there is no such setting.{nearest(loc[-1], known)}{listed}"))
         elif item["type"] == "missing":

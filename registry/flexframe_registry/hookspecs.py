@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pluggy
 
-if TYPE_CHECKING:
-    from .catalogue import Component
+from .catalogue import Component
 
 PROJECT = "flexframe"
 hookspec = pluggy.HookspecMarker(PROJECT)

@@ -1,31 +1,195 @@
-"""What a model file can hold beside a tokenizer: a generator (a prior over a tokenizer's codes), or a codec alone."""
+"""The models that a file or a card can hold: a tokenizer, a generator (a prior over its codes), a codec alone."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from math import log2
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from .configs import (
+from .errors import ConfigError
+from .kinds import (
+    SIZES,
     CodecConfig,
     CodesSpec,
+    ComponentConfig,
     Config,
     DecoderConfig,
+    EncoderConfig,
     LatentSpec,
+    MaskerConfig,
     PriorConfig,
+    QuantizerConfig,
+    SamplingConfig,
     Size,
-    Slot,
-    TokenizerConfig,
-    resolve,
+    Spec,
+    TokenSpec,
 )
-from .errors import ConfigError
+from .slots import Slot, resolve
+
+PartName = Literal["codec", "encoder", "quantizer", "masker", "decoder"]
+PARTS: tuple[PartName, ...] = get_args(PartName)
+"""The parts of a tokenizer, in the order in which an image meets them."""
 
 
-class GeneratorConfig(Config):
+class ModelConfig(Config):
+    """Base of the configs of whole models. Each answers for itself what it is called, built as and made of."""
+
+    kind: ClassVar[str]
+    """The word for it in cards and in the headers of model files."""
+    target: ClassVar[str]
+    """Its class, as "module:attribute"; constructed with `(config, sampling)`."""
+    trainee: ClassVar[str | None] = None
+    """What trains it, as "module:attribute"; constructed with the `TrainConfig`. None where nothing does."""
+
+    @classmethod
+    def of(cls, config: ModelConfig, where: str) -> Self:
+        """A config of any kind, as one of this kind.
+
+        Raises:
+            ConfigError: it is of another kind; the sentence begins with `where`.
+        """
+        if not isinstance(config, cls):
+            raise ConfigError.at(where, f"describes a {config.kind}, not a {cls.kind}")
+        return config
+
+    @property
+    def parts(self) -> Mapping[str, ComponentConfig]:
+        """Configs of its parts by name, in the order in which data meet them."""
+        raise NotImplementedError(f"{type(self).__name__}.parts")
+
+    @property
+    def sampled(self) -> DecoderConfig | PriorConfig | None:
+        """The part that its settings of use are of; None where there are no such settings."""
+        return None
+
+    @property
+    def sampling(self) -> type[SamplingConfig] | None:
+        """The class of its settings of use; None where there are none."""
+        return None if self.sampled is None else self.sampled.sampling
+
+    @property
+    def widths(self) -> Spec | None:
+        """Widths of those of a tokenizer's parts that it holds; None where it holds none."""
+        return None
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """The token counts at which it is meant to be used; none where it makes no tokens of images."""
+        return ()
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Facts of its shapes for a person to read: label and text, what goes in first."""
+        return []
+
+
+class TokenizerConfig(ModelConfig):
+    """A tokenizer: its parts, and the image and token sizes from which all widths follow."""
+
+    kind = "tokenizer"
+    target = "flexframe.models.tokenizer:Tokenizer"
+    trainee = "flexframe.train.trainee:Trainee"
+
+    size: Size | None = None
+    """Size of parts whose own fields are not given: `tiny`, `small`, `base` or `large`."""
+    image_size: tuple[int, int]
+    """Height and width in pixels; one number stands for a square."""
+    length: int = Field(ge=1)
+    """The most tokens that one image can have."""
+    codec: Slot[CodecConfig] = Field(default="identity", validate_default=True)
+    """Frozen map between images and the latents the model works on."""
+    encoder: Slot[EncoderConfig]
+    """Latents to `length` features."""
+    quantizer: Slot[QuantizerConfig]
+    """Features to tokens, discrete or continuous."""
+    masker: Slot[MaskerConfig] = Field(default="full", validate_default=True)
+    """How many tokens training keeps."""
+    decoder: Slot[DecoderConfig]
+    """Tokens to latents."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_sizes(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or data.get("size") not in SIZES:
+            return data
+        filled, problems = dict(data), list[tuple[str, str]]()
+        for kind in PARTS:
+            if kind in filled:
+                try:
+                    filled[kind] = resolve(kind, filled[kind], filled["size"])
+                except ConfigError as error:
+                    problems += error.below(kind).problems
+        if problems:
+            raise ConfigError(problems)
+        return filled
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> TokenizerConfig:
+        spec = self.spec
+        for name, part in self.parts.items():
+            try:
+                part.check(spec)
+            except ConfigError:
+                raise
+            except ValueError as error:
+                raise ConfigError.at(name, str(error)) from None
+        return self
+
+    @property
+    def parts(self) -> Mapping[str, ComponentConfig]:
+        return {name: getattr(self, name) for name in PARTS}
+
+    @property
+    def sampled(self) -> DecoderConfig:
+        return self.decoder
+
+    @property
+    def widths(self) -> Spec:
+        return self.spec
+
+    @property
+    def spec(self) -> Spec:
+        """Every width that its parts need."""
+        features = self.encoder.features()
+        tokens = replace(self.quantizer.tokens(self.length, features), masked=self.masker.masked)
+        return Spec(self.codec.latents(*self.image_size), features, tokens, self.decoder.taps())
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        return self.masker.budgets(self.length)
+
+    @property
+    def bits_per_token(self) -> float | None:
+        """log2 of the codes a token can take; None if continuous."""
+        tokens = self.spec.tokens
+        return None if tokens.codebook_size is None else tokens.codebooks * log2(tokens.codebook_size)
+
+    def describe(self) -> list[tuple[str, str]]:
+        tokens, bits = self.spec.tokens, self.bits_per_token
+        each = f"{tokens.codebooks} codes" if tokens.codebooks > 1 else "1 code"
+        codes = f"{each} of {tokens.codebook_size:,}" if tokens.codebook_size else "continuous"
+        facts = [("tokens", f"up to {tokens.length:,}, each {tokens.dim} numbers, {codes}")]
+        if bits:
+            facts.append(("bits", f"{bits:.4g} a token, {bits * tokens.length:,.0f} an image at full length"))
+        return [*_pixels(self.image_size, self.spec.latents), *facts]
+
+
+class GeneratorConfig(ModelConfig):
     """A prior, and the codes that it models.
 
-    `length`, `codebook_size` and `codebooks` follow from the tokenizer where it is a card or on this disk.
+    In a card, `length`, `codebook_size` and `codebooks` follow from a tokenizer that is a card or on this disk.
     """
+
+    kind = "generator"
+    target = "flexframe.models.generator:Generator"
+    trainee = "flexframe.train.trainee:PriorTrainee"
 
     size: Size | None = None
     """Size of a prior whose own fields are not given."""
@@ -42,7 +206,7 @@ class GeneratorConfig(Config):
     class_names: tuple[str, ...] = ()
     """What the classes are called, in order; training takes the data's."""
     fingerprint: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    """`flexframe.fingerprint.fingerprint` of the tokenizer whose codes it was trained on; training fills it in."""
+    """Fingerprint of the tokenizer whose codes it was trained on; training fills it in."""
     prior: Slot[PriorConfig]
     """The model of the codes."""
 
@@ -53,53 +217,49 @@ class GeneratorConfig(Config):
             try:
                 return {**data, "prior": resolve("prior", data["prior"], data["size"])}
             except ConfigError as error:
-                problems = [(".".join(p for p in ("prior", at) if p), text) for at, text in error.problems]
-                raise ConfigError(problems) from None
+                raise error.below("prior") from None
         return data
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_codes(cls, data: Any) -> Any:
-        wanted = {"length", "codebook_size"}
-        if not isinstance(data, dict) or not isinstance(data.get("tokenizer"), str) or wanted <= data.keys():
-            return data
-        from .cards import tokenizer_of  # which reads configs of these classes
-
-        found = tokenizer_of(data["tokenizer"])
-        if found is None:
-            missing = " and ".join(sorted(wanted - data.keys()))
-            text = f"{data['tokenizer']!r} is no card and not on this disk, so its codes are unknown: give {missing}"
-            raise ConfigError([("tokenizer", text)])
-        tokens = found.spec.tokens
-        if tokens.codebook_size is None:
-            raise ConfigError([("tokenizer", continuous(data["tokenizer"], found))])
-        widths = {"length": tokens.length, "codebook_size": tokens.codebook_size, "codebooks": tokens.codebooks}
-        return {**widths, **data}
 
     @model_validator(mode="after")
     def _check(self) -> GeneratorConfig:
         if self.class_names and len(self.class_names) != self.classes:
             text = f"names {len(self.class_names)} classes, and classes is {self.classes}"
-            raise ConfigError([("class_names", text)])
+            raise ConfigError.at("class_names", text)
         try:
             self.prior.check_codes(self.spec)
         except ValueError as error:
-            raise ConfigError([("prior", str(error))]) from None
+            raise ConfigError.at("prior", str(error)) from None
         return self
 
     @property
+    def parts(self) -> Mapping[str, ComponentConfig]:
+        return {"prior": self.prior}
+
+    @property
+    def sampled(self) -> PriorConfig:
+        return self.prior
+
+    @property
     def spec(self) -> CodesSpec:
+        """The codes that its prior models."""
         return CodesSpec(self.length, self.codebook_size, self.codebooks, self.classes)
+
+    def describe(self) -> list[tuple[str, str]]:
+        codes = f"{self.codebooks} x {self.length:,} codes of {self.codebook_size:,}"
+        return [("codes", f"{codes}, classes: {self.classes or 'none'}; tokenizer: {self.tokenizer or 'yours'}")]
 
 
 def continuous(name: str, config: TokenizerConfig) -> str:
-    """Why no prior of integers can be of this tokenizer."""
+    """A sentence that says why no prior of integers can be of this tokenizer."""
     kind = config.quantizer.type
     return f"{name!r} has continuous tokens (quantizer {kind!r}); priors model integer codes, so choose another"
 
 
-class CodecModelConfig(Config):
+class CodecModelConfig(ModelConfig):
     """A codec by itself: the first stage of tokenizers that work on its latents."""
+
+    kind = "codec"
+    target = "flexframe.models.codec:CodecModel"
 
     image_size: tuple[int, int] = (256, 256)
     """Height and width in pixels that it was made for; one number stands for a square."""
@@ -112,30 +272,24 @@ class CodecModelConfig(Config):
         return (value, value) if isinstance(value, int) else value
 
     @property
+    def parts(self) -> Mapping[str, ComponentConfig]:
+        return {"codec": self.codec}
+
+    @property
+    def widths(self) -> Spec:
+        return Spec(self.latents, 1, TokenSpec(1, 1))  # a codec is built before any token is known
+
+    @property
     def latents(self) -> LatentSpec:
+        """The latents of an image of its size."""
         return self.codec.latents(*self.image_size)
 
-
-ModelConfig = TokenizerConfig | GeneratorConfig | CodecModelConfig
-
-MODELS: dict[str, type[TokenizerConfig] | type[GeneratorConfig] | type[CodecModelConfig]] = {
-    "tokenizer": TokenizerConfig,
-    "generator": GeneratorConfig,
-    "codec": CodecModelConfig,
-}
-"""What a model file or a card can describe, by the word that its header has for it."""
+    def describe(self) -> list[tuple[str, str]]:
+        return _pixels(self.image_size, self.latents)
 
 
-def kind_of(config: ModelConfig) -> str:
-    """The header's word for a config."""
-    return next(kind for kind, cls in MODELS.items() if isinstance(config, cls))
-
-
-def sampled_by(config: ModelConfig) -> DecoderConfig | PriorConfig | None:
-    """The part that a model's settings of use are of; None for a codec, which has none."""
-    if isinstance(config, CodecModelConfig):
-        return None
-    return config.prior if isinstance(config, GeneratorConfig) else config.decoder
+MODELS: dict[str, type[ModelConfig]] = {cls.kind: cls for cls in (TokenizerConfig, GeneratorConfig, CodecModelConfig)}
+"""The configs of all models, by the word that cards and headers have for each."""
 
 
 def read_model(data: Any, path: str = "") -> ModelConfig:
@@ -145,3 +299,9 @@ def read_model(data: Any, path: str = "") -> ModelConfig:
     if isinstance(data, dict) and "codec" in data and not data.keys() & {"encoder", "decoder", "quantizer", "length"}:
         return CodecModelConfig.read(data, path)
     return TokenizerConfig.read(data, path)
+
+
+def _pixels(size: tuple[int, int], latents: LatentSpec) -> list[tuple[str, str]]:
+    bounds = "unbounded" if latents.range is None else f"in [{latents.range[0]:g}, {latents.range[1]:g}]"
+    shape = f"{latents.channels} x {latents.height} x {latents.width}, {bounds}"
+    return [("size", f"{size[0]} x {size[1]} pixels, RGB in [0, 1]"), ("latents", shape)]

@@ -1,4 +1,4 @@
-"""How a model is trained and measured, as data: run and suite configs."""
+"""How a model is trained, as data."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from .configs import Betas, Config, MetricConfig, ObjectiveConfig, Slot, SourceConfig, TokenizerConfig, resolve
 from .errors import ConfigError
-from .models import CodecModelConfig, GeneratorConfig, continuous, read_model
+from .kinds import Betas, Config, ObjectiveConfig, SourceConfig
+from .models import CodecModelConfig, GeneratorConfig, PartName, TokenizerConfig, continuous, read_model
+from .slots import Slot, resolve
 
 
 class InitConfig(Config):
@@ -19,7 +20,7 @@ class InitConfig(Config):
 
     source: str = Field(alias="from")
     """The model, as `flexframe.load` takes it: a card, a file, a run's folder, a published checkpoint."""
-    parts: tuple[Literal["codec", "encoder", "quantizer", "masker", "decoder"], ...] | None = None
+    parts: tuple[PartName, ...] | None = None
     """Parts that are taken; not given: all that it has."""
     rename: dict[str, str] = {}
     """Beginnings of tensor names there, and what they are here."""
@@ -125,18 +126,18 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _splits(self) -> RunConfig:
         if self.batch_size % self.accumulate:
-            raise ConfigError([("accumulate", f"{self.accumulate} does not divide batch_size {self.batch_size}")])
+            raise ConfigError.at("accumulate", f"{self.accumulate} does not divide batch_size {self.batch_size}")
         return self
 
     @model_validator(mode="after")
     def _latents_stay(self) -> RunConfig:
         if self.keep_latents and (self.flip or self.shift):
-            raise ConfigError([("keep_latents", "holds one picture an image; leave it out, or `flip` and `shift`")])
+            raise ConfigError.at("keep_latents", "holds one picture an image; leave it out, or `flip` and `shift`")
         if self.latents is not None and (self.flip or self.shift):
             text = "holds pictures as they were; leave out `flip` and `shift`, or precompute several `crops` of each"
-            raise ConfigError([("latents", text)])
+            raise ConfigError.at("latents", text)
         if self.latents is not None and (self.keep_latents or self.preload):
-            raise ConfigError([("latents", "reads no images: leave out `keep_latents` and `preload`")])
+            raise ConfigError.at("latents", "reads no images: leave out `keep_latents` and `preload`")
         return self
 
 
@@ -151,8 +152,8 @@ class TrainConfig(Config):
     def _read_model(cls, value: Any) -> Any:
         found = read_model(value) if isinstance(value, Mapping) else value
         if isinstance(found, CodecModelConfig):
-            raise ConfigError(
-                [("", "is a codec by itself; train it as a tokenizer, which has an encoder and a decoder")]
+            raise ConfigError.at(
+                "", "is a codec by itself; train it as a tokenizer, which has an encoder and a decoder"
             )
         return found
 
@@ -187,13 +188,8 @@ class TrainConfig(Config):
         if model.tokenizer is None:
             if model.fingerprint is None or self.run.tokens is None:
                 text = "name the tokenizer whose codes the prior models; or its fingerprint, with run.tokens"
-                raise ConfigError([("model.tokenizer", text)])
+                raise ConfigError.at("model.tokenizer", text)
             return self
-        from .cards import tokenizer_of  # which reads configs of these classes
-
-        found = tokenizer_of(model.tokenizer)
-        if found is not None:
-            check_codes(model, found, model.tokenizer)
         return self
 
     @model_validator(mode="after")
@@ -206,12 +202,12 @@ class TrainConfig(Config):
             if lacking:
                 offers = ", ".join(sorted(decoder.provides())) or "nothing"
                 text = f"needs {', '.join(lacking)}, which decoder {decoder.type!r} does not provide (it has: {offers})"
-                raise ConfigError([(f"run.objectives.{i}", f"objective {objective.type!r} {text}")])
+                raise ConfigError.at(f"run.objectives.{i}", f"objective {objective.type!r} {text}")
             try:
                 objective.check(self.model.spec)
             except ValueError as error:
                 text = f"objective {objective.type!r}: {error}"
-                raise ConfigError([(f"run.objectives.{i}", text)]) from None
+                raise ConfigError.at(f"run.objectives.{i}", text) from None
         return self
 
     @property
@@ -229,7 +225,7 @@ def check_codes(model: GeneratorConfig, tokenizer: TokenizerConfig, name: str) -
     and no longer a sequence. `name` is the tokenizer's, which need not be the one that the prior names."""
     tokens, problems = tokenizer.spec.tokens, []
     if tokens.codebook_size is None:
-        raise ConfigError([("model.tokenizer", continuous(name, tokenizer))])
+        raise ConfigError.at("model.tokenizer", continuous(name, tokenizer))
     if model.length > tokens.length:
         problems.append(("model.length", f"is {model.length}; {name} has at most {tokens.length} tokens"))
     for field in ("codebook_size", "codebooks"):
@@ -238,25 +234,3 @@ def check_codes(model: GeneratorConfig, tokenizer: TokenizerConfig, name: str) -
             problems.append((f"model.{field}", f"is {own}; that of {name} is {theirs}"))
     if problems:
         raise ConfigError(problems)
-
-
-class SuiteConfig(Config):
-    """A benchmark: which images, how many, at which token counts, measured how."""
-
-    data: Slot[SourceConfig]
-    """Images; every model sees the same ones."""
-    count: int | None = Field(None, ge=1)
-    """Images used, the first of the source; all if not given."""
-    budgets: tuple[int, ...] | None = None
-    """Token counts; not given: each model's own budgets. A model is measured at those of them that it supports."""
-    metrics: tuple[Slot[MetricConfig], ...]
-    """What is measured."""
-    seed: int = Field(0, ge=0, lt=2**63)
-    """Seed of the decoders' draws."""
-    rounding: Literal["nearest", "down"] = "nearest"
-    """How reconstructions become 8-bit where a metric takes them so: 255 times the value, to the nearest, or cut off as
-    code bases do that cast without rounding."""
-    show: int = Field(12, ge=0)
-    """Images shown on the report page."""
-    note: str = ""
-    """A line for the page: what the suite is for and what not to conclude from it."""

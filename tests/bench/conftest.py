@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from flexframe import tokenizer as tokenizer_module
 from flexframe.bench import protocol, runner
-from flexframe.builtin import features, metrics
-from flexframe.contracts import Decoder, Encoder, Quantizer, Reconstructions, Sample, Source
-from flexframe.tokenizer import Tokenizer
+from flexframe.bench.metric import Reconstructions
+from flexframe.data.source import Sample, Source
+from flexframe.models import tokenizer as tokenizer_module
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.parts import Decoder, Encoder, Quantizer
 from flexframe.tokens import Outputs, Quantized, Tokens
 from flexframe_registry import (
     Component,
@@ -34,6 +35,8 @@ from flexframe_registry import (
     hookimpl,
 )
 from flexframe_registry.catalogue import Catalogue
+from flexframe_standard.metrics import inception as features
+from flexframe_standard.metrics import support_vectors
 
 SIDE = 16
 LENGTH = 8
@@ -135,7 +138,8 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> Catalogue:
     manager = create_manager([ToyPlugin()])
     found = Catalogue(manager.components())
     # by module object: the package's attribute `manager` is the function of that name
-    for module in (sys.modules["flexframe_registry.manager"], tokenizer_module, runner, protocol, metrics):
+    registry = [sys.modules[f"flexframe_registry.{name}"] for name in ("manager", "slots")]
+    for module in (*registry, tokenizer_module, runner, protocol, support_vectors):
         monkeypatch.setattr(module, "catalogue", lambda: found)
     return found
 

@@ -8,6 +8,7 @@ import math
 import pickle
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,16 @@ import scipy.special
 import torch
 from safetensors import safe_open
 
-from flexframe.builtin import feature_files, features, metrics_features
-from flexframe.builtin.feature_files import Cache, Rows, digests
-from flexframe.builtin.features import Inception, Moments
-from flexframe.builtin.metrics_features import polynomial_mmd, radii, within
-from flexframe.builtin.metrics_frechet import frechet_distance, part_distance
-from flexframe.contracts import Scratch
+from flexframe.bench.metric import Scratch
 from flexframe.testing.golden import shared
 from flexframe_registry import LatentSpec, Spec, TokenSpec
+from flexframe_standard.metrics import feature_files, precision_recall
+from flexframe_standard.metrics import inception as features
+from flexframe_standard.metrics.feature_files import Cache, Rows, digests
+from flexframe_standard.metrics.fid import frechet_distance, part_distance
+from flexframe_standard.metrics.inception import Inception, Moments
+from flexframe_standard.metrics.kid import polynomial_mmd
+from flexframe_standard.metrics.precision_recall import radii, within
 
 SPEC = Spec(LatentSpec(3, 16, 16), 4, TokenSpec(4, 2, 1, 8))
 SHARED = shared(Path(__file__)) / "data"
@@ -200,7 +203,7 @@ def test_inception_score_of_images(over: Any, feed: Any, photographs: Any, incep
 def test_a_batch_goes_through_the_network_once_for_all_metrics(
     over: Any, photographs: Any, inception: Any, feed: Any
 ) -> None:
-    from flexframe.contracts import Reconstructions
+    from flexframe.bench.metric import Reconstructions
     from flexframe.tokens import Tokens
 
     source, weights = photographs(12), inception()
@@ -280,7 +283,7 @@ def test_interrupted_metrics_go_on_in_another_process(
         scratch = Scratch(tmp_path / config["type"] / "own", tmp_path / config["type"] / "common")
         before = feed(over(config, photographs(30)), fake, 6, stop=12, scratch=scratch)
         torch.save(dict(before.state()), tmp_path / "state.pt")
-        feed(before, fake, 6, 12, 24, tally=before)  # measured, and not saved: measured again
+        feed(before.metric, fake, 6, 12, 24, tally=before)  # measured, and not saved: measured again
         later = over(config, photographs(30))
         tally = later.start(SPEC, scratch)
         tally.restore(torch.load(tmp_path / "state.pt", weights_only=True))
@@ -368,7 +371,7 @@ def test_frechet_without_weights_says_how_to_get_them(
         tries.append(url)
         raise OSError("no route to host")
 
-    monkeypatch.setattr(features.urllib.request, "urlopen", offline)
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
     few = over("frechet", photographs(359)).start(SPEC).unavailable()
     assert "2,048 images, and there are 359" in few
     assert "not here either" in few
@@ -436,7 +439,7 @@ def test_frechet_and_kid_with_real_weights(over: Any, feed: Any, photographs: An
 def test_no_number_comes_from_weights_that_are_not_whole(
     over: Any, photographs: Any, weights: Path, own_home: Path
 ) -> None:
-    from flexframe.contracts import Reconstructions
+    from flexframe.bench.metric import Reconstructions
     from flexframe.tokens import Tokens
 
     source = photographs(2)
@@ -535,8 +538,8 @@ def test_blocks_move_no_number(
     config = {"type": "kid", "layer": "64", "weights": inception(), "subset_size": 6, "subsets": 2}
     rebuilt = reconstructed(photographs(20))
     number = feed(over(config, photographs(20)), rebuilt).compute()
-    monkeypatch.setattr(metrics_features, "TILE", 7)
-    for module in (metrics_features, feature_files):
+    monkeypatch.setattr(precision_recall, "TILE", 7)
+    for module in (precision_recall, feature_files):
         monkeypatch.setattr(module, "BLOCK", 8)
     assert torch.allclose(radii(real, 3), expected[0], rtol=1e-12)
     assert within(fake, real, radii(real, 3)) == expected[1]

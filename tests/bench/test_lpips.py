@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexframe.builtin import features
-from flexframe.builtin.metrics_lpips import BACKBONES, Perceptual
+from flexframe.nn.lpips import BACKBONES, Perceptual
 from flexframe.testing.golden import shared
 from flexframe_registry import LatentSpec, Spec, TokenSpec
 
@@ -106,7 +106,7 @@ def test_without_weights_it_says_how_to_get_them(
     def offline(url: str, timeout: float) -> Any:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(features.urllib.request, "urlopen", offline)
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
     why = over("lpips", photographs(2, (64, 64))).start(SPEC).unavailable()
     assert "no route to host" in why
     assert "alexnet-owt-7be5be79.pth" in why

@@ -12,10 +12,11 @@ import scipy.ndimage
 import scipy.stats
 import torch
 
-from flexframe.contracts import Reconstructions, Sample, Source
+from flexframe.bench.metric import Reconstructions
+from flexframe.data.source import Sample, Source
 from flexframe.tokens import Tokens
 from flexframe_registry import SourceConfig, Spec, SuiteConfig
-from flexframe_registry.configs import LatentSpec, TokenSpec
+from flexframe_registry.kinds import LatentSpec, TokenSpec
 
 
 class Images(Source):
@@ -213,7 +214,7 @@ def test_bits_of_an_image_name_any_of_its_token_sequences(metric: Any, pictures:
 
 def test_tallies_of_one_metric_do_not_mix(metric: Any, pictures: torch.Tensor) -> None:
     first = metric("psnr")
-    second = first.start(spec())
+    second = first.metric.start(spec())
     feed(first, pictures, pictures)
     feed(second, pictures, pictures // 2)
     assert first.compute()["psnr"] == 100

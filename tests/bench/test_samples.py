@@ -14,22 +14,20 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from flexframe import generator as generator_module
-from flexframe import loading
-from flexframe import tokenizer as tokenizer_module
 from flexframe.bench import protocol, runner, samples
 from flexframe.bench.explain import explain
 from flexframe.bench.table import columns, print_table
-from flexframe.builtin import metrics_frechet
-from flexframe.builtin.features import Moments
-from flexframe.builtin.metrics_frechet import frechet_distance
-from flexframe.contracts import AttributeClassifier, Decoder, Prior, Sample, Source
-from flexframe.fingerprint import fingerprint
-from flexframe.generator import Generator
-from flexframe.tokenizer import Tokenizer
+from flexframe.data.source import AttributeClassifier, Sample, Source
+from flexframe.data.tokenfile import TokenFile
+from flexframe.models import generator as generator_module
+from flexframe.models import tokenizer as tokenizer_module
+from flexframe.models.fingerprint import fingerprint
+from flexframe.models.generator import Generator
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.parts import Decoder, Prior
+from flexframe.store import modelfile
 from flexframe.tokens import Codes, Outputs, prefix
 from flexframe.use.generate import generate
-from flexframe.use.tokenfile import TokenFile
 from flexframe_registry import (
     Component,
     ConfigError,
@@ -42,7 +40,11 @@ from flexframe_registry import (
     TokenizerConfig,
 )
 from flexframe_registry import suite as shipped
+from flexframe_registry.cards import with_codes
 from flexframe_registry.catalogue import Catalogue
+from flexframe_standard.metrics import fid as metrics_frechet
+from flexframe_standard.metrics.fid import frechet_distance
+from flexframe_standard.metrics.inception import Moments
 
 NAMES = ("ink", "slate", "ash", "chalk")
 STEP = 60
@@ -132,8 +134,8 @@ class Greys(Source):
 def fakes(toys: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = {PaintConfig: "Paint", FakeConfig: "Fake", GreysConfig: "Greys"}
     found = Catalogue([*toys, *(Component(config, f"{__name__}:{name}") for config, name in mine.items())])
-    registry = sys.modules["flexframe_registry.manager"]
-    for module in (registry, tokenizer_module, generator_module, runner, samples, protocol, metrics_frechet):
+    registry = [sys.modules[f"flexframe_registry.{name}"] for name in ("manager", "slots")]
+    for module in (*registry, tokenizer_module, generator_module, runner, protocol, metrics_frechet):
         monkeypatch.setattr(module, "catalogue", lambda: found)
 
 
@@ -276,7 +278,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(Break):
             samples.run(greys(), [("a", prior(), tokenizer())], tmp_path / "x", batch_size=7, save_seconds=0.0)
     with pytest.raises(
-        ValueError, match=r"of another protocol \(models\.a\.sampling\.prior\.guidance: then 1\.0, now 2"
+        ValueError, match=r"of another protocol: models\.a\.sampling\.prior\.guidance was 1\.0 and is 2"
     ):
         samples.run(greys(), [("a", prior(), tokenizer())], tmp_path / "x", sampling={"guidance": 2.0})
     again = samples.run(greys(), [("a", prior(), tokenizer())], tmp_path / "x", batch_size=5)
@@ -398,10 +400,11 @@ def test_the_command(command: Any, tmp_path: Path) -> None:
     parts = {"encoder": "registers", "quantizer": {"type": "fsq", "levels": [4, 4]}, "decoder": "vit"}
     torch.manual_seed(0)
     tok = Tokenizer(TokenizerConfig.read({"size": "tiny", "image_size": 16, "length": 4, "masker": "pow2", **parts}))
-    loading.save(tok.state_dict(), tok.config, tmp_path / "tok.safetensors")
+    modelfile.save(tok.state_dict(), tok.config, tmp_path / "tok.safetensors")
     raw = {"tokenizer": str(tmp_path / "tok.safetensors"), "classes": 10, "fingerprint": fingerprint(tok)}
-    drawn = Generator(GeneratorConfig.read({**raw, "prior": {"type": "gpt", "width": 16, "depth": 1, "heads": 2}}))
-    loading.save(drawn.state_dict(), drawn.config, tmp_path / "prior.safetensors")
+    raw = with_codes({**raw, "prior": {"type": "gpt", "width": 16, "depth": 1, "heads": 2}})
+    drawn = Generator(GeneratorConfig.read(raw))
+    modelfile.save(drawn.state_dict(), drawn.config, tmp_path / "prior.safetensors")
     data = "{type: scenes, complexity: 0, count: 20}"
     (tmp_path / "suite.yaml").write_text(f"data: {data}\nmetrics: [classifier, codebook, psnr]\nshow: 4\n")
     args = ["bench-samples", tmp_path / "suite.yaml", tmp_path / "prior.safetensors", "count=12", "-o", tmp_path / "o"]
@@ -437,5 +440,7 @@ def test_the_shipped_suite_is_of_metrics_that_samples_have() -> None:
 def test_results_of_other_samples_are_kept(tmp_path: Path) -> None:
     for _ in range(2):  # the same ones again may take the place of those before
         samples.run(greys(), [("a", prior(), tokenizer())], tmp_path)
-    with pytest.raises(ConfigError, match=r"holds another benchmark.* it differs in models; choose another folder"):
+    with pytest.raises(
+        ConfigError, match=r"holds another benchmark.*: models\..*temperature was .* and is 0.5.*; choose another"
+    ):
         samples.run(greys(), [("a", prior(), tokenizer())], tmp_path, sampling={"temperature": 0.5})

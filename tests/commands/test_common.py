@@ -47,7 +47,7 @@ def failing(monkeypatch, command):
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (ConfigError([("a.b", "is wrong")]), 2, "flexframe: a.b: is wrong"),
+        (ConfigError.at("a.b", "is wrong"), 2, "flexframe: a.b: is wrong"),
         (ValueError("of two\nlines"), 2, "flexframe: of two lines"),
         (FileNotFoundError(2, "No such file or directory", "x.png"), 2, "No such file or directory: 'x.png'"),
         (RuntimeError("a shape\n  is wrong."), 1, "flexframe: RuntimeError: a shape is wrong. This was not expected"),

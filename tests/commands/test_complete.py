@@ -12,7 +12,7 @@ import pytest
 
 from flexframe.commands import complete
 from flexframe_registry import cards, catalogue
-from flexframe_registry.configs import KINDS
+from flexframe_registry.kinds import KINDS
 
 bash = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 

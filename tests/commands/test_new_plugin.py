@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from flexframe.commands import new_plugin
-from flexframe_registry.cards import CardFile, read_yaml
+from flexframe_registry.cards import CardFile
+from flexframe_registry.files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = "abcdefghij-klmnopqrst-uvwxyz-2"

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from flexframe.data import files
-from flexframe.data.files import settle
 from flexframe.data.images import RESIZES, BrokenImage, fit
 from flexframe_registry import ConfigError, catalogue
-from flexframe_registry.configs import SourceConfig
+from flexframe_registry.kinds import SourceConfig
+from flexframe_registry.suites import settle
+from flexframe_standard.sources import files
 
 BROKEN = {"b.png": b"no image", "d.png": b"", "e.png": None}  # None: a picture, of which the end is missing
 NAMES = [f"{name}.png" for name in "abcdefgh"]

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from flexframe.contracts import Sample, Source
 from flexframe.data.held import hold
 from flexframe.data.loader import augment, batches, order, split
 from flexframe.data.share import Share
+from flexframe.data.source import Sample, Source
 from flexframe.rng import Rng
 from flexframe.tokens import Batch
 from flexframe_registry import RunConfig, catalogue
-from flexframe_registry.configs import SourceConfig, resolve
+from flexframe_registry.kinds import SourceConfig
+from flexframe_registry.slots import resolve
 
 CPU = torch.device("cpu")
 

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from flexframe.builtin.scenes_config import BACKGROUNDS, MOST, TEXTURES, WORDS, ScenesConfig
 from flexframe.data.loader import batches
-from flexframe.data.scenes import VERSION, Scenes, render
-from flexframe.data.scenes.backgrounds import BACKGROUNDS as DRAWN
-from flexframe.data.scenes.colours import HUES, PALETTES
-from flexframe.data.scenes.layout import LIGHTS, draw
-from flexframe.data.scenes.objects import MARGIN
-from flexframe.data.scenes.patterns import TEXTURES as PATTERNS
-from flexframe.data.scenes.patterns import bands, checks, dots
-from flexframe.data.scenes.shapes import SHAPES
 from flexframe_registry import ConfigError, RunConfig, catalogue
+from flexframe_standard.sources.scenes import VERSION, Scenes, render
+from flexframe_standard.sources.scenes.backgrounds import BACKGROUNDS as DRAWN
+from flexframe_standard.sources.scenes.colours import HUES, PALETTES
+from flexframe_standard.sources.scenes.layout import LIGHTS, draw
+from flexframe_standard.sources.scenes.objects import MARGIN
+from flexframe_standard.sources.scenes.patterns import TEXTURES as PATTERNS
+from flexframe_standard.sources.scenes.patterns import bands, checks, dots
+from flexframe_standard.sources.scenes.shapes import SHAPES
+from flexframe_standard.sources.scenes_config import BACKGROUNDS, MOST, TEXTURES, WORDS, ScenesConfig
 
 LEVELS = range(5)
 

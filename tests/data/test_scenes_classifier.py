@@ -7,13 +7,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from flexframe.bench.metric import Reconstructions
 from flexframe.bench.runner import Head
-from flexframe.builtin.scenes_config import WORDS, ScenesConfig
-from flexframe.contracts import Reconstructions
-from flexframe.data.scenes import VERSION, classifier
 from flexframe.tokens import Tokens
 from flexframe_registry import Spec, SuiteConfig, catalogue
-from flexframe_registry.configs import LatentSpec, TokenSpec
+from flexframe_registry.kinds import LatentSpec, TokenSpec
+from flexframe_standard.sources.scenes import VERSION, classifier
+from flexframe_standard.sources.scenes_config import WORDS, ScenesConfig
 
 
 def scenes(size=(64, 64), **fields):
@@ -100,7 +100,7 @@ def test_the_metric_gives_a_number_for_each_attribute():
     assert numbers["agreement"] == 100
     assert numbers["accuracy"] == pytest.approx(expected.pop("shape"))
     assert {name: numbers[f"accuracy_{name}"] for name in expected} == pytest.approx(expected)
-    assert set(numbers) == {m.name for m in found.measures()}
+    assert set(numbers) == {m.name for m in found.metric.measures()}
     protocol = found.protocol()
     assert protocol["label_is"] == "shape"
     assert protocol["renderer"] == VERSION

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flexframe.tokenizer import Tokenizer
+from flexframe.models.tokenizer import Tokenizer
 from flexframe_registry.cards import card
 
 FOLDER = Path(__file__).parents[2] / "benchmarks/recipes"

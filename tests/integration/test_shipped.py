@@ -7,11 +7,10 @@ import torch
 from sklearn.svm import SVC
 
 import flexframe
-from flexframe.builtin import DigitsConfig
-from flexframe.data.sources import Digits
 from flexframe.rng import Rng
 from flexframe_registry import cards
-from flexframe_registry.models import kind_of
+from flexframe_standard import DigitsConfig
+from flexframe_standard.sources.digits import Digits
 
 SHIPPED = [n for n in cards().names() if (weights := cards().get(n).file.weights) and weights.path is not None]
 
@@ -72,7 +71,7 @@ def test_titok_is_as_good_as_promised():
 def test_a_shipped_model_is_the_one_its_card_describes(name):
     card, model = cards().get(name), flexframe.load(name, kind=None)
     # a prior's file says by itself which tokenizer's codes it is of, and what its classes are called
-    untold = {"fingerprint": None, "class_names": ()} if kind_of(model.config) == "generator" else {}
+    untold = {"fingerprint": None, "class_names": ()} if model.config.kind == "generator" else {}
     assert model.config.model_copy(update=untold) == card.described
     assert not model.training
     assert model.sampling.model_dump(exclude_unset=True) == card.file.sampling

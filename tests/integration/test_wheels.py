@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from flexframe_registry import cards, catalogue
-from flexframe_registry.cards import SUITES
+from flexframe_registry.suites import SUITES
 
 pytestmark = pytest.mark.slow
 

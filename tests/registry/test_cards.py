@@ -15,7 +15,8 @@ from flexframe_registry import (
     hookimpl,
     suite,
 )
-from flexframe_registry.cards import CardFile, find_cards, merge, put, read_yaml, split_override, tokenizer_of
+from flexframe_registry.cards import CardFile, find_cards, tokenizer_of
+from flexframe_registry.files import merge, put, read_yaml, split_override
 
 WHOLE = """
 summary: a model

@@ -55,7 +55,7 @@ def test_a_config_without_a_name_is_refused():
 
 
 def test_the_class_is_checked_against_its_kind_when_it_is_loaded():
-    wrong = Component(WrongMaskerConfig, "flexframe.builtin.codec:IdentityCodec", "alpha 1.0")
+    wrong = Component(WrongMaskerConfig, "flexframe_standard.codec:IdentityCodec", "alpha 1.0")
     with pytest.raises(TypeError, match=r"masker 'wrong' of alpha 1\.0: .* is no LengthMasker"):
         wrong.load()
 
@@ -66,7 +66,7 @@ def test_every_installed_component_has_a_provider_and_the_lot_is_whole():
 
 
 def test_a_component_is_built_from_its_config_alone():
-    from flexframe.data.sources import Digits
+    from flexframe_standard.sources.digits import Digits
 
     config = catalogue().get("source", "digits").config.read({"split": "val"})
     assert catalogue().of(config).name == "digits"

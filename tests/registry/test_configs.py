@@ -18,7 +18,7 @@ from flexframe_registry import (
     cards,
     catalogue,
 )
-from flexframe_registry.configs import KINDS
+from flexframe_registry.kinds import KINDS
 
 CARD = "flextok/digits-tiny"
 MODEL = {

@@ -110,7 +110,7 @@ def test_list_reports_a_broken_plugin_and_succeeds(install, python, source):
 
 
 def test_the_environment_names_the_only_plugins_to_load(monkeypatch):
-    monkeypatch.setenv("FLEXFRAME_PLUGINS", "lengths, builtin")
+    monkeypatch.setenv("FLEXFRAME_PLUGINS", "lengths, standard")
     found = Catalogue(create_manager().components())
     assert {c.kind for c in found} >= {"masker", "codec", "source"}
     assert found.names("encoder") == found.names("decoder") == []

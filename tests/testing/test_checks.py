@@ -1,13 +1,15 @@
 """The contract kit finds what breaks a contract: one flaw a part, and the check that must see it."""
 
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
 import torch
 from torch import nn
 
-from flexframe.contracts import Encoder, LengthMasker, LikelihoodPrior, Measure, Metric, Quantizer
+from flexframe.bench.metric import Measure, Metric, Tally
 from flexframe.nn.priors import class_ids, gumbel
+from flexframe.parts import Encoder, LengthMasker, LikelihoodPrior, Objective, Quantizer
 from flexframe.testing import checks, iter_checks, parametrize_contracts
 from flexframe.testing.tables import TableRng
 from flexframe.tokens import Codes, Kept, Quantized, prefix
@@ -16,10 +18,13 @@ from flexframe_registry import (
     EncoderConfig,
     MaskerConfig,
     MetricConfig,
+    ObjectiveConfig,
     PriorConfig,
     QuantizerConfig,
+    TargetSpec,
     TokenSpec,
 )
+from flexframe_registry.kinds import KINDS
 
 
 class SignConfig(QuantizerConfig):
@@ -203,16 +208,11 @@ class DarknessConfig(MetricConfig):
     type: Literal["darkness"] = "darkness"
 
 
-class Darkness(Metric):
-    """Sound: the mean of each image's mean."""
+@dataclass
+class Seen(Tally):
+    """Sound: each image's mean."""
 
-    tallied = ("seen",)
-
-    def measures(self):
-        return [Measure("darkness", "Darkness")]
-
-    def reset(self, spec):
-        self.seen = []
+    seen: list[float] = field(default_factory=list)
 
     def update(self, batch):
         values = 1 - batch.exact.mean((1, 2, 3))
@@ -223,37 +223,39 @@ class Darkness(Metric):
         return {"darkness": sum(self.seen) / len(self.seen)}
 
 
-class Absent(Darkness):
-    """Sound: says that it has no numbers, and is asked for none."""
+class Darkness(Metric):
+    """Sound: the mean of each image's mean."""
 
-    def unavailable(self):
-        return "there is no lamp; bring one"
+    tally = Seen
 
+    def measures(self):
+        return [Measure("darkness", "Darkness")]
+
+
+def darkness(name, changed, **fields):
+    """The metric with another tally."""
+    return type(name, (Darkness,), {"tally": changed, **fields})
+
+
+class Untouchable(Seen):
     def update(self, batch):
         raise AssertionError("asked all the same")
 
     compute = update
 
 
+class Absent(Darkness):
+    """Sound: says that it has no numbers, and is asked for none."""
+
+    tally = Untouchable
+
+    def unavailable(self, spec):
+        return "there is no lamp; bring one"
+
+
 class Twice(Darkness):
     def measures(self):
         return 2 * super().measures()
-
-
-class Misnamed(Darkness):
-    def compute(self):
-        return {"dark": super().compute()["darkness"]}
-
-
-class Summed(Darkness):
-    def update(self, batch):
-        return {"darkness": super().update(batch)["darkness"].sum()}
-
-
-class Painting(Darkness):
-    def update(self, batch):
-        batch.exact[:, :, 0] = 0
-        return super().update(batch)
 
 
 class Opaque(Darkness):
@@ -262,39 +264,70 @@ class Opaque(Darkness):
 
 
 class Rambling(Darkness):
-    def unavailable(self):
+    def unavailable(self, spec):
         return "there is no lamp.\nBring one."
 
 
-class Crowded(Darkness):
-    def __init__(self, config, source):
-        super().__init__(config, source)
-        self.seen = []  # of all tallies: `start` copies the reference
-
-    def reset(self, spec):
-        pass
+class MisnamedTally(Seen):
+    def compute(self):
+        return {"dark": super().compute()["darkness"]}
 
 
-class Forgetful(Crowded):
-    def reset(self, spec):
+class SummedTally(Seen):
+    def update(self, batch):
+        return {"darkness": super().update(batch)["darkness"].sum()}
+
+
+class PaintingTally(Seen):
+    def update(self, batch):
+        batch.exact[:, :, 0] = 0
+        return super().update(batch)
+
+
+class CrowdedTally(Seen):
+    def __post_init__(self):
+        self.seen = self.metric.common
+
+
+class ForgetfulTally(CrowdedTally):
+    def __post_init__(self):
+        super().__post_init__()
         self.seen.clear()
 
 
-class Amnesic(Darkness):
-    tallied = ()
+class AmnesicTally(Seen):
+    def restore(self, state):
+        super().restore({"seen": state["seen"][:-1]})
 
 
-class Averaging(Darkness):
+class StrayTally(Seen):
+    def update(self, batch):
+        self.last = batch
+        return super().update(batch)
+
+
+class AveragingTally(Seen):
     def update(self, batch):
         values = super().update(batch)["darkness"]
         self.seen[-len(values) :] = [float(values.max())]  # one a batch
         return {"darkness": values}
 
 
-class Relative(Darkness):
+class RelativeTally(Seen):
     def update(self, batch):
         values = super().update(batch)["darkness"]
         return {"darkness": values - values.mean()}
+
+
+Misnamed = darkness("Misnamed", MisnamedTally)
+Summed = darkness("Summed", SummedTally)
+Painting = darkness("Painting", PaintingTally)
+Crowded = darkness("Crowded", CrowdedTally, common=[])  # of all tallies
+Forgetful = darkness("Forgetful", ForgetfulTally, common=[])
+Amnesic = darkness("Amnesic", AmnesicTally)
+Stray = darkness("Stray", StrayTally)
+Averaging = darkness("Averaging", AveragingTally)
+Relative = darkness("Relative", RelativeTally)
 
 
 @pytest.mark.parametrize("check", checks.of("metric")[2:], ids=lambda check: check.__name__)
@@ -311,9 +344,9 @@ def test_a_sound_metric_passes(part, check, monkeypatch):
         (Summed, checks.check_metric_numbers, r"'darkness' has shape \(\); a value an image"),
         (Painting, checks.check_metric_numbers, "wrote into the batch's exact"),
         (Rambling, checks.check_metric_numbers, "one sentence"),
-        (Crowded, checks.check_metric_tallies, "`reset` must make state of its own"),
-        (Forgetful, checks.check_metric_tallies, "`reset` must make state of its own"),
-        (Amnesic, checks.check_metric_resumes, "name in `tallied` all"),
+        (Crowded, checks.check_metric_tallies, "its state must be its own"),
+        (Forgetful, checks.check_metric_tallies, "its state must be its own"),
+        (Amnesic, checks.check_metric_resumes, "make all that `update` changes fields"),
         (Averaging, checks.check_metric_batches, "not close"),
         (Relative, checks.check_metric_batches, "not close"),
     ],
@@ -322,6 +355,11 @@ def test_a_sound_metric_passes(part, check, monkeypatch):
 def test_a_flawed_metric_is_caught(part, check, words, monkeypatch):
     with pytest.raises(AssertionError, match=words):
         run(check, DarknessConfig, part, monkeypatch)
+
+
+def test_a_tally_with_an_attribute_that_is_no_field_is_told(monkeypatch):
+    with pytest.raises(TypeError, match="StrayTally has last, which an interrupted run would lose; declare it"):
+        run(checks.check_metric_resumes, DarknessConfig, Stray, monkeypatch)
 
 
 def test_a_metrics_protocol_is_plain_data(monkeypatch):
@@ -455,3 +493,45 @@ def test_a_table_stands_in_for_the_draws_that_it_names():
     assert rng.uniform("b").shape == (2,)
     with pytest.raises(ValueError, match="table 'a' has shape"):
         rng.uniform("a", (2,))
+
+
+def test_every_kind_has_checks_of_its_own():
+    assert set(checks.CHECKS) == set(KINDS)
+    assert all(checks.CHECKS.values())
+
+
+def test_a_check_is_found_by_its_name():
+    assert checks.check_masker_draws in checks.of("masker")
+    with pytest.raises(AttributeError, match="has no attribute 'check_nothing'"):
+        _ = checks.check_nothing
+
+
+class AskingConfig(ObjectiveConfig):
+    """Squared distance of logits' mean to what was computed before."""
+
+    type: Literal["asking"] = "asking"
+
+    def needs(self):
+        return frozenset({"logits"})
+
+    def targets(self, grid, classes):
+        return {"means": TargetSpec(grid)}
+
+
+class Asking(Objective):
+    def forward(self, outputs, batch, *, step, rng):
+        return {"distance": (outputs.logits.square().mean(1) - batch.features["means"]).square().mean((1, 2))}
+
+
+class Deaf(Asking):
+    def forward(self, outputs, batch, *, step, rng):
+        return {"distance": batch.features["means"].mean((1, 2)) + 0 * outputs.logits.sum()}
+
+
+def test_targets_are_made_up_for_an_objective_that_names_them(monkeypatch):
+    run(checks.check_objective, AskingConfig, Asking, monkeypatch)
+    with pytest.raises(AssertionError, match="needs 'logits', but no gradient reaches it"):
+        run(checks.check_objective, AskingConfig, Deaf, monkeypatch)
+    monkeypatch.setattr(AskingConfig, "targets", ObjectiveConfig.targets)
+    with pytest.raises(KeyError, match="means"):
+        run(checks.check_objective, AskingConfig, Asking, monkeypatch)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import flexframe
-from flexframe import loading
-from flexframe.generator import CodecModel
-from flexframe.loading import build
+from flexframe.models.build import build
+from flexframe.models.codec import CodecModel
+from flexframe.store import modelfile
 from flexframe.train.run import Run
 from flexframe_registry import CodecModelConfig, ConfigError, TokenizerConfig, cards
 
@@ -20,7 +20,7 @@ SHORT = ("run.steps=2", "run.batch_size=4", "run.log_every=1", "run.warmup=0", "
 def made(tiny, tmp_path):
     """A model file to start from."""
     path = tmp_path / "model.safetensors"
-    loading.save(tiny.state_dict(), tiny.config, path)
+    modelfile.save(tiny.state_dict(), tiny.config, path)
     return path
 
 
@@ -69,7 +69,7 @@ def test_a_shorter_sequence_takes_the_first_registers(create, made, tiny):
 def test_a_prefix_can_be_renamed(create, made, tiny, tmp_path):
     state = {name.replace("encoder.", "teacher.", 1): v for name, v in tiny.state_dict().items()}
     odd = tmp_path / "odd.safetensors"
-    loading.save(state, tiny.config, odd)
+    modelfile.save(state, tiny.config, odd)
     run = create("run", f"run.init.from={odd}", "run.init.rename={teacher: encoder}")
     assert torch.equal(state_of(run)["encoder.registers"], tiny.state_dict()["encoder.registers"])
 
@@ -86,7 +86,7 @@ def test_learned_positions_are_stretched_to_another_image_size(create, tmp_path)
     card = cards().get("titok/digits-tiny")
     model = flexframe.load("titok/digits-tiny")
     path = tmp_path / "titok.safetensors"
-    loading.save(model.state_dict(), card.model, path)
+    modelfile.save(model.state_dict(), card.model, path)
     config = card.train(["image_size=32", f"run.init={path}", "run.steps=1", "run.batch_size=2"])
     run = Run.create(config, tmp_path / "larger", CPU, {})
     large, small = run.trainee.model.encoder.positional_embedding, model.encoder.positional_embedding
@@ -113,7 +113,7 @@ def test_a_codec_comes_from_a_model_of_its_own(create, tmp_path):
                                                          "groups": 4}))  # fmt: skip
     assert isinstance(codec, CodecModel)
     path = tmp_path / "codec.safetensors"
-    loading.save(codec.state_dict(), codec.config, path)
+    modelfile.save(codec.state_dict(), codec.config, path)
     run = create("run", "codec=vae", f"run.init={path}")
     ours = run.trainee.model.codec.state_dict()
     assert all(torch.equal(ours[n.removeprefix("codec.")], v) for n, v in codec.state_dict().items())

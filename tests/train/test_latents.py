@@ -5,14 +5,15 @@ import json
 import pytest
 import torch
 
-from flexframe import loading
-from flexframe.builtin.codec import IdentityCodec
 from flexframe.data.shards import Shards
-from flexframe.tokenizer import Tokenizer
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.store import modelfile
+from flexframe.store.load import load_file
 from flexframe.train.run import Run
 from flexframe.use import shards
 from flexframe_registry import ConfigError, TokenizerConfig, TrainConfig, catalogue
-from flexframe_registry.configs import resolve
+from flexframe_registry.slots import resolve
+from flexframe_standard.codec import IdentityCodec
 
 CPU = torch.device("cpu")
 DATA = {"type": "scenes", "complexity": 0, "count": 20}
@@ -33,7 +34,7 @@ def start(tmp_path):
         model, path = Tokenizer(TokenizerConfig.read(MODEL)), tmp_path / f"codec-{seed}.safetensors"
         for value in model.codec.parameters():
             value.data += 0.05 * torch.randn_like(value)
-        loading.save(model.state_dict(), model.config, path)
+        modelfile.save(model.state_dict(), model.config, path)
         return path
 
     return make
@@ -66,7 +67,7 @@ def losses(run):
 def test_latents_and_features_train_as_images_do(start, tmp_path, go, monkeypatch):
     monkeypatch.setattr(shards, "BYTES", 7 * 4 * 8 * 8 * 4)  # seven rows a shard
     path, out = start(), tmp_path / "latents"
-    filled = fill(loading.load_file(path).codec, out, batch_size=5)
+    filled = fill(load_file(path).codec, out, batch_size=5)
     see(out, batch_size=3)
     assert (filled.count, filled.shapes["latents"]) == (20, (4, 8, 8))
     assert len(list(out.glob("latents-*.safetensors"))) == 3
@@ -104,7 +105,7 @@ def test_a_codec_that_draws_draws_at_each_step_as_from_images(tmp_path, go, monk
 
 def test_what_is_not_the_runs_is_refused(start, tmp_path):
     path, out = start(), tmp_path / "latents"
-    fill(loading.load_file(path).codec, out)
+    fill(load_file(path).codec, out)
 
     def refused(words, **run):
         with pytest.raises(ConfigError, match=words):
@@ -125,7 +126,7 @@ def test_what_is_not_the_runs_is_refused(start, tmp_path):
 
 def test_a_precomputation_goes_on_where_it_stopped(start, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "BYTES", 7 * 4 * 8 * 8 * 4)
-    codec, out = loading.load_file(start()).codec, tmp_path / "latents"
+    codec, out = load_file(start()).codec, tmp_path / "latents"
 
     def stop(done, of):
         if done >= 14:

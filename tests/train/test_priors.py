@@ -6,16 +6,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flexframe import loading
-from flexframe.fingerprint import fingerprint
+from flexframe.models.fingerprint import fingerprint
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
+from flexframe.store import modelfile
+from flexframe.store.load import load
 from flexframe.testing.checks import redraw_zeros
-from flexframe.tokenizer import Tokenizer
-from flexframe.train.feed import create_feed
+from flexframe.train.feeds.create import create_feed
 from flexframe.train.run import Run
 from flexframe.use.precompute import precompute_tokens
 from flexframe_registry import ConfigError, TokenizerConfig, TrainConfig, catalogue, hookimpl, manager
-from flexframe_registry.configs import resolve
+from flexframe_registry.cards import read_training
+from flexframe_registry.slots import resolve
 
 CPU = torch.device("cpu")
 DATA = {"type": "scenes", "complexity": 0, "count": 20}
@@ -36,7 +38,7 @@ def tokenizer():
 @pytest.fixture
 def model(tokenizer, tmp_path):
     path = tmp_path / "tokenizer.safetensors"
-    loading.save(tokenizer.state_dict(), tokenizer.config, path)
+    modelfile.save(tokenizer.state_dict(), tokenizer.config, path)
     return path
 
 
@@ -44,7 +46,7 @@ def config(model, run=(), **fields):
     prior = {"type": "gpt", "width": 16, "depth": 1, "heads": 2}
     raw = {"tokenizer": str(model), "classes": 10, "prior": prior, **fields}
     settings = {"data": DATA, "steps": 4, "batch_size": 6, "log_every": 1, "warmup": 1, "checkpoint_every": 2}
-    return TrainConfig.read({"model": raw, "run": settings | dict(run)})
+    return read_training({"model": raw, "run": settings | dict(run)})
 
 
 @pytest.fixture
@@ -122,7 +124,7 @@ def test_parts_of_a_batch_have_its_gradients(train):
 
 def test_the_exported_file_is_a_generator(train, tokenizer):
     run = train()
-    found = loading.load(run.folder, kind="generator")
+    found = load(run.folder, kind="generator")
     assert found.config == run.config.model
     assert found.config.fingerprint == fingerprint(tokenizer)
     assert found.config.class_names[3] == "star"
@@ -211,7 +213,7 @@ def test_a_tokenizers_run_takes_no_tokens():
 
 def test_tokens_of_another_tokenizer_are_refused(tokenizer, model, file):
     state = {name: value + 0.1 for name, value in tokenizer.state_dict().items()}
-    loading.save(state, tokenizer.config, model)
+    modelfile.save(state, tokenizer.config, model)
     with pytest.raises(ConfigError, match=r"holds tokens of another tokenizer \(path:.*make it again"):
         create_feed(config(model, {"tokens": str(file)}), CPU)
     with pytest.raises(ConfigError, match=r"model\.fingerprint: is not that of the run's tokens"):
@@ -220,7 +222,7 @@ def test_tokens_of_another_tokenizer_are_refused(tokenizer, model, file):
 
 def test_tokens_of_other_data_are_refused(model, file):
     other = {"tokens": str(file), "data": {**DATA, "count": 30}}
-    with pytest.raises(ConfigError, match=r"run\.data: is not what .* was made of: count there 20, here 30"):
+    with pytest.raises(ConfigError, match=r"run\.data: is not what .* was made of: count was 20 and is 30"):
         create_feed(config(model, other), CPU)
 
 

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from flexframe.train import checkpoint, observe
+from flexframe.train import checkpoint
 from flexframe.train.run import Run
 from flexframe_registry import ConfigError, hookimpl, manager
+from flexframe_standard import observers as observe
 
 REVIVING = "quantizer={type: vq, codebook_size: 64, dim: 8, l2_norm: false, ema: true, dead_code_threshold: 0.5}"
 """Draws from the global random state at every step."""

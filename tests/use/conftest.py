@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flexframe import loading
-from flexframe.tokenizer import Tokenizer
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.store import modelfile
 
 
 def picture(seed: int, width: int = 24, height: int = 20) -> Image.Image:
@@ -53,5 +53,5 @@ IDS = ["a.png", "b.bmp", "b/10.jpg", "b/2.png", "c.PNG", "d/e/1.webp", "z.png"]
 def model(tiny: Tokenizer, tmp_path: Path) -> Path:
     """A model file of the small FlexTok with random weights."""
     path = tmp_path / "model.safetensors"
-    loading.save(tiny.state_dict(), tiny.config, path, sampling={"steps": 2})
+    modelfile.save(tiny.state_dict(), tiny.config, path, sampling={"steps": 2})
     return path

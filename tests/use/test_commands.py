@@ -9,7 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from flexframe.commands import use
-from flexframe.use.tokenfile import TokenFile
+from flexframe.data.tokenfile import TokenFile
 
 from .conftest import IDS
 

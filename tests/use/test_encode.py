@@ -8,14 +8,14 @@ import torch
 
 import flexframe
 from flexframe.data.images import BrokenImage
+from flexframe.data.tokenfile import TokenFile
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.use import encode as module
 from flexframe.use.encode import encode, load
 from flexframe.use.inputs import entries
-from flexframe.use.journal import Journal
+from flexframe.use.journal import ImageJournal
 from flexframe.use.lengths import Fixed, Listed, Table, read_rule
-from flexframe.use.tokenfile import TokenFile
 from flexframe_registry import ConfigError, UnknownName, cards
 
 from .conftest import IDS, picture, png, tar
@@ -270,12 +270,12 @@ import os, signal, sys
 from pathlib import Path
 import torch
 import flexframe
-from flexframe.use import encode as module, journal
-from flexframe.use.journal import Journal
+from flexframe import files
+from flexframe.use import encode as module
 from flexframe.use.lengths import Fixed
 
 torch.set_num_threads(1)
-journal.COMMIT_EVERY = 0
+files.COMMIT_EVERY = 0
 def told(done, of):
     if done == 4:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -298,9 +298,12 @@ def half(run, monkeypatch):
     [
         ({"seed": 1}, "was begun otherwise: seed was 0 and is 1; repeat the first command, or delete this file"),
         ({"model": "other"}, "model was 'some/model' and is 'other'"),
-        ({"resize": "torchvision-bilinear"}, "preprocessing was .* and is"),
-        ({"rule": Fixed(7)}, "lengths was {'length': 8, 'rule': 'fixed'} and is"),
-        ({"rule": Listed((8,) * 7)}, "lengths was"),
+        (
+            {"resize": "torchvision-bilinear"},
+            "preprocessing.resize was 'torchvision-bicubic' and is 'torchvision-bilinear'",
+        ),
+        ({"rule": Fixed(7)}, "lengths.length was 8 and is 7"),
+        ({"rule": Listed((8,) * 7)}, "lengths.length was 8 and is none; lengths.rule was 'fixed' and is 'listed'"),
     ],
 )
 def test_other_settings_are_told(run, settings, words):
@@ -336,9 +339,9 @@ def test_where_nothing_was_done_nothing_is_left_to_hinder_the_next(run, monkeypa
 
 
 def test_killed_before_the_first_image_it_may_begin_otherwise(run, photos, tmp_path):
-    journal = Journal(tmp_path / "t.safetensors.part")
+    journal = ImageJournal(tmp_path / "t.safetensors.part")
     journal.fill(entries([photos / "b"]), {"seed": 5})
-    journal._db.close()
+    journal.db.close()
     assert (run().count, run("again").resumed) == (7, 0)
 
 

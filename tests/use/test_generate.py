@@ -7,19 +7,20 @@ import pytest
 import torch
 from PIL import Image
 
-from flexframe import loading
-from flexframe.fingerprint import fingerprint
-from flexframe.generator import Generator
+from flexframe.data.tokenfile import TokenFile
+from flexframe.models.fingerprint import fingerprint
+from flexframe.models.generator import Generator
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
+from flexframe.store import modelfile
+from flexframe.store.load import load
 from flexframe.testing.checks import redraw_zeros
-from flexframe.tokenizer import Tokenizer
 from flexframe.use import precompute
 from flexframe.use.decode import decode
 from flexframe.use.generate import generate, powers, read_classes
 from flexframe.use.precompute import precompute_tokens
-from flexframe.use.tokenfile import TokenFile
 from flexframe_registry import ConfigError, GeneratorConfig, TokenizerConfig, catalogue
-from flexframe_registry.configs import resolve
+from flexframe_registry.slots import resolve
 
 DATA = {"type": "scenes", "complexity": 0, "count": 11}
 NAMES = ("cat", "dog", "cow")
@@ -57,9 +58,9 @@ def generator(tokenizer):
 @pytest.fixture
 def files(tokenizer, generator, tmp_path):
     """Model files of both, the prior naming the tokenizer."""
-    loading.save(tokenizer.state_dict(), tokenizer.config, tmp_path / "tok.safetensors", sampling={"steps": 2})
+    modelfile.save(tokenizer.state_dict(), tokenizer.config, tmp_path / "tok.safetensors", sampling={"steps": 2})
     config = generator.config.model_copy(update={"tokenizer": str(tmp_path / "tok.safetensors")})
-    loading.save(generator.state_dict(), config, tmp_path / "prior.safetensors")
+    modelfile.save(generator.state_dict(), config, tmp_path / "prior.safetensors")
     return tmp_path / "tok.safetensors", tmp_path / "prior.safetensors"
 
 
@@ -118,11 +119,11 @@ def test_broken_off_it_goes_on_and_gives_the_same_bytes(tokenizer, tmp_path, mon
 
 
 def test_one_process_at_a_time(tmp_path):
-    with precompute.Ledger(tmp_path / "x.part", {}), pytest.raises(ConfigError, match="another process is at work"):
-        precompute.Ledger(tmp_path / "x.part", {})
+    with precompute.TokenJournal(tmp_path / "x.part"), pytest.raises(ConfigError, match="another process is at work"):
+        precompute.TokenJournal(tmp_path / "x.part")
     (tmp_path / "x.part").write_text("no database, and long enough to be told from an empty one" * 50)
     with pytest.raises(ConfigError, match="is not what a precomputation left behind"):
-        precompute.Ledger(tmp_path / "x.part", {})
+        precompute.TokenJournal(tmp_path / "x.part")
 
 
 def test_the_commands_two_ways(command, files, tmp_path):
@@ -141,7 +142,7 @@ def test_the_commands_two_ways(command, files, tmp_path):
     done = command("train", card, f"run.tokens={tmp_path / 'a.safetensors'}", "-o", tmp_path / "run")
     assert done.code == 0, done.err
     assert "kind='generator'" in done.out
-    assert loading.load(tmp_path / "run", kind="generator").config.class_names[0] == "circle"
+    assert load(tmp_path / "run", kind="generator").config.class_names[0] == "circle"
     for wrong in ((card, "--model", tok, "--data", "scenes"), ("--model", tok), ()):
         answer = command("precompute", "tokens", *wrong, "-o", tmp_path / "c.safetensors")
         assert answer.code == 2

@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from flexframe.pictures import Strip, grid, psnr_of
 from flexframe.rng import Rng
 from flexframe.use import reconstruct as module
 from flexframe.use.encode import load
 from flexframe.use.inputs import entries
-from flexframe.use.reconstruct import Strip, grid, numbers, psnr_of, reconstruct, spread, usual_lengths
+from flexframe.use.reconstruct import numbers, reconstruct, spread, usual_lengths
 from flexframe_registry import ConfigError
 
 from .conftest import IDS

@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from flexframe.use import tokenfile
-from flexframe.use.tokenfile import About, Row, TokenFile, write
+from flexframe.data import tokenfile
+from flexframe.data.tokenfile import About, Row, TokenFile, write
 from flexframe_registry import ConfigError
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from flexframe.bench.gallery import Gallery
 from flexframe.bench.report import pictures, samples, view
-from flexframe.bench.runner import Gallery
+from flexframe.files import write_text
 
 LIMIT = 15_000_000
 """Bytes of a page."""
@@ -35,7 +36,7 @@ def write(results: Mapping[str, Any], images: Gallery, path: Path, *, limit: int
         size = len(text.encode())
         if size <= limit:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            write_text(path, text)
             return path
     raise ValueError(
         f"the page takes {size:,} bytes with {len(keep)} images, and the limit is {limit:,}; raise `limit`"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,8 +88,9 @@ class FlowSampling(SamplingConfig):
     """Equal steps from t=1 to t=0."""
     solver: Literal["euler", "heun", "midpoint"] = "euler"
     """Euler, of one model evaluation a step; or a second-order solver of two (Heun's last step is Euler's)."""
-    guidance: float | tuple[tuple[float, float], ...] | Callable[[float], float] = 1.0
-    """Guidance scale; or knots (t, scale), linear between and constant beyond; or, in Python, a function of t."""
+    guidance: float | tuple[tuple[float, float], ...] = 1.0
+    """Guidance scale; or a schedule: knots (t, scale), linear between and constant beyond. Any function f of t is the
+    knots (t, f(t)) at all `times()`."""
     apg: bool = False
     """Adaptive projected guidance (arXiv 2410.02416) in place of plain guidance."""
     apg_momentum: float = -0.5
@@ -98,6 +99,14 @@ class FlowSampling(SamplingConfig):
     """Largest norm of the direction, over a whole latent."""
     apg_eta: float = 0.0
     """Weight of the part parallel to the conditional prediction."""
+
+    @field_validator("guidance", mode="before")
+    @classmethod
+    def _no_function(cls, value: Any) -> Any:
+        if callable(value):
+            text = "is a function f, which cannot be saved; give its values at the steps"
+            raise ValueError(f"{text}: guidance=[(t, f(t)) for t in FlowSampling(steps=25).times()]")
+        return value
 
     @field_validator("guidance")
     @classmethod
@@ -108,8 +117,6 @@ class FlowSampling(SamplingConfig):
 
     def scale(self, t: float) -> float:
         """The guidance scale at time t."""
-        if callable(self.guidance):
-            return float(self.guidance(t))
         if not isinstance(self.guidance, tuple):
             return self.guidance
         knots = self.guidance
@@ -129,6 +136,10 @@ class FlowSampling(SamplingConfig):
             if second is not None and i > second:
                 found.append((i - second) / self.steps)
         return found
+
+    @classmethod
+    def quick(cls) -> FlowSampling:
+        return cls(steps=2)
 
     def by_step(self) -> Sequence[tuple[FlowSampling, int]]:
         times = self.times()
@@ -172,7 +183,7 @@ class FlowDecoderConfig(TrunkConfig, DecoderConfig):
 
 
 class VAECodecConfig(CodecConfig):
-    """Stable-Diffusion-style KL autoencoder, frozen (diffusers' AutoencoderKL; extra `vae`)."""
+    """Stable-Diffusion-style KL autoencoder, frozen (diffusers' AutoencoderKL)."""
 
     type: Literal["vae"] = "vae"
     sizes = {"tiny": {"channels": 4, "widths": (8, 8), "layers": 1, "groups": 4}}

@@ -71,14 +71,14 @@ def read_architecture(section: Settings) -> dict[str, Any]:
     for name, block in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         for found in section.take(name, list, [block]):
             if found != block:
-                raise ConfigError([(section.at(name), f"names {found!r}; supported: {block}")])
+                raise ConfigError.at(section.at(name), f"names {found!r}; supported: {block}")
     for name, only in (("in_channels", 3), ("out_channels", 3), ("act_fn", "silu"), ("mid_block_add_attention", True)):
         section.choice(name, (only,), only)
     for name in ("shift_factor", "latents_mean", "latents_std"):
         section.choice(name, (None,), None)
     convs = [section.take(f"use_{name}", bool, None) for name in ("quant_conv", "post_quant_conv")]
     if convs[0] is not convs[1]:
-        raise ConfigError([(section.at("use_quant_conv"), f"is {convs[0]} and use_post_quant_conv {convs[1]}")])
+        raise ConfigError.at(section.at("use_quant_conv"), f"is {convs[0]} and use_post_quant_conv {convs[1]}")
     # its training size, how fp16 is avoided, and who wrote the file
     section.ignore("sample_size", "force_upcast", "_diffusers_version", "_name_or_path", "_use_default_values")
     return {
@@ -117,10 +117,10 @@ def codec_of(source: Foreign, prefix: str, settings: VAESettings) -> dict[str, A
     if any(width % groups for width in widths):
         path = settings.at("norm_num_groups")
         text = f"is {groups}, which does not divide the widths {widths}; if you know it, say --assume {path}=GROUPS"
-        raise ConfigError([(path, text)])
+        raise ConfigError.at(path, text)
     if settings.scaling_factor is None:
         path = settings.at("scaling_factor")
-        raise ConfigError([(path, f"is not given; if you know it, say --assume {path}=VALUE")])
+        raise ConfigError.at(path, f"is not given; if you know it, say --assume {path}=VALUE")
     return {
         "type": "vae",
         **found,

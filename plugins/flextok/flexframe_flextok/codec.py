@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flexframe.contracts import Codec
+from flexframe.parts import Codec
 from flexframe.rng import Rng
 from flexframe_registry import Spec
 
@@ -21,7 +21,7 @@ class VAECodec(Codec):
         try:
             from diffusers import AutoencoderKL
         except ImportError:
-            raise ImportError("codec 'vae' needs diffusers: pip install 'flexframe-flextok[vae]'") from None
+            raise ImportError("codec 'vae' needs diffusers: pip install diffusers") from None
         levels = len(config.widths)
         self.vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * levels,

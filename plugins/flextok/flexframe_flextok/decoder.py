@@ -12,8 +12,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from flexframe.contracts import Decoder
 from flexframe.nn.ranges import Rescale
+from flexframe.parts import Decoder, OnStep
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Condition, Outputs, Tokens
 from flexframe_registry import SamplingConfig, Spec
@@ -192,16 +192,21 @@ class FlowDecoder(Decoder):
         size: tuple[int, int],
         rng: Rng,
         sampling: SamplingConfig,
+        on_step: OnStep | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """Integrate the flow from seeded noise. Guided rows and their null rows run in one batch."""
         assert isinstance(sampling, FlowSampling)
         if condition is not None:
             raise ValueError("the flow decoder is conditioned on tokens alone; pass no condition")
         noise = rng.normal("decoder/sample", (self.spec.latents.channels, *size))
-        return self.rescale.inverse(self.integrate(tokens, noise, sampling))
+        return self.rescale.inverse(self.integrate(tokens, noise, sampling, on_step))
 
     def integrate(
-        self, tokens: Tokens, noise: Float[Tensor, "b c h w"], sampling: FlowSampling
+        self,
+        tokens: Tokens,
+        noise: Float[Tensor, "b c h w"],
+        sampling: FlowSampling,
+        on_step: OnStep | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """From noise to data in the decoder's own range."""
         batch, guidance = len(tokens), Guidance(sampling)
@@ -219,4 +224,4 @@ class FlowDecoder(Decoder):
             guided, unguided = found.float().chunk(2)
             return guidance(guided, unguided, scale)
 
-        return integrate(velocity, noise, sampling)
+        return integrate(velocity, noise, sampling, on_step)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flexframe.parts import OnStep
 from flexframe.rng import Rng
 
 from . import FlowSampling
@@ -65,7 +66,9 @@ class Guidance:
         return conditional + (scale - 1) * (orthogonal + settings.apg_eta * parallel).to(conditional.dtype)
 
 
-def integrate(velocity: Velocity, noise: Float[Tensor, "b c h w"], sampling: FlowSampling) -> Float[Tensor, "b c h w"]:
+def integrate(
+    velocity: Velocity, noise: Float[Tensor, "b c h w"], sampling: FlowSampling, on_step: OnStep | None = None
+) -> Float[Tensor, "b c h w"]:
     """Integrate from t=1 to t=0 with the solver of the settings; the state stays fp32.
 
     The model is evaluated at `sampling.times()`: never at 0, where nothing was trained. With APG each evaluation moves
@@ -81,6 +84,6 @@ def integrate(velocity: Velocity, noise: Float[Tensor, "b c h w"], sampling: Flo
         else:
             slope = first
         x = x - slope / steps
-        if sampling.on_step is not None:
-            sampling.on_step(steps - i + 1, steps)
+        if on_step is not None:
+            on_step(steps - i + 1, steps)
     return x

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flexframe.contracts import Importer
 from flexframe.importing import Foreign, Imported
 from flexframe.importing.compare import Comparison
-from flexframe.loading import Model
+from flexframe.importing.importer import Importer
+from flexframe.models.build import Model
 from flexframe_registry import CodecModelConfig, ConfigError, ModelConfig, TokenizerConfig
 
 from .autoencoder import DOWNSAMPLE, codec_of, prefix_of, read_vae, vae_tensors
@@ -51,7 +51,7 @@ def _is_tokenizer(source: Foreign) -> bool:
 def _tokenizer(source: Foreign) -> Imported:
     if not source.settings:
         text = "has no config: neither config.json beside it nor one in its metadata; fetch it again, config.json too"
-        raise ConfigError([(str(source.path), text)])
+        raise ConfigError.at(str(source.path), text)
     reading = read_flextok(source.config())
     codec, notes = _codec(source, reading)
     raw = tokenizer_config(reading, codec)
@@ -154,7 +154,7 @@ def _check_tables(source: Foreign, reading: Reading) -> None:
 def _vae(source: Foreign) -> Imported:
     prefix = prefix_of(source.tensors)
     if prefix is None:
-        raise ConfigError([(str(source.path), "holds neither a FlexTok nor a VAE of diffusers' AutoencoderKL")])
+        raise ConfigError.at(str(source.path), "holds neither a FlexTok nor a VAE of diffusers' AutoencoderKL")
     check_names(source.settings)
     config = source.config()
     wrapper = "_class_name" not in config

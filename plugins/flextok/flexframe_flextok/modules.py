@@ -74,7 +74,7 @@ def positions(module: Settings, side: Side) -> None:
     patches = role == PATCHES
     expected = "two sizes" if patches else "one size"
     if len(sizes) != (2 if patches else 1) or max(sizes) > MOST_CELLS:
-        raise ConfigError([(module.at("max_sizes"), f"is {list(sizes)}; expected {expected} up to {MOST_CELLS}")])
+        raise ConfigError.at(module.at("max_sizes"), f"is {list(sizes)}; expected {expected} up to {MOST_CELLS}")
     module.choice("posemb_type", ("sincos",) if patches else ("learnable_sum",))
     side.writes(module, "write_key", PLACED if patches else ORDERED)
     side.once(module, "table of positions of patches" if patches else "table of positions of tokens")
@@ -132,7 +132,7 @@ def _inner_layers(module: Settings, side: Side) -> None:
     layers = module.take("intermediate_layers", (list, type(None)), None) or []
     depth = side.facts["depth"]
     if not all(type(layer) is int and 0 <= layer < depth for layer in layers):
-        raise ConfigError([(module.at("intermediate_layers"), f"is {layers!r}; expected layers in 0..{depth - 1}")])
+        raise ConfigError.at(module.at("intermediate_layers"), f"is {layers!r}; expected layers in 0..{depth - 1}")
     side.facts["inner_layers"] = tuple(layers)
     if module.take("intermediate_layer_write_key", (str, type(None)), None) is not None:
         side.writes(module, "intermediate_layer_write_key", MIDDLE)
@@ -156,7 +156,7 @@ def registers(module: Settings, side: Side) -> None:
     most, least = side.facts["length"], module.number("n_min")
     if least != most:
         text = f"is {least} and n_max {most}: registers whose number is drawn in training; expected equal numbers"
-        raise ConfigError([(module.at("n_min"), text)])
+        raise ConfigError.at(module.at("n_min"), text)
     module.choice("ordering_mode", ("nested",), "nested")
     module.choice("size_sampling_mode", ("uniform", "powers_of_two", "k=1-2-4"), "uniform")  # of one size, all are one
     side.writes(module, "registers_write_key", REGISTERS)
@@ -255,7 +255,7 @@ SEVERAL = ("PerSampleOp", "PositionalEmbeddingAdder", "SequenceUnpacker")
 def _patch(module: Settings, side: Side) -> None:
     sizes = module.numbers("patch_sizes")
     if len(sizes) != 2 or sizes[0] != sizes[1]:
-        raise ConfigError([(module.at("patch_sizes"), f"is {list(sizes)}; expected two equal sizes: square patches")])
+        raise ConfigError.at(module.at("patch_sizes"), f"is {list(sizes)}; expected two equal sizes: square patches")
     side.settle("patch", sizes[0], module.at("patch_sizes"))
 
 
@@ -263,7 +263,7 @@ def positive(module: Settings, name: str, *default: Any) -> float:
     """A number above 0."""
     value = module.take(name, float, *default)
     if not (value > 0 and math.isfinite(value)):
-        raise ConfigError([(module.at(name), f"is {value}; expected a number above 0")])
+        raise ConfigError.at(module.at(name), f"is {value}; expected a number above 0")
     return float(value)
 
 
@@ -271,5 +271,5 @@ def share(module: Settings, name: str, *default: Any) -> float:
     """A number from 0 to below 1."""
     value = module.take(name, float, *default)
     if not 0 <= value < 1:
-        raise ConfigError([(module.at(name), f"is {value}; expected a probability below 1")])
+        raise ConfigError.at(module.at(name), f"is {value}; expected a probability below 1")
     return float(value)

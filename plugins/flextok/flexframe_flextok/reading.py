@@ -112,7 +112,7 @@ def _quantizer(section: Settings, encoder: Side) -> tuple[dict[str, Any], str]:
 def _rate(section: Settings, name: str, default: float = 0.0) -> float:
     value = section.take(name, float, default)
     if not 0 <= value <= 1:
-        raise ConfigError([(section.at(name), f"is {value}; expected a probability")])
+        raise ConfigError.at(section.at(name), f"is {value}; expected a probability")
     return float(value)
 
 
@@ -128,13 +128,13 @@ def _noise(section: Settings, latents: str) -> tuple[dict[str, Any], dict[str, s
     _same(section, "clean_images_read_key", latents, "what the VAE writes")
     held = {section.take("noised_images_write_key", str): LATENTS, section.take("timesteps_write_key", str): TIMES}
     if len(held) != 2:
-        raise ConfigError([(section.at("timesteps_write_key"), "is where the noised latents are, too")])
+        raise ConfigError.at(section.at("timesteps_write_key"), "is where the noised latents are, too")
     section.ignore("noise_write_key", "sigmas_write_key")  # the noise and the times again, for the loss
     if section.take("ln", bool):
         if section.take("stratisfied", bool, False):
             text = "is True: times spread over a batch, which are drawn for each sample here"
             path = section.at("stratisfied")
-            raise ConfigError([(path, f"{text}; --assume {path}=false to train with independent times")])
+            raise ConfigError.at(path, f"{text}; --assume {path}=false to train with independent times")
         section.ignore("mode_scale")
         return {"time_sampling": "logit-normal"}, held
     section.ignore("stratisfied")  # of normal draws, which there are none of
@@ -153,13 +153,13 @@ def _pipeline(section: Settings, quantized: str, noise: Settings, vae: VAESettin
     _same(section, "reconst_write_key", vae.read_key, "what the VAE decodes")
     channels = section.number("out_channels", vae.channels)
     if channels != vae.channels:
-        raise ConfigError([(section.at("out_channels"), f"is {channels}; the VAE's latents have {vae.channels}")])
+        raise ConfigError.at(section.at("out_channels"), f"is {channels}; the VAE's latents have {vae.channels}")
 
 
 def _same(section: Settings, name: str, expected: str, what: str) -> None:
     found = section.take(name, str)
     if found != expected:
-        raise ConfigError([(section.at(name), f"is {found!r}; expected {expected!r}, {what}")])
+        raise ConfigError.at(section.at(name), f"is {found!r}; expected {expected!r}, {what}")
 
 
 def _agree(sides: Sequence[Side], vae: VAESettings, levels: Sequence[int]) -> None:
@@ -182,7 +182,7 @@ def _masker(encoder: Side, decoder: Side) -> tuple[str, list[str]]:
     length, (most, scaling, path) = encoder.facts["length"], decoder.facts["ordered"]
     notes = []
     if most < length or (most > length and scaling != "absolute"):
-        raise ConfigError([(path, f"is [{most}] under {scaling!r} positions, for {length} registers")])
+        raise ConfigError.at(path, f"is [{most}] under {scaling!r} positions, for {length} registers")
     if most > length:
         notes.append(f"{path} is [{most}]: the first {length} positions are used, one a register")
     masker = decoder.facts["masker"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from flexframe.importing import Settings
 from flexframe_registry import ConfigError
-from flexframe_registry.catalogue import nearest
+from flexframe_registry.errors import nearest
 
 WRAPPERS = ("FlexTok", "FlexTokFromHub")
 OPERATIONS = ("channels_first_to_last", "channels_last_to_first")
@@ -83,7 +83,7 @@ class Side:
             assert role is not None
             return role
         holds = "which nothing before it writes" if role is None else f"which holds {role}"
-        raise ConfigError([(path, f"reads {key!r}, {holds}; expected {' or '.join(roles)}")])
+        raise ConfigError.at(path, f"reads {key!r}, {holds}; expected {' or '.join(roles)}")
 
     def reads_all(self, module: Settings, setting: str, roles: Sequence[str]) -> None:
         """The data keys that a setting lists hold these roles, in this order."""
@@ -91,7 +91,7 @@ class Side:
         found = [self.held.get(key) for key in keys]
         if found != list(roles):
             listed = ", ".join(f"{k!r} ({r or 'nothing'})" for k, r in zip(keys, found, strict=True))
-            raise ConfigError([(module.at(setting), f"is {listed}; expected {', then '.join(roles)}")])
+            raise ConfigError.at(module.at(setting), f"is {listed}; expected {', then '.join(roles)}")
 
     def writes(self, module: Settings, setting: str, role: str) -> None:
         """The data key that a setting names holds this role from now on."""
@@ -106,7 +106,7 @@ class Side:
         """Keep a fact; where it is said again, it must be the same."""
         if fact in self.facts and self.facts[fact] != value:
             before = f"{self._from[fact]} is {_plain(self.facts[fact])}"
-            raise ConfigError([(path, f"is {_plain(value)}, but {before}; they must agree")])
+            raise ConfigError.at(path, f"is {_plain(value)}, but {before}; they must agree")
         self.facts[fact] = value
         self._from.setdefault(fact, path)
 
@@ -118,13 +118,13 @@ class Side:
         """Settle a fact by a setting that is a positive whole number."""
         found = module.number(setting) if default is None else module.number(setting, default)
         if found > MOST:
-            raise ConfigError([(module.at(setting), f"is {found}; expected at most {MOST}")])
+            raise ConfigError.at(module.at(setting), f"is {found}; expected at most {MOST}")
         self.settle(fact, found, module.at(setting))
 
     def once(self, module: Settings, name: str) -> None:
         """Refuse a second module of a class of which a FlexTok has one."""
         if name in self._from:
-            raise ConfigError([(module.path, f"is a second {name} after {self._from[name]}; a FlexTok has one")])
+            raise ConfigError.at(module.path, f"is a second {name} after {self._from[name]}; a FlexTok has one")
         self._from[name] = module.path
 
     def named(self, module: Settings, tensors: Mapping[str, str]) -> None:
@@ -136,7 +136,7 @@ def pair(module: Settings, setting: str) -> list[str]:
     """A setting that lists two data keys."""
     keys = module.take(setting, list)
     if len(keys) != 2 or not all(isinstance(key, str) for key in keys) or keys[0] == keys[1]:
-        raise ConfigError([(module.at(setting), f"is {keys!r}; expected two data keys")])
+        raise ConfigError.at(module.at(setting), f"is {keys!r}; expected two data keys")
     return keys
 
 
@@ -181,8 +181,8 @@ def class_of(settings: Settings, expected: Collection[str]) -> str:
     path = settings.at("_target_")
     if found in ABSENT and settings.path:
         text = f"is a {found}, which is no part of a FlexTok tokenizer; --drop {settings.path} to go without it"
-        raise ConfigError([(path, f"{text} and its tensors")])
-    raise ConfigError([(path, f"is a {found}; expected {' or '.join(expected)}.{nearest(found, expected)}")])
+        raise ConfigError.at(path, f"{text} and its tensors")
+    raise ConfigError.at(path, f"is a {found}; expected {' or '.join(expected)}.{nearest(found, expected)}")
 
 
 def _short(value: Any) -> str:

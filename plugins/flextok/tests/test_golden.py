@@ -40,7 +40,6 @@ def test_a_tokenizer_gives_the_references_numbers():
 
 
 def test_a_vae_gives_the_references_numbers():
-    pytest.importorskip("diffusers", reason="the codec needs diffusers: the extra `vae`")
     found = check("flextok_tiny_vae", verify_folder(VAE))
     assert len(found) == 11
     for c in found:
@@ -49,7 +48,6 @@ def test_a_vae_gives_the_references_numbers():
 
 @torch.no_grad()
 def test_images_to_images_as_a_user_does_it():
-    pytest.importorskip("diffusers", reason="the codec needs diffusers: the extra `vae`")
     golden, model = load_file(VAE / "case_vae.safetensors"), load(VAE)
     assert model.config.codec.sample_posterior
     draws = TableRng({"codec/posterior": golden["posterior_eps"], "decoder/sample": golden["detok_noise"]}, 2)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flexframe import hub, load
+from flexframe import load
 from flexframe.importing import Settings, importer_of, open_foreign
+from flexframe.store import hub
 from flexframe_flextok.blocks import stored_table, stretched
 from flexframe_flextok.reading import read_flextok
 from flexframe_registry import ConfigError

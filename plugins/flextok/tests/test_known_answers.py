@@ -1,20 +1,19 @@
 """What is known of FlexTok without any file: sizes, causality, densities, positions, the sampler."""
 
 import math
-from importlib.util import find_spec
 
 import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from flexframe.generator import CodecModel
 from flexframe.importing import Settings
-from flexframe.loading import locate
+from flexframe.models.codec import CodecModel
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.nn.ranges import Rescale
 from flexframe.rng import Rng
+from flexframe.store.places import locate
 from flexframe.testing.checks import redraw_zeros
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Tokens, prefix
 from flexframe_flextok import FlowDecoderConfig, FlowSampling
 from flexframe_flextok.blocks import LayerNorm, PatchEmbed, sincos
@@ -23,7 +22,6 @@ from flexframe_flextok.flow import Guidance, draw_times, integrate, mode_times
 from flexframe_flextok.reading import read_flextok
 from flexframe_registry import CodecModelConfig, ConfigError, LatentSpec, Spec, TokenizerConfig, TokenSpec, cards
 
-needs_vae = pytest.mark.skipif(find_spec("diffusers") is None, reason="the codec needs diffusers: the extra `vae`")
 MIDDLE = 32036  # levels 8 8 8 5 5 5: (4, 4, 4, 2, 2, 2), and 4 + 4*8 + 4*64 + 2*512 + 2*2560 + 2*12800
 
 
@@ -72,7 +70,6 @@ def test_parameters_of_the_published_trunks(name):
     assert (count(encoder.blocks), trunk, modulation) == TRUNKS[name]
 
 
-@needs_vae
 @pytest.mark.parametrize("name", TOTALS)
 def test_published_totals_are_ours_and_two_stored_position_tables(name):
     model = on_meta(name)
@@ -85,7 +82,6 @@ def test_published_totals_are_ours_and_two_stored_position_tables(name):
 VAES = {"vae-c4": (4, 83_653_863), "vae-c8": (8, 83_709_419), "vae-c16": (16, 83_821_011)}
 
 
-@needs_vae
 @pytest.mark.parametrize("name", VAES)
 def test_parameters_of_the_published_vaes(name):
     channels, total = VAES[name]
@@ -494,7 +490,7 @@ def test_null_passes_are_made_where_they_count(monkeypatch):
     assert [n for n, _ in passes(decoder, monkeypatch, steps=4, guidance=3.0)] == [6] * 4
     interval = ((0.5, 1.0), (0.75, 4.0))
     assert [n for n, _ in passes(decoder, monkeypatch, steps=4, guidance=interval)] == [6, 6, 3, 3]
-    assert [n for n, _ in passes(decoder, monkeypatch, steps=2, guidance=lambda t: 1 + (t < 1))] == [3, 6]
+    assert [n for n, _ in passes(decoder, monkeypatch, steps=2, guidance=((1.0, 1.0), (0.5, 2.0)))] == [3, 6]
 
 
 @torch.no_grad()
@@ -577,7 +573,6 @@ def test_guidance_schedules():
     step = FlowSampling(guidance=((0.0, 1.0), (0.5, 1.0), (0.5, 3.0), (1.0, 3.0)))
     assert [step.scale(t) for t in (0.25, 0.5, 0.51, 1.0)] == pytest.approx([1, 1, 3, 3])
     assert FlowSampling(guidance=((0.5, 2.0),)).scale(0.9) == 2
-    assert FlowSampling(guidance=lambda t: 1 + 4 * t).scale(0.25) == 2
     assert FlowSampling(guidance=7.5).scale(0.3) == 7.5
     assert FlowSampling.read({"guidance": [[0, 1], [1, 3]]}).scale(0.5) == 2  # as YAML has it
 
@@ -627,10 +622,27 @@ def test_on_step_is_told_every_step_and_moves_no_number():
     model, told = tokenizer(), []
     tokens = model.encode(pictures(2))
     plain = model.decode(tokens, rng=0, sampling={"steps": 3})
-    watched = model.decode(tokens, rng=0, sampling={"steps": 3, "on_step": lambda done, of: told.append((done, of))})
+    watched = model.decode(tokens, rng=0, sampling={"steps": 3}, on_step=lambda done, of: told.append((done, of)))
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert torch.equal(plain, watched)
-    assert "on_step" not in FlowSampling(on_step=print).model_dump(mode="json")
+
+
+def test_functions_are_no_settings_and_the_error_says_the_new_way():
+    model = tokenizer()
+    tokens = model.encode(pictures(1))
+    with pytest.raises(ConfigError, match=r"^sampling\.on_step: is no setting; .* decode\(tokens, on_step=\.\.\.\)$"):
+        model.decode(tokens, sampling={"on_step": print})
+    with pytest.raises(ConfigError, match=r"guidance=\[\(t, f\(t\)\) for t in FlowSampling\(steps=25\)\.times\(\)\]"):
+        model.decode(tokens, sampling={"guidance": lambda t: 1 + t})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("solver", ["euler", "heun", "midpoint"])
+def test_any_function_of_time_is_its_values_at_the_times_of_the_steps(solver):
+    settings = FlowSampling(steps=7, solver=solver)
+    knots = [(t, math.exp(t) * 3) for t in settings.times()]
+    schedule = FlowSampling(steps=7, solver=solver, guidance=knots)
+    assert [schedule.scale(t) for t in settings.times()] == [math.exp(t) * 3 for t in settings.times()]
 
 
 # --- sizes and ranges --------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flexframe.contracts import Codec
-from flexframe.nn.vqgan import VQGANDecoder, VQGANEncoder
+from flexframe.nn.convolutional import ConvDecoder, ConvEncoder
+from flexframe.parts import Codec
 from flexframe.rng import Rng
 from flexframe_registry import Spec
 
@@ -25,9 +25,9 @@ class AutoencoderCodec(Codec):
     def __init__(self, config: AutoencoderCodecConfig, spec: Spec) -> None:
         super().__init__(config, spec)
         shape, folded = (config.hidden, config.multipliers, config.blocks), 3 * config.stem**2
-        self.encoder = VQGANEncoder(folded, *shape)
+        self.encoder = ConvEncoder(folded, *shape)
         self.project = nn.Linear(config.hidden * config.multipliers[-1], config.channels)
-        self.decoder = VQGANDecoder(config.channels, *shape, folded)
+        self.decoder = ConvDecoder(config.channels, *shape, folded)
 
     def adapt(self, state: Mapping[str, Tensor], spec: Spec) -> Mapping[str, Tensor]:
         """Of a projection to means and log variances, the means."""

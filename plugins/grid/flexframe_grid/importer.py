@@ -11,12 +11,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from flexframe.contracts import Importer
 from flexframe.importing import ATOL, Comparison, Foreign, Imported, Settings, TensorFile, compare
-from flexframe.loading import Model, assemble
-from flexframe.nn.vqgan import shape_of
+from flexframe.importing.importer import Importer
+from flexframe.models.build import Model, assemble
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.nn.convolutional import shape_of
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe_registry import CodecModelConfig, ConfigError, TokenizerConfig
 
 from .reference import convert, convert_taef2, translate
@@ -76,7 +76,7 @@ class MaskGITVQGANImporter(Importer):
             stated = settings.numbers("channel_mult", part["multipliers"])
             if stated != part["multipliers"]:
                 text = f"is {list(stated)}, but the tensors have {list(part['multipliers'])}; one of the two is wrong"
-                raise ConfigError([(settings.at("channel_mult"), text)])
+                raise ConfigError.at(settings.at("channel_mult"), text)
         settings.choice("dropout", (0, 0.0), 0.0)
         settings.finish()
 
@@ -108,7 +108,7 @@ def network(tensors: TensorFile, side: str) -> dict[str, Any]:
     try:
         hidden, multipliers, blocks = shape_of(shapes)
     except ValueError as error:
-        raise ConfigError([(side, str(error))]) from None
+        raise ConfigError.at(side, str(error)) from None
     return {"hidden": hidden, "multipliers": multipliers, "blocks": blocks}
 
 
@@ -120,7 +120,7 @@ def pair(tensors: TensorFile, name: str) -> tuple[int, int]:
     """The first two lengths of a tensor."""
     shape = tensors.shape(name)
     if len(shape) < 2:
-        raise ConfigError([(name, f"has shape {shape}; a matrix or a kernel is expected")])
+        raise ConfigError.at(name, f"has shape {shape}; a matrix or a kernel is expected")
     return shape[0], shape[1]
 
 
@@ -177,7 +177,7 @@ class TAEF2Importer(Importer):
         ends = sorted((int(name.split(".")[0]), name) for name in encoder if re.fullmatch(r"\d+\.weight", name))
         pools = sum(re.fullmatch(r"\d+\.pool\.0\.weight", name) is not None for name in encoder)
         if not ends or not pools:
-            raise ConfigError([(str(source.path), "its encoder has no convolutions or no pools, so it is not TAEF2's")])
+            raise ConfigError.at(str(source.path), "its encoder has no convolutions or no pools, so it is not TAEF2's")
         first, last = encoder[ends[0][1]], encoder[ends[-1][1]]
         raw = {"type": "taef2", "channels": len(last), "width": len(first), "blocks": pools}
         size = {"image_size": source.card_model.image_size} if isinstance(source.card_model, CodecModelConfig) else {}
@@ -197,7 +197,7 @@ def sides(source: Foreign) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[s
         for name, tensor in source.tensors.items():
             match = WHOLE.fullmatch(name)
             if match is None:
-                raise ConfigError([(name, f"is no tensor of TAEF2; --drop {name} to go without")])
+                raise ConfigError.at(name, f"is no tensor of TAEF2; --drop {name} to go without")
             side, layers, place, rest = match.groups()
             # diffusers counts no layer for the decoder's first step, which has no weights
             put(side, f"{int(place) + (1 if layers and side == 'decoder' else 0)}.{rest}", name, tensor)
@@ -216,5 +216,5 @@ def halves(source: Foreign) -> dict[str, Path]:
     other = opened.with_name(opened.name.replace(here, there))
     if here not in opened.name or not other.is_file():
         text = f"holds one half of TAEF2; put the other beside it, as {there} where this one's name says {here}"
-        raise ConfigError([(str(opened), text)])
+        raise ConfigError.at(str(opened), text)
     return {here: opened, there: other}

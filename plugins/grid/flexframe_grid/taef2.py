@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flexframe.contracts import Codec
+from flexframe.parts import Codec
 from flexframe.rng import Rng
 from flexframe_registry import Spec
 

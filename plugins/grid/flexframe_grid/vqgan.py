@@ -8,9 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flexframe.contracts import Batch, Condition, Decoder, Encoder, Outputs, Rng, Tokens
+from flexframe.nn.convolutional import ConvDecoder, ConvEncoder
 from flexframe.nn.ranges import Rescale
-from flexframe.nn.vqgan import VQGANDecoder, VQGANEncoder
+from flexframe.parts import Decoder, Encoder, OnStep
+from flexframe.rng import Rng
+from flexframe.tokens import Batch, Condition, Outputs, Tokens
 from flexframe_registry import SamplingConfig, Spec
 
 from . import VQGANDecoderConfig, VQGANEncoderConfig
@@ -30,7 +32,7 @@ class GridEncoder(Encoder):
         super().__init__(config, spec)
         self.rescale = Rescale(spec.latents, RANGE)
         folded = spec.latents.channels * config.stem**2
-        self.net = VQGANEncoder(folded, config.hidden, config.multipliers, config.blocks)
+        self.net = ConvEncoder(folded, config.hidden, config.multipliers, config.blocks)
 
     def forward(self, latents: Float[Tensor, "b c y x"], keep: Bool[Tensor, "b k"]) -> Float[Tensor, "b k e"]:
         own = (self.spec.latents.channels, self.spec.latents.height, self.spec.latents.width)
@@ -56,7 +58,7 @@ class GridDecoder(Decoder):
         self.grid = config.grid(spec)
         self.rescale = Rescale(spec.latents, RANGE)
         self.mask_token = nn.Parameter(torch.randn(dim) * dim**-0.5) if spec.tokens.masked else None
-        self.net = VQGANDecoder(dim, config.hidden, config.multipliers, config.blocks, channels)
+        self.net = ConvDecoder(dim, config.hidden, config.multipliers, config.blocks, channels)
 
     def forward(self, tokens: Tokens, batch: Batch, *, taps: frozenset[str], rng: Rng) -> Outputs:
         """The reconstruction; there are no taps."""
@@ -72,6 +74,7 @@ class GridDecoder(Decoder):
         size: tuple[int, int],
         rng: Rng,
         sampling: SamplingConfig,
+        on_step: OnStep | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """The reconstruction; the same for every `rng`, and at the model's own `size` only."""
         own = (self.spec.latents.height, self.spec.latents.width)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from flexframe.loading import save
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
+from flexframe.store.modelfile import save
 from flexframe.train.init import initialise
 from flexframe_registry import ConfigError, TokenizerConfig
 from flexframe_registry.runs import InitConfig

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from flexframe.importing.verify import verify_folder
-from flexframe.loading import load
 from flexframe.rng import Rng
+from flexframe.store.load import load
 from flexframe.testing.golden import assert_parity, shared
 from flexframe.testing.parity import check
 from flexframe.tokens import Batch

@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexframe import hub
-from flexframe.generator import CodecModel
 from flexframe.importing import importer_of, open_foreign
 from flexframe.importing.verify import verify_folder
-from flexframe.loading import load
-from flexframe.nn.vqgan import shape_of
+from flexframe.models.codec import CodecModel
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.nn.convolutional import shape_of
 from flexframe.rng import Rng
+from flexframe.store import hub
+from flexframe.store.load import load
 from flexframe.testing.golden import shared
-from flexframe.tokenizer import Tokenizer
 from flexframe_grid.reference import convert
 from flexframe_registry import CodecModelConfig, ConfigError, TokenizerConfig, cards
 

@@ -11,9 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe.testing.golden import shared
-from flexframe.tokenizer import Tokenizer
 from flexframe_grid import TAEF2CodecConfig
 from flexframe_grid.reference import convert_taef2
 from flexframe_grid.taef2 import Block, TAEF2Codec

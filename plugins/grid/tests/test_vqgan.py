@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from flexframe.nn.vqgan import DownLevel, VQGANEncoder
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.nn.convolutional import ConvEncoder, DownLevel
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Tokens, prefix
 from flexframe_grid import VQGANDecoderConfig, VQGANEncoderConfig
 from flexframe_grid.reference import convert, translate
@@ -195,7 +195,7 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match=r"'vqgan' has no taps; asked for block\.1"):
         make_decoder(spec)(tokens, Batch(rows), taps=frozenset({"block.1"}), rng=Rng(0, rows))
     with pytest.raises(ValueError, match="multiple of 32"):
-        VQGANEncoder(3, 40, (1, 1), 1)
+        ConvEncoder(3, 40, (1, 1), 1)
 
 
 @pytest.mark.parametrize("config", [VQGANEncoderConfig, VQGANDecoderConfig])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from flexframe_registry import AllocatorConfig, Component, MaskerConfig, Spec, hookimpl
+from flexframe_registry import AllocatorConfig, Component, MaskerConfig, Spec, catalogue, hookimpl
 
 
 def powers_of_two(length: int) -> tuple[int, ...]:
@@ -18,16 +19,6 @@ def powers_of_two(length: int) -> tuple[int, ...]:
 def need_power_of_two(name: str, length: int) -> None:
     if length & (length - 1):
         raise ValueError(f"masker {name!r} needs a length that is a power of two, not {length}; use 'uniform'")
-
-
-class FullConfig(MaskerConfig):
-    """Every token, always: a fixed-length tokenizer (TiTok)."""
-
-    masked = False
-    type: Literal["full"] = "full"
-
-    def budgets(self, length: int) -> tuple[int, ...]:
-        return (length,)
 
 
 class UniformConfig(MaskerConfig):
@@ -121,7 +112,6 @@ class RateDistortionConfig(ByReconstructionConfig):
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
     return [
-        Component(FullConfig, "flexframe_lengths.maskers:Full"),
         Component(UniformConfig, "flexframe_lengths.maskers:Uniform"),
         Component(Pow2Config, "flexframe_lengths.maskers:Pow2"),
         Component(UniformPow2Config, "flexframe_lengths.maskers:UniformPow2"),
@@ -129,3 +119,11 @@ def flexframe_components() -> Iterable[Component]:
         Component(PsnrConfig, "flexframe_lengths.allocators:Psnr"),
         Component(RateDistortionConfig, "flexframe_lengths.allocators:RateDistortion"),
     ]
+
+
+def __getattr__(name: str) -> Any:
+    """Names that moved to `flexframe_standard`, for one minor version."""
+    if name != "FullConfig":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn("FullConfig is in flexframe_standard now, and leaves here in 0.3", DeprecationWarning, stacklevel=2)
+    return catalogue().get("masker", "full").config

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from flexframe.contracts import LengthMasker
+from flexframe.parts import LengthMasker
 from flexframe.rng import Rng
 from flexframe.tokens import Kept, prefix
 
 PURPOSE = "masker/length"
-
-
-class Full(LengthMasker):
-    def draw(self, batch: int, length: int, *, rng: Rng) -> Kept:
-        return Kept(length, torch.ones(batch, length, dtype=torch.bool, device=rng.index.device))
 
 
 class Uniform(LengthMasker):

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import flexframe
-from flexframe.builtin import DigitsConfig
 from flexframe.rng import Rng
 from flexframe_lengths import PsnrConfig, RateDistortionConfig
 from flexframe_registry import ConfigError, catalogue
+from flexframe_standard import DigitsConfig
 
 MODEL = "flextok/digits-tiny"
 BUDGETS = (1, 2, 4, 8)

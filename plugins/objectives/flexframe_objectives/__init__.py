@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from flexframe_registry import Component, Config, ObjectiveConfig, Spec, StepConfig, hookimpl
-
-
-class MSEConfig(ObjectiveConfig):
-    """Mean squared error of the reconstruction, in the codec's range."""
-
-    type: Literal["mse"] = "mse"
-
-    def needs(self) -> frozenset[str]:
-        return frozenset({"reconstruction"})
-
-
-class L1Config(ObjectiveConfig):
-    """Mean absolute error of the reconstruction, in the codec's range."""
-
-    type: Literal["l1"] = "l1"
-
-    def needs(self) -> frozenset[str]:
-        return frozenset({"reconstruction"})
+from flexframe_registry import Component, Config, ObjectiveConfig, Spec, StepConfig, TargetSpec, catalogue, hookimpl
 
 
 class ProxyCodesConfig(ObjectiveConfig):
@@ -43,6 +26,9 @@ class ProxyCodesConfig(ObjectiveConfig):
 
     def precomputes(self) -> Mapping[str, Mapping[str, Any]]:
         return {} if self.teacher is None else {"proxy_codes": {"teacher": self.teacher}}
+
+    def targets(self, grid: tuple[int, int], classes: int) -> Mapping[str, TargetSpec]:
+        return {"proxy_codes": TargetSpec(grid, classes)} if self.teacher is None else {}
 
 
 class ImageObjectiveConfig(ObjectiveConfig):
@@ -196,6 +182,11 @@ class REPAConfig(ObjectiveConfig):
             raise ValueError("its grid is the decoder's own; to compute features before, give a grid, as grid=16")
         return {"repa": {"teacher": self.teacher, "weights": self.weights, "grid": list(self.grid)}}
 
+    def targets(self, grid: tuple[int, int], classes: int) -> Mapping[str, TargetSpec]:
+        if self.dim is None:
+            return {}
+        return {"repa": TargetSpec((*(self.grid or grid), self.dim))}
+
     def check(self, spec: Spec) -> None:
         if (self.teacher is None) == (self.dim is None):
             raise ValueError("give a `teacher`, or the `dim` of features that were computed before; one of the two")
@@ -204,11 +195,18 @@ class REPAConfig(ObjectiveConfig):
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
     return [
-        Component(MSEConfig, "flexframe_objectives.losses:MSE"),
-        Component(L1Config, "flexframe_objectives.losses:L1"),
-        Component(ProxyCodesConfig, "flexframe_objectives.losses:ProxyCodes"),
+        Component(ProxyCodesConfig, "flexframe_objectives.proxy_codes:ProxyCodes"),
         Component(LPIPSConfig, "flexframe_objectives.perceptual:LPIPS"),
         Component(PerceptualConfig, "flexframe_objectives.perceptual:Perceptual"),
         Component(AdversarialConfig, "flexframe_objectives.adversarial:Adversarial"),
         Component(REPAConfig, "flexframe_objectives.repa:REPA"),
     ]
+
+
+def __getattr__(name: str) -> Any:
+    """Names that moved to `flexframe_standard`, for one minor version."""
+    moved = {"MSEConfig": "mse", "L1Config": "l1"}
+    if name not in moved:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{name} is in flexframe_standard now, and leaves here in 0.3", DeprecationWarning, stacklevel=2)
+    return catalogue().get("objective", moved[name]).config

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from flexframe.contracts import Objective
+from flexframe.parts import Objective
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Losses, Outputs
 from flexframe_registry import Config, Spec

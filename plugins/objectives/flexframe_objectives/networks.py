@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flexframe import hub
-from flexframe.builtin.metrics_lpips import published, read_weights
+from flexframe.store import hub
+from flexframe.store.weights import published, read_weights
 from flexframe.tokens import Batch, Losses, Outputs
-from flexframe_registry.catalogue import nearest
+from flexframe_registry.errors import nearest
 
 Forward = TypeVar("Forward", bound=Callable[..., Losses])
 RANDOM = "random"

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flexframe.builtin.metrics_lpips import Perceptual as Network
-from flexframe.builtin.metrics_lpips import backbone_file, linear_file, read_weights
-from flexframe.contracts import Objective
+from flexframe.nn.lpips import Perceptual as Network
+from flexframe.parts import Objective
 from flexframe.rng import Rng
+from flexframe.store.weights import backbone_file, linear_file, read_weights
 from flexframe.tokens import Batch, Losses, Outputs
 from flexframe_registry import Spec, TokenizerConfig
 

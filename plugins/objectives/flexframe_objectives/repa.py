@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flexframe.contracts import Objective
+from flexframe.parts import Objective
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Losses, Outputs
 from flexframe_registry import Spec

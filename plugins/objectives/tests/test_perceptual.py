@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexframe.builtin.metrics_lpips import Perceptual as Network
+from flexframe.nn.lpips import Perceptual as Network
 from flexframe.rng import Rng
 from flexframe.testing.golden import shared
 from flexframe.tokens import Batch, Outputs

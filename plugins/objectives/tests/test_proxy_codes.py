@@ -6,14 +6,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from flexframe import loading
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
+from flexframe.store import modelfile
+from flexframe.store.load import load
 from flexframe.tokens import Batch, Outputs
 from flexframe.train.run import Run
 from flexframe.train.trainee import Trainee
 from flexframe_objectives import ProxyCodesConfig
-from flexframe_objectives.losses import ProxyCodes
+from flexframe_objectives.proxy_codes import ProxyCodes
 from flexframe_registry import ConfigError, LatentSpec, Spec, TokenizerConfig, TokenSpec, TrainConfig
 
 SPEC = Spec(LatentSpec(3, 16, 16), 24, TokenSpec(8, 6, 1, 64))
@@ -42,7 +43,7 @@ def save_teacher(path, **changes):
     model = Tokenizer(config)
     for parameter in model.quantizer.parameters():
         torch.nn.init.normal_(parameter)
-    loading.save(model.state_dict(), config, path)
+    modelfile.save(model.state_dict(), config, path)
     return str(path)
 
 
@@ -65,7 +66,7 @@ def images(batch=3):
 def test_the_teacher_s_codes_are_the_targets_where_none_are_given(teacher):
     rows, logits = torch.arange(3), torch.randn(3, 64, 4, 4)
     objective = ProxyCodes(ProxyCodesConfig(teacher=teacher), SPEC)
-    codes = loading.load(teacher).encode(images()).codes[..., 0]
+    codes = load(teacher).encode(images()).codes[..., 0]
     assert len(codes.unique()) > 3
     found = objective(Outputs({}, logits=logits), Batch(rows, images()), step=0, rng=Rng(0, rows))["cross_entropy"]
     expected = -logits.flatten(2).log_softmax(1).gather(1, codes[:, None])[:, 0].mean(1)
@@ -134,7 +135,7 @@ def test_stage_1_trains_from_its_config_alone_and_resumes(teacher, tmp_path):
     resumed = Run.resume(folder, torch.device("cpu"))
     assert resumed.step == 6
     assert resumed.trainee.objectives[0].teacher.name == teacher
-    assert loading.load(folder).config.decoder.gives == "logits"
+    assert load(folder).config.decoder.gives == "logits"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flexframe.contracts import Codes, Condition, LikelihoodPrior, Losses, Rng, prefix
 from flexframe.nn.priors import class_ids, gumbel
+from flexframe.parts import LikelihoodPrior
+from flexframe.rng import Rng
+from flexframe.tokens import Codes, Condition, Losses, prefix
 from flexframe_registry import CodesSpec, SamplingConfig
 
 from . import RARConfig, RARSampling

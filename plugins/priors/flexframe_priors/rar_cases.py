@@ -11,10 +11,10 @@ from jaxtyping import Int
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flexframe.contracts import Condition
-from flexframe.generator import Generator
 from flexframe.importing import Comparison, Foreign, compare
+from flexframe.models.generator import Generator
 from flexframe.testing.tables import TableRng
+from flexframe.tokens import Condition
 from flexframe_registry import ConfigError
 
 from . import RARSampling
@@ -40,7 +40,7 @@ def _compare_case(prior: RAR, case: Mapping[str, Tensor], path: Path) -> Iterato
     needed = GIVEN if any("orders" in name for name in case) else GIVEN[:2]
     lost = [name for name in needed if name not in case]
     if lost:
-        raise ConfigError([(str(path), f"has no {', '.join(lost)}, which its other tensors were computed from")])
+        raise ConfigError.at(str(path), f"has no {', '.join(lost)}, which its other tensors were computed from")
     ids, classes = case["ids"], case["condition"]
     raster = torch.arange(ids.shape[1]).expand(ids.shape)
     for name, golden in case.items():
@@ -65,7 +65,7 @@ def _compare_case(prior: RAR, case: Mapping[str, Tensor], path: Path) -> Iterato
             )
             yield min(made, key=lambda comparison: comparison.error)
         else:
-            raise ConfigError([(str(path), f"holds {name!r}, which nothing here compares")])
+            raise ConfigError.at(str(path), f"holds {name!r}, which nothing here compares")
 
 
 def _told(sampling: RARSampling) -> str:

@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from flexframe.contracts import Importer
-from flexframe.generator import Generator
 from flexframe.importing import Comparison, Foreign, Imported, Settings
-from flexframe.loading import Model
+from flexframe.importing.importer import Importer
+from flexframe.models.build import Model
+from flexframe.models.generator import Generator
 from flexframe_registry import ConfigError, GeneratorConfig
 
 from . import RARConfig
@@ -117,7 +117,7 @@ def _length(source: Foreign) -> int:
     if len(set(lengths.values())) != 1 or min(lengths.values()) < 1:
         told = ", ".join(f"{name} {count}" for name, count in rows.items())
         expected = ", ".join(str(spare) for spare in SPARE.values())
-        raise ConfigError([(str(source.path), f"its tables have rows {told}; expected the length and {expected} more")])
+        raise ConfigError.at(str(source.path), f"its tables have rows {told}; expected the length and {expected} more")
     return lengths["pos_embed"]
 
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from flexframe.generator import Generator
-from flexframe.loading import load, save
+from flexframe.models.generator import Generator
 from flexframe.rng import Rng
+from flexframe.store.load import load
+from flexframe.store.modelfile import save
 from flexframe.testing.tables import TableRng
 from flexframe.tokens import Codes, Condition, prefix
 from flexframe_priors import GPTSampling

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexframe.generator import Generator
 from flexframe.importing import importer_of, open_foreign
 from flexframe.importing.verify import verify_folder
-from flexframe.loading import load
+from flexframe.models.generator import Generator
+from flexframe.store.load import load
 from flexframe_priors.rar_cases import GENERATED, _generated, _tables
 from flexframe_registry import ConfigError, GeneratorConfig
 

@@ -14,9 +14,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from flexframe.contracts import Quantizer, Spec
+from flexframe.parts import Quantizer
 from flexframe.rng import Rng
 from flexframe.tokens import Quantized
+from flexframe_registry import Spec
 
 from . import BinaryConfig, BSQConfig, LFQConfig
 from .common import full_precision, normalize, present_mean, projection, straight_through

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from flexframe.contracts import Quantizer, Spec
+from flexframe.parts import Quantizer
 from flexframe.rng import Rng
 from flexframe.tokens import Quantized
+from flexframe_registry import Spec
 
 from . import KLConfig, UnquantizedConfig
 from .common import full_precision, projection

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ as Grid
 from vector_quantize_pytorch import ResidualFSQ as ResidualGrid
 
-from flexframe.contracts import Quantizer, Spec
+from flexframe.parts import Quantizer
 from flexframe.rng import Rng
 from flexframe.tokens import Quantized
+from flexframe_registry import Spec
 
 from . import FSQConfig, ResidualFSQConfig
 from .common import full_precision, projection, straight_through

@@ -9,9 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
-from flexframe.contracts import Quantizer, Spec
+from flexframe.parts import Quantizer
 from flexframe.rng import Rng
 from flexframe.tokens import Quantized
+from flexframe_registry import Spec
 
 from . import ResidualVQConfig, SimVQConfig, VQConfig
 from .codebooks import Codebook, SimCodebook, build_codebook

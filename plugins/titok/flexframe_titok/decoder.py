@@ -10,9 +10,11 @@ from einops.layers.torch import Rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from flexframe.contracts import Batch, Condition, Decoder, Outputs, Rng, Tokens
+from flexframe.nn.convolutional import ConvDecoder
 from flexframe.nn.ranges import Rescale
-from flexframe.nn.vqgan import VQGANDecoder
+from flexframe.parts import Decoder, OnStep
+from flexframe.rng import Rng
+from flexframe.tokens import Batch, Condition, Outputs, Tokens
 from flexframe_registry import SamplingConfig, Spec
 
 from . import MaskTokenDecoderConfig, PixelDecoderConfig, TextConfig
@@ -25,7 +27,7 @@ class PixelDecoder(nn.Module):
     def __init__(self, config: PixelDecoderConfig, codebook: int, channels: int) -> None:
         super().__init__()
         self.codebook = nn.Embedding(codebook, config.dim)
-        self.decoder = VQGANDecoder(config.dim, config.hidden, config.multipliers, config.blocks, channels)
+        self.decoder = ConvDecoder(config.dim, config.hidden, config.multipliers, config.blocks, channels)
 
     def soft_codes(self, logits: Float[Tensor, "b v h w"]) -> Float[Tensor, "b z h w"]:
         return torch.einsum("b v h w, v z -> b z h w", logits.softmax(1), self.codebook.weight)
@@ -103,6 +105,7 @@ class MaskTokenDecoder(Decoder):
         size: tuple[int, int],
         rng: Rng,
         sampling: SamplingConfig,
+        on_step: OnStep | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """The reconstruction; the same for every `rng`, and at the model's own `size` only.
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from flexframe.contracts import Encoder
 from flexframe.nn.ranges import Rescale
+from flexframe.parts import Encoder
 from flexframe_registry import Spec
 
 from . import LatentTokenEncoderConfig

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from flexframe.importing import ATOL, Comparison, Foreign, Settings, TensorFile, compare
 from flexframe.importing.plain import read_config
-from flexframe.loading import Model, assemble
+from flexframe.models.build import Model, assemble
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.testing.tables import TableRng
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Condition, Quantized, Tokens
 from flexframe_registry import ConfigError
 
@@ -83,7 +83,7 @@ def first_stage(source: Foreign, model: Tokenizer) -> Tokenizer:
         theirs.ignore("finetune_decoder", "pretrained_tokenizer_weight")
         other = [f"{at} is {value!r}" for at, value in theirs.unread() if own.get(at.split(".")[-1]) != value]
         if other:
-            raise ConfigError([(str(path), f"is of another model than the config: {', '.join(other)}")])
+            raise ConfigError.at(str(path), f"is of another model than the config: {', '.join(other)}")
     state = {name: value for name, value in model.state_dict().items() if not name.startswith("decoder.pixels.")}
     return assemble(type(model.config).read(raw), state, f"stage 1 of {source.path}")
 

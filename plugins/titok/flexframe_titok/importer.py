@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from flexframe.contracts import Importer
 from flexframe.importing import Comparison, Foreign, Imported, Settings, TensorFile
-from flexframe.loading import Model, assemble
-from flexframe.nn.vqgan import shape_of
+from flexframe.importing.importer import Importer
+from flexframe.models.build import Model, assemble
+from flexframe.nn.convolutional import shape_of
 from flexframe_registry import ConfigError, TokenizerConfig
 
 from . import BASE, LARGE, SMALL, golden
@@ -85,7 +85,7 @@ class Reader:
         """Raise where a setting is not what a tensor's shape says."""
         found = self.tensors.shape(tensor)
         if len(found) <= axis or found[axis] != value * times:
-            raise ConfigError([(settings.at(name), f"is {value}, but tensor {tensor} has shape {found}")])
+            raise ConfigError.at(settings.at(name), f"is {value}, but tensor {tensor} has shape {found}")
 
     def image_size(self) -> tuple[int, int]:
         dataset = self.config.child("dataset")
@@ -94,7 +94,7 @@ class Reader:
         pre.ignore("random_crop", "random_flip", "res_ratio_filtering")  # of training
         crop = pre.numbers("crop_size") if isinstance(pre.data.get("crop_size"), list) else (pre.number("crop_size"),)
         if len(crop) > 2:
-            raise ConfigError([(pre.at("crop_size"), f"is {list(crop)}; expected one number, or height and width")])
+            raise ConfigError.at(pre.at("crop_size"), f"is {list(crop)}; expected one number, or height and width")
         pre.choice("resize_shorter_edge", (min(crop),), min(crop))
         pre.choice("normalize_mean", ([0, 0, 0],), [0, 0, 0])
         pre.choice("normalize_std", ([1, 1, 1],), [1, 1, 1])
@@ -112,7 +112,7 @@ class Reader:
         if tensors.shape(positions)[0] != 1 + cells:
             told = f"{size[0]} x {size[1]} in patches of {patch} are {cells}"
             text = f"{told}, but tensor {positions} has shape {tensors.shape(positions)}, one more than the patches"
-            raise ConfigError([("dataset.preprocessing.crop_size", text)])
+            raise ConfigError.at("dataset.preprocessing.crop_size", text)
         return {"width": width, "depth": depth, "heads": self.named_heads(side, width, depth), "patch": patch}
 
     def named_heads(self, side: str, width: int, depth: int) -> int | None:
@@ -124,10 +124,10 @@ class Reader:
         known = SIZES[name]
         if (width, depth) != (known["width"], known["depth"]):
             told = f"is {name!r}, {known['width']} wide and {known['depth']} deep"
-            raise ConfigError([(self.vq.at(key), f"{told}, but the tensors are {width} wide and {depth} deep")])
+            raise ConfigError.at(self.vq.at(key), f"{told}, but the tensors are {width} wide and {depth} deep")
         if given not in (None, known["heads"]):
             text = f"is {given}, but size {name!r} has {known['heads']}"
-            raise ConfigError([(self.vq.at(f"vit_{side}_heads"), text)])
+            raise ConfigError.at(self.vq.at(f"vit_{side}_heads"), text)
         return known["heads"]
 
     def quantizer(self) -> dict[str, Any]:
@@ -156,12 +156,12 @@ class Reader:
         second, there = self.vq.take(key, bool, True), any(name.startswith("pixel_") for name in tensors)
         if second and (not legacy or self.vq.data.get("quantize_mode", "vq") == "vae"):
             text = "is true (its default), but only a legacy model with a codebook has a second stage"
-            raise ConfigError([(self.vq.at(key), f"{text}; say --assume {self.vq.at(key)}=false")])
+            raise ConfigError.at(self.vq.at(key), f"{text}; say --assume {self.vq.at(key)}=false")
         if second != there:
             held = "holds tensors pixel_*" if there else "holds no tensors pixel_*"
             text = f"is {str(second).lower()}, but the checkpoint {held}; say --assume {self.vq.at(key)}="
             text += "true, or --drop pixel_decoder --drop pixel_quantize" if there else "false if it is of stage 1"
-            raise ConfigError([(self.vq.at(key), text)])
+            raise ConfigError.at(self.vq.at(key), text)
         if not legacy:
             return {"head": "pixels"}
         found: dict[str, Any] = {"head": "proxy-codes", "proxy_codebook": tensors.shape("decoder.ffn.2.weight")[0]}
@@ -177,7 +177,7 @@ class Reader:
         for key, (tensor, axis, default) in keys.items():
             if key in self.vq and not there:
                 text = "is set, but the checkpoint holds no tensors of text guidance; --drop it to go without"
-                raise ConfigError([(self.vq.at(key), text)])
+                raise ConfigError.at(self.vq.at(key), text)
             found[key] = self.vq.number(key, default)
             if there:
                 self.agree(self.vq, key, found[key], TEXT + tensor, axis)
@@ -207,7 +207,7 @@ class Reader:
         else:
             path = self.vq.at(f"vit_{side}_heads")
             text = f"is not given, and no tensor shows it: {name!r} is none of {', '.join(SIZES)}"
-            raise ConfigError([(path, f"{text}; if you know it, say --assume {path}=N, a divisor of {width}")])
+            raise ConfigError.at(path, f"{text}; if you know it, say --assume {path}=N, a divisor of {width}")
         self.notes.append(f"{part} of unknown size {name!r}: {best} heads, as {told}")
         return best
 
@@ -231,7 +231,7 @@ def pixel_decoder(tensors: TensorFile) -> dict[str, Any]:
     try:
         hidden, multipliers, blocks = shape_of(shapes)
     except ValueError as error:
-        raise ConfigError([(prefix.rstrip("."), str(error))]) from None
+        raise ConfigError.at(prefix.rstrip("."), str(error)) from None
     dim = tensors.shape("pixel_quantize.embedding.weight")[1]
     return {"dim": dim, "hidden": hidden, "multipliers": multipliers, "blocks": blocks}
 
@@ -242,7 +242,7 @@ def from_card(source: Foreign) -> TokenizerConfig:
         name = source.path.stem if source.path.is_file() else "config"
         text = f"has no config. Put the yaml it was published with beside it, as {name}.yaml (1d-tokenizer's "
         text += "configs/infer), or name a card whose weights it is, such as titok/l-32"
-        raise ConfigError([(str(source.path), text)])
+        raise ConfigError.at(str(source.path), text)
     return source.card_model
 
 

@@ -12,8 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from flexframe.contracts import Codes, Condition, Losses, Prior, Rng, prefix
 from flexframe.nn.priors import class_ids, gumbel
+from flexframe.parts import Prior
+from flexframe.rng import Rng
+from flexframe.tokens import Codes, Condition, Losses, prefix
 from flexframe_registry import CodesSpec, SamplingConfig
 
 from .maskgit_configs import MaskGITConfig, MaskGITSampling

@@ -11,8 +11,8 @@ from jaxtyping import Int
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flexframe.generator import Generator
 from flexframe.importing import Comparison, Foreign, compare
+from flexframe.models.generator import Generator
 from flexframe.testing.tables import TableRng
 from flexframe_registry import ConfigError
 
@@ -44,7 +44,7 @@ def compare_cases(source: Foreign, model: Generator) -> Iterable[Comparison]:
 def _compare_case(prior: MaskGIT, case: Mapping[str, Tensor], path: Path) -> Iterator[Comparison]:
     lost = [name for name in ("ids", "condition") if name not in case]
     if lost:
-        raise ConfigError([(str(path), f"has no {', '.join(lost)}, which its other tensors were computed from")])
+        raise ConfigError.at(str(path), f"has no {', '.join(lost)}, which its other tensors were computed from")
     ids, classes = case["ids"], case["condition"]
     keep = torch.ones_like(ids, dtype=torch.bool)
     for name, golden in case.items():
@@ -68,7 +68,7 @@ def _compare_case(prior: MaskGIT, case: Mapping[str, Tensor], path: Path) -> Ite
             )
             yield min(made, key=lambda comparison: comparison.error)
         else:
-            raise ConfigError([(str(path), f"holds {name!r}, which nothing here compares")])
+            raise ConfigError.at(str(path), f"holds {name!r}, which nothing here compares")
 
 
 def _told(sampling: MaskGITSampling) -> str:

@@ -33,6 +33,10 @@ class MaskGITSampling(SamplingConfig):
     softmax_annealing: bool = False
     """Divide logits by 1.3 at the first step, down to 0.5 at the last, as the published numbers do."""
 
+    @classmethod
+    def quick(cls) -> MaskGITSampling:
+        return cls(steps=2)
+
     def excess(self, done: float) -> float:
         """What conditional - unconditional is weighted by, on top of the conditional logits, at a share of the steps
         done."""

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexframe.contracts import Importer
-from flexframe.generator import Generator
 from flexframe.importing import Comparison, Foreign, Imported, Settings
-from flexframe.loading import Model
+from flexframe.importing.importer import Importer
+from flexframe.models.build import Model
+from flexframe.models.generator import Generator
 from flexframe_registry import ConfigError, GeneratorConfig
 
 from .maskgit_cases import compare_cases
@@ -125,7 +125,7 @@ class MaskGITImporter(Importer):
         form = _form(source)
         if form is None:
             needed = f"{BERT.hidden} nor {UVIT.hidden}"
-            raise ConfigError([(str(source.path), f"has neither {needed}, so it is no MaskGIT generator")])
+            raise ConfigError.at(str(source.path), f"has neither {needed}, so it is no MaskGIT generator")
         state, names = _state(source, form)
         described = source.card_model
         if not source.settings and isinstance(described, GeneratorConfig):
@@ -193,7 +193,7 @@ def _depth(source: Foreign, form: Form, generator: Settings) -> int:
     stated = generator.number("num_hidden_layers", found)
     if found not in (stated, stated - stated % 2 if form is UVIT else stated):
         text = f"is {stated}, but the tensors are of {found} blocks; one of the two is wrong"
-        raise ConfigError([(generator.at("num_hidden_layers"), text)])
+        raise ConfigError.at(generator.at("num_hidden_layers"), text)
     return found
 
 

@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import flexframe
-from flexframe import hub
 from flexframe.importing import importer_of, open_foreign
 from flexframe.importing.verify import verify_folder
-from flexframe.loading import load
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
+from flexframe.store import hub
+from flexframe.store.load import load
 from flexframe.tokens import Batch, Condition, Tokens
 from flexframe_registry import ConfigError, TokenizerConfig
 from flexframe_registry.cards import cards
@@ -334,7 +334,7 @@ def shelf(tmp_path, monkeypatch):
         with path.open("w") as file:
             YAML().dump(card, file)
         known = Cards({"shelf/model": path})
-        monkeypatch.setattr("flexframe.loading.cards", lambda: known)
+        monkeypatch.setattr("flexframe.store.places.cards", lambda: known)
 
     return put
 

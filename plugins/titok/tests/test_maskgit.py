@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from flexframe.generator import Generator
-from flexframe.loading import build
+from flexframe.models.build import build
+from flexframe.models.generator import Generator
 from flexframe.rng import Rng
 from flexframe.testing.tables import TableRng
 from flexframe.tokens import Codes, Condition, prefix

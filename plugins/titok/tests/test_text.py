@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Condition, Tokens, prefix
 from flexframe_registry import LatentSpec, SamplingConfig, Spec, TokenizerConfig, TokenSpec
 from flexframe_registry.cards import cards

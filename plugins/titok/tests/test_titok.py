@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from flexframe.nn.vqgan import ResidualBlock, VQGANDecoder
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.nn.convolutional import ConvDecoder, ResidualBlock
 from flexframe.rng import Rng
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch, Tokens, prefix
 from flexframe_registry import LatentSpec, SamplingConfig, Spec, TokenSpec
 from flexframe_registry.cards import cards
@@ -96,7 +96,7 @@ def test_published_parts(size, length, encoder_millions, decoder_millions):
 
 def test_published_pixel_decoder():
     with torch.device("meta"):
-        assert count(VQGANDecoder(256, 128, (1, 1, 2, 2, 4), 2, 3)) == 30_478_339
+        assert count(ConvDecoder(256, 128, (1, 1, 2, 2, 4), 2, 3)) == 30_478_339
 
 
 def test_the_tiny_card_trains():
@@ -264,7 +264,7 @@ def test_a_block_of_changing_width_takes_its_skip_from_the_processed_branch():
 
 def test_the_pixel_decoder_refuses_widths_that_its_norms_cannot_split():
     with pytest.raises(ValueError, match="multiple of 32"):
-        VQGANDecoder(8, 40, (1, 1), 1, 3)
+        ConvDecoder(8, 40, (1, 1), 1, 3)
 
 
 def test_names_of_the_reference():

@@ -36,7 +36,7 @@ def compare_cases(source: Foreign, subject: Subject) -> Iterator[Comparison]:
     for path in sorted(folder.glob("case*.safetensors")):
         kind = next((kind for kind in CASES if path.stem == kind or path.stem.startswith(f"{kind}_")), None)
         if kind is None:
-            raise ConfigError([(str(path), f"is no case of FlexTok; known: {', '.join(CASES)}")])
+            raise ConfigError.at(str(path), f"is no case of FlexTok; known: {', '.join(CASES)}")
         case = Case(path)
         yield from CASES[kind](case, subject)
         case.finish()

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from flexframe.importing import TensorFile
 from flexframe.importing.compare import ATOL, Comparison, compare
-from flexframe.loading import Model, assemble
+from flexframe.models.build import Model, assemble
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe.testing.tables import TableRng
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Tokens, prefix
 from flexframe_registry import ConfigError, TokenizerConfig
 
@@ -41,7 +41,7 @@ class Subject:
     @property
     def tokenizer(self) -> Tokenizer:
         if not isinstance(self.model, Tokenizer):
-            raise ConfigError([("", f"is a case of a tokenizer, and this is a {type(self.model).__name__}")])
+            raise ConfigError.at("", f"is a case of a tokenizer, and this is a {type(self.model).__name__}")
         return self.model
 
     @property
@@ -61,7 +61,7 @@ class Case:
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.tensors:
-            raise ConfigError([(str(self.path), f"has no {name!r}, from which its results were computed")])
+            raise ConfigError.at(str(self.path), f"has no {name!r}, from which its results were computed")
         self._used.add(name)
         return self.tensors[name]
 
@@ -79,7 +79,7 @@ class Case:
     def finish(self) -> None:
         left = sorted(self.tensors.keys() - self._used)
         if left:
-            raise ConfigError([(str(self.path), f"has tensors that nothing here compares: {', '.join(left)}")])
+            raise ConfigError.at(str(self.path), f"has tensors that nothing here compares: {', '.join(left)}")
 
 
 # --- the model's parts -------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from flexframe.importing.compare import Comparison, compare
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe.testing.tables import TableRng
-from flexframe.tokenizer import Tokenizer
 from flexframe.tokens import Batch
 from flexframe_registry import ConfigError
 
@@ -77,9 +77,9 @@ def _draws(case: Case, model: Tokenizer) -> Rng:
     config: Any = model.config
     lengths, dropped = case["keep_k"].clamp(max=model.spec.tokens.length), case["null_dropped"]
     if dropped.any() and not config.decoder.null_dropout:
-        raise ConfigError([(str(case.path), "drops tokens for the null condition; the config says it never does")])
+        raise ConfigError.at(str(case.path), "drops tokens for the null condition; the config says it never does")
     if config.quantizer.corrupt_tokens_p:
-        raise ConfigError([(str(case.path), "cannot be run again: corrupted tokens are drawn, and are not in it")])
+        raise ConfigError.at(str(case.path), "cannot be run again: corrupted tokens are drawn, and are not in it")
     inverse = {"mode": lambda t: invert_mode(t, config.decoder.mode_scale), "logit-normal": torch.logit}
     tables = {
         "masker/length": LENGTHS[config.masker.type](lengths),
@@ -93,7 +93,7 @@ def _draws(case: Case, model: Tokenizer) -> Rng:
     drawn = model.masker.draw(len(lengths), model.spec.tokens.length, rng=rng).keep.sum(1)
     if not torch.equal(drawn, lengths):
         text = f"keeps {lengths.tolist()} tokens, which masker {config.masker.type!r} does not draw"
-        raise ConfigError([(str(case.path), text)])
+        raise ConfigError.at(str(case.path), text)
     return rng
 
 
@@ -122,7 +122,7 @@ def _gradients(case: Case, subject: Subject, model: Tokenizer) -> Iterator[Compa
 
     def gradient(theirs: str) -> Tensor:
         if theirs not in ours:
-            raise ConfigError([(str(case.path), f"has a gradient of {theirs!r}, which is no tensor of the model")])
+            raise ConfigError.at(str(case.path), f"has a gradient of {theirs!r}, which is no tensor of the model")
         found = gradients[ours[theirs]]
         return torch.full((), torch.nan) if found is None else found
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flexframe.importing.compare import Comparison
-from flexframe.tokenizer import Tokenizer
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.tokens import Tokens
 from flexframe_registry import ConfigError
 
@@ -48,7 +48,7 @@ def encode(case: Case, subject: Subject) -> Iterator[Comparison]:
     yield from case.check("enc_packed_in", lambda: packed[0])
     for found in case.matching(r"enc_block(\d+)_out"):
         if int(found[1]) >= len(blocks):
-            raise ConfigError([(str(case.path), f"has {found[0]!r}; the encoder has {len(blocks)} blocks")])
+            raise ConfigError.at(str(case.path), f"has {found[0]!r}; the encoder has {len(blocks)} blocks")
         yield from case.check(found[0], lambda i=int(found[1]): packed[1 + i])
     if "enc_attn_mask" in case:
         patches = seen[0].shape[1] - subject.length
@@ -92,7 +92,7 @@ def decode(case: Case, subject: Subject) -> Iterator[Comparison]:
     if "repa_patches_no_keep_key" in case:
         if len(subject.inner_layers) != 1:
             text = f"has features of an inner layer; the config names layers {list(subject.inner_layers)}"
-            raise ConfigError([(str(case.path), text)])
+            raise ConfigError.at(str(case.path), text)
         tap, tokens = f"block.{subject.inner_layers[0]}", tokens_of(values, length)
         yield from case.check("repa_patches_no_keep_key", lambda: velocity(tokenizer, x, times, tokens, tap=tap))
 
@@ -113,7 +113,7 @@ def sample(case: Case, subject: Subject) -> Iterator[Comparison]:
         for found in case.matching(r"sample(\d+)_(cfg|apg)([\d.]+)")
     }
     for found in case.matching(r"sample(\d+)_cfgfn"):
-        settings[found[0]] = {"steps": int(found[1]), "guidance": lambda t: 1 + 4 * t}
+        settings[found[0]] = {"steps": int(found[1]), "guidance": ((0.0, 1.0), (1.0, 5.0))}
     lengths = case["keep_k"].clamp(max=subject.length)
     for name, each in settings.items():
         tokens, noise = tokens_of(case["fsq_quants"], lengths), case["init_noise"]

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flexframe.generator import CodecModel
 from flexframe.importing.compare import Comparison
+from flexframe.models.codec import CodecModel
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe.testing.tables import TableRng
-from flexframe.tokenizer import Tokenizer
 from flexframe_registry import ConfigError
 
 from .case import GUIDED, MIXED, Case, Subject, by_length, detokenize, quantize, values_of
@@ -24,7 +24,7 @@ def vae(case: Case, subject: Subject) -> list[Comparison]:
     """The codec, and a tokenizer over it. The reference's images lie in [-1, 1], ours in [0, 1]."""
     model, images, found = subject.model, (case["images"] + 1) / 2, list[Comparison]()
     if not isinstance(model, Tokenizer | CodecModel):
-        raise ConfigError([(str(case.path), f"is a case of a VAE, and this is a {type(model).__name__}")])
+        raise ConfigError.at(str(case.path), f"is a case of a VAE, and this is a {type(model).__name__}")
     part: Any = model.codec
     mean, logvar = part.posterior(images)
     found += case.check("posterior_mean", lambda: mean)

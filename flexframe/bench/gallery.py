@@ -1,0 +1,34 @@
+"""What a benchmark hands to its page and to hooks: the numbers, and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The first images of a suite, and each model's reconstructions of them by token count. All 8-bit, on the CPU."""
+
+    real: UInt8[Tensor, "n 3 h w"]
+    fake: Mapping[str, Mapping[int, Tensor]]
+    numbers: Sequence[int] = ()
+    """Each image's position in the suite; empty: 0, 1, 2, ..."""
+    further: Gallery | None = None
+    """Each model's best and worst images, where they are not among these."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run gives: `results` is the content of results.json (`flexframe.bench.results`)."""
+
+    results: Mapping[str, Any]
+    images: Gallery
+    out: Path
+    remarks: Sequence[str] = ()
+    """What a user must know of the suite's images."""

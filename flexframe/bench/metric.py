@@ -1,0 +1,286 @@
+"""The contract of metrics: numbers over images and what models made of them.
+
+A `Metric` is built once for a suite and holds what all models share; a `Tally` is what one model at one token count
+comes to, and the only part that counts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import Any, ClassVar, Generic, Literal
+from warnings import warn
+from weakref import finalize
+
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from typing_extensions import TypeVar
+
+from flexframe.data.source import Source
+from flexframe.tokens import Tokens
+from flexframe_registry.kinds import MetricConfig, Spec
+
+MetricC = TypeVar("MetricC", bound=MetricConfig, default=MetricConfig)
+MetricT = TypeVar("MetricT", bound="Metric[Any]", default="Metric[Any]")
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A number that a metric gives, and how to show it."""
+
+    name: str
+    label: str
+    better: Literal["higher", "lower"] | None = None
+    """The direction of good, or None for a number that only describes."""
+    unit: str = ""
+    digits: int = 2
+    note: str = ""
+    """What must not be concluded from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstructions:
+    """A batch of a suite's images, and what a model made of them."""
+
+    real: UInt8[Tensor, "b 3 h w"]
+    fake: UInt8[Tensor, "b 3 h w"]
+    """What a file would hold: `exact` rounded to 8 bits."""
+    exact: Float[Tensor, "b 3 h w"]
+    """The reconstructions in [0, 1] before rounding, so that a number need not jump where a last digit does."""
+    labels: Sequence[int | None]
+    tokens: Tokens
+    attributes: Sequence[Mapping[str, int]] = ()
+    """Each image's, as its source knows them; empty where nobody told."""
+
+
+class Scratch:
+    """Folders for what grows with the number of images and so must not be held in memory; made when first asked for.
+
+    They outlive an interruption of the run, and are gone when it has ended. What is written there is addressed by the
+    images' position, so that a batch that is measured again writes the same bytes to the same place.
+    """
+
+    def __init__(self, own: Path | None = None, common: Path | None = None) -> None:
+        self._own, self._common = own, common
+
+    @property
+    def own(self) -> Path:
+        """The folder of one model at one budget, common to its metrics."""
+        if self._own is None:
+            self._own = self._temporary()
+        self._own.mkdir(parents=True, exist_ok=True)
+        return self._own
+
+    @property
+    def common(self) -> Path:
+        """The folder of what all models share: what is known of the originals."""
+        if self._common is None:
+            self._common = self._temporary()
+        self._common.mkdir(parents=True, exist_ok=True)
+        return self._common
+
+    def _temporary(self) -> Path:
+        path = Path(mkdtemp(prefix="flexframe-"))
+        finalize(self, rmtree, path, ignore_errors=True)
+        return path
+
+
+class Metric(ABC, Generic[MetricC]):
+    """Numbers over images and their reconstructions, built as `(config, source)` over the images of a suite.
+
+    One is built a suite: it holds what all models share (networks, classifiers) and counts nothing. `start` gives the
+    tally of one model at one budget.
+    """
+
+    of_classes: ClassVar[bool] = False
+    """Whether it looks at the classes that samples were asked for: of a prior without classes it has no number."""
+    tally: ClassVar[type[Tally[Any]]]
+    """The class of its tallies."""
+
+    def __init__(self, config: MetricC, source: Source) -> None:
+        self.config, self.source = config, source
+
+    def of_samples(self) -> Metric[Any] | None:
+        """The metric for what a prior draws: `fake` are samples, `real` the suite's images at the same positions,
+        which they were not made from, and `labels` the classes asked for. None where it makes no sense of them, as one
+        that compares each image with its own reconstruction."""
+        return None
+
+    def start(self, spec: Spec, scratch: Scratch | None = None) -> Tally[Any]:
+        """An empty tally for one model of these widths at one budget; without `scratch` it has a temporary one."""
+        return self.tally(self, spec, scratch or Scratch())
+
+    @abstractmethod
+    def measures(self) -> Sequence[Measure]:
+        """The numbers that a tally's `compute` gives, in the order to show them."""
+
+    def unavailable(self, spec: Spec) -> str | None:
+        """The reason why it has no numbers for a model of these widths, and how to mend it, or None."""
+        return None
+
+    def protocol(self) -> Mapping[str, Any]:
+        """Plain data that moves the numbers beyond the images and the config: extractor, weights hash, window."""
+        return {}
+
+
+@dataclass
+class Tally(ABC, Generic[MetricT]):
+    """The count of one model at one budget, over the images of a suite from the first to the last.
+
+    A subclass is a dataclass, and the fields that it adds are its state, with which an interrupted run goes on:
+    numbers, tensors, or lists and mappings of these, constant in the number of images. What grows with them goes into
+    `scratch`; what depends on `spec` is a `field(init=False)` that `__post_init__` makes.
+    """
+
+    metric: MetricT
+    spec: Spec
+    scratch: Scratch
+
+    def __post_init__(self) -> None:
+        """Make the fields that depend on `spec`."""
+
+    @abstractmethod
+    def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
+        """Take in a batch; returns per-image values by name, if the metric has any."""
+
+    @abstractmethod
+    def compute(self) -> Mapping[str, float]:
+        """The numbers over all images so far."""
+
+    def details(self) -> Mapping[str, Mapping[str, Any]]:
+        """Plain data by number, reported beside its value. Asked after `compute`.
+
+        `subsets` of a number that is no mean of per-image values: `{"size": images in each, "values": [...]}` over
+        disjoint parts of the images, the same parts for all models, so that an interval can be shown. Other names are
+        the metric's own; see `flexframe.bench.results`.
+        """
+        return {}
+
+    def unavailable(self) -> str | None:
+        """The reason why there are no numbers, and how to mend it, or None. Asked before the first batch and at the
+        end; the metric's own reason unless a tally finds another one in the images."""
+        return self.metric.unavailable(self.spec)
+
+    def protocol(self) -> Mapping[str, Any]:
+        """The metric's protocol, and what the images told. Asked at the end."""
+        return self.metric.protocol()
+
+    def state(self) -> dict[str, Any]:
+        """The tally so far, as plain data and tensors.
+
+        Raises:
+            TypeError: an attribute that is no field, so that it would be lost.
+        """
+        names = {each.name for each in fields(self)}
+        stray = sorted(vars(self).keys() - names)
+        if stray:
+            told = f"{type(self).__name__} has {', '.join(stray)}, which an interrupted run would lose"
+            raise TypeError(f"{told}; declare it as a field of the dataclass, or keep it in the metric")
+        return {name: getattr(self, name) for name in sorted(names - COMMON)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of the same metric, model and budget.
+
+        Raises:
+            KeyError: the state lacks a field.
+        """
+        for each in fields(self):
+            if each.name not in COMMON:
+                setattr(self, each.name, state[each.name])
+
+
+COMMON = {each.name for each in fields(Tally)}
+"""What all tallies have, and what is no state."""
+
+
+class LegacyMetric(Metric[MetricC]):
+    """A metric that is its own tally, as the contract was before tallies had a class of their own.
+
+    `start` copies it; `reset` empties the copy, `update` and `compute` count in it, and `tallied` names the attributes
+    that they change. It works for one more minor version.
+    """
+
+    scratch: Scratch
+
+    def __init_subclass__(cls, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        told = (
+            f"{cls.__module__}.{cls.__qualname__} counts in copies of itself, and that ends with the next minor version"
+        )
+        warn(f"{told}; let it give a flexframe.bench.metric.Tally", DeprecationWarning, stacklevel=2)
+
+    @property
+    @abstractmethod
+    def tallied(self) -> tuple[str, ...]:
+        """Names of the attributes that `reset` makes and `update` changes."""
+
+    @abstractmethod
+    def reset(self, spec: Spec) -> None:
+        """Make this an empty tally of a model with these widths."""
+
+    @abstractmethod
+    def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
+        """Take in a batch; returns per-image values by name, if the metric has any."""
+
+    @abstractmethod
+    def compute(self) -> Mapping[str, float]:
+        """The numbers over all images so far."""
+
+    def details(self) -> Mapping[str, Mapping[str, Any]]:
+        """Plain data by number, reported beside its value."""
+        return {}
+
+    def unavailable(self, spec: Spec | None = None) -> str | None:
+        """The reason why this tally has no numbers, and how to mend it, or None."""
+        return None
+
+    def state(self) -> Mapping[str, Any]:
+        """The tally so far, as plain data and tensors."""
+        return {name: getattr(self, name) for name in self.tallied}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of the same metric, model and budget."""
+        for name in self.tallied:
+            setattr(self, name, state[name])
+
+    def start(self, spec: Spec, scratch: Scratch | None = None) -> Tally[Any]:
+        """An empty copy, as a tally."""
+        return _Copied(self, spec, scratch or Scratch())
+
+
+@dataclass
+class _Copied(Tally[LegacyMetric[Any]]):
+    """The tally that a copy of a metric is."""
+
+    own: LegacyMetric[Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.own = copy(self.metric)
+        self.own.scratch = self.scratch
+        self.own.reset(self.spec)
+
+    def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
+        return self.own.update(batch)
+
+    def compute(self) -> Mapping[str, float]:
+        return self.own.compute()
+
+    def details(self) -> Mapping[str, Mapping[str, Any]]:
+        return self.own.details()
+
+    def unavailable(self) -> str | None:
+        return self.own.unavailable()
+
+    def protocol(self) -> Mapping[str, Any]:
+        return self.own.protocol()
+
+    def state(self) -> dict[str, Any]:
+        return dict(self.own.state())
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.own.restore(state)

@@ -1,0 +1,134 @@
+"""Reconstructions of a suite's own images: from prefixes of one token sequence an image, at every token count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from flexframe.bench import extremes, protocol
+from flexframe.bench.gallery import Gallery
+from flexframe.bench.lanes import Entrant, Made, Some
+from flexframe.bench.task import Task
+from flexframe.data.source import Source
+from flexframe.models.fingerprint import weights
+from flexframe.models.tokenizer import Tokenizer
+from flexframe_registry import ConfigError, SuiteConfig, TokenizerConfig
+
+
+class Rebuilder(Entrant):
+    """A tokenizer that rebuilds the suite's images."""
+
+    @property
+    def config(self) -> TokenizerConfig:
+        return self.model.config
+
+    def make(self, some: Some) -> Iterator[Made]:
+        count, device = len(some.index), some.real.device
+        labels, attributes = [s.label for s in some.samples], [s.attributes for s in some.samples]
+        with self.watch.running(count, device):
+            tokens = self.model.encode(some.real.float() / 255, rng=some.rng)
+        for lane in self.lanes:
+            short = tokens.truncate(lane.budget)
+            with lane.watch.running(count, device):
+                images = self.model.decode(short, rng=some.rng)
+            yield Made(lane, images, short, labels, attributes)
+
+    def used(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
+        return used(self.model, suite, device)
+
+    def identity(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
+        sampling = self.model.sampling.model_dump(mode="json")
+        return {"config": self.config.model_dump(mode="json"), "fingerprint": self.weights, "sampling": sampling}
+
+    def entry(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
+        return {
+            "id": self.model.id,
+            **self.identity(suite, device),
+            "trained": dict(self.model.about),
+            "parameters": parameters(self.model),
+            "length": self.config.length,
+            "bits_per_token": self.config.bits_per_token,
+            "speed": {"encode_images_per_second": round(self.watch.rate(), 2)},
+        }
+
+
+class Reconstruct(Task):
+    """Tokenizers rebuild the suite's own images.
+
+    Args:
+        models: pairs of a display name and a tokenizer.
+    """
+
+    record = {"task": "reconstruction of the suite's own images"}
+
+    def __init__(self, models: Sequence[tuple[str, Tokenizer]]) -> None:
+        self._models = models
+
+    def models(self) -> Sequence[tuple[str, Tokenizer]]:
+        return self._models
+
+    def budgets(self, suite: SuiteConfig) -> Mapping[str, Sequence[int]]:
+        """The token counts of each model that a suite measures; of some models there may be none.
+
+        Raises:
+            ConfigError: no model is offered at what the suite asks for.
+        """
+        own = {name: model.config.budgets for name, model in self._models}
+        asked = suite.budgets
+        if asked is None:
+            return own
+        chosen = {name: [k for k in budgets if k in asked] for name, budgets in own.items()}
+        if not any(chosen.values()):
+            told = "; ".join(f"{name} is at {_counts(budgets)}" for name, budgets in own.items())
+            text = f"no model is offered at {', '.join(map(str, asked))} tokens: {told}; ask for some of these"
+            raise ConfigError.at("budgets", text)
+        return chosen
+
+    def entrants(self, device: torch.device) -> Sequence[Entrant]:
+        return [Rebuilder(name, model, weights(model.to(device).eval())) for name, model in self._models]
+
+    def further(
+        self,
+        suite: SuiteConfig,
+        source: Source,
+        entrants: Sequence[Entrant],
+        device: torch.device,
+        results: Mapping[str, Any],
+    ) -> Gallery | None:
+        """The best and worst images that `suite.show` does not show anyhow; none where the page shows no images."""
+        wanted = [i for i in extremes.positions(results) if i >= suite.show]
+        if not suite.show or not wanted:
+            return None
+        models = {entrant.name: (entrant.model, [lane.budget for lane in entrant.lanes]) for entrant in entrants}
+        rounded = partial(protocol.to_uint8, rounding=suite.rounding)
+        made = extremes.rebuild(source, models, wanted, seed=suite.seed, device=device, rounded=rounded)
+        return Gallery(*made, numbers=wanted)
+
+
+def _counts(budgets: Sequence[int]) -> str:
+    """Token counts, rising; many in a row as their ends."""
+    whole = len(budgets) > 4 and list(budgets) == list(range(budgets[0], budgets[-1] + 1))
+    return f"{budgets[0]}..{budgets[-1]}" if whole else ", ".join(map(str, budgets))
+
+
+def used(model: Tokenizer, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
+    """How a tokenizer is used: what moves its reconstructions beside its weights."""
+    exact = {"float32": torch.get_float32_matmul_precision(), "tf32": torch.backends.cudnn.allow_tf32}
+    return {
+        "seed": suite.seed,
+        "sampling": model.sampling.model_dump(mode="json"),
+        "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "device": device.type,
+        **({"matmul": exact} if device.type == "cuda" else {}),
+        "providers": protocol.providers(protocol.parts(model.config)),
+    }
+
+
+def parameters(model: Tokenizer) -> dict[str, int]:
+    """Counts by part; `total` leaves out the codec, which is frozen and usually somebody else's."""
+    parts = {"encoder": model.encoder, "quantizer": model.quantizer, "decoder": model.decoder, "codec": model.codec}
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    return {"total": sum(n for name, n in counts.items() if name != "codec"), **counts}

@@ -1,0 +1,66 @@
+"""What is measured: what models are asked for beside a suite's images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from flexframe.bench.gallery import Gallery, Report
+from flexframe.bench.lanes import Entrant
+from flexframe.bench.metric import Metric
+from flexframe.data.source import Source
+from flexframe.models.tokenizer import Tokenizer
+from flexframe_registry import SuiteConfig
+
+
+class Task(ABC):
+    """What models are asked for beside a suite's images: reconstructions of these, or samples.
+
+    All else of a benchmark (the pass over the images, tallies, protocols, what an interruption leaves) is the runner's.
+    """
+
+    record: ClassVar[Mapping[str, str]]
+    """What is said of it in every number's protocol."""
+    rests_on: ClassVar[Mapping[str, str]] = {}
+    """What an interrupted run must agree in beside all that the runner names."""
+
+    @abstractmethod
+    def models(self) -> Sequence[tuple[str, Tokenizer]]:
+        """Display names, and the tokenizers that decode."""
+
+    @abstractmethod
+    def budgets(self, suite: SuiteConfig) -> Mapping[str, Sequence[int]]:
+        """The token counts of each model that a suite measures.
+
+        Raises:
+            ConfigError: no model is offered at what the suite asks for.
+        """
+
+    @abstractmethod
+    def entrants(self, device: torch.device) -> Sequence[Entrant]:
+        """The models on a device and in evaluation mode, without lanes."""
+
+    def metrics(self, metrics: Sequence[Metric[Any]]) -> Sequence[Metric[Any]]:
+        """A suite's metrics as they are for this task.
+
+        Raises:
+            ConfigError: one makes no sense of it.
+        """
+        return metrics
+
+    def further(
+        self,
+        suite: SuiteConfig,
+        source: Source,
+        entrants: Sequence[Entrant],
+        device: torch.device,
+        results: Mapping[str, Any],
+    ) -> Gallery | None:
+        """Pictures beside those of the first images."""
+        return None
+
+    def finish(self, report: Report, entrants: Sequence[Entrant]) -> None:
+        """Write what belongs beside results.json."""

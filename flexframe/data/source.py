@@ -1,0 +1,79 @@
+"""The contract of image sources: finite data sets of images of one size."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic
+
+from jaxtyping import Int, UInt8
+from torch import Tensor
+from typing_extensions import TypeVar
+
+from flexframe_registry.kinds import SourceConfig
+
+SourceC = TypeVar("SourceC", bound=SourceConfig, default=SourceConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image of a source: RGB uint8 and what is known about it."""
+
+    image: UInt8[Tensor, "3 h w"]
+    label: int | None
+    id: str
+    caption: str | None = None
+    attributes: Mapping[str, int] = field(default_factory=dict)
+    """By name, what is exactly known of it."""
+
+
+class AttributeClassifier(ABC):
+    """Reads off images what a source knows of them. It comes with the source."""
+
+    label: str
+    """The attribute that is the class."""
+    values: Mapping[str, int]
+    """By attribute, how many values it takes in the source's images, all equally likely. What does not show in them, or
+    is the same in all, is not there."""
+
+    @abstractmethod
+    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Mapping[str, Int[Tensor, " b"]]:
+        """Each of the `values`, as read."""
+
+    @abstractmethod
+    def protocol(self) -> Mapping[str, Any]:
+        """What it is: network, input size, hash of its weights, what it was trained on and how well it reads."""
+
+
+class Source(ABC, Generic[SourceC]):
+    """A finite, indexable data set of images of one size, built as `(config, (height, width))`."""
+
+    def __init__(self, config: SourceC, size: tuple[int, int]) -> None:
+        self.config, self.size = config, size
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def samples(self, indices: Sequence[int]) -> Sequence[Sample]:
+        """Several at once, the same as one by one; for sources that are faster so."""
+        return [self[index] for index in indices]
+
+    def class_names(self) -> Sequence[str]:
+        """What the labels 0, 1, ... are called; nothing where nobody knows."""
+        return ()
+
+    def classifier(self) -> AttributeClassifier | None:
+        """The classifier that comes with the source, or None. `ValueError` says why it cannot be used here."""
+        return None
+
+    @abstractmethod
+    def protocol(self) -> Mapping[str, Any]:
+        """What was done to the images: resize, crop, library versions; part of every number's fingerprint."""
+
+    def remarks(self) -> Sequence[str]:
+        """What a user must know of these images, in sentences that stand at the end of what a command prints."""
+        return ()

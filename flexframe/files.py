@@ -1,0 +1,219 @@
+"""Files on disk: writing them whole or not at all, their hashes, journals of work that may be killed at any moment, and
+the refusal to go on with what was begun with other settings."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any, ClassVar, TypeVar
+
+from flexframe_registry import ConfigError
+
+Held = TypeVar("Held", bound="Journal")
+COMMIT_EVERY = 1.0
+"""Seconds of work that a kill may cost a journal, at the most, beyond the batch in hand."""
+NAMED = 4
+"""Differences that a refusal names."""
+SHOWN = 80
+"""Characters of a value that a refusal shows."""
+LONGEST = 200
+"""Bytes of a file's name that fit into the name of its part; file systems take 255."""
+
+
+# --- whole or absent ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """The name of a part beside `path`, for a writer to write; as the block ends it is flushed to disk and takes the
+    place of `path` in one step. No other process has the same part, and where the block raises it is deleted.
+
+    Its suffix is `.part`: a writer that goes by suffixes is told the format itself.
+
+    Raises:
+        OSError: the disk is full, or does not take it for another reason; `path` is as it was.
+    """
+    part = path.with_name(f".{_stem(path)}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        yield part
+        sync(part)
+        os.replace(part, path)
+        sync(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with replaced(path) as part:
+        part.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of UTF-8 whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any, *, sort_keys: bool = False) -> None:
+    """Write plain data as JSON with an indentation of one space, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, sort_keys=sort_keys) + "\n")
+
+
+def drop_parts(path: Path) -> None:
+    """Delete the parts that killed writers of `path` left; for the one process that may write it."""
+    for part in path.parent.glob(f".{glob.escape(_stem(path))}.*.part"):
+        part.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Put what was written of a file, or of a folder's list of names, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _stem(path: Path) -> str:
+    return path.name if len(os.fsencode(path.name)) <= LONGEST else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+
+
+# --- hashes ------------------------------------------------------------------------------------------------------
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file's content in hexadecimal digits; a file of any size is never held whole.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- begun otherwise ---------------------------------------------------------------------------------------------
+
+
+def refuse_other(place: Path | str, told: str, was: Mapping[str, Any], now: Mapping[str, Any], remedy: str) -> None:
+    """See that what was begun with some settings goes on with the same.
+
+    Args:
+        place: what holds the settings, as an error names it.
+        told: what it is where they differ: "was begun otherwise", "holds another benchmark".
+        was: the settings that it was begun with, as JSON gives them.
+        now: the settings asked for; compared as JSON would give them.
+        remedy: what to do about it.
+
+    Raises:
+        ConfigError: they differ; the sentence names the first differences, with what was found and what is wanted.
+    """
+    differ = differences(was, now)
+    if differ:
+        more = [f"and {len(differ) - NAMED} more"] if len(differ) > NAMED else []
+        raise ConfigError.at(str(place), f"{told}: {'; '.join([*differ[:NAMED], *more])}; {remedy}")
+
+
+def differences(was: Any, now: Any) -> list[str]:
+    """`a.b was 1 and is 2` for each setting of nested plain data that differs, as JSON would give the data."""
+    return list(_differences(was, json.loads(json.dumps(now)), ""))
+
+
+def _differences(was: Any, now: Any, name: str) -> Iterator[str]:
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in [*was, *(key for key in now if key not in was)]:
+            yield from _differences(was.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+    elif was != now:
+        yield f"{name} was {_shown(was)} and is {_shown(now)}"
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is None else repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+# --- journals ----------------------------------------------------------------------------------------------------
+
+
+class Journal:
+    """What a piece of work has done so far, in one SQLite file beside its output: killed at any moment, the work goes
+    on from there. One process at a time may hold it; where nothing was done, and when all is, it is deleted.
+
+    A kind of work derives from it, and says which tables it has.
+
+    Raises:
+        ConfigError: another process holds it, it cannot be written, or it is no journal.
+    """
+
+    TABLES: ClassVar[Sequence[str]]
+    """`NAME (COLUMNS)` of each table; `rows` is among them, one row a thing done, its number first."""
+    WORK: ClassVar[str]
+    """The work with its article, as an error names it: "an encoding"."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._saved, self._whole = path, monotonic(), False
+        try:
+            self.db = sqlite3.connect(path, timeout=0, isolation_level=None)
+            self.db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self.db.execute("BEGIN EXCLUSIVE")
+            for table in self.TABLES:
+                self.db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+            self.db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise ConfigError.at(str(path), "another process is at work on it; wait for it, or end it") from None
+            raise ConfigError.at(str(path), f"cannot be written ({error})") from None
+        except sqlite3.DatabaseError as error:
+            text = f"is not what {self.WORK} left behind ({error}); delete it to start over"
+            raise ConfigError.at(str(path), text) from None
+
+    def __enter__(self: Held) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.save()
+        useless = self._whole or not self.done()
+        self.db.close()
+        if useless:
+            self.path.unlink()
+
+    def done(self) -> int:
+        """How many things are done: the first ones."""
+        return int(self.db.execute("SELECT count(*) FROM rows").fetchone()[0])
+
+    def add(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Take down rows of the table `rows`. On disk within a second of work, or by `save`."""
+        if not self.db.in_transaction:
+            self.db.execute("BEGIN")
+        for row in rows:
+            self.db.execute(f"INSERT INTO rows VALUES ({', '.join('?' * len(row))})", row)
+        if monotonic() - self._saved >= COMMIT_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Put all that was added on disk."""
+        if self.db.in_transaction:
+            self.db.execute("COMMIT")
+        self._saved = monotonic()
+
+    def finish(self) -> None:
+        """Have the file deleted on leaving: all is done."""
+        self._whole = True
+
+    @contextmanager
+    def wholly(self) -> Iterator[None]:
+        """A block whose changes are taken down all or, where it raises, none."""
+        self.db.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
+        self.db.execute("COMMIT")

@@ -1,0 +1,24 @@
+"""The contract of allocators: the number of tokens that each image gets at use."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flexframe.rng import Rng
+from flexframe_registry.kinds import AllocatorConfig
+
+if TYPE_CHECKING:
+    from flexframe.models.tokenizer import Tokenizer
+from flexframe.parts import Part
+
+
+class Allocator(Part[AllocatorConfig]):
+    """How many tokens each image gets at use, built as `(config, tokenizer.spec)`; never part of a model."""
+
+    @abstractmethod
+    def choose(self, tokenizer: Tokenizer, images: Float[Tensor, "b 3 h w"], *, rng: Rng) -> Int[Tensor, " b"]:
+        """A length in 1..K for each image in [0, 1]. It depends on that image and its row of `rng` alone."""

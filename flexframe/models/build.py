@@ -1,0 +1,76 @@
+"""Models from their configs: with random weights, or with tensors that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from flexframe.models.codec import CodecModel
+from flexframe.models.generator import Generator
+from flexframe.models.tokenizer import Tokenizer
+from flexframe_registry import ConfigError, ModelConfig
+from flexframe_registry.catalogue import attribute
+
+Model = Tokenizer | Generator | CodecModel
+
+Kind = Literal["tokenizer", "generator", "codec"]
+
+
+def assemble(
+    config: ModelConfig,
+    state: Mapping[str, Tensor],
+    where: str,
+    sampling: Mapping[str, Any] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Model:
+    """A model of this config with these tensors. Tensors left over, missing or misshapen are all listed.
+
+    Args:
+        names: the tensors' names in the file that they are from, where those are others.
+    """
+    with undrawn():
+        model = build(config, sampling)
+    own, theirs = model.state_dict(), names or {}
+
+    def told(name: str) -> str:
+        return f"{name} (there {theirs[name]})" if theirs.get(name, name) != name else name
+
+    problems = [f"missing {told(name)}" for name in own.keys() - state.keys()]
+    problems += [f"left over {told(name)}" for name in state.keys() - own.keys()]
+    problems += [
+        f"{told(name)} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape
+    ]
+    if problems:
+        raise ConfigError.at(where, "its tensors do not fit its config: " + "; ".join(sorted(problems)))
+    model.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()}, assign=True)
+    return model.eval()
+
+
+def build(config: ModelConfig, sampling: Mapping[str, Any] | None = None) -> Model:
+    """A model of this config with random weights."""
+    model: Model = attribute(config.target)(config, sampling)
+    return model
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves the in-place draws of initializers out: what they would fill is about to be replaced."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.uniform_, Tensor.erfinv_):
+            return args[0]
+        if func is Tensor.normal_:
+            return args[0].zero_()  # truncated draws repeat until they lie within bounds: leave nothing to chance
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Build a model without drawing its weights: minutes less for billions of parameters."""
+    with _Undrawn():
+        yield

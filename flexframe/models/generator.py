@@ -1,0 +1,108 @@
+"""Pictures from a prior: drawn codes, decoded at several lengths, as files, sheets and a token file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from flexframe.models.fingerprint import fingerprint
+from flexframe.models.tokenizer import Lengths, Random, Tokenizer
+from flexframe.parts import Prior
+from flexframe.rng import as_rng
+from flexframe.tokens import Codes, Condition, Losses
+from flexframe_registry import ConfigError, GeneratorConfig, SamplingConfig, catalogue
+from flexframe_registry.runs import check_codes
+
+
+def fits(generator: Generator, tokenizer: Tokenizer, force: bool = False) -> None:
+    """Raise `ConfigError` unless the prior's codes are the tokenizer's."""
+    config = generator.config
+    check_codes(config, tokenizer.config, tokenizer.id or "the tokenizer")
+    if config.fingerprint not in (None, fingerprint(tokenizer)) and not force:
+        text = f"was trained on codes of another tokenizer than {tokenizer.id}, or of it before it changed"
+        raise ConfigError.at(generator.id, f"{text}; name the right one with --model, or generate with --force")
+
+
+@final
+class Generator(nn.Module):
+    """A prior over the codes of a tokenizer, ready to train or to draw from."""
+
+    prior: Prior
+
+    def __init__(self, config: GeneratorConfig, sampling: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.config, self.spec = config, config.spec
+        self.id = ""  # where it was loaded from
+        self.about: Mapping[str, Any] = {}  # what its file says of it, or of its import
+        self.sampling: SamplingConfig = config.prior.sampling.read(dict(sampling or {}), "sampling")
+        self.prior = catalogue().build(config.prior, config.spec)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def forward(self, codes: Codes, condition: Condition | None = None, *, rng: Random = None) -> Losses:
+        """The prior's losses of these codes."""
+        self._check(codes, condition)
+        return self.prior(codes, condition, rng=as_rng(rng, len(codes.keep), codes.keep.device))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        labels: Int[Tensor, " b"] | None = None,
+        *,
+        count: int | None = None,
+        lengths: Lengths = None,
+        rng: Random = None,
+        sampling: SamplingConfig | Mapping[str, Any] | None = None,
+        on_token: Callable[[int], None] | None = None,
+    ) -> Codes:
+        """Draw sequences.
+
+        Args:
+            labels: a class a row; without, `count` unconditional rows.
+            lengths: tokens of each row, one number or one each; the model's length if None.
+            rng: a seed, a generator, an `Rng`, or None for seed 0.
+            sampling: the prior's settings, or a mapping that is laid on the model's own.
+            on_token: told how many of the prior's steps are done.
+        """
+        if (labels is None) == (count is None):
+            raise ValueError("give labels, or a count of unconditional rows; one of the two")
+        batch = len(labels) if labels is not None else count
+        assert batch is not None
+        if labels is not None:
+            if self.spec.classes is None:
+                raise ValueError("this generator knows no classes; give a count")
+            _check_span("labels", labels, self.spec.classes)
+            labels = labels.to(self.device)
+        null = torch.full((batch,), labels is None, device=self.device)
+        condition = Condition(null, labels=labels) if self.spec.classes is not None else None
+        wanted = torch.as_tensor(self.spec.length if lengths is None else lengths, device=self.device)
+        if wanted.is_floating_point() or wanted.shape not in ((), (batch,)):
+            raise ValueError(f"lengths are one whole number, or one for each of {batch} rows, not {lengths!r}")
+        if wanted.numel() and not 1 <= int(wanted.min()) <= int(wanted.max()) <= self.spec.length:
+            span = f"{int(wanted.min())}..{int(wanted.max())}"
+            raise ValueError(f"lengths span {span}; they must lie in 1..{self.spec.length}")
+        settings, rows = self.sampling.laid(sampling), as_rng(rng, batch, self.device)
+        return self.prior.sample(condition, wanted.expand(batch), rng=rows, sampling=settings, on_token=on_token)
+
+    def _check(self, codes: Codes, condition: Condition | None) -> None:
+        spec, shape = self.spec, tuple(codes.codes.shape)
+        if codes.codes.is_floating_point():
+            raise ValueError("this generator models integer codes; these are a continuous quantizer's values")
+        if len(shape) != 3 or not 1 <= shape[1] <= spec.length or shape[2] != spec.codebooks:
+            expected = f"b k {spec.codebooks} with k in 1..{spec.length}"
+            raise ValueError(f"codes have shape {shape}; this generator's are {expected}")
+        _check_span("codes", codes.codes[codes.keep], spec.codebook_size)
+        if condition is not None and condition.labels is not None and spec.classes is not None:
+            _check_span("labels", condition.labels[~condition.null], spec.classes)
+
+
+def _check_span(what: str, values: Tensor, size: int) -> None:
+    low, high = (int(values.min()), int(values.max())) if values.numel() else (0, 0)
+    if low < 0 or high >= size:
+        raise ValueError(f"{what} span {low}..{high}; this generator's are 0..{size - 1}")

@@ -1,0 +1,407 @@
+"""What a model costs: parameters by part, FLOPs and memory. Nothing is allocated, whatever the model's size.
+
+Parts are built on the meta device and run on fake tensors: meta tensors that say they are on the CPU, so that what
+runs is the code that runs at use (autocast and fused attention included), and each tensor has only a shape.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
+
+from flexframe.rng import Rng
+from flexframe.tokens import Batch, Tokens
+from flexframe_registry import SamplingConfig, Spec, TokenizerConfig, catalogue
+from flexframe_registry.models import PARTS
+
+PRECISIONS = ("fp32", "bf16")
+USES = ("pass", "encode", "decode", "train")
+Shape = Sequence[int]
+_READ = torch.ops.aten._local_scalar_dense.default
+
+
+@dataclass(frozen=True, slots=True)
+class PartSize:
+    """Numbers that a part holds, and their bytes as they are stored and with floats in bfloat16."""
+
+    kind: str
+    name: str
+    parameters: int = 0
+    trainable: int = 0
+    buffers: int = 0
+    """Numbers that are no parameters: tables, running means."""
+    stored: int = 0
+    halved: int = 0
+    exported: int = 0
+    """Bytes of what a model file holds."""
+    missing: str = ""
+    """Why the part cannot be built here; all numbers are then 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one use of a model takes. `failed` says why it could not be measured; all numbers are then 0."""
+
+    flops: Mapping[str, float]
+    """For one image, by part; a multiply and an add are two."""
+    peak: int
+    """Most bytes of tensors alive at once for the batch, beyond weights and buffers."""
+    kept: int = 0
+    """Bytes alive as a training forward ends."""
+    guessed: int = 0
+    """Numbers that the code reads from data, which are not there: each was taken as 0."""
+    without: str = ""
+    """Why the codec is not in it."""
+    failed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A tokenizer's sizes, and its costs by (use, precision). `pass` is the decoder's network once."""
+
+    parts: tuple[PartSize, ...]
+    batch_size: int
+    costs: Mapping[tuple[str, str], Cost]
+
+    @property
+    def weights(self) -> int:
+        """Bytes of parameters and buffers."""
+        return sum(part.stored for part in self.parts)
+
+    def training(self, precision: str) -> dict[str, int]:
+        """Bytes in a training step by what they are for; `at once` is the most that is alive together."""
+        cost, trainable = self.costs["train", precision], sum(part.trainable for part in self.parts) * 4
+        averaged = sum(part.exported for part in self.parts)
+        held = {"weights and buffers": self.weights, "Adam's moments": 2 * trainable, "weight average": averaged}
+        passing = {"gradients": trainable, "activations after the forward pass": cost.kept}
+        return {**held, **passing, "at once": sum(held.values()) + max(cost.peak, trainable)}
+
+
+def measure(
+    config: TokenizerConfig,
+    sampling: Mapping[str, Any] | None = None,
+    *,
+    batch_size: int = 1,
+    frozen: Sequence[str] = (),
+    uses: Sequence[str] = USES,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Profile:
+    """Sizes and costs of a tokenizer. Where counting itself does not work, each cost says so in `failed`.
+
+    Args:
+        sampling: the decoder's settings, over its defaults.
+        batch_size: images at a time; memory is for all of them, FLOPs for one.
+        frozen: parts, or modules within them by dotted name, that a run does not train.
+        uses: which of `pass`, `encode`, `decode` and `train` are measured.
+        on_stage: told what is measured next.
+    """
+    settings = config.decoder.sampling.read(dict(sampling or {}), "sampling")
+    broken = trial()
+    ways = {
+        "pass": (Uses.once, ("decoder",)),
+        "encode": (Uses.encode, ("encoder", "quantizer")),
+        "decode": (partial(Uses.decode, sampling=settings), ("decoder",)),
+        "train": (Uses.train, ("encoder", "quantizer", "decoder")),
+    }
+    on_stage("parameters")
+    parts, sizes = build(config, frozen)
+    costs = {}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for part in parts.values():
+            part.to_empty(device="cpu")
+        run = Uses(config, parts, {s.kind: s.missing for s in sizes if s.missing}, batch_size, frozen).run
+        for use, precision in product(uses, PRECISIONS):
+            if (use, precision) != ("pass", "bf16"):  # its FLOPs are the same, and its memory is in `decode`
+                on_stage(f"{use}, {precision}")
+                measured = run(*ways[use], bf16=precision == "bf16") if not broken else Cost({}, 0, failed=broken)
+                costs[use, precision] = measured
+    return Profile(tuple(sizes), batch_size, costs)
+
+
+# --- parts -------------------------------------------------------------------------------------------------------
+
+
+def build(config: TokenizerConfig, frozen: Sequence[str] = ()) -> tuple[dict[str, nn.Module], list[PartSize]]:
+    """A tokenizer's parts on the meta device, without those whose libraries are missing, and the sizes of all."""
+    parts: dict[str, nn.Module] = {}
+    sizes = []
+    for kind in PARTS:
+        chosen = getattr(config, kind)
+        try:
+            with torch.device("meta"):
+                part = catalogue().build(chosen, config.spec)
+        except ImportError as error:
+            sizes.append(PartSize(kind, chosen.type, missing=str(error)))
+            continue
+        if kind == "codec":
+            part.requires_grad_(False)
+        for name in frozen:
+            if name.partition(".")[0] == kind:
+                part.get_submodule(name.partition(".")[2]).requires_grad_(False)
+        parts[kind] = part
+        sizes.append(size_of(kind, chosen.type, part))
+    return parts, sizes
+
+
+def size_of(kind: str, name: str, part: nn.Module) -> PartSize:
+    """The sizes of a built part, on any device."""
+    parameters, tensors = list(part.parameters()), [*part.parameters(), *part.buffers()]
+    return PartSize(
+        kind,
+        name,
+        sum(p.numel() for p in parameters),
+        sum(p.numel() for p in parameters if p.requires_grad),
+        sum(b.numel() for b in part.buffers()),
+        sum(t.nbytes for t in tensors),
+        sum(t.numel() * (2 if t.is_floating_point() else t.element_size()) for t in tensors),
+        sum(t.nbytes for t in part.state_dict().values()),
+    )
+
+
+# --- uses --------------------------------------------------------------------------------------------------------
+
+
+class Uses:
+    """The ways in which a tokenizer is used, each run once on fake tensors, at the full token count."""
+
+    def __init__(
+        self,
+        config: TokenizerConfig,
+        parts: Mapping[str, nn.Module],
+        missing: Mapping[str, str],
+        batch: int,
+        frozen: Sequence[str] = (),
+    ) -> None:
+        self.config, self.parts, self.missing, self.batch = config, parts, missing, batch
+        self.still = [name.partition(".") for name in ("codec", *frozen)]
+        self.spec: Spec = config.spec
+        self.latents = (batch, self.spec.latents.channels, self.spec.latents.height, self.spec.latents.width)
+
+    def run(self, use: Callable[[Uses, Meter], None], needs: Sequence[str], *, bf16: bool) -> Cost:
+        """The cost of a use. What a part raises is told in its place: the other uses go on."""
+        meter = Meter(self.parts.values(), self.batch, bf16)
+        for part in self.parts.values():
+            part.eval().zero_grad(set_to_none=True)
+        lacking = "; ".join(f"{kind}: {self.missing[kind]}" for kind in needs if kind in self.missing)
+        if not lacking:
+            try:
+                with meter.live, meter.counter:
+                    use(self, meter)
+            except Exception as error:  # a stranger's part may raise anything
+                lacking = _told(error)
+        return meter.cost(lacking)
+
+    def encode(self, meter: Meter) -> None:
+        """Images to tokens."""
+        with torch.no_grad(), meter.autocast():
+            rng = self._rng()
+            latents = self._encoded(meter, rng)
+            meter.mark("codec")
+            features = self.parts["encoder"](latents, self._keep())
+            meter.mark("encoder")
+            self.parts["quantizer"](features, self._keep(), rng=rng)
+            meter.mark("quantizer")
+
+    def decode(self, meter: Meter, sampling: SamplingConfig) -> None:
+        """Tokens to images."""
+        with torch.no_grad(), meter.autocast():
+            rng, tokens = self._rng(), self._tokens()
+            for step, count in sampling.by_step():
+                latents = self.parts["decoder"].decode(
+                    tokens, condition=None, size=self.latents[2:], rng=rng, sampling=step
+                )
+                meter.mark("decoder", count)
+            self._decoded(meter, latents)
+            meter.mark("codec")
+
+    def once(self, meter: Meter) -> None:
+        """The decoder's network, once."""
+        with torch.no_grad(), meter.autocast():
+            batch = Batch(self._rng().index, latents=torch.empty(self.latents))
+            self.parts["decoder"](self._tokens(), batch, taps=frozenset(), rng=self._rng())
+            meter.mark("decoder")
+
+    def train(self, meter: Meter) -> None:
+        """Forward and backward of all that the model itself can lose; a run's objectives are not counted."""
+        for part in self.parts.values():
+            part.train()
+        for kind, _, inner in self.still:
+            if kind in self.parts:
+                self.parts[kind].get_submodule(inner).eval()
+        rng = self._rng()
+        with meter.autocast():  # as the training loop has it: the backward pass is outside
+            with torch.no_grad():
+                latents = self._encoded(meter, rng)
+            quantized = self.parts["quantizer"](self.parts["encoder"](latents, self._keep()), self._keep(), rng=rng)
+            tokens, batch = Tokens(quantized.values, self._keep(), quantized.codes), Batch(rng.index, latents=latents)
+            out = self.parts["decoder"](tokens, batch, taps=frozenset(), rng=rng)
+            losses = [loss.float().mean() for loss in [*quantized.losses.values(), *out.losses.values()]]
+            answers = [each.float().square().mean() for each in (out.reconstruction, out.logits) if each is not None]
+            total = torch.stack([*losses, *answers]).sum()
+        meter.kept = meter.live.now
+        meter.mark("forward")
+        total.backward()
+        meter.mark("backward")
+
+    def _encoded(self, meter: Meter, rng: Rng) -> Tensor:
+        images = torch.empty(self.batch, 3, *self.config.image_size)
+        return self._by_codec(meter, lambda codec: codec.encode(images, rng=rng), torch.empty(self.latents))
+
+    def _decoded(self, meter: Meter, latents: Tensor) -> None:
+        self._by_codec(meter, lambda codec: codec.decode(latents).clamp(0, 1), latents)
+
+    def _by_codec(self, meter: Meter, use: Callable[[Any], Tensor], otherwise: Tensor) -> Tensor:
+        """What the codec makes; or, where it is missing or says that it takes no images, what goes without it."""
+        meter.without = self.missing.get("codec", "")
+        if not meter.without:
+            try:
+                return use(self.parts["codec"])
+            except ValueError as error:
+                meter.without = str(error)
+        return otherwise
+
+    def _tokens(self) -> Tokens:
+        tokens = self.spec.tokens
+        values = torch.empty(self.batch, tokens.length, tokens.dim)
+        codes = torch.empty(self.batch, tokens.length, tokens.codebooks, dtype=torch.long)
+        return Tokens(values, self._keep(), values if tokens.codebook_size is None else codes)
+
+    def _keep(self) -> Tensor:
+        return torch.ones(self.batch, self.spec.tokens.length, dtype=torch.bool)
+
+    def _rng(self) -> Rng:
+        return Rng(0, torch.arange(self.batch))
+
+
+# --- counting ----------------------------------------------------------------------------------------------------
+
+
+def attention_flops(query: Shape, key: Shape, value: Shape, *rest: Any, **named: Any) -> int:
+    """FLOPs of attention: two products, scores `q k^T` and mixture `scores v`; a multiply and an add are two.
+
+    Shapes are `b h n d`: as many heads are counted as queries have. The softmax is not counted, nor what a mask
+    could spare. So are torch's formulas for its GPU kernels; for those of the CPU it has none.
+    """
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[-2] * (width + value[-1])
+
+
+def attention_backward_flops(grad: Shape, query: Shape, key: Shape, value: Shape, *rest: Any, **named: Any) -> int:
+    """FLOPs of attention's backward pass: five products, for the scores once more and four gradients.
+
+    The kernel stores no scores and computes them again: `q k^T`. The gradients are of scores and values, each as
+    large as `scores v`, and of queries and keys, each as large as `q k^T`.
+    """
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[-2] * (3 * width + 2 * value[-1])
+
+
+_FORMULAS: Mapping[Any, Callable[..., int]] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_flops,
+}
+
+
+def trial() -> str:
+    """Cause for which nothing can be counted with this torch, whatever the model; empty where counting works.
+
+    A layer and an attention over it, of known cost, are run forward and backward in each precision. Takes milliseconds.
+    """
+    rows, width = 4, 8
+    layer, attention = 2 * rows * width**2, 2 * rows**2 * width
+    wanted = {"forward": layer + 2 * attention, "backward": layer + 5 * attention}
+    told = f"counting does not work with torch {torch.__version__}, whatever the model"
+    for precision in PRECISIONS:
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                inputs, weight = torch.empty(1, 1, rows, width), torch.empty(width, width, requires_grad=True)
+                meter = Meter((), 1, precision == "bf16")
+                with meter.live, meter.counter:
+                    with meter.autocast():
+                        mixed = nn.functional.linear(inputs, weight)
+                        mixed = nn.functional.scaled_dot_product_attention(mixed, mixed, mixed)
+                    meter.mark("forward")
+                    torch.autograd.backward(mixed.float().sum())
+                    meter.mark("backward")
+        except Exception as error:  # of torch's own, of whatever type
+            return f"{told}: {_told(error)}"
+        if meter.flops != wanted:
+            return f"{told}: a layer and an attention in {precision} count as {meter.flops} FLOPs and are {wanted}"
+        least = 2 * rows * width * (2 if meter.bf16 else 4)
+        if meter.live.peak < least:
+            return f"{told}: results of {least} bytes in {precision} count as {meter.live.peak}"
+    return ""
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+class Live(TorchDispatchMode):
+    """Bytes of all storages alive that were made inside, and the most there ever were; `known` ones do not count."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.now = self.peak = self.guessed = 0
+        self._alive: dict[int, weakref.ref[Any]] = {}
+        self._known = {tensor.untyped_storage()._cdata: tensor for tensor in known}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _READ and isinstance(args[0], FakeTensor):
+            self.guessed += 1
+            return 0.0 if args[0].is_floating_point() else False if args[0].dtype == torch.bool else 0
+        out = func(*args, **(kwargs or {}))
+        for each in tree_iter(out):
+            if isinstance(each, Tensor):
+                self._see(each.untyped_storage())
+        return out
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._alive and key not in self._known:
+            self._alive[key] = weakref.ref(storage, lambda _: self._forget(key, size))
+            self.now += size
+            self.peak = max(self.peak, self.now)
+
+    def _forget(self, key: int, size: int) -> None:
+        del self._alive[key]
+        self.now -= size
+
+
+class Meter:
+    """What runs between `with live, counter` and each `mark`."""
+
+    def __init__(self, parts: Iterable[nn.Module], batch: int, bf16: bool) -> None:
+        known = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+        self.live, self.counter = Live(known), FlopCounterMode(display=False, custom_mapping=dict(_FORMULAS))
+        self.batch, self.bf16 = batch, bf16
+        self.flops: dict[str, float] = {}
+        self.kept, self._before = 0, 0
+        self.without = ""
+
+    def autocast(self) -> Any:
+        return torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext()
+
+    def mark(self, name: str, times: int = 1) -> None:
+        """What was counted since the last mark is `name`'s, `times` over."""
+        now = self.counter.get_total_flops()
+        self.flops[name] = self.flops.get(name, 0) + times * (now - self._before) / self.batch
+        self._before = now
+
+    def cost(self, failed: str) -> Cost:
+        """What was counted, or why it could not be."""
+        if failed:
+            return Cost({}, 0, failed=failed)
+        return Cost(self.flops, self.live.peak, self.kept, self.live.guessed, self.without)

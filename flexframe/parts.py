@@ -1,0 +1,197 @@
+"""The abstract parts of a 1D image tokenizer and of the priors over its codes. Shape letters: `flexframe.tokens`.
+
+A part's constructor is `(config, spec)`; its config class names it, and `spec` holds every width that follows from the
+rest of the model. Images at the public border are RGB floats in [0, 1]; a part that wants another range converts
+inside. Subclasses are final.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Generic
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from typing_extensions import TypeVar
+
+from flexframe.rng import Rng
+from flexframe.tokens import Batch, Codes, Condition, Kept, Losses, Outputs, Quantized, Tokens
+from flexframe_registry.kinds import (
+    CodecConfig,
+    CodesSpec,
+    ComponentConfig,
+    DecoderConfig,
+    EncoderConfig,
+    MaskerConfig,
+    ObjectiveConfig,
+    PriorConfig,
+    QuantizerConfig,
+    SamplingConfig,
+    Spec,
+)
+from flexframe_registry.models import TokenizerConfig
+
+OnStep = Callable[[int, int], None]
+"""Told by what takes steps how many are done, and how many there are in all."""
+C = TypeVar("C", bound=ComponentConfig, default=ComponentConfig)
+PriorC = TypeVar("PriorC", bound=PriorConfig, default=PriorConfig)
+
+
+class Part(nn.Module, ABC, Generic[C]):
+    """A buildable part of a model."""
+
+    def __init__(self, config: C, spec: Spec) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = spec
+
+    def adapt(self, state: Mapping[str, Tensor], spec: Spec) -> Mapping[str, Tensor]:
+        """Another model's tensors of this part, made to fit this one's widths where that has a meaning.
+
+        Args:
+            state: tensors by their names within the part.
+            spec: the other model's widths.
+        """
+        return state
+
+
+class Codec(Part[CodecConfig]):
+    """A frozen map between images and the latents that the model works on."""
+
+    @abstractmethod
+    def encode(self, images: Float[Tensor, "b 3 h w"], *, rng: Rng) -> Float[Tensor, "b c y x"]:
+        """Images in [0, 1] to latents in the range of `spec.latents`."""
+
+    @abstractmethod
+    def decode(self, latents: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
+        """Latents to images, not clamped: the tokenizer clamps at the border."""
+
+    def moments(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b m y x"] | None:
+        """Of a codec that draws, what `encode` knows before it does, to be kept and drawn from at every step; None
+        where nothing is drawn."""
+        return None
+
+    def drawn(self, moments: Float[Tensor, "b m y x"], *, rng: Rng) -> Float[Tensor, "b c y x"]:
+        """The latents that `encode` gives of images with these `moments`."""
+        raise ValueError(f"codec {self.config.type!r} has no moments to draw from")
+
+
+class Encoder(Part[EncoderConfig]):
+    """Latents to one feature vector a token slot."""
+
+    @abstractmethod
+    def forward(self, latents: Float[Tensor, "b c y x"], keep: Bool[Tensor, "b k"]) -> Float[Tensor, "b k e"]:
+        """Features of the first `k` slots, as many as `keep` has; an absent slot changes no present one."""
+
+
+class Quantizer(Part[QuantizerConfig]):
+    """Features to tokens. Projects from the encoder's width `e` to its own `d`."""
+
+    @abstractmethod
+    def forward(self, values: Float[Tensor, "b k e"], keep: Bool[Tensor, "b k"], *, rng: Rng) -> Quantized:
+        """Quantize; absent slots change neither losses nor statistics."""
+
+    @abstractmethod
+    def lookup(self, codes: Int[Tensor, "b k q"] | Float[Tensor, "b k d"]) -> Float[Tensor, "b k d"]:
+        """The token values of codes; what `forward` gives in evaluation, exactly."""
+
+
+class LengthMasker(Part[MaskerConfig]):
+    """How many tokens of each sample training keeps (nested dropout and its kin). Keeps prefixes of at least one."""
+
+    @abstractmethod
+    def draw(self, batch: int, length: int, *, rng: Rng) -> Kept:
+        """Draw what is kept of `length` slots for each of `batch` rows."""
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """The lengths that this masker makes usable."""
+        return self.config.budgets(self.spec.tokens.length)
+
+
+class Decoder(Part[DecoderConfig]):
+    """Tokens to latents."""
+
+    @abstractmethod
+    def forward(self, tokens: Tokens, batch: Batch, *, taps: frozenset[str], rng: Rng) -> Outputs:
+        """Training: losses of its own, what objectives need, features by `taps`; targets are in `batch.latents`."""
+
+    @abstractmethod
+    def decode(
+        self,
+        tokens: Tokens,
+        *,
+        condition: Condition | None,
+        size: tuple[int, int],
+        rng: Rng,
+        sampling: SamplingConfig,
+        on_step: OnStep | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        """Latents of `size` (height, width in latent units), at use.
+
+        `on_step` is for decoders that take steps, and moves no number; one without this parameter is called without it.
+        """
+
+
+class Objective(Part[ObjectiveConfig]):
+    """A loss of the run, not of the model: never in a model's checkpoint.
+
+    Parameters of its own (an opponent, a projection) are stepped as its config's `stepped` says, and are in the run's
+    checkpoints. A frozen network (a teacher, a judge) is held as no module, so that no checkpoint has it.
+    """
+
+    own: ClassVar[frozenset[str]] = frozenset()
+    """Of its losses, those that train its own parameters alone: `weight` does not scale them."""
+
+    def check(self, model: TokenizerConfig) -> None:
+        """Raise `ValueError`, in one sentence, where it cannot train this model; asked before the first step."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """What moves its losses beyond its config, for the run's manifest: hashes of weights."""
+        return {}
+
+    def features(self, batch: Batch) -> Mapping[str, Tensor]:
+        """What it makes of a batch's images whatever the model does, a row a sample, by its name in `batch.features`:
+        what is found there is not made again, so it may be computed before training."""
+        return {}
+
+    @abstractmethod
+    def forward(self, outputs: Outputs, batch: Batch, *, step: int, rng: Rng) -> Losses:
+        """Unweighted losses, a value a sample; the trainee applies `weight` and `start`."""
+
+
+class Prior(nn.Module, ABC, Generic[PriorC]):
+    """A model of a tokenizer's codes, built as `(config, spec)` with the spec of the codes."""
+
+    def __init__(self, config: PriorC, spec: CodesSpec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+
+    @abstractmethod
+    def forward(self, codes: Codes, condition: Condition | None, *, rng: Rng) -> Losses:
+        """Training: the losses of these codes, a value a sample."""
+
+    @abstractmethod
+    def sample(
+        self,
+        condition: Condition | None,
+        lengths: Int[Tensor, " b"],
+        *,
+        rng: Rng,
+        sampling: SamplingConfig,
+        on_token: Callable[[int], None] | None = None,
+    ) -> Codes:
+        """Draw codes, `lengths[i]` of them for row i; `on_token` is told how many steps are done.
+
+        Codes have the longest row's slots; what stands in an absent one means nothing. Row i depends on its own
+        condition, length and row of `rng` alone.
+        """
+
+
+class LikelihoodPrior(Prior[PriorC]):
+    """A prior that says how likely codes are."""
+
+    @abstractmethod
+    def log_prob(self, codes: Codes, condition: Condition | None) -> Float[Tensor, "b k"]:
+        """Natural logarithm of each token's probability given those before it; 0 where a token is absent."""

@@ -1,0 +1,93 @@
+"""Checkpoints from the Hugging Face hub, at a recorded revision.
+
+The commit of a repository's first download is recorded in `$FLEXFRAME_HOME/revisions.json` (`~/.cache/flexframe`), and
+later loads take that commit: a name means the same weights tomorrow. `@revision` asks for another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from flexframe.files import write_json
+from flexframe_registry import ConfigError
+
+CONFIGS = ["config.json", "config.yaml", "*.safetensors.index.json"]
+
+
+def home() -> Path:
+    """Where what was recorded is kept."""
+    return Path(os.environ.get("FLEXFRAME_HOME") or Path.home() / ".cache" / "flexframe")
+
+
+def recorded(repo: str) -> str | None:
+    """The commit of this repository's first download here."""
+    path = home() / "revisions.json"
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get(repo)
+    except (ValueError, AttributeError) as error:
+        raise ConfigError.at(str(path), f"is broken ({error}); delete it, and revisions are recorded anew") from None
+    return found if isinstance(found, str) else None
+
+
+def record(repo: str, commit: str) -> None:
+    """Keep the commit of a first download."""
+    path = home() / "revisions.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if repo not in known:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {**known, repo: commit}, sort_keys=True)
+
+
+def fetch(repo: str, revision: str | None = None, file: str | None = None) -> tuple[Path, str]:
+    """A repository's checkpoint on this disk, and its commit.
+
+    Args:
+        revision: a commit, branch or tag; None takes the recorded commit, or the newest if there is none yet.
+        file: the one weights file to fetch; None takes all safetensors, and a pickled file only where there is none.
+    """
+    wanted = revision or recorded(repo) or "main"
+    patterns = [file] if file else ["*.safetensors"]
+    folder = _snapshot(repo, wanted, [*CONFIGS, *patterns])
+    if file is None and not list(folder.glob("*.safetensors")):
+        folder = _snapshot(repo, wanted, [*CONFIGS, "*.bin"])
+    if file is not None and not (folder / file).is_file():
+        raise ConfigError.at(f"hf:{repo}", f"has no file {file!r} at revision {wanted}")
+    commit = folder.name
+    if revision is None:
+        record(repo, commit)
+    return (folder / file if file else folder), commit
+
+
+def _snapshot(repo: str, revision: str, patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    where = f"hf:{repo}@{revision}"
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
+    except GatedRepoError:
+        text = "is gated: accept its terms on huggingface.co, then `hf auth login`"
+        raise ConfigError.at(where, text) from None
+    except RepositoryNotFoundError:
+        text = "there is no such repository on the hub, or it is private and you are not logged in (`hf auth login`)"
+        raise ConfigError.at(where, text) from None
+    except RevisionNotFoundError:
+        raise ConfigError.at(where, "the repository has no such revision") from None
+    except HFValidationError as error:
+        raise ConfigError.at(where, f"is no repository's name: {error}") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        why = str(error).strip().splitlines()[0][:160]
+        text = f"cannot be fetched and is not cached ({why}); check the network, or give path:FOLDER of a copy"
+        raise ConfigError.at(where, text) from None

@@ -1,0 +1,161 @@
+"""`flexframe.load`: a model from a card, a path or the hub, in our own format or a published one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+
+from flexframe.importing import Foreign, Imported, importer_of, open_foreign
+from flexframe.models.build import Kind, Model, assemble
+from flexframe.models.codec import CodecModel
+from flexframe.models.generator import Generator
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.store.modelfile import header_of, read
+from flexframe.store.places import Place, fetch, locate, log
+from flexframe_registry import ConfigError, ModelConfig
+from flexframe_registry.files import put, split_override
+from flexframe_registry.models import MODELS
+
+
+@overload
+def load(
+    where: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    overrides: Sequence[str] = (),
+    assume: Mapping[str, Any] | None = None,
+    drop: Sequence[str] = (),
+    kind: Literal["tokenizer"] = "tokenizer",
+) -> Tokenizer: ...
+
+
+@overload
+def load(
+    where: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    overrides: Sequence[str] = (),
+    assume: Mapping[str, Any] | None = None,
+    drop: Sequence[str] = (),
+    kind: Literal["generator"],
+) -> Generator: ...
+
+
+@overload
+def load(
+    where: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    overrides: Sequence[str] = (),
+    assume: Mapping[str, Any] | None = None,
+    drop: Sequence[str] = (),
+    kind: Literal["codec"],
+) -> CodecModel: ...
+
+
+@overload
+def load(
+    where: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    overrides: Sequence[str] = (),
+    assume: Mapping[str, Any] | None = None,
+    drop: Sequence[str] = (),
+    kind: None,
+) -> Model: ...
+
+
+def load(
+    where: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    overrides: Sequence[str] = (),
+    assume: Mapping[str, Any] | None = None,
+    drop: Sequence[str] = (),
+    kind: Kind | None = "tokenizer",
+) -> Model:
+    """A trained model, ready for use.
+
+    Args:
+        where: a card's id (`flextok/digits-tiny`), else a file or folder (a card's YAML file, a model of ours, a
+            training run, a published checkpoint), else a repository of the hub
+            (`EPFL-VILAB/flextok_d12_d12_in1k`). `card:`, `path:` and `hf:` before a name say which is meant.
+        device: where to put it.
+        overrides: `key.path=value` over the model's config, `sampling.key=value` over its settings of use.
+        assume: settings that a published checkpoint's config lacks, by dotted path.
+        drop: dotted paths of a published checkpoint's settings and tensors to go without.
+        kind: what it must be; None takes anything.
+
+    Raises:
+        ConfigError: an unknown name, a file that is broken or of another format, tensors that do not fit.
+    """
+    place = locate(where)
+    found, about = imported(place, assume=assume, drop=drop)
+    if kind is not None and found.config.kind != kind:
+        held = found.config.kind
+        raise ConfigError.at(str(where), f"holds a {held}, not a {kind}; load it with kind={held!r}")
+    for note in found.notes:
+        log.warning("%s: %s", place.id, note)
+    sampling = dict(found.sampling)
+    if place.card is not None:
+        sampling |= place.card.file.sampling
+    config = found.config
+    if overrides:
+        config, sampling = override(config, sampling, overrides)
+    if place.card is not None and config.sampling is not None:
+        config.sampling.read(sampling, f"{place.card.id}: sampling")  # what is wrong is told with the card's name
+    model = assemble(config, found.state, place.id, sampling, found.names)
+    model.id = place.id.removeprefix("card:")
+    model.about = about
+    return model.eval().to(device)
+
+
+def load_file(path: Path, *, device: str | torch.device = "cpu") -> Tokenizer:
+    """A tokenizer from a file, in evaluation mode."""
+    return load(path, device=device)
+
+
+def imported(
+    place: Place, *, assume: Mapping[str, Any] | None = None, drop: Sequence[str] = (), importer: str | None = None
+) -> tuple[Imported, dict[str, Any]]:
+    """Config and state of a place, whatever its format, and what is known about them."""
+    path, commit = fetch(place)
+    if path.is_file() and header_of(path) is not None:
+        if assume or drop:
+            raise ConfigError.at(str(path), "is a model of our own format: it has nothing to assume or to drop")
+        header, state = read(path)
+        if header["kind"] not in MODELS:
+            raise ConfigError.at(str(path), f"holds a {header['kind']!r}; this version knows: {', '.join(MODELS)}")
+        config = MODELS[header["kind"]].read(header["config"], str(path))
+        return Imported(config, state, header["sampling"]), header["about"]
+    described = None if place.card is None else place.card.described
+    source = open_foreign(path, assume=assume, drop=drop, origin=place.id, revision=commit, card_model=described)
+    found = importer_of(source, importer).convert(source)
+    return found, about_import(source, found)
+
+
+def about_import(source: Foreign, found: Imported) -> dict[str, Any]:
+    """What is recorded of an import: where it is from, what was assumed and dropped, what a user must know."""
+    about = {
+        "source": source.origin,
+        "revision": source.revision,
+        "assumed": dict(source.assumed),
+        "dropped": list(source.dropped),
+        "notes": list(found.notes),
+    }
+    return {"import": about}
+
+
+def override(
+    config: ModelConfig, sampling: Mapping[str, Any], overrides: Sequence[str]
+) -> tuple[ModelConfig, dict[str, Any]]:
+    """A model's config and settings of use with `key.path=value` laid on."""
+    raw: dict[str, Any] = {"model": config.model_dump(mode="json"), "sampling": dict(sampling)}
+    for text in overrides:
+        key, value = split_override(text)
+        path = key.split(".")
+        raw = put(raw, path if path[0] == "sampling" else ["model", *path], value)
+    return type(config).read(raw["model"]), raw["sampling"]

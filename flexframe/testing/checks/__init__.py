@@ -1,0 +1,55 @@
+"""The contracts, a file a kind. Each check takes a component and the fields that its config has no default for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flexframe.nn.init import redraw_zeros
+
+from . import (
+    allocator,
+    codec,
+    component,
+    decoder,
+    encoder,
+    importer,
+    masker,
+    metric,
+    objective,
+    prior,
+    quantizer,
+    source,
+)
+from .materials import Check, Fields, assert_gradients, sampling, spec_of
+
+CHECKS: dict[str, tuple[Check, ...]] = {
+    "codec": codec.CHECKS,
+    "encoder": encoder.CHECKS,
+    "quantizer": quantizer.CHECKS,
+    "masker": masker.CHECKS,
+    "decoder": decoder.CHECKS,
+    "objective": objective.CHECKS,
+    "allocator": allocator.CHECKS,
+    "source": source.CHECKS,
+    "prior": prior.CHECKS,
+    "importer": importer.CHECKS,
+    "metric": metric.CHECKS,
+}
+"""What is checked of a kind beyond what is checked of every component."""
+
+
+def of(kind: str) -> Sequence[Check]:
+    """The checks of a kind."""
+    return (*component.CHECKS, *CHECKS.get(kind, ()))
+
+
+def __getattr__(name: str) -> Check:
+    """A check of whatever kind by its name, as `check_quantizer_rows`."""
+    for kind in CHECKS:
+        for check in of(kind):
+            if check.__name__ == name:
+                return check
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["CHECKS", "Check", "Fields", "assert_gradients", "of", "redraw_zeros", "sampling", "spec_of"]

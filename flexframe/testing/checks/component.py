@@ -1,0 +1,28 @@
+"""Checks of every component, whatever its kind."""
+
+from __future__ import annotations
+
+from flexframe_registry import Component
+
+from .materials import Check, Fields, tiny
+
+
+def check_config_round_trips(component: Component, fields: Fields) -> None:
+    """A config survives JSON, is frozen, refuses unknown fields, documents every field, and has its sizes."""
+    config = tiny(component, fields)
+    assert component.config.model_validate_json(config.model_dump_json()) == config
+    for size in component.config.sizes:
+        component.config.read({**component.config.sizes[size], **fields})
+    undocumented = [n for n, f in component.config.model_fields.items() if n != "type" and not f.description]
+    assert not undocumented, f"fields without a docstring: {undocumented}"
+    assert component.config.__doc__, "the config has no docstring"
+    assert component.config.model_config.get("extra") == "forbid"
+    assert component.config.model_config.get("frozen")
+
+
+def check_fulfils_its_kind(component: Component, fields: Fields) -> None:
+    """The class imports, and is of the kind that its config says."""
+    assert isinstance(component.load(), type)
+
+
+CHECKS: tuple[Check, ...] = (check_config_round_trips, check_fulfils_its_kind)

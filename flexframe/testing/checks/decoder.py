@@ -1,0 +1,104 @@
+"""Checks of decoders."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flexframe.parts import Decoder
+from flexframe.tokens import Batch, Outputs, Tokens
+from flexframe_registry import Component, Spec
+
+from . import part
+from .materials import (
+    BATCH,
+    Check,
+    Fields,
+    assert_gradients,
+    build,
+    close,
+    decode,
+    draw,
+    images,
+    rng,
+    row,
+    scalar,
+    tokens,
+)
+
+
+def outputs(decoder: Decoder, spec: Spec, step: int = 0) -> Outputs:
+    """Outputs of a training pass over tokens of several lengths."""
+    batch = Batch(torch.arange(BATCH), latents=images())
+    out: Outputs = decoder(tokens(spec), batch, taps=frozenset(), rng=rng(step=step))
+    return out
+
+
+def check_decoder_trains(component: Component, fields: Fields) -> None:
+    """Losses a value a sample; what `provides` promises is there; taps that nobody offers are refused."""
+    for masked in (True, False):
+        decoder, spec = build(component, fields, masked)
+        decoder.train()
+        offered = decoder.config.provides()
+        taps = offered - {"reconstruction", "logits"}
+        batch = Batch(torch.arange(BATCH), latents=images())
+        out = decoder(tokens(spec), batch, taps=taps, rng=rng())
+        scalar(out.losses)
+        assert ("reconstruction" in offered) == (out.reconstruction is not None)
+        assert ("logits" in offered) == (out.logits is not None)
+        assert set(out.features) == taps
+        widths = {name: value.shape[-1] for name, value in out.features.items()}
+        assert widths == decoder.config.taps(), f"features have widths {widths}, the config says otherwise"
+        assert out.losses or offered, "a decoder has a loss of its own, or something for objectives"
+        try:
+            decoder(tokens(spec, [8] * BATCH), batch, taps=frozenset({"no such tap"}), rng=rng())
+        except ValueError:
+            continue
+        raise AssertionError("a tap that is not offered was not refused")
+
+
+def check_decoder_decodes(component: Component, fields: Fields) -> None:
+    """Latents of the asked size, equal for equal seeds, and a row does not depend on its batch."""
+    for masked in (True, False):
+        decoder, spec = build(component, fields, masked)
+        given = tokens(spec)
+        latents = decode(decoder, given, rng())
+        assert latents.shape == (BATCH, spec.latents.channels, spec.latents.height, spec.latents.width)
+        assert latents.isfinite().all()
+        assert torch.equal(latents, decode(decoder, given, rng())), "equal seeds gave unequal latents"
+        for i in range(BATCH):
+            alone = decode(decoder, row(given, i), rng().rows(torch.tensor([i])))
+            close(alone, latents[i : i + 1])
+
+
+def check_decoder_absent_slots(component: Component, fields: Fields) -> None:
+    """Absent slots change nothing, whatever stands in them and if they are left out; present ones do matter."""
+    for masked in (True, False):
+        decoder, spec = build(component, fields, masked)
+        given, other = tokens(spec, [3] * BATCH), tokens(spec, [3] * BATCH, seed=1)
+        mixed = torch.where(given.keep[..., None], given.values, 100 * other.values)
+        latents = decode(decoder, given, rng())
+        close(decode(decoder, Tokens(mixed, given.keep, given.codes), rng()), latents)
+        close(decode(decoder, given.truncate(3), rng()), latents)
+        assert not torch.allclose(decode(decoder, other, rng()), latents), "the tokens do not matter"
+
+
+def check_decoder_gradients(component: Component, fields: Fields) -> None:
+    """A gradient reaches every parameter, whether training puts a mask token in an absent one's place or not."""
+    for masked in (True, False):
+        decoder, spec = build(component, fields, masked)
+
+        def forward(step: int, decoder: Decoder = decoder, spec: Spec = spec) -> Tensor:
+            out = outputs(decoder, spec, step)
+            total = scalar(out.losses)
+            for given in (out.reconstruction, out.logits):
+                if given is not None:
+                    total = total + (given * draw(*given.shape, seed=2)).sum()
+            return total
+
+        assert_gradients(decoder, decoder.config.unused(), forward)
+
+
+CHECKS: tuple[Check, ...] = (
+    *part.CHECKS, check_decoder_trains, check_decoder_decodes, check_decoder_absent_slots, check_decoder_gradients,
+)  # fmt: skip

@@ -1,0 +1,60 @@
+"""Checks of encoders."""
+
+from __future__ import annotations
+
+import torch
+
+from flexframe.tokens import prefix
+from flexframe_registry import Component
+
+from . import part
+from .materials import (
+    BATCH,
+    LENGTH,
+    LENGTHS,
+    Check,
+    Fields,
+    all_kept,
+    assert_gradients,
+    build,
+    close,
+    draw,
+    images,
+)
+
+
+def check_encoder_shape_and_rows(component: Component, fields: Fields) -> None:
+    """Features are `b k e`, equal for equal input, and a row does not depend on its batch."""
+    encoder, spec = build(component, fields)
+    keep = all_kept()
+    with torch.no_grad():
+        whole = encoder(images(), keep)
+        assert whole.shape == (BATCH, LENGTH, spec.features) and whole.isfinite().all()
+        assert torch.equal(whole, encoder(images(), keep))
+        close(encoder(images()[2:3], keep[2:3]), whole[2:3])
+
+
+def check_encoder_absent_slots(component: Component, fields: Fields) -> None:
+    """Slots that are absent, or not there at all, change no present one."""
+    encoder, _ = build(component, fields)
+    full = all_kept()
+    with torch.no_grad():
+        whole = encoder(images(), full)
+        some = encoder(images(), prefix(torch.tensor(LENGTHS), LENGTH))
+        short = encoder(images(), full[:, :3])
+    for i, length in enumerate(LENGTHS):
+        close(some[i, :length], whole[i, :length])
+    assert short.shape[1] == 3
+    close(short, whole[:, :3])
+
+
+def check_encoder_gradients(component: Component, fields: Fields) -> None:
+    """A gradient reaches every parameter."""
+    encoder, spec = build(component, fields)
+    keep, target = all_kept(), draw(BATCH, LENGTH, spec.features)
+    assert_gradients(encoder, encoder.config.unused(), lambda step: (encoder(images(), keep) * target).sum())
+
+
+CHECKS: tuple[Check, ...] = (
+    *part.CHECKS, check_encoder_shape_and_rows, check_encoder_absent_slots, check_encoder_gradients,
+)  # fmt: skip

@@ -1,0 +1,155 @@
+"""Materials that the checks are made of: parts at their tiny size, the widths around them, and what is fed to them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flexframe.nn.init import redraw_zeros
+from flexframe.parts import Decoder
+from flexframe.rng import Rng
+from flexframe.tokens import Tokens, prefix
+from flexframe_registry import Component, LatentSpec, Spec, TokenSpec
+from flexframe_registry.kinds import (
+    CodecConfig,
+    ComponentConfig,
+    DecoderConfig,
+    EncoderConfig,
+    ObjectiveConfig,
+    PriorConfig,
+    QuantizerConfig,
+    SamplingConfig,
+)
+
+Fields = Mapping[str, Any]
+"""Fields that a config has no default for."""
+Check = Callable[[Component, Fields], None]
+
+BATCH, LENGTH, CODES, TAP = 4, 8, 64, 20
+LENGTHS = (1, 3, 5, LENGTH)
+"""A number of tokens for each row of a batch."""
+SIZE = (8, 16)
+"""Height and width of images: not square, and as many cells of 4 x 4 as there are tokens, for parts with a grid."""
+LATENTS = LatentSpec(3, *SIZE, (0.0, 1.0), images=True)
+ATTEMPTS = 24
+"""Training passes within which every dropout branch must have been drawn."""
+
+
+def tiny(component: Component, fields: Fields) -> Any:
+    """The component's config at its tiny size."""
+    return component.config.sized("tiny", **fields)
+
+
+def spec_of(config: ComponentConfig, masked: bool = True) -> Spec:
+    """Widths around one part, chosen so that none equals another by accident.
+
+    Raises:
+        ValueError: the part cannot work with them.
+    """
+    features = config.features() if isinstance(config, EncoderConfig) else 24
+    tokens = TokenSpec(LENGTH, 6, 1, CODES)
+    if isinstance(config, QuantizerConfig):
+        tokens = config.tokens(LENGTH, features)
+    latents = config.latents(*SIZE) if isinstance(config, CodecConfig) else LATENTS
+    taps = dict[str, int]()
+    if isinstance(config, ObjectiveConfig):
+        taps = dict.fromkeys(config.needs() - {"reconstruction", "logits"}, TAP)
+    spec = Spec(latents, features, dataclasses.replace(tokens, masked=masked), taps)
+    config.check(spec)
+    return spec
+
+
+def build(component: Component, fields: Fields, masked: bool = True) -> tuple[Any, Spec]:
+    """The part at its tiny size, zero-initialised tensors redrawn so that nothing is invisible; and its widths."""
+    config = tiny(component, fields)
+    spec = spec_of(config, masked)
+    torch.manual_seed(0)
+    part = component.load()(config, spec)
+    redraw_zeros(part)
+    return part.eval(), spec
+
+
+def rng(batch: int = BATCH, step: int = 0) -> Rng:
+    """The draws of a batch of the first samples."""
+    return Rng(1, torch.arange(batch), step)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal values."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def images() -> Tensor:
+    """A batch of images in [0, 1], `b 3 h w` of `SIZE`."""
+    return torch.sigmoid(draw(BATCH, 3, *SIZE))
+
+
+def all_kept() -> Tensor:
+    """`keep` of a batch in which every token is present."""
+    return torch.ones(BATCH, LENGTH, dtype=torch.bool)
+
+
+def tokens(spec: Spec, lengths: Sequence[int] = LENGTHS, seed: int = 0) -> Tokens:
+    """Random tokens, of `lengths[i]` in row i."""
+    keep = prefix(torch.tensor(lengths), spec.tokens.length)
+    codes = torch.zeros(len(lengths), spec.tokens.length, 1, dtype=torch.long)
+    return Tokens(draw(len(lengths), spec.tokens.length, spec.tokens.dim, seed=seed), keep, codes)
+
+
+def row(values: Tokens, i: int) -> Tokens:
+    """Row i by itself."""
+    return Tokens(values.values[i : i + 1], values.keep[i : i + 1], values.codes[i : i + 1])
+
+
+def sampling(config: DecoderConfig | PriorConfig) -> SamplingConfig:
+    """A part's settings of use for a quick check."""
+    return config.sampling.quick()
+
+
+def decode(decoder: Decoder, values: Tokens, draws: Rng) -> Tensor:
+    """Latents of the size that the decoder was built for."""
+    size = (decoder.spec.latents.height, decoder.spec.latents.width)
+    settings = sampling(decoder.config)
+    with torch.no_grad():
+        return decoder.decode(values, condition=None, size=size, rng=draws, sampling=settings)
+
+
+def close(actual: Any, expected: Any) -> None:
+    """Fail unless tensors, or mappings of them, are equal to what fp32 keeps of a different order of summing."""
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-4)
+
+
+def assert_gradients(part: nn.Module, unused: Sequence[str], forward: Callable[[int], Tensor]) -> None:
+    """Every trainable parameter but the unused gets a finite, non-zero gradient within a few passes."""
+    wanting = {name for name, p in part.named_parameters() if p.requires_grad}
+    unknown = set(unused) - wanting
+    assert not unknown, f"declared unused, but there is no such parameter: {sorted(unknown)}"
+    part.train()
+    for step in range(ATTEMPTS):
+        part.zero_grad(set_to_none=True)
+        torch.autograd.backward(forward(step))
+        for name, parameter in part.named_parameters():
+            if parameter.grad is not None:
+                assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
+                if parameter.grad.any():
+                    wanting.discard(name)
+        if wanting <= set(unused):
+            break
+    assert wanting <= set(unused), (
+        f"no gradient reaches {sorted(wanting - set(unused))}; declare it in `unused`, or use it"
+    )
+    assert set(unused) <= wanting, f"declared unused, but a gradient reaches {sorted(set(unused) - wanting)}"
+
+
+def scalar(losses: Mapping[str, Tensor]) -> Tensor:
+    """The sum of the losses' means; fails unless each is finite and a value a sample, or one of the batch."""
+    for name, loss in losses.items():
+        assert loss.shape in ((BATCH,), ()), (
+            f"loss {name!r} has shape {tuple(loss.shape)}; a value a sample, or a scalar"
+        )
+        assert loss.isfinite().all(), f"loss {name!r} is not finite"
+    return sum((loss.mean() for loss in losses.values()), start=torch.zeros(()))

@@ -1,0 +1,44 @@
+"""Checks of objectives."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flexframe.tokens import Batch, Outputs
+from flexframe_registry import Component, TargetSpec
+
+from . import part
+from .materials import BATCH, CODES, TAP, Check, Fields, build, draw, images, rng, scalar
+
+GRID = 4, 4
+"""Rows and columns of logits and of features."""
+
+
+def made_up(name: str, target: TargetSpec) -> Tensor:
+    """A batch of values such as would have been computed before training."""
+    if target.below is None:
+        return rng().normal(name, target.shape)
+    return rng().integers(name, target.below, target.shape)
+
+
+def check_objective(component: Component, fields: Fields) -> None:
+    """A finite value a sample, with a gradient, from the outputs and the targets that it says it needs."""
+    objective, _ = build(component, fields)
+    needs = objective.config.needs()
+    reconstruction = images().requires_grad_() if "reconstruction" in needs else None
+    logits = draw(BATCH, CODES, *GRID).requires_grad_() if "logits" in needs else None
+    features = {name: draw(BATCH, *GRID, TAP).requires_grad_() for name in needs - {"reconstruction", "logits"}}
+    targets = {name: made_up(name, target) for name, target in objective.config.targets(GRID, CODES).items()}
+    real = 1 - images()
+    batch = Batch(torch.arange(BATCH), real, real, features=targets)
+    outputs = Outputs({}, reconstruction, logits, features)
+    losses = objective(outputs, batch, step=objective.config.start, rng=rng())
+    assert losses, "an objective gives at least one loss"
+    torch.autograd.backward(scalar(losses))
+    for name, value in {"reconstruction": reconstruction, "logits": logits, **features}.items():
+        if value is not None:
+            assert value.grad is not None and value.grad.any(), f"needs {name!r}, but no gradient reaches it"
+
+
+CHECKS: tuple[Check, ...] = (*part.CHECKS, check_objective)

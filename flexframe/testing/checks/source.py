@@ -1,0 +1,31 @@
+"""Checks of data sources."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from flexframe_registry import Component
+
+from .materials import Check, Fields, tiny
+
+
+def check_source(component: Component, fields: Fields) -> None:
+    """Images of the asked size, the same at every call, out of range refused, a protocol that is plain data."""
+    source = component.load()(tiny(component, fields), (16, 24))
+    assert len(source) > 0
+    for i in (0, len(source) - 1):
+        sample = source[i]
+        assert sample.image.shape == (3, 16, 24) and sample.image.dtype == torch.uint8 and sample.id
+        assert torch.equal(sample.image, source[i].image)
+    try:
+        source[len(source)]
+    except IndexError:
+        pass
+    else:
+        raise AssertionError("an index past the end was not refused")
+    json.dumps(dict(source.protocol()))
+
+
+CHECKS: tuple[Check, ...] = (check_source,)

@@ -1,0 +1,106 @@
+"""The standard plugin: codec `identity`, masker `full`, losses `mse` and `l1`, sources, metrics, observers.
+
+None is a method. They ship in flexframe's wheel, and register through the same hook as a stranger's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import Field
+
+from flexframe_registry import (
+    CodecConfig,
+    Component,
+    LatentSpec,
+    MaskerConfig,
+    ObjectiveConfig,
+    SourceConfig,
+    hookimpl,
+)
+from flexframe_standard import metrics
+from flexframe_standard.sources.files_config import FolderConfig, ImagesConfig, TarConfig
+from flexframe_standard.sources.scenes_config import ScenesConfig
+
+
+class IdentityCodecConfig(CodecConfig):
+    """Latents are the images themselves, or latents that come from elsewhere."""
+
+    type: Literal["identity"] = "identity"
+    channels: int = Field(3, ge=1)
+    """Channels of the latents; 3 for images."""
+    downsample: int = Field(1, ge=1)
+    """Image pixels along each axis for one latent; 1 for images. Above 1, only latents can be fed."""
+    range: tuple[float, float] | None = (0.0, 1.0)
+    """The values' bounds, or null for unbounded latents."""
+
+    def latents(self, height: int, width: int) -> LatentSpec:
+        images = (self.channels, self.downsample, self.range) == (3, 1, (0.0, 1.0))
+        return LatentSpec(self.channels, height // self.downsample, width // self.downsample, self.range, images)
+
+
+class FullConfig(MaskerConfig):
+    """Every token, always: a fixed-length tokenizer."""
+
+    masked = False
+    type: Literal["full"] = "full"
+
+    def budgets(self, length: int) -> tuple[int, ...]:
+        return (length,)
+
+
+class MSEConfig(ObjectiveConfig):
+    """Mean squared error of the reconstruction, in the codec's range."""
+
+    type: Literal["mse"] = "mse"
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reconstruction"})
+
+
+class L1Config(ObjectiveConfig):
+    """Mean absolute error of the reconstruction, in the codec's range."""
+
+    type: Literal["l1"] = "l1"
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reconstruction"})
+
+
+class DigitsConfig(SourceConfig):
+    """The 1,797 handwritten digits that scikit-learn ships (8 x 8, grey), enlarged; every fifth is held out."""
+
+    type: Literal["digits"] = "digits"
+    split: Literal["train", "val"] = "train"
+    """`train` (1,438 images), or the held-out `val` (359: the indices 4, 9, 14, ...)."""
+
+
+@hookimpl
+def flexframe_run_start(run: Any) -> None:
+    from flexframe_standard import observers as observe
+
+    observe.start(run)
+
+
+@hookimpl
+def flexframe_step_end(run: Any, step: int) -> None:
+    from flexframe_standard import observers as observe
+
+    observe.tell(run, step)
+
+
+@hookimpl
+def flexframe_components() -> Iterable[Component]:
+    return [
+        Component(IdentityCodecConfig, "flexframe_standard.codec:IdentityCodec"),
+        Component(FullConfig, "flexframe_standard.masker:Full"),
+        Component(MSEConfig, "flexframe_standard.losses:MSE"),
+        Component(L1Config, "flexframe_standard.losses:L1"),
+        Component(DigitsConfig, "flexframe_standard.sources.digits:Digits"),
+        Component(FolderConfig, "flexframe_standard.sources.files:Folder"),
+        Component(TarConfig, "flexframe_standard.sources.files:Tar"),
+        Component(ImagesConfig, "flexframe_standard.sources.files:Images"),
+        Component(ScenesConfig, "flexframe_standard.sources.scenes:Scenes"),
+        *metrics.COMPONENTS,
+    ]

@@ -1,0 +1,28 @@
+"""Metrics, a file each, with the config of each beside it. Imports no torch."""
+
+from __future__ import annotations
+
+from flexframe_registry import Component
+from flexframe_standard.metrics.bits_config import BitsConfig
+from flexframe_standard.metrics.classifier_config import ClassifierConfig
+from flexframe_standard.metrics.codebook_config import CodebookConfig
+from flexframe_standard.metrics.fid_config import FrechetConfig
+from flexframe_standard.metrics.inception_score_config import InceptionScoreConfig
+from flexframe_standard.metrics.kid_config import KidConfig
+from flexframe_standard.metrics.lpips_config import LpipsConfig
+from flexframe_standard.metrics.precision_recall_config import PrecisionRecallConfig
+from flexframe_standard.metrics.psnr_config import PsnrConfig
+from flexframe_standard.metrics.ssim_config import SsimConfig
+
+COMPONENTS = [
+    Component(PsnrConfig, "flexframe_standard.metrics.psnr:Psnr"),
+    Component(SsimConfig, "flexframe_standard.metrics.ssim:Ssim"),
+    Component(CodebookConfig, "flexframe_standard.metrics.codebook:Codebook"),
+    Component(ClassifierConfig, "flexframe_standard.metrics.classifier:Classifier"),
+    Component(FrechetConfig, "flexframe_standard.metrics.fid:Frechet"),
+    Component(KidConfig, "flexframe_standard.metrics.kid:Kid"),
+    Component(PrecisionRecallConfig, "flexframe_standard.metrics.precision_recall:PrecisionRecall"),
+    Component(InceptionScoreConfig, "flexframe_standard.metrics.inception_score:InceptionScore"),
+    Component(LpipsConfig, "flexframe_standard.metrics.lpips:Lpips"),
+    Component(BitsConfig, "flexframe_standard.metrics.bits:Bits"),
+]

@@ -1,0 +1,95 @@
+"""What a classifier reads off images and off their reconstructions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flexframe.bench.metric import Measure, Metric, Reconstructions, Tally
+from flexframe.data.source import Source
+from flexframe_registry import Spec
+from flexframe_standard.metrics.asked_class import AskedClass
+from flexframe_standard.metrics.classifier_config import ClassifierConfig
+from flexframe_standard.metrics.judges import Judge, SourceJudge
+from flexframe_standard.metrics.support_vectors import Machine
+
+
+@dataclass
+class Readings(Tally["Classifier"]):
+    """How often the classifier agreed with itself, and how often it was right, by what it reads."""
+
+    count: int = 0
+    agreed: int = 0
+    right: dict[str, int] = field(init=False)
+    right_originals: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        judge = self.metric.judge
+        self.right = dict.fromkeys((judge.label, *judge.values), 0)
+        self.right_originals = dict(self.right)
+
+    def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
+        judge = self.metric.judge
+        label, read, originals = judge.label, judge.read(batch.fake), judge.originals(batch.real)
+        truth = {name: np.array([known[name] for known in batch.attributes]) for name in judge.values}
+        truth[label] = np.array(batch.labels)
+        same, right = read[label] == originals[label], {name: read[name] == known for name, known in truth.items()}
+        self.count += len(batch.real)
+        self.agreed += int(same.sum())
+        for name, known in truth.items():
+            self.right[name] += int(right[name].sum())
+            self.right_originals[name] += int((originals[name] == known).sum())
+        others = {f"accuracy_{name}": right[name] for name in judge.values}
+        each = {"agreement": same, "accuracy": right[label], **others}
+        return {name: torch.from_numpy(100.0 * hits) for name, hits in each.items()}
+
+    def compute(self) -> Mapping[str, float]:
+        judge = self.metric.judge
+        shares = {name: 100 * right / self.count for name, right in self.right.items()}
+        others = {f"accuracy_{name}": shares[name] for name in judge.values}
+        return {"agreement": 100 * self.agreed / self.count, "accuracy": shares[judge.label], **others}
+
+    def protocol(self) -> Mapping[str, Any]:
+        judge, right = self.metric.judge, self.right_originals
+        shares = {name: 100 * number / self.count if self.count else None for name, number in right.items()}
+        accuracy = shares if judge.values else shares[judge.label]
+        return {**self.metric.protocol(), "accuracy_on_originals_percent": accuracy}
+
+
+class Classifier(Metric[ClassifierConfig]):
+    """What a classifier reads off reconstructions, beside what it reads off the originals and what is true.
+
+    Of one image, a number is 100 or 0: so shares have intervals as other means of per-image values have.
+    """
+
+    tally = Readings
+
+    def __init__(self, config: ClassifierConfig, source: Source) -> None:
+        super().__init__(config, source)
+        self.judge: Judge = SourceJudge(source) if config.data is None else Machine(config, config.data, source)
+
+    def of_samples(self) -> AskedClass:
+        return AskedClass(self.config, self.source, self.judge)
+
+    def measures(self) -> Sequence[Measure]:
+        return [
+            Measure("agreement", "Same label", "higher", "%", 1, "by the classifier, as the original gets"),
+            Measure("accuracy", "True label", "higher", "%", 1, "by the classifier, on reconstructions"),
+            *(
+                Measure(f"accuracy_{name}", f"True {name}", "higher", "%", 1, f"{100 / number:.1f} by chance")
+                for name, number in self.judge.values.items()
+            ),
+        ]
+
+    def unavailable(self, spec: Spec) -> str | None:
+        return self.judge.unavailable()
+
+    def protocol(self) -> Mapping[str, Any]:
+        judged = {"label_is": self.judge.label, "values": {**self.judge.values}} if self.judge.values else {}
+        return {**self.judge.protocol(), **judged}

@@ -1,0 +1,63 @@
+"""Use of the codebook: the share of codes seen, and the perplexity of their frequencies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flexframe.bench.metric import Measure, Metric, Reconstructions, Tally
+from flexframe_registry import Spec
+from flexframe_standard.metrics.codebook_config import CodebookConfig
+
+
+@dataclass
+class CodeCounts(Tally["Codebook"]):
+    """How often each code was seen."""
+
+    counts: Int[Tensor, "q v"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        tokens = self.spec.tokens
+        self.counts = torch.zeros(tokens.codebooks, tokens.codebook_size or 0, dtype=torch.long)
+
+    def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
+        seen: Int[Tensor, "n q"] = batch.tokens.codes[batch.tokens.keep].cpu()
+        for book, codes in enumerate(seen.unbind(1)):
+            self.counts[book] += torch.bincount(codes, minlength=self.counts.shape[1])
+        return {}
+
+    def compute(self) -> Mapping[str, float]:
+        share = self.counts.double() / self.counts.sum(1, keepdim=True)
+        perplexity = torch.special.entr(share).sum(1).exp().mean()
+        return {"usage": 100 * float((self.counts > 0).double().mean()), "perplexity": float(perplexity)}
+
+    def details(self) -> Mapping[str, Mapping[str, Any]]:
+        """For each codebook, how many codes were seen so many times each, the most frequent first."""
+        ranked = []
+        for counts in self.counts:
+            times, codes = counts.unique(return_counts=True)
+            ranked.append(torch.stack([times, codes], 1).flip(0).tolist())
+        return {"usage": {"ranked": ranked}}
+
+
+class Codebook(Metric[CodebookConfig]):
+    """Counts of the codes of all present tokens; the codebooks of a token, if several, are averaged."""
+
+    tally = CodeCounts
+
+    def of_samples(self) -> Codebook:
+        return self
+
+    def measures(self) -> Sequence[Measure]:
+        return [
+            Measure("usage", "Codes used", unit="%", digits=1, note="of the codebook, over the images seen"),
+            Measure("perplexity", "Perplexity", digits=1, note="of the frequencies of the codes seen"),
+        ]
+
+    def unavailable(self, spec: Spec) -> str | None:
+        return "the tokens are continuous, so there is no codebook" if spec.tokens.codebook_size is None else None

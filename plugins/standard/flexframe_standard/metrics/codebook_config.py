@@ -1,0 +1,13 @@
+"""Settings of the use of the codebook: none. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from flexframe_registry import MetricConfig
+
+
+class CodebookConfig(MetricConfig):
+    """How much of the codebook the images use: the fraction of entries, and the perplexity of their frequencies."""
+
+    type: Literal["codebook"] = "codebook"

@@ -1,0 +1,142 @@
+"""Features on disk: rows by an image's position while a run goes on, and the originals' features for later runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flexframe.files import replaced
+from flexframe.store.hub import home
+
+DIGEST = 16
+"""Bytes of an image's hash."""
+BLOCK = 4096
+"""Rows that are held in memory at once."""
+log = logging.getLogger(__name__)
+
+
+def digests(images: UInt8[Tensor, "b c h w"]) -> UInt8[Tensor, "b 16"]:
+    """The start of the sha256 of each image's shape and pixels."""
+    shape = repr(tuple(images.shape[1:])).encode()
+    found = [hashlib.sha256(shape + image.tobytes()).digest()[:DIGEST] for image in images.cpu().numpy()]
+    return torch.from_numpy(np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, DIGEST).copy())
+
+
+class Rows:
+    """Vectors of one width in a file, addressed by position: to write a row again changes nothing."""
+
+    def __init__(self, path: Path, width: int, dtype: Any = np.float32) -> None:
+        self.path, self.width, self.dtype = path, width, np.dtype(dtype).newbyteorder("<")
+
+    def write(self, at: int, rows: Tensor) -> None:
+        """Put rows at position `at` and after it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        data = rows.detach().cpu().numpy().astype(self.dtype)
+        if data.shape[1:] != (self.width,):
+            raise ValueError(
+                f"rows of shape {data.shape[1:]} do not belong into {self.path}, whose width is {self.width}"
+            )
+        with self.path.open("r+b" if self.path.exists() else "w+b") as file:
+            file.seek(at * self.width * self.dtype.itemsize)
+            file.write(data.tobytes())
+
+    def read(self, count: int) -> np.ndarray:
+        """The first `count` rows, mapped into memory and not read into it."""
+        return np.memmap(self.path, self.dtype, "r", shape=(count, self.width))
+
+    def blocks(self, count: int) -> Iterator[Float[Tensor, "b d"]]:
+        """The first `count` rows in float64, some thousands at a time."""
+        rows = self.read(count)
+        for start in range(0, count, BLOCK):
+            yield torch.from_numpy(rows[start : start + BLOCK].astype(np.float64))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    file: Any
+    row: int
+
+
+class Cache:
+    """Features of originals by what the images hold, in `$FLEXFRAME_HOME/features`: a safetensors file a set.
+
+    `key` is all that moves a feature beside the image: another key is another set of files. A file that is damaged is
+    told and left out, and written anew when its images come again.
+    """
+
+    def __init__(self, key: Mapping[str, Any]) -> None:
+        self.text = json.dumps(key, sort_keys=True)
+        self.name = hashlib.sha256(self.text.encode()).hexdigest()[:16]
+        self.folder = home() / "features"
+        self._rows: dict[bytes, _Found] = {}
+        for path in sorted(self.folder.glob(f"{self.name}-*.safetensors")):
+            try:
+                self._open(path)
+            except Exception as error:  # whatever is wrong with a file, its features can be computed
+                reason = " ".join(str(error).split())[:120] or type(error).__name__
+                log.warning("%s is damaged (%s): delete it; its features are computed anew", path, reason)
+
+    def _open(self, path: Path) -> None:
+        file = safe_open(path, "pt")
+        facts = file.metadata() or {}
+        if facts.get("key") != self.text:
+            raise ValueError("it is another extractor's")
+        hashes = file.get_tensor("images")
+        if facts.get("sha256") != _sha256(hashes, _slices(file)):
+            raise ValueError("its content does not have its hash")
+        for row, image in enumerate(hashes.numpy()):
+            self._rows[image.tobytes()] = _Found(file, row)
+
+    def find(self, image: bytes) -> Float[Tensor, " d"] | None:
+        """The features of the image with this hash."""
+        found = self._rows.get(image)
+        return None if found is None else found.file.get_slice("features")[found.row]
+
+    def publish(self, images: np.ndarray, features: np.ndarray) -> list[Path]:
+        """Keep those rows that no file holds yet, each image once, in files of `BLOCK` rows at most."""
+        new, seen = [], set(self._rows)
+        for row, image in enumerate(images):
+            if image.tobytes() not in seen:
+                seen.add(image.tobytes())
+                new.append(row)
+        starts = range(0, len(new), BLOCK)
+        return [self._write(images[new[i : i + BLOCK]], features[new[i : i + BLOCK]]) for i in starts]
+
+    def _write(self, images: np.ndarray, features: np.ndarray) -> Path:
+        tensors = {
+            "images": torch.from_numpy(np.ascontiguousarray(images)),
+            "features": torch.from_numpy(np.ascontiguousarray(features)),
+        }
+        facts = {"key": self.text, "sha256": _sha256(tensors["images"], [tensors["features"]])}
+        content = hashlib.sha256(tensors["images"].numpy().tobytes()).hexdigest()[:16]
+        path = self.folder / f"{self.name}-{content}.safetensors"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replaced(path) as part:
+            save_file(tensors, part, metadata=facts)
+        return path
+
+
+def _slices(file: Any) -> Iterator[Tensor]:
+    features = file.get_slice("features")
+    count = features.get_shape()[0]
+    for start in range(0, count, BLOCK):
+        yield features[start : start + BLOCK]
+
+
+def _sha256(images: Tensor, features: Any) -> str:
+    digest = hashlib.sha256(images.numpy().tobytes())
+    for block in features:
+        digest.update(block.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,129 @@
+"""The Fréchet distance between features of torch-fidelity's Inception network: the FID, and its pipeline checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from flexframe.bench.metric import Measure
+from flexframe.bench.protocol import Digest, settings
+from flexframe.data.source import Source
+from flexframe_registry import SourceConfig, catalogue
+from flexframe_standard.metrics.features import REBUILT, Compared, Stored, Task, parts
+from flexframe_standard.metrics.fid_config import FrechetConfig
+from flexframe_standard.metrics.inception import HOW, WIDTHS, Features, Moments
+
+BATCH = 64
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """|mu_a - mu_b|² + tr(sigma_a + sigma_b - 2 sqrt(sigma_a sigma_b)), by torch-fidelity."""
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+
+    return float(fid_statistics_to_metric(a.statistics(), b.statistics(), False)[KEY_METRIC_FID])
+
+
+def part_distance(x: np.ndarray, y: np.ndarray) -> float:
+    """The Fréchet distance of two sets of features as large, however few they are.
+
+    The trace of the covariances' root is the sum of the singular values of A Bᵀ / (n - 1), for centred A and B: exact
+    where the covariances have no full rank, and short where the sets are small.
+    """
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    a, b = x - x.mean(0), y - y.mean(0)
+    least = len(x) - 1
+    if len(x) <= x.shape[1]:
+        root = np.linalg.svd(a @ b.T, compute_uv=False).sum() / least
+    else:
+        triangle: np.ndarray = np.linalg.qr(b, mode="r")
+        root = np.sqrt(np.linalg.eigvalsh(triangle @ (a.T @ a) @ triangle.T).clip(min=0)).sum() / least
+    spreads = ((a**2).sum() + (b**2).sum()) / least
+    return float(((x.mean(0) - y.mean(0)) ** 2).sum() + spreads - 2 * root)
+
+
+class Reference:
+    """Images of another source, as what reconstructions are compared with: read once, when first asked for."""
+
+    def __init__(self, config: SourceConfig, size: tuple[int, int]) -> None:
+        self.config, self.source = config, catalogue().build(config, size)
+        self._digest = Digest()
+        self._moments: Moments | None = None
+
+    def moments(self, features: Features, layer: str, device: torch.device) -> Moments:
+        """Moments of a layer's features of all images."""
+        if self._moments is None:
+            self._moments = Moments(WIDTHS[layer])
+            for start in range(0, len(self.source), BATCH):
+                some = self.source.samples(range(start, min(start + BATCH, len(self.source))))
+                images = torch.stack([sample.image for sample in some])
+                self._digest.add(images)
+                self._moments.add(features.net(images.to(device))[layer])
+        return self._moments
+
+    def protocol(self) -> dict[str, Any]:
+        """The source, and the hash of its images once they were read."""
+        images = {"count": len(self.source), "images": dict(self.source.protocol()), "sha256": self._digest.hex()}
+        return {"data": settings(self.config), **images}
+
+
+@dataclass
+class Distance(Stored["Frechet"]):
+    """Features of what a model made, and their distance at the end."""
+
+    def compute(self) -> Mapping[str, float]:
+        metric, features, layer = self.metric, self.metric.features, self.metric.layer
+        fake = Moments(WIDTHS[layer])
+        for block in self.fake().blocks(self.count):
+            fake.add(block)
+        if metric.other is not None:
+            real = metric.other.moments(features, layer, features.net.device)
+        else:
+            features.keep(layer, self.count)
+            real = features.moments(layer, self.count)
+        return {metric.named("fid"): frechet_distance(real, fake)}
+
+    def details(self) -> Mapping[str, Mapping[str, Any]]:
+        some = parts(self.count)
+        if not some or not self.metric.paired:
+            return {}
+        real, fake = self.pair()
+        values = [part_distance(fake[part], real[part]) for part in some]
+        return {self.metric.named("fid"): {"subsets": {"size": len(some[0]), "values": values}}}
+
+
+class Frechet(Compared[FrechetConfig]):
+    """The distance between images, the suite's own unless others are named, and the reconstructions."""
+
+    tally = Distance
+
+    def __init__(self, config: FrechetConfig, source: Source, task: Task = REBUILT) -> None:
+        other = config.reference
+        self.other = None if other is None else Reference(other.like(source.config), source.size)
+        self.paired = self.other is None
+        super().__init__(config, source, task)
+
+    def measures(self) -> Sequence[Measure]:
+        digits, name = 4 if self.layer == "64" else 2, self.named("fid")
+        what = self.task.own if self.paired else "against other images"
+        few = f"{what}; of {len(self.source):,} images, so it is too high; published ones are of 50,000"
+        note = self.note(few if len(self.source) < 10_000 else what)
+        return [Measure(name, f"{self.task.prefix}{name.upper()}", "lower", digits=digits, note=note)]
+
+    def refusal(self, count: int) -> str | None:
+        # with no more images than features the covariance has no full rank (Heusel et al.'s own README asks for more)
+        width, where = WIDTHS[self.layer], "suite"
+        if self.other is not None and len(self.other.source) < count:
+            count, where = len(self.other.source), "reference"
+        if count > width or self.config.few:
+            return None
+        least = f"layer {width} needs more than {width:,} images, and there are {count:,}"
+        absent = "" if self.features.net.on_disk() else f"; its weights are not here either ({HOW})"
+        return f"{least}; raise the {where}'s `count`, use a lower `layer`, or set `few: true`{absent}"
+
+    def protocol(self) -> Mapping[str, Any]:
+        reference = {} if self.other is None else {"reference": self.other.protocol()}
+        return {**super().protocol(), **reference, "covariance": "unbiased"}

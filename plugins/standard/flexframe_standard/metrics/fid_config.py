@@ -1,0 +1,26 @@
+"""Settings of the Fréchet distance (FID). Imports no torch."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, SerializeAsAny
+
+from flexframe_registry import SourceConfig
+from flexframe_registry.slots import resolve
+from flexframe_standard.metrics.inception_config import LayerConfig
+
+
+class FrechetConfig(LayerConfig):
+    """Fréchet distance between Inception features of the images and of their reconstructions (torch-fidelity).
+
+    At layer 2048 this is the FID (Heusel et al., 2017). At the earlier layers it checks a pipeline and is no FID.
+    """
+
+    type: Literal["frechet"] = "frechet"
+    reference: Annotated[SerializeAsAny[SourceConfig] | None, BeforeValidator(partial(resolve, "source"))] = None
+    """Images to compare with; not given: the suite's own, of which each has its reconstruction (rFID). Distances to
+    different references do not compare."""
+    few: bool = False
+    """Give a number even where there are no more images than features, though its bias is then large."""

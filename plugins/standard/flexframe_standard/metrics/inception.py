@@ -1,0 +1,240 @@
+"""Features of torch-fidelity's Inception network, which all metrics of a run that are made of them share."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from flexframe.bench.metric import Scratch
+from flexframe.data.source import Source
+from flexframe.store.weights import fetch
+from flexframe_standard.metrics.feature_files import DIGEST, Cache, Rows, digests
+
+FILE = "weights-inception-2015-12-05-6726825d.pth"
+URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
+HASH = "6726825d"
+"""What the file's sha256 starts with; torch-fidelity publishes it in the name."""
+LOGITS = "logits_unbiased"
+WIDTHS = {"64": 64, "192": 192, "768": 768, "2048": 2048, LOGITS: 1008}
+"""Width of each layer."""
+T = TypeVar("T")
+HOW = f"download {URL} and name the file as `weights` of the metric in the suite, or put it in torch's hub folder"
+
+
+class Moments:
+    """Mean and covariance of a stream of feature vectors, in float64 and constant memory."""
+
+    def __init__(self, width: int) -> None:
+        self.count = 0
+        self.total = torch.zeros(width, dtype=torch.float64)
+        self.outer = torch.zeros(width, width, dtype=torch.float64)
+
+    def add(self, features: Float[Tensor, "b d"]) -> None:
+        features = features.double().cpu()
+        self.count += len(features)
+        self.total += features.sum(0)
+        self.outer += features.T @ features
+
+    def statistics(self) -> dict[str, np.ndarray]:
+        """`mu` and the unbiased `sigma`, under torch-fidelity's names."""
+        mean = self.total / self.count
+        covariance = (self.outer - self.count * mean[:, None] * mean) / (self.count - 1)
+        return {"mu": mean.numpy(), "sigma": covariance.numpy()}
+
+
+class Inception:
+    """The network, loaded when it is first asked for: one pass of a batch gives every layer that anybody wants."""
+
+    def __init__(self, weights: str | None) -> None:
+        self.given = weights
+        self.path = Path(weights).expanduser() if weights else Path(torch.hub.get_dir()) / "checkpoints" / FILE
+        self.sha256: str | None = None
+        self.layers: list[str] = []
+        self._net: nn.Module | None = None
+        self._why: str | None = None
+        self._last: tuple[Tensor, Mapping[str, Tensor]] | None = None
+        self.device = torch.device("cpu")
+        """Where it last ran."""
+
+    def want(self, layer: str) -> None:
+        """Ask for a layer, before the first images."""
+        if layer not in self.layers:
+            self.layers.append(layer)
+            self._net = self._last = None
+
+    def on_disk(self) -> bool:
+        return self.path.is_file()
+
+    def unavailable(self) -> str | None:
+        """Load the network, fetching its weights if no file was named; the reason if that fails."""
+        if self._net is None and self._why is None:
+            try:
+                if not self.on_disk():
+                    self._fetch()
+                content = self.path.read_bytes()
+                self.sha256 = hashlib.sha256(content).hexdigest()
+                self._net = build(content, self.layers)
+            except Exception as error:  # whatever a file or a network does, the other numbers stand
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
+                self._why = f"Inception weights cannot be had ({reason}); {HOW}"
+        return self._why
+
+    @torch.no_grad()
+    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Mapping[str, Float[Tensor, "b d"]]:
+        """Features by layer. Metrics ask for the same batch one after the other; it goes through the network once."""
+        if self._last is None or self._last[0] is not images:
+            why = self.unavailable()
+            if self._net is None:
+                raise ValueError(why)
+            self.device = images.device
+            features = self._net.to(self.device)(images)
+            self._last = images, dict(zip(self.layers, features, strict=True))
+        return self._last[1]
+
+    def _fetch(self) -> None:
+        if self.given is not None:
+            raise FileNotFoundError(f"no file {self.path}")
+        fetch(URL, HASH, self.path)
+
+
+def build(content: bytes, layers: list[str]) -> nn.Module:
+    """torch-fidelity's network with the weights of a file, which is read as tensors only."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    # torch-fidelity unpickles what it is given, so it is given a file of our own making
+    with tempfile.TemporaryDirectory() as folder:
+        ours = Path(folder) / "weights.pth"
+        torch.save({name: torch.as_tensor(value) for name, value in state.items()}, ours)
+        return FeatureExtractorInceptionV3("inception-v3-compat", layers, feature_extractor_weights_path=str(ours))
+
+
+class Features:
+    """A run's network, and what it makes of the originals: computed once for all models, budgets and metrics.
+
+    Tallies hand in each batch of originals with its position. The first one to do so moves it through the network,
+    except for images whose features an earlier run has kept.
+    """
+
+    def __init__(self, weights: str | None) -> None:
+        self.net = Inception(weights)
+        self.layers: list[str] = []
+        """Layers that are wanted of the originals too."""
+        self.finite: dict[str, bool] = {}
+        self._scratch: Scratch | None = None
+        self._caches: dict[str, Cache] = {}
+        self._done = 0
+        self._last: Tensor | None = None
+        self._derived: dict[tuple[Any, ...], Any] = {}
+
+    def want(self, layer: str, originals: bool = True) -> None:
+        """Ask for a layer, before the first images; of the reconstructions alone if not of `originals`."""
+        self.net.want(layer)
+        if originals and layer not in self.layers:
+            self.layers.append(layer)
+
+    def facts(self, layer: str, device: torch.device | None = None) -> dict[str, Any]:
+        """What moves a feature beside the image; without `device` it is the one that the network last ran on."""
+        device = device or self.net.device
+        exact = {"float32": torch.get_float32_matmul_precision(), "tf32": torch.backends.cudnn.allow_tf32}
+        return {
+            "extractor": "torch-fidelity inception-v3-compat, resizing to 299 pixels inside",
+            "layer": layer,
+            "weights_sha256": self.net.sha256,
+            "torch-fidelity": version("torch-fidelity"),
+            "extracted_on": {"device": device.type, **(exact if device.type == "cuda" else {})},
+        }
+
+    def rows(self, folder: Path, layer: str, what: str) -> Rows:
+        """The file for this network's features of a layer in a folder."""
+        return Rows(folder / f"{what}-{str(self.net.sha256)[:12]}-{layer}.f32", WIDTHS[layer])
+
+    def originals(self, at: int, images: UInt8[Tensor, "b 3 h w"], scratch: Scratch) -> None:
+        """Keep the features of originals `at` and after it. That others have handed them in already is usual.
+
+        Raises:
+            ValueError: other images than those that stand at that position.
+        """
+        if images is self._last and at + len(images) <= self._done:
+            return
+        why = self.net.unavailable()
+        if why is not None:
+            raise ValueError(why)
+        self._scratch = self._scratch or scratch
+        hashes = digests(images)
+        if at + len(images) <= self._done:
+            if not np.array_equal(self._hashes().read(self._done)[at : at + len(images)], hashes.numpy()):
+                raise ValueError(f"originals from {at} on are others than before; all models see the same images")
+            return
+        self._hashes().write(at, hashes)
+        found = self._features(images, hashes)
+        for layer, rows in found.items():
+            self.finite[layer] = self.finite.get(layer, True) and bool(torch.isfinite(rows).all())
+            self.rows(self._scratch.common, layer, "originals").write(at, rows)
+        self._done, self._last = at + len(images), images
+
+    def reference(self, layer: str) -> Rows:
+        """The originals' features."""
+        assert self._scratch is not None, "no originals were handed in"
+        return self.rows(self._scratch.common, layer, "originals")
+
+    def moments(self, layer: str, count: int) -> Moments:
+        """Of the first `count` originals."""
+
+        def compute() -> Moments:
+            found = Moments(WIDTHS[layer])
+            for block in self.reference(layer).blocks(count):
+                found.add(block)
+            return found
+
+        return self.derived(("moments", layer, count), compute)
+
+    def derived(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """What follows from the originals alone, computed when the first model asks for it."""
+        if key not in self._derived:
+            self._derived[key] = make()
+        return self._derived[key]
+
+    def keep(self, layer: str, count: int) -> None:
+        """Keep the originals' features for later runs."""
+        kept = self._hashes().read(count), self.reference(layer).read(count)
+        self.derived(("kept", layer, count), lambda: self._caches[layer].publish(*kept))
+
+    def _hashes(self) -> Rows:
+        assert self._scratch is not None
+        return Rows(self._scratch.common / "originals.sha256", DIGEST, np.uint8)
+
+    def _features(self, images: Tensor, hashes: Tensor) -> dict[str, Tensor]:
+        keys = [row.tobytes() for row in hashes.numpy()]
+        known: dict[str, list[Tensor | None]] = {}
+        for layer in self.layers:
+            if layer not in self._caches:
+                self._caches[layer] = Cache({**self.facts(layer, images.device), "torch": torch.__version__})
+            known[layer] = [self._caches[layer].find(key) for key in keys]
+        lacking = [i for i in range(len(keys)) if any(rows[i] is None for rows in known.values())]
+        made = self.net(images[lacking]) if lacking else {}
+        found = {}
+        for layer, rows in known.items():
+            for place, i in enumerate(lacking):
+                rows[i] = made[layer][place].float().cpu()
+            found[layer] = torch.stack([row for row in rows if row is not None])
+        return found
+
+
+_SHARED: WeakKeyDictionary[Source, dict[str | None, Features]] = WeakKeyDictionary()
+
+
+def shared(source: Source, weights: str | None) -> Features:
+    """The one `Features` of these weights for all metrics over a source."""
+    return _SHARED.setdefault(source, {}).setdefault(weights, Features(weights))

@@ -1,0 +1,90 @@
+"""LPIPS (Zhang et al., 2018): the distance of two images in the features of a classification network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flexframe.bench.metric import Measure
+from flexframe.data.source import Source
+from flexframe.nn.lpips import BACKBONES, TILE, Perceptual
+from flexframe.store.weights import URL, backbone_file, linear_file, read_weights
+from flexframe_registry import Spec
+from flexframe_standard.metrics.lpips_config import LpipsConfig
+from flexframe_standard.metrics.per_image import PerImage
+
+
+class Lpips(PerImage[LpipsConfig]):
+    """The mean over images. Reconstructions are not rounded unless the config says so."""
+
+    def __init__(self, config: LpipsConfig, source: Source) -> None:
+        super().__init__(config, source)
+        self.judge = _Judge(config, source.size)
+        self.measure = Measure(
+            "lpips", "LPIPS", "lower", digits=3, note=f"{config.net}; other networks' do not compare"
+        )
+
+    def unavailable(self, spec: Spec) -> str | None:
+        return self.judge.unavailable()
+
+    def values(self, real: Float[Tensor, "b 3 h w"], fake: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+        return self.judge(real / 127.5 - 1, fake / 127.5 - 1)
+
+    def protocol(self) -> Mapping[str, Any]:
+        return {**super().protocol(), **self.judge.facts(), "input": "[-1, 1], not resized"}
+
+
+class _Judge:
+    """The network that all tallies share, loaded when it is first asked for."""
+
+    def __init__(self, config: LpipsConfig, size: tuple[int, int]) -> None:
+        self.config, self.size = config, size
+        self.hashes: dict[str, str] = {}
+        self._net: Perceptual | None = None
+        self._why: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        return {"net": self.config.net, **self.hashes, "torchvision": version("torchvision")}
+
+    def unavailable(self) -> str | None:
+        if self._net is None and self._why is None:
+            try:
+                net = Perceptual(self.config.net)
+                net.load(
+                    self._read("backbone", backbone_file(self.config.net, self.config.backbone)),
+                    self._read("linear", linear_file(self.config.net, self.config.linear)),
+                )
+                self._net = net
+            except Exception as error:  # whatever a file or a network does, the other numbers stand
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
+                self._why = f"LPIPS weights cannot be had ({reason}); {self._how()}"
+            else:
+                found = net.vanishes(self.size)
+                self._why = found and f"{found}; use larger images"
+        return self._why
+
+    @torch.no_grad()
+    def __call__(self, a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+        net = self._net
+        if net is None:
+            raise ValueError(self.unavailable())
+        net.to(a.device)
+        pairs = zip(a.split(TILE), b.split(TILE), strict=True)
+        return torch.cat([net(some, others) for some, others in pairs])
+
+    def _how(self) -> str:
+        _, file, _ = BACKBONES[self.config.net]
+        return (
+            f"download {URL}{file} and name it as `backbone` of the lpips metric, or put it in torch's hub folder; "
+            "the linear layers come with torchmetrics, or name their file as `linear`"
+        )
+
+    def _read(self, what: str, path: Path) -> Mapping[str, Tensor]:
+        found, self.hashes[f"{what}_sha256"] = read_weights(path)
+        return found

@@ -1,0 +1,13 @@
+"""Settings that metrics have in common that are a mean over images. Imports no torch."""
+
+from __future__ import annotations
+
+from flexframe_registry import MetricConfig
+
+
+class PerImageConfig(MetricConfig):
+    """A mean over images of one value each."""
+
+    rounded: bool = False
+    """Round reconstructions to 8 bits first, as if read back from files. Then a pixel on the edge of a step, where a
+    batch of another size computes another last digit, moves an image's number."""

@@ -1,0 +1,70 @@
+"""Configs of the sources that read image files: folders and tar shards. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from flexframe_registry import ConfigError, SourceConfig
+from flexframe_registry.files import MAX_PIXELS, SCHEME
+from flexframe_registry.kinds import PLACE, Resize
+
+
+class FilesConfig(SourceConfig):
+    """What sources of image files share."""
+
+    path: str = Field(json_schema_extra=PLACE)
+    """Where the images are, on this machine's disks."""
+    resize: Resize = "torchvision-bicubic"
+    """How an image is brought to size before a centre crop, with Pillow, antialiased: the shorter edge at once, or
+    halved by boxes first (`adm`). Not given: as the model's card says, in training and measuring."""
+    crops: int | None = Field(None, ge=1)
+    """Crops at random places, so many of each image, which then counts as so many: index i is crop i % crops of image
+    i // crops, and its place is drawn from i alone. The same crop is the same in every epoch, in precomputing and in
+    training; more of them for more variety. Null: the one in the middle."""
+    broken: Literal["refuse", "skip"] = "refuse"
+    """What becomes of a file that cannot be read: an error that names it; or all files are read once beforehand, and
+    those that cannot be are left out, counted, and reported with every number."""
+    max_pixels: int = Field(MAX_PIXELS, ge=1, le=2 * MAX_PIXELS)
+    """The most pixels of an image file; a larger one counts as broken."""
+
+    @field_validator("path")
+    @classmethod
+    def _local(cls, value: str) -> str:
+        if SCHEME.match(value):
+            what = "a command" if value.startswith("pipe:") else "an address"
+            text = f"{value!r} is {what}; images are read from this machine's disks only, so fetch them first"
+            raise ConfigError.at("", text)
+        return value
+
+    def resized(self, resize: Resize) -> SourceConfig:
+        return self if "resize" in self.model_fields_set else self.model_copy(update={"resize": resize})
+
+    def way(self) -> Resize | None:
+        return self.resize
+
+
+class FolderConfig(FilesConfig):
+    """Images in a folder and its subfolders, in sorted order; a subfolder's name is its images' class.
+
+    Beside `a.png`, `a.txt` holds its caption, and `a.json` its `caption` and `label`, which comes before the folder's.
+    """
+
+    type: Literal["folder"] = "folder"
+
+
+class TarConfig(FilesConfig):
+    """Images in tar files of WebDataset's form, in their order; a shard, a pattern, or braces: `train-{000..099}.tar`.
+
+    Members of one name in a row are a sample: an image, a label in `.cls` or in `.json` under `label`, a caption in
+    `.txt` or in `.json` under `caption`. Nothing is unpickled; a shard that holds pickled members is refused.
+    """
+
+    type: Literal["tar"] = "tar"
+
+
+class ImagesConfig(FilesConfig):
+    """Images of a folder, or of tar shards, whichever the path is: see `folder` and `tar`."""
+
+    type: Literal["images"] = "images"

@@ -1,0 +1,60 @@
+"""The data source `scenes`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from flexframe.data.source import AttributeClassifier, Sample, Source
+from flexframe_standard.sources.scenes.layout import draw
+from flexframe_standard.sources.scenes.render import VERSION, pixels, portions
+from flexframe_standard.sources.scenes.truth import Placed, caption, placed
+from flexframe_standard.sources.scenes_config import WORDS
+
+
+class Scenes(Source):
+    """Procedural scenes. The label is the main object's shape; the attributes are all that `WORDS` names."""
+
+    def __len__(self) -> int:
+        return self.config.count
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples([index])[0]
+
+    def samples(self, indices: Sequence[int]) -> list[Sample]:
+        """The scenes of these indices, drawn together: several times as fast as one by one, and equal."""
+        found, lit = [], self.config.lighting != "flat"
+        for part in portions(indices, self.size):
+            layout = draw(self.config, [self.number(index) for index in part])
+            images = torch.from_numpy(pixels(layout, self.size, self.config.lighting))
+            for row, index in enumerate(part):
+                attributes = {name: int(layout.attributes[name][row]) for name in WORDS}
+                name = f"scene-{self.config.seed}-{self.number(index)}"
+                told = caption(layout, row, lit)
+                found.append(Sample(images[row], attributes["shape"], name, told, attributes))
+        return found
+
+    def objects(self, index: int) -> list[Placed]:
+        """What is in a scene and where, the main object first."""
+        return placed(draw(self.config, [self.number(index)]), 0)
+
+    def number(self, index: int) -> int:
+        """The scene's number, which its draws depend on."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"there are {len(self):,} scenes, 0 to {len(self) - 1:,}, and no {index}")
+        return index + (2**31 if self.config.split == "val" else 0)
+
+    def class_names(self) -> Sequence[str]:
+        return WORDS["shape"]
+
+    def classifier(self) -> AttributeClassifier:
+        from flexframe_standard.sources.scenes.classifier import shipped
+
+        if self.size[0] != self.size[1]:
+            raise ValueError(f"the scenes' classifier reads square pictures, not {self.size[0]} x {self.size[1]}")
+        return shipped(self.config)
+
+    def protocol(self) -> Mapping[str, Any]:
+        return {"resize": "none: drawn at this size", "crop": "none", "renderer": VERSION}

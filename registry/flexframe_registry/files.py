@@ -1,0 +1,94 @@
+"""Plain data from files and the command line: YAML 1.2, `key.path=value`, one mapping laid on another."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from .errors import ConfigError
+from .kinds import KINDS
+
+SLOTS = frozenset(KINDS) | {"data"}
+"""Fields whose bare name stands for a part of that type."""
+
+
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+"""Of a command or an address; of two letters at least, for `C:` is a drive."""
+MAX_PIXELS = 89_478_485
+"""256 MiB as RGB; Pillow's own limit, at which it begins to warn. At twice that it refuses."""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML 1.2 mapping; `ConfigError` names the file and line of what is wrong, duplicate keys included."""
+    try:
+        found = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError.at(str(path), " ".join(str(error).split())) from None
+    if not isinstance(found, dict):
+        raise ConfigError.at(str(path), f"holds {type(found).__name__}, not a mapping")
+    return found
+
+
+def split_override(text: str) -> tuple[str, Any]:
+    """`key.path=value` as its key and its value, which is read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError.at(text, "is not of the form key.path=value")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return key, YAML(typ="safe", pure=True).load(value)
+    except YAMLError as error:
+        raise ConfigError.at(key, f"cannot read {value!r}: {' '.join(str(error).split())}") from None
+
+
+def put(data: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy of nested data with `value` at `path`; a part given as a bare name becomes a mapping on the way.
+
+    What stands in a list is named by its number: `metrics.0.type`.
+    """
+    head, *rest = path
+    if not rest:
+        if head == "type" and data.get("type", value) != value:
+            return {"type": value}  # another part: the settings of the one before are not its own
+        return {**data, head: value}
+    inner = data.get(head)
+    if inner is None:
+        inner = {}
+    elif isinstance(inner, str):
+        inner = {"type": inner}
+    elif isinstance(inner, list):
+        return {**data, head: _put_in_list(inner, rest, value, head)}
+    elif not isinstance(inner, Mapping):
+        raise ConfigError.at(".".join(path), f"{head!r} is {inner!r}, which has no settings of its own")
+    return {**data, head: put(inner, rest, value)}
+
+
+def _put_in_list(items: Sequence[Any], path: Sequence[str], value: Any, name: str) -> list[Any]:
+    number, *rest = path
+    if not number.isdecimal() or int(number) >= len(items):
+        raise ConfigError.at(f"{name}.{number}", f"there are {len(items)}, numbered from 0")
+    found = list(items)
+    found[int(number)] = put({"": found[int(number)]}, ["", *rest], value)[""]
+    return found
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`; a part of another `type` replaces the whole part."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(below, str) and key in SLOTS and isinstance(value, Mapping):
+            below = {"type": below}
+        merged[key] = value
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            kind = below.get("type")
+            if value.get("type", kind) == kind:
+                merged[key] = merge(below, value)
+    return merged

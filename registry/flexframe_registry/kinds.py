@@ -1,0 +1,323 @@
+"""The kinds of parts, as data: the config base of each, and the widths that follow. Knows no installed part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.config import JsonDict
+
+from .errors import ConfigError, explain
+
+Size = Literal["tiny", "small", "base", "large"]
+SIZES: tuple[Size, ...] = get_args(Size)
+Resize = Literal["torchvision-bicubic", "torchvision-bilinear", "adm"]
+"""How an image file is brought to a model's size; `flexframe.data.images` does it."""
+PLACE: JsonDict = {"place": True}
+"""Marks a field that says where a file lies. What is in it moves a number, and is hashed; its place does not."""
+
+
+# --- widths, computed once ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LatentSpec:
+    """What the codec hands to the encoder: `b channels height width`, bounded by `range` or unbounded."""
+
+    channels: int
+    height: int
+    width: int
+    range: tuple[float, float] | None = (0.0, 1.0)
+    images: bool = False
+    """Whether they are the images themselves, in [0, 1], so that a reconstruction of one is of the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpec:
+    """What travels: at most `length` slots of `dim` values, `codebooks` codes each out of `codebook_size` entries.
+
+    `codebook_size` is None for a continuous quantizer, whose codes are its values.
+    """
+
+    length: int
+    dim: int
+    codebooks: int = 1
+    codebook_size: int | None = None
+    masked: bool = False
+    """Whether training puts a learned mask token in an absent one's place, for decoders that have one; else, and in
+    all others, an absent token is not there at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """Every width a part needs beyond its own config. Follows from the tokenizer's config alone."""
+
+    latents: LatentSpec
+    features: int
+    """The encoder's own width `e`; the quantizer projects from it."""
+    tokens: TokenSpec
+    taps: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """Width of the decoder's features by tap."""
+
+
+@dataclass(frozen=True, slots=True)
+class CodesSpec:
+    """The codes that a prior models: `length` slots of `codebooks` integers below `codebook_size`."""
+
+    length: int
+    codebook_size: int
+    codebooks: int = 1
+    classes: int | None = None
+    """Class labels it is conditioned on, 0..classes-1; None without."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    """What stands in a batch's features for an objective: `shape` values a sample."""
+
+    shape: tuple[int, ...]
+    below: int | None = None
+    """Whole numbers from 0 to below this one; None for real numbers."""
+
+
+# --- configs -----------------------------------------------------------------------------------------------------
+
+
+class Config(BaseModel):
+    """Base of every config: frozen, unknown fields refused, a docstring under each field as its documentation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def read(cls, value: Any, path: str = "") -> Self:
+        """Validate plain data; raises `ConfigError` with one sentence a problem."""
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise explain(error, cls, path) from None
+
+
+class SamplingConfig(Config):
+    """Base of the settings of use: how a decoder or a prior draws. A part without settings takes this one, which has
+    none. All settings have defaults and are plain values, so that they can be saved and compared."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_callback(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "on_step" in data:
+            raise ConfigError.at("on_step", "is no setting; give it as an argument: decode(tokens, on_step=...)")
+        return data
+
+    @classmethod
+    def quick(cls) -> Self:
+        """Settings for a quick check: as few steps as still show all that drawing does. Those that take no time of
+        their own stay as they are."""
+        return cls()
+
+    def laid(self, given: SamplingConfig | Mapping[str, Any] | None, place: str = "sampling") -> Self:
+        """These settings with others laid on; whole settings stand for themselves.
+
+        Raises:
+            ConfigError: a setting that there is not, below `place`.
+            ValueError: whole settings of another class, most of which would be ignored in silence.
+        """
+        if type(given) is type(self):
+            return given
+        if isinstance(given, SamplingConfig):
+            own, other = type(self).__name__, type(given).__name__
+            raise ValueError(f"this model's settings of use are {own}, not {other}; give those, or a mapping")
+        said = {name: getattr(self, name) for name in self.model_fields_set}
+        return self.read(said | dict(given or {}), place)
+
+    def by_step(self) -> Sequence[tuple[Self, int]]:
+        """Settings, and how often each occurs, that together cost what these do. For estimates: a part that draws in
+        many like steps gives one step of each kind."""
+        return [(self, 1)]
+
+
+class ComponentConfig(Config):
+    """Base of all parts' configs. `type` names the part; its default is the name it is registered under."""
+
+    kind: ClassVar[str]
+    contract: ClassVar[str]
+    """The abstract class that this kind's parts fulfil, as "module:attribute"."""
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Fields by size, of `tiny`, `small`, `base`, `large`; a size not listed is the fields' defaults."""
+
+    type: str
+
+    @classmethod
+    def sized(cls, size: Size | None = None, **fields: Any) -> Any:
+        """The config at a size, with `fields` set on top."""
+        return cls.read({**cls.sizes.get(size or "", {}), **fields})
+
+    def unused(self) -> tuple[str, ...]:
+        """Parameters that receive no gradient by design, as their names within the part."""
+        return ()
+
+    def check(self, spec: Spec) -> None:
+        """Raise `ValueError`, in one sentence, where this part cannot work with these widths."""
+
+
+class CodecConfig(ComponentConfig):
+    kind = "codec"
+    contract = "flexframe.parts:Codec"
+
+    def latents(self, height: int, width: int) -> LatentSpec:
+        """The latents of an image of this size."""
+        raise NotImplementedError(f"{type(self).__name__}.latents")
+
+
+class EncoderConfig(ComponentConfig):
+    kind = "encoder"
+    contract = "flexframe.parts:Encoder"
+
+    def features(self) -> int:
+        """The encoder's own width `e`."""
+        raise NotImplementedError(f"{type(self).__name__}.features")
+
+
+class QuantizerConfig(ComponentConfig):
+    kind = "quantizer"
+    contract = "flexframe.parts:Quantizer"
+
+    def tokens(self, length: int, features: int) -> TokenSpec:
+        """The tokens that `length` slots of width `features` become."""
+        raise NotImplementedError(f"{type(self).__name__}.tokens")
+
+
+class MaskerConfig(ComponentConfig):
+    kind = "masker"
+    contract = "flexframe.parts:LengthMasker"
+    masked: ClassVar[bool] = True
+    """Whether an absent token is replaced by a learned mask token or is not there at all."""
+
+    def budgets(self, length: int) -> tuple[int, ...]:
+        """The lengths at which a model trained this way is meant to be used, rising, `length` among them."""
+        raise NotImplementedError(f"{type(self).__name__}.budgets")
+
+
+class DecoderConfig(ComponentConfig):
+    kind = "decoder"
+    contract = "flexframe.parts:Decoder"
+    sampling: ClassVar[type[SamplingConfig]] = SamplingConfig
+
+    def provides(self) -> frozenset[str]:
+        """What its outputs hold for objectives: of `reconstruction`, `logits`, and the names of features by tap."""
+        return frozenset()
+
+    def taps(self) -> Mapping[str, int]:
+        """Of the features that it provides, `b h w e` over the grid of its patches: their width `e` by name."""
+        return {}
+
+    def logits(self, spec: Spec) -> tuple[int, int, int] | None:
+        """Classes, rows and columns of its logits; None where it gives none."""
+        return None
+
+    def usual_objectives(self) -> tuple[str, ...]:
+        """The objectives of a run that names none."""
+        return ()
+
+
+Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+
+
+class StepConfig(Config):
+    """How an optimizer steps parameters that are not the model's. What is not given is the run's."""
+
+    lr: float | None = Field(None, gt=0)
+    """Peak learning rate; its schedule has the run's shape, from the objective's `start` to the last step."""
+    betas: Betas | None = None
+    """AdamW's moment decays."""
+    weight_decay: float | None = Field(None, ge=0)
+    """Decay of linear and convolution weights."""
+
+
+class ObjectiveConfig(ComponentConfig):
+    kind = "objective"
+    contract = "flexframe.parts:Objective"
+
+    weight: float = Field(1.0, ge=0)
+    """Factor of its losses in the total."""
+    start: int = Field(0, ge=0)
+    """The first step at which it counts."""
+
+    def needs(self) -> frozenset[str]:
+        """What it reads of the decoder's outputs: `reconstruction`, `logits`, or features by tap."""
+        return frozenset()
+
+    def precomputes(self) -> Mapping[str, Mapping[str, Any]]:
+        """What it computes of the images alone and can be given instead, by its name in `batch.features`, each with the
+        settings that decide it. `ValueError` where it cannot be told before a model is there."""
+        return {}
+
+    def targets(self, grid: tuple[int, int], classes: int) -> Mapping[str, TargetSpec]:
+        """What must be in `batch.features` for it, by name, because it cannot make it of the images itself.
+
+        Args:
+            grid: rows and columns of the decoder's logits or features.
+            classes: classes of its logits.
+        """
+        return {}
+
+    def stepped(self) -> StepConfig:
+        """How parameters of its own are stepped, if it has any."""
+        return StepConfig()
+
+
+class AllocatorConfig(ComponentConfig):
+    kind = "allocator"
+    contract = "flexframe.models.allocator:Allocator"
+
+
+class SourceConfig(ComponentConfig):
+    kind = "source"
+    contract = "flexframe.data.source:Source"
+
+    def resized(self, resize: Resize) -> SourceConfig:
+        """This config with its images brought to size so, where it does not itself say how."""
+        return self
+
+    def way(self) -> Resize | None:
+        """How images are brought to size; None where there are no files to be resized."""
+        return None
+
+    def like(self, other: SourceConfig) -> SourceConfig:
+        """This config with its images brought to size as another's are, where it does not itself say how."""
+        way = other.way()
+        return self if way is None else self.resized(way)
+
+
+class MetricConfig(ComponentConfig):
+    kind = "metric"
+    contract = "flexframe.bench.metric:Metric"
+
+
+class PriorConfig(ComponentConfig):
+    kind = "prior"
+    contract = "flexframe.parts:Prior"
+    sampling: ClassVar[type[SamplingConfig]] = SamplingConfig
+
+    def check_codes(self, spec: CodesSpec) -> None:
+        """Raise `ValueError`, in one sentence, where this prior cannot model such codes."""
+
+
+class ImporterConfig(ComponentConfig):
+    kind = "importer"
+    contract = "flexframe.importing.importer:Importer"
+
+
+KINDS: dict[str, type[ComponentConfig]] = {
+    base.kind: base
+    for base in (
+        CodecConfig, EncoderConfig, QuantizerConfig, MaskerConfig, DecoderConfig, ObjectiveConfig,
+        AllocatorConfig, SourceConfig, MetricConfig, PriorConfig, ImporterConfig,
+    )
+}  # fmt: skip
+
+
+def laid(kind: Any, own: Any, given: Mapping[str, Any] | None, place: str) -> Any:
+    """A part's settings with others laid on."""
+    return own.laid(given, place)

@@ -1,0 +1,42 @@
+"""Fields that hold any installed part of a kind: a bare name, a mapping with `type`, or a config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import BeforeValidator, SerializeAsAny
+
+from .errors import ConfigError
+from .kinds import ComponentConfig, Size
+from .manager import catalogue
+
+
+def resolve(kind: str, value: Any, size: Size | None = None) -> Any:
+    """A bare name, a mapping with `type`, or a config, as a config of this kind."""
+    if isinstance(value, str):
+        value = {"type": value}
+    if not isinstance(value, Mapping):
+        return value
+    if "type" not in value:
+        raise ConfigError.at("", f"needs a `type`, one of: {', '.join(catalogue().names(kind))}")
+    if not isinstance(value["type"], str):
+        raise ConfigError.at("type", f"is a name, not {value['type']!r}")
+    try:
+        config = catalogue().get(kind, value["type"]).config
+    except LookupError as error:
+        raise ConfigError.at("", str(error)) from None
+    return config.sized(size, **value)
+
+
+if TYPE_CHECKING:
+    _T = TypeVar("_T")
+    Slot = Annotated[_T, ...]
+else:
+
+    class Slot:
+        """`Slot[EncoderConfig]`: a field that holds any installed config of that kind."""
+
+        def __class_getitem__(cls, base: type[ComponentConfig]) -> Any:
+            return Annotated[SerializeAsAny[base], BeforeValidator(partial(resolve, base.kind))]

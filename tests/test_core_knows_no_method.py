@@ -1,0 +1,92 @@
+"""The core knows no method: no file of `flexframe/` or `registry/` names one, outside of examples.
+
+An example is the name of a card or of a published checkpoint (`family/variant`), in backquotes or in a command line
+that begins with `flexframe`. Whatever else must name a method is listed here, with its reason.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("flexframe", "registry")
+BINARY = {".pyc", ".png", ".safetensors", ".npz", ".woff2"}
+
+ANYWHERE = ("flex-?tok", "titok", "proxy[-_ ]?code", "mask-?git", "vq-?gan", "magvit", "taef", "simvq", "llamagen",
+            "semanticist", "elastic-?tok", "one-?d-?piece", "1d-tokenizer", "dinov")  # fmt: skip
+"""Names that mean nothing else, so that they are seen within identifiers too."""
+WORDS = ("rar", "repa", "fsq", "lfq", "bsq", "gpt", "alit", "mar")
+"""Names that are parts of other words."""
+METHOD = re.compile(rf"{'|'.join(ANYWHERE)}|(?<![a-z])(?:{'|'.join(WORDS)})(?![a-z])", re.IGNORECASE)
+EXAMPLE = re.compile(
+    r"`[^`\n]*\b[\w-]+/[\w.-]+[^`\n]*`"  # `flexframe train family/variant run.steps=20`, `owner/checkpoint`
+    r"|^\W*(?:\d+\.\s+)?flexframe [a-z-]+ .*$",  # a line of a README or of a YAML file's comment
+    re.MULTILINE,
+)
+
+ALLOWED = {
+    "flexframe/cli.py": (r"^DEMO_\w+ = .*$", "`flexframe demo` is an example itself, and these are the cards it shows"),
+    "flexframe/bench/causes.py": (
+        r"\(\S+ #\d+(?:, #\d+)*\)|\(semanticist's README .*?\)",
+        "cites where such numbers were seen",
+    ),
+}
+
+
+def named(path: str, text: str) -> list[str]:
+    """Methods that a file names outside of examples and of what is allowed."""
+    if path in ALLOWED:
+        text = re.sub(ALLOWED[path][0], "", text, flags=re.MULTILINE)
+    return METHOD.findall(EXAMPLE.sub("", text))
+
+
+FILES = [p for folder in FOLDERS for p in sorted((ROOT / folder).rglob("*")) if p.is_file() and p.suffix not in BINARY]
+
+
+def test_no_file_of_the_core_names_a_method():
+    assert len(FILES) > 100
+    told = {}
+    for file in FILES:
+        path = str(file.relative_to(ROOT))
+        words = named(path, file.read_text(encoding="utf-8")) + METHOD.findall(file.name)
+        if words:
+            told[path] = words
+    assert not told, "the core names methods; ask parts for what they need, or make an example of it"
+
+
+@pytest.mark.parametrize("path", ALLOWED)
+def test_what_is_allowed_is_still_there(path):
+    pattern, reason = ALLOWED[path]
+    text = (ROOT / path).read_text(encoding="utf-8")
+    allowed = "\n".join(match[0] for match in re.finditer(pattern, text, re.MULTILINE))
+    assert METHOD.search(allowed), f"no longer needed: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ('features={"proxy_codes": codes}', "proxy_code"),
+        ("class VQGANEncoder(nn.Module):", "VQGAN"),
+        ("if decoder.type == 'titok':", "titok"),
+        ("from flexframe_flextok import Flow", "flextok"),
+        ("# as FlexTok's second stage does", "FlexTok"),
+        ('DEFAULT = "flextok/digits-tiny"', "flextok"),
+        ("an RAR prior", "RAR"),
+    ],
+)
+def test_a_name_is_seen(text, word):
+    assert named("flexframe/some.py", text) == [word]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"""Train a tokenizer: `flexframe train flextok/digits-tiny run.steps=20`."""',
+        "where: a card's id (`flextok/digits-tiny`), or a published checkpoint (`EPFL-VILAB/flextok_d12_d12_in1k`)",
+        "#   flexframe bench-samples scenes-64-samples gpt/scenes-64-flextok -o out",
+        "a library is separated from margins",
+    ],
+)
+def test_an_example_or_another_word_is_none(text):
+    assert named("flexframe/some.py", text) == []

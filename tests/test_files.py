@@ -1,0 +1,187 @@
+"""Files whole or absent, their hashes, journals, and what was begun otherwise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flexframe import files
+from flexframe.files import Journal
+from flexframe_registry import ConfigError
+
+
+class Squares(Journal):
+    TABLES = ("rows (number INTEGER PRIMARY KEY, square INTEGER)",)
+    WORK = "a squaring"
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    files.write_json(path, {"b": 1, "a": "ä"})
+    assert path.read_bytes() == '{\n "b": 1,\n "a": "ä"\n}\n'.encode()
+    files.write_json(path, {"b": 1, "a": 2}, sort_keys=True)
+    assert list(json.loads(path.read_text())) == ["a", "b"]
+    files.write_text(path, "ß\r\n")
+    assert path.read_bytes() == "ß\r\n".encode()
+    files.write_bytes(path, b"\0")
+    assert path.read_bytes() == b"\0"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_writer_that_raises_leaves_what_was_there_and_no_part(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    files.write_text(path, "before")
+
+    def half() -> None:
+        with files.replaced(path) as part:
+            part.write_text("hal")
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        half()
+    assert path.read_text() == "before"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_two_writers_of_one_file_have_parts_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with files.replaced(path) as one, files.replaced(path) as other:
+        assert one != other
+        assert one.parent == other.parent == tmp_path
+        one.write_text("one")
+        other.write_text("other")
+    assert path.read_text() == "one"  # the outer block ends last
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_what_is_renamed_was_flushed_before_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    replace, fsync = os.replace, os.fsync
+
+    def told_replace(source: Path, target: Path) -> None:
+        events.append("rename")
+        replace(source, target)
+
+    def told_fsync(descriptor: int) -> None:
+        events.append("file" if os.path.isfile(f"/proc/self/fd/{descriptor}") else "folder")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "replace", told_replace)
+    monkeypatch.setattr(os, "fsync", told_fsync)
+    files.write_text(tmp_path / "a", "text")
+    assert events == ["file", "rename", "folder"]
+
+
+@pytest.mark.parametrize("name", ["a" * 250, "ä" * 120, "[a]*?.png"])
+def test_a_part_has_a_name_for_any_file(tmp_path: Path, name: str) -> None:
+    files.write_text(tmp_path / name, "text")
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_parts_of_killed_writers_are_dropped_and_no_others(tmp_path: Path) -> None:
+    path, other = tmp_path / "a[1].png", tmp_path / "a1.png"
+    code = (
+        "import os, signal, sys; from pathlib import Path; from flexframe.files import replaced\n"
+        "with replaced(Path(sys.argv[1])) as part:\n part.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    for each in (path, other):
+        assert subprocess.run([sys.executable, "-c", code, str(each)], check=False).returncode == -signal.SIGKILL
+    assert len(os.listdir(tmp_path)) == 2
+    files.drop_parts(path)
+    (left,) = os.listdir(tmp_path)
+    assert left.startswith(".a1.png.")
+
+
+def test_a_hash_is_of_the_content(tmp_path: Path) -> None:
+    content = os.urandom(1 << 20)
+    (tmp_path / "a").write_bytes(content)
+    assert files.sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+    with pytest.raises(FileNotFoundError):
+        files.sha256(tmp_path / "b")
+
+
+def test_settings_that_are_the_same_as_json_are_the_same() -> None:
+    files.refuse_other(
+        "place", "was begun otherwise", {"a": [1, 2], "b": {"c": None}}, {"a": (1, 2), "b": {"c": None}}, "-"
+    )
+
+
+def test_others_are_told_by_path_with_both_values_and_what_to_do() -> None:
+    was, now = {"a": {"b": 1, "c": [1]}, "gone": "x"}, {"a": {"b": 2, "c": [1]}, "new": None, "d": True}
+    with pytest.raises(ConfigError) as told:
+        files.refuse_other(Path("some/file"), "was begun otherwise", was, now, "do")
+    assert str(told.value) == (
+        "some/file: was begun otherwise: a.b was 1 and is 2; gone was 'x' and is none; d was none and is True; do"
+    )
+    assert told.value.problems[0][0] == "some/file"
+
+
+def test_many_differences_are_counted_and_long_values_cut() -> None:
+    with pytest.raises(ConfigError) as told:
+        files.refuse_other("p", "t", {str(i): 0 for i in range(9)}, {str(i): "x" * 500 for i in range(9)}, "r")
+    assert "; and 5 more; r" in str(told.value)
+    assert len(str(told.value)) < 500
+
+
+def test_a_journal_keeps_what_was_done_until_all_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.part"
+    with Squares(path) as journal:
+        journal.add((i, i * i) for i in range(3))
+    with Squares(path) as journal:
+        assert journal.done() == 3
+        journal.add([(3, 9)])
+        assert journal.db.execute("SELECT square FROM rows ORDER BY number").fetchall() == [(0,), (1,), (4,), (9,)]
+        journal.finish()
+    assert not path.exists()
+
+
+def test_a_journal_in_which_nothing_is_done_goes(tmp_path: Path) -> None:
+    with Squares(tmp_path / "a.part"):
+        pass
+    assert not (tmp_path / "a.part").exists()
+
+
+def test_a_journal_is_on_disk_in_time_and_held_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "COMMIT_EVERY", 0.0)
+    path = tmp_path / "a.part"
+    with Squares(path) as journal:
+        journal.add([(0, 0)])
+        assert not journal.db.in_transaction
+        with pytest.raises(ConfigError, match=r"a\.part: another process is at work on it; wait for it, or end it"):
+            Squares(path)
+
+
+def test_what_is_no_journal_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.part"
+    path.write_bytes(b"something else entirely" * 100)
+    with pytest.raises(ConfigError, match=r"is not what a squaring left behind \(.*\); delete it to start over"):
+        Squares(path)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        Squares(tmp_path / "nowhere" / "a.part")
+
+
+def test_a_block_is_taken_down_wholly_or_not_at_all(tmp_path: Path) -> None:
+    def broken(journal: Squares) -> None:
+        with journal.wholly():
+            journal.db.execute("INSERT INTO rows VALUES (7, 49)")
+            raise ValueError("no")
+
+    with Squares(tmp_path / "a.part") as journal:
+        with pytest.raises(ValueError, match="no"):
+            broken(journal)
+        assert journal.done() == 0
+        with journal.wholly():
+            journal.db.execute("INSERT INTO rows VALUES (7, 49)")
+        assert journal.done() == 1
+        with pytest.raises(sqlite3.IntegrityError):
+            journal.add([(7, 49)])
