@@ -155,7 +155,7 @@ def test_show_without_a_codecs_library_shows_the_rest(command, monkeypatch, tmp_
 
 
 def test_show_tells_the_cause_of_all_that_is_not_known(command, monkeypatch):
-    from flexframe import profile
+    from flexframe.models import profile
 
     whole = profile.measure
 
@@ -175,7 +175,7 @@ def test_show_tells_the_cause_of_all_that_is_not_known(command, monkeypatch):
 
 
 def test_show_and_doctor_tell_that_counting_does_not_work(command, monkeypatch):
-    from flexframe import profile
+    from flexframe.models import profile
 
     monkeypatch.setattr(profile, "_FORMULAS", {})
     shown = " ".join(command("show", CARD).out.split())

@@ -376,7 +376,7 @@ def test_counting_is_tried_and_leaves_random_numbers_alone():
 
 @pytest.mark.parametrize(("name", "value", "told"), BROKEN.values(), ids=BROKEN)
 def test_where_counting_does_not_work_that_is_the_cause(monkeypatch, name, value, told):
-    monkeypatch.setattr(f"flexframe.profile.{name}", value)
+    monkeypatch.setattr(f"flexframe.models.profile.{name}", value)
     assert told in trial()
     assert f"counting does not work with torch {torch.__version__}, whatever the model: " in trial()
     found = measure(config(), {"steps": 1})

@@ -101,7 +101,7 @@ def features() -> Rows:
 
 def profile() -> Rows:
     """A small network of known cost is measured, as `show` measures models."""
-    from flexframe.profile import trial
+    from flexframe.models.profile import trial
 
     broken = trial()
     yield "FLOPs and memory", broken or "counted right of a small network", "broken" if broken else "ok"
