@@ -1,17 +1,164 @@
-"""Shape checks in all of flexframe's packages; and the largest error of each golden case, at the end of a session."""
+"""Shape checks in all of flexframe's packages; what tests of the core and of plugins share; parity's table."""
 
+from __future__ import annotations
+
+import io
+import logging
+import multiprocessing
+import os
+import subprocess
 import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jaxtyping
+import pytest
+from rich.console import Console as Terminal
 
+ONLY = "FLEXFRAME_PLUGINS"
 ROOT = Path(__file__).parent
-PLUGINS = (path.parent.name for path in ROOT.glob("plugins/*/flexframe_*/__init__.py"))
-jaxtyping.install_import_hook(["flexframe", *PLUGINS], "beartype.beartype")
+PACKAGES = (path.parent.name for path in ROOT.glob("*/*/flexframe_*/__init__.py"))  # of plugins/ and tests/toy
+jaxtyping.install_import_hook(["flexframe", *PACKAGES], "beartype.beartype")
+if TYPE_CHECKING:
+    from flexframe.train.run import Run
 
 
-def pytest_terminal_summary(terminalreporter):
-    parity = sys.modules.get("flexframe.testing.parity")  # imported here, it would escape the shape checks
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Tell the largest error of each golden case at the end of a session that compared any."""
+    parity = sys.modules.get("flexframe.testing.parity")
     if parity is not None:
         terminalreporter.section("parity with the reference implementations")
         parity.report(terminalreporter.write_line)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """As a user runs it: without the tests' type checks, so that the code's own words are heard."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def go() -> Callable[[Run], Run]:
+    """Trains a run to its end, in silence."""
+    from flexframe.train.console import Console
+    from flexframe.train.loop import train
+
+    def quietly(run: Run) -> Run:
+        train(run, Console(Terminal(file=io.StringIO())))
+        return run
+
+    return quietly
+
+
+@dataclass
+class Answer:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Runs the command line in this process."""
+    from flexframe import cli
+
+    def call(*args: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["flexframe", *map(str, args)])
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        said = capsys.readouterr()
+        return Answer(int(stopped.value.code or 0), said.out, said.err)
+
+    return call
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Callable[..., Any]:
+    """Runs code in a process of its own, with `tmp_path` on its path."""
+
+    def call(code: str, *args: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, *map(str, args)]
+        path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+        env = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200", **environment}
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=200)
+
+    return call
+
+
+def _forked(code: str, arguments: list[str], folder: Path, environment: dict[str, str], out: Path, err: Path) -> None:
+    """What a forked process does: as an interpreter that was just started, but for what is imported."""
+    from flexframe_registry import cards
+    from flexframe_registry.manager import catalogue, manager
+
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
+    os.environ |= environment
+    os.chdir(folder)
+    sys.argv = ["-c", *arguments]
+    logging.getLogger().handlers.clear()
+    warnings.resetwarnings()
+    for known in (cards, catalogue, manager):  # plugins are looked for anew
+        known.cache_clear()
+    code_of = 1
+    try:
+        exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
+        code_of = 0
+    except SystemExit as stopped:
+        code_of = int(stopped.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code_of)
+
+
+@pytest.fixture
+def forked(tmp_path: Path) -> Callable[..., Any]:
+    """As `python`, where a fresh interpreter is not the point: forked from this one, it need not import torch again."""
+
+    def call(code: str, *args: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        out, err = (tmp_path / f"forked.{name}" for name in ("out", "err"))
+        out.write_text(""), err.write_text("")
+        given = (code, [*map(str, args)], tmp_path, {"COLUMNS": "200", **environment}, out, err)
+        process = multiprocessing.get_context("fork").Process(target=_forked, args=given)
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of forks beside threads
+            process.start()
+        process.join(timeout=200)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        said = out.read_text(), err.read_text()
+        out.unlink(), err.unlink()
+        return subprocess.CompletedProcess([*map(str, args)], process.exitcode, *said)
+
+    return call
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Puts a plugin's module and its entry point where this process and its children find them."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(name: str, source: str) -> None:
+        (tmp_path / f"{name}.py").write_text(source)
+        about = tmp_path / f"{name}-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_text(f"[flexframe]\n{name} = {name}\n")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        if ONLY in os.environ:
+            monkeypatch.setenv(ONLY, f"{os.environ[ONLY]},{name}")
+
+    return make

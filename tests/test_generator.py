@@ -7,7 +7,7 @@ from flexframe.models.generator import Generator
 from flexframe.tokens import Codes, Condition
 from flexframe_registry import GeneratorConfig, SamplingConfig
 
-MODEL = {"size": "tiny", "length": 6, "codebook_size": 16, "classes": 3, "prior": "rar"}
+MODEL = {"size": "tiny", "length": 6, "codebook_size": 16, "classes": 3, "prior": "toy"}
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_settings_are_laid_on_its_own(generator):
     assert torch.equal(own, generator.sample(labels, sampling={"temperature": 2.0}).codes)
     assert torch.equal(own, generator.sample(labels, rng=0, sampling=generator.sampling).codes)
     assert not torch.equal(own, generator.sample(labels, rng=1).codes)
-    with pytest.raises(ValueError, match="settings of use are RARSampling, not SamplingConfig; give those"):
+    with pytest.raises(ValueError, match="settings of use are ToyPriorSampling, not SamplingConfig; give those"):
         generator.sample(labels, sampling=SamplingConfig())
 
 

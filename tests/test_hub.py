@@ -1,9 +1,6 @@
 """Models from the hub: what is fetched, at which commit, and that nothing is fetched unasked."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from safetensors.torch import save
@@ -31,14 +28,20 @@ def model(tiny, tmp_path):
     return (tmp_path / "made.safetensors").read_bytes()
 
 
+FRESH = """
+import sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+    del sys.modules[name]  # it reads the environment when it is imported
+"""
+
+
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, forked):
     """Runs code in a process whose hub is the given one."""
 
     def call(url, code, *args):
         own = {"HF_HOME": str(tmp_path / "hf"), "FLEXFRAME_HOME": str(tmp_path / "ff")}
-        env = {**os.environ, "HF_ENDPOINT": url, "HF_HUB_ETAG_TIMEOUT": "2", "OMP_NUM_THREADS": "1", **own}
-        return subprocess.run([sys.executable, "-c", code, *args], env=env, capture_output=True, text=True, timeout=200)
+        return forked(FRESH + code, *args, HF_ENDPOINT=url, HF_HUB_ETAG_TIMEOUT="2", **own)
 
     return call
 
@@ -94,11 +97,11 @@ def test_a_bare_name_says_that_it_goes_to_the_hub(hub, model, run):
 
 def test_a_card_comes_before_a_path_and_a_path_before_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "flextok" / "digits-tiny").mkdir(parents=True)
+    (tmp_path / "toy" / "digits-tiny").mkdir(parents=True)
     (tmp_path / "who" / "model").mkdir(parents=True)
-    assert places.locate("flextok/digits-tiny").card is not None
-    assert places.locate("./flextok/digits-tiny").path is not None
-    assert places.locate("path:flextok/digits-tiny").path is not None
+    assert places.locate("toy/digits-tiny").card is not None
+    assert places.locate("./toy/digits-tiny").path is not None
+    assert places.locate("path:toy/digits-tiny").path is not None
     assert places.locate("who/model").path is not None
     assert places.locate("hf:who/model").repo == "who/model"
     assert places.locate("hf:who/model@abc").revision == "abc"
@@ -108,14 +111,14 @@ def test_a_card_comes_before_a_path_and_a_path_before_the_hub(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("flextok/digits-tyny", "Did you mean 'flextok/digits-tiny'"),
+        ("toy/digits-tyny", "Did you mean 'toy/digits-tiny'"),
         ("card:who/model", "no card named 'who/model'"),
         ("path:who/model", "is no file or folder"),
         ("nothing", "no card named 'nothing'"),
         ("/no/such/file", "is no file or folder, and no card"),
         ("runs/mien", "runs/mien: is no file or folder, and no card. Did you mean 'runs/mine'"),
         ("runs/other", "runs/other: is no file or folder, and no card. `flexframe list`"),
-        ("gird/scenes-64", "Did you mean 'grid/scenes-64'. A repository of the hub: hf:gird/scenes-64"),
+        ("tyo/digits-tiny", "Did you mean 'toy/digits-tiny'. A repository of the hub: hf:tyo/digits-tiny"),
     ],
 )
 def test_a_name_of_nothing_is_told_without_asking_the_hub(name, message, tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ def test_an_empty_folder_is_told(tmp_path):
 # --- broken and foreign files ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [0, 7, 100, 100_000])
+@pytest.mark.parametrize("size", [0, 7, 100, 20_000])
 def test_a_truncated_file_is_told_and_named(path, size):
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(ConfigError, match=r"model\.safetensors: is not a whole safetensors file"):
@@ -111,7 +111,7 @@ def test_every_missing_left_over_and_misshapen_tensor_is_listed(path):
     def spoil(state):
         del state["encoder.registers"], state["decoder.positions"]
         state["decoder.extra"] = torch.zeros(2)
-        state["decoder.mask_token"] = torch.zeros(3)
+        state["decoder.null"] = torch.zeros(3)
 
     rewrite(path, spoil)
     with pytest.raises(ConfigError) as error:
@@ -120,16 +120,16 @@ def test_every_missing_left_over_and_misshapen_tensor_is_listed(path):
     assert "\n" not in text
     for word in (
         "missing encoder.registers", "missing decoder.positions", "left over decoder.extra",
-        "decoder.mask_token is (3,), not (64,)",
+        "decoder.null is (3,), not (16,)",
     ):  # fmt: skip
         assert word in text
 
 
 def test_a_config_of_a_part_that_is_not_installed_is_told(path):
     header, state = modelfile.read(path)
-    header["config"]["quantizer"] = {"type": "fsqq"}
+    header["config"]["quantizer"] = {"type": "toyy"}
     save_file(state, path, metadata={"format": modelfile.FORMAT, "flexframe": json.dumps(header)})
-    with pytest.raises(ConfigError, match=r"model\.safetensors\.quantizer: no quantizer named 'fsqq'.*'fsq'"):
+    with pytest.raises(ConfigError, match=r"model\.safetensors\.quantizer: no quantizer named 'toyy'.*'toy'"):
         flexframe.load(path)
 
 
@@ -137,18 +137,18 @@ def test_a_config_of_a_part_that_is_not_installed_is_told(path):
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"'flextok/digits-tyny'\. Did you mean 'flextok/digits-tiny'\?.*no such"):
-        flexframe.load("flextok/digits-tyny")
+    with pytest.raises(ConfigError, match=r"'toy/digits-tyny'\. Did you mean 'toy/digits-tiny'\?.*no such"):
+        flexframe.load("toy/digits-tyny")
 
 
 def test_a_cards_id_given_as_a_path_is_told():
     with pytest.raises(ConfigError, match="give a card's id as a string"):
-        flexframe.load(Path("flextok/digits-tiny"))
+        flexframe.load(Path("toy/digits-tiny"))
 
 
 def shelve(monkeypatch, path, sha256, sampling):
     """Make `toy/model` the one installed card, with the given file as its weights."""
-    raw = cards().get("flextok/digits-tiny").file.model_dump(exclude={"weights"})
+    raw = cards().get("toy/digits-tiny").file.model_dump(exclude={"weights"})
     file = CardFile.read(raw | {"weights": {"path": path.name, "sha256": sha256}, "sampling": sampling})
     found = Cards({"toy/model": path})
     monkeypatch.setattr(Cards, "get", lambda self, name: Card(name, file, path.parent))

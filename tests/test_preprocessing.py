@@ -56,9 +56,8 @@ def save(tiny: Tokenizer, tmp_path):
 
 
 def test_a_place_says_how_its_images_are_made(save):
-    assert places.preprocessing("flextok/d18-d28").resize == "torchvision-bilinear"  # without fetching it
-    assert places.preprocessing("titok/l-32").resize == "torchvision-bicubic"
-    assert places.preprocessing("flextok/digits-tiny").resize == "torchvision-bicubic"
+    assert places.preprocessing("toy/published").resize == "torchvision-bilinear"  # without fetching it
+    assert places.preprocessing("toy/digits-tiny").resize == "torchvision-bicubic"
     assert places.preprocessing(save("a", "adm")).resize == "adm"
     assert places.preprocessing(save("b", None)).resize == "torchvision-bicubic"
     with pytest.raises(ConfigError, match=r"c\.safetensors: preprocessing\.resize: Input should be"):
@@ -67,13 +66,13 @@ def test_a_place_says_how_its_images_are_made(save):
 
 def test_a_run_takes_it_from_its_card_and_says_it_in_its_model(tmp_path, photos, create, go):
     file = tmp_path / "own.yaml"
-    file.write_text("base: flextok/digits-tiny\nsummary: s\npreprocessing: {resize: adm}\n")
+    file.write_text("base: toy/digits-tiny\nsummary: s\npreprocessing: {resize: adm}\n")
     data = ("run.data.type=folder", f"run.data.path={photos}")
     assert card(str(file)).train(data).run.data.way() == "adm"
     assert (
         card(str(file)).train((*data, "run.data.resize=torchvision-bilinear")).run.data.way() == "torchvision-bilinear"
     )
-    assert cards().get("flextok/digits-tiny").train(data).run.data.way() == "torchvision-bicubic"
+    assert cards().get("toy/digits-tiny").train(data).run.data.way() == "torchvision-bicubic"
     assert card(str(file)).train().run.data.way() is None  # digits are no files
 
     run = go(create("run", *data, "run.data.resize=adm", "run.steps=1"))

@@ -13,7 +13,7 @@ CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 
 def build(*overrides):
     torch.manual_seed(0)
-    return Tokenizer(cards().get("flextok/digits-tiny").train(overrides).model).eval()
+    return Tokenizer(cards().get("toy/digits-tiny").train(overrides).model).eval()
 
 
 # --- images to tokens --------------------------------------------------------------------------------------------
@@ -27,7 +27,7 @@ def test_the_test_model_uses_many_codes(tiny, pictures):
 def test_lengths_are_one_number_or_one_each(tiny, pictures, lengths):
     tokens = tiny.encode(pictures, lengths=lengths)
     assert tokens.codes.shape == (4, 3, 1)
-    assert tokens.values.shape == (4, 3, 6)
+    assert tokens.values.shape == (4, 3, 3)
     assert tokens.lengths.tolist() == [3] * 4
 
 
@@ -109,10 +109,10 @@ def test_codes_of_unequal_lengths_are_kept_as_told(tiny, pictures):
 
 
 def test_ids_out_of_range_are_refused(tiny):
-    with pytest.raises(ValueError, match=r"token ids span -1\.\.5; this model's codes are 0\.\.63999"):
+    with pytest.raises(ValueError, match=r"token ids span -1\.\.5; this model's codes are 0\.\.511"):
         tiny.tokens(torch.tensor([[-1, 5]]))
-    with pytest.raises(ValueError, match=r"0\.\.64000"):
-        tiny.tokens(torch.tensor([[0, 64_000]]))
+    with pytest.raises(ValueError, match=r"0\.\.512"):
+        tiny.tokens(torch.tensor([[0, 512]]))
 
 
 @pytest.mark.parametrize("shape", [(2, 9), (2, 0), (2, 4, 2), (2, 4, 1, 1), (2,)])
@@ -123,11 +123,11 @@ def test_codes_of_another_shape_are_refused(tiny, shape):
 
 
 def test_several_codebooks_and_none_have_codes_of_their_own_width(pictures):
-    residual, continuous = build("quantizer=residual-vq"), build("quantizer=none")
-    books = residual.spec.tokens.codebooks
-    assert residual.encode(pictures).codes.shape == (4, 8, books)
+    several, continuous = build("quantizer.split=true"), build("quantizer=toy-values")
+    books = several.spec.tokens.codebooks
+    assert several.encode(pictures).codes.shape == (4, 8, books)
     with pytest.raises(ValueError, match=f"this model's are b k {books}"):
-        residual.tokens(torch.zeros(4, 8, dtype=torch.long))
+        several.tokens(torch.zeros(4, 8, dtype=torch.long))
     tokens = continuous.encode(pictures)
     assert torch.equal(continuous.tokens(tokens.codes).values, tokens.values)
 
@@ -190,12 +190,12 @@ def test_an_unknown_setting_is_refused_with_the_nearest_name(tiny, pictures):
 
 
 def test_settings_of_another_decoder_are_refused(tiny, pictures):
-    flow = tiny.config.decoder.sampling
-    vit = build("decoder=vit")
-    with pytest.raises(ValueError, match="settings of use are SamplingConfig, not FlowSampling; give those"):
-        vit.decode(vit.encode(pictures), sampling=flow(steps=3))
+    drawn = tiny.config.decoder.sampling
+    plain = build("decoder=toy-plain")
+    with pytest.raises(ValueError, match="settings of use are SamplingConfig, not ToySampling; give those"):
+        plain.decode(plain.encode(pictures), sampling=drawn(steps=3))
     with pytest.raises(ConfigError, match=r"sampling\.steps: there is no such setting"):
-        vit.decode(vit.encode(pictures), sampling={"steps": 3})
+        plain.decode(plain.encode(pictures), sampling={"steps": 3})
 
 
 def test_every_absent_token_changes_the_image(tiny, pictures):
@@ -237,7 +237,7 @@ def test_a_samples_loss_does_not_depend_on_its_batch(tiny, pictures):
 
 
 def test_the_codec_stays_frozen_in_training():
-    model = build("codec=vae")
+    model = build("codec=toy")
     model.train()
     assert model.encoder.training
     assert not model.codec.training

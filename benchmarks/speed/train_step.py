@@ -95,7 +95,7 @@ def run_steps(args: argparse.Namespace, steps: int, folder: Path, profiled: bool
         torch.cuda.set_device(device)  # events that name no device are of this one
     data = "run.data={type: scenes, split: train, complexity: 1}"
     fixed = [data, f"run.steps={steps}", f"run.batch_size={args.batch}", "run.log_every=1000000"]
-    fixed += ["run.checkpoint_every=1000000", "run.warmup=1"]
+    fixed += ["run.checkpoint_every=1000000", "run.optimizer.warmup=1"]
     config = card(args.card).train([*fixed, *args.settings])
     run = Run.create(config, folder, device, {})
     run.save = lambda: folder  # type: ignore[method-assign]  # what is saved at the end is no part of a step
@@ -141,7 +141,7 @@ def main() -> None:
     device = torch.device(args.device)
     with tempfile.TemporaryDirectory() as folder:
         if card(args.card).model.codec.type != "identity":  # a frozen codec needs weights: random ones cost the same
-            drawn = Path(folder) / "random.safetensors"
+            drawn = Path(folder) / "drawn.safetensors"
             command = [sys.executable, "-m", "flexframe", "init", args.card, "-o", str(drawn)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             args.settings.append(f"run.init={{from: {drawn}, parts: [codec]}}")

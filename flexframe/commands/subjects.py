@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flexframe_registry import ConfigError, ModelConfig, TrainConfig, cards
-from flexframe_registry.cards import Card, is_card_file
+from flexframe.commands.common import refuse
+from flexframe_registry import ConfigError, ModelConfig, cards
+from flexframe_registry.cards import Card, is_card_file, read_training
 from flexframe_registry.cards import card as find_card
-from flexframe_registry.models import MODELS
+from flexframe_registry.models import read_model
 from flexframe_registry.runfolder import RunFolder
 
 Rows = list[tuple[str, str]]
@@ -43,14 +44,14 @@ def find(name: str) -> Subject:
         return _of_card(place.card)
     if place.path is None:
         text = f"is not on this disk; fetch it with `flexframe import {place.id} -o FOLDER`, then show the folder"
-        raise ConfigError.at(place.id, text)
+        refuse(place.id, text)
     return _of_run(place.path) or _of_file(place.id, name)
 
 
 def _of_card(card: Card) -> Subject:
     file, config = card.file, card.described
     resolved: dict[str, Any] = {"summary": file.summary, "licence": file.licence, "source": file.source}
-    resolved |= {"model": config.model_dump(mode="json")}
+    resolved |= {"kind": config.kind, "model": config.model_dump(mode="json")}
     frozen: Sequence[str] = ()
     if file.run is not None:
         try:
@@ -85,14 +86,14 @@ def _of_run(folder: Path) -> Subject | None:
     if not {"model", "run"} <= raw.keys():
         return None
     sampling = raw.pop("sampling", {})
-    config = TrainConfig.read(raw, str(path))
+    config = read_training(raw, str(path))
     done = _last_step(paths.log)
     facts = [("what", f"a training run on {config.run.data.type}, {done:,} of {config.run.steps:,} steps done")]
     finished = paths.model.is_file()
     facts += [("weights", str(paths.model) if finished else "not exported yet: the run is unfinished")]
     made = _json(paths.manifest) if paths.manifest.is_file() else {}
     facts += [("trained", f"from {made.get('date', 'an unknown day')} on, commit {made.get('commit') or 'unknown'}")]
-    resolved = {"model": raw["model"], "run": raw["run"], "sampling": sampling}
+    resolved = {"kind": config.kind, "model": raw["model"], "run": raw["run"], "sampling": sampling}
     return Subject(str(folder), config.model, sampling, facts, resolved, frozen=config.run.freeze)
 
 
@@ -109,15 +110,13 @@ def _of_file(where: str, name: str) -> Subject:
         found, about = imported(place)
         config, sampling = found.config, dict(found.sampling)
     else:
-        if header["kind"] not in MODELS:
-            raise ConfigError.at(str(path), f"holds a {header['kind']!r}; this version knows: {', '.join(MODELS)}")
-        config, sampling = MODELS[header["kind"]].read(header["config"], str(path)), header["sampling"]
+        config, sampling = read_model(header["kind"], header["config"], str(path)), header["sampling"]
         about = header["about"]
     facts = [("weights", f"{path}" if header else f"{path}, of another code base")]
     facts += [
         (name, flat(value)) for name, value in _leaves(about) if name != "run" and value not in (None, [], {}, "")
     ]
-    resolved = {"model": config.model_dump(mode="json"), "sampling": sampling, "about": about}
+    resolved = {"kind": config.kind, "model": config.model_dump(mode="json"), "sampling": sampling, "about": about}
     return Subject(name, config, sampling, facts, resolved)
 
 
@@ -134,7 +133,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ConfigError.at(str(path), f"cannot be read: {error}") from None
+        refuse(str(path), f"cannot be read: {error}")
     return found if isinstance(found, dict) else {}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -16,8 +16,6 @@ from flexframe_registry import ConfigError, ModelConfig
 from flexframe_registry.catalogue import attribute
 
 Model = Tokenizer | Generator | CodecModel
-
-Kind = Literal["tokenizer", "generator", "codec"]
 
 
 def assemble(

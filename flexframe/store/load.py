@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 import torch
 
 from flexframe.importing import Foreign, Imported, importer_of, open_foreign
-from flexframe.models.build import Kind, Model, assemble
+from flexframe.models.build import Model, assemble
 from flexframe.models.codec import CodecModel
 from flexframe.models.generator import Generator
 from flexframe.models.tokenizer import Tokenizer
@@ -17,7 +17,7 @@ from flexframe.store.modelfile import header_of, read
 from flexframe.store.places import Place, fetch, locate, log
 from flexframe_registry import ConfigError, ModelConfig
 from flexframe_registry.files import put, split_override
-from flexframe_registry.models import MODELS
+from flexframe_registry.models import ModelKind, read_model
 
 
 @overload
@@ -75,7 +75,7 @@ def load(
     overrides: Sequence[str] = (),
     assume: Mapping[str, Any] | None = None,
     drop: Sequence[str] = (),
-    kind: Kind | None = "tokenizer",
+    kind: ModelKind | None = "tokenizer",
 ) -> Model:
     """A trained model, ready for use.
 
@@ -127,9 +127,7 @@ def imported(
         if assume or drop:
             raise ConfigError.at(str(path), "is a model of our own format: it has nothing to assume or to drop")
         header, state = read(path)
-        if header["kind"] not in MODELS:
-            raise ConfigError.at(str(path), f"holds a {header['kind']!r}; this version knows: {', '.join(MODELS)}")
-        config = MODELS[header["kind"]].read(header["config"], str(path))
+        config = read_model(header["kind"], header["config"], str(path))
         return Imported(config, state, header["sampling"]), header["about"]
     described = None if place.card is None else place.card.described
     source = open_foreign(path, assume=assume, drop=drop, origin=place.id, revision=commit, card_model=described)

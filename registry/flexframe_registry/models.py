@@ -29,6 +29,8 @@ from .kinds import (
 )
 from .slots import Slot, resolve
 
+ModelKind = Literal["tokenizer", "generator", "codec"]
+"""The words for what a card or a model file holds."""
 PartName = Literal["codec", "encoder", "quantizer", "masker", "decoder"]
 PARTS: tuple[PartName, ...] = get_args(PartName)
 """The parts of a tokenizer, in the order in which an image meets them."""
@@ -37,7 +39,7 @@ PARTS: tuple[PartName, ...] = get_args(PartName)
 class ModelConfig(Config):
     """Base of the configs of whole models. Each answers for itself what it is called, built as and made of."""
 
-    kind: ClassVar[str]
+    kind: ClassVar[ModelKind]
     """The word for it in cards and in the headers of model files."""
     target: ClassVar[str]
     """Its class, as "module:attribute"; constructed with `(config, sampling)`."""
@@ -79,6 +81,18 @@ class ModelConfig(Config):
     def budgets(self) -> tuple[int, ...]:
         """The token counts at which it is meant to be used; none where it makes no tokens of images."""
         return ()
+
+    @property
+    def codes_of(self) -> str | None:
+        """The tokenizer whose codes it models, as `flexframe.load` finds it; None where it names none."""
+        return None
+
+    def check_tokenizer(self, tokenizer: TokenizerConfig, name: str) -> None:
+        """Check that the codes it models are such as a tokenizer gives; a model of no codes has nothing to check.
+
+        Raises:
+            ConfigError: they are not; the paths begin with `model`.
+        """
 
     def describe(self) -> list[tuple[str, str]]:
         """Facts of its shapes for a person to read: label and text, what goes in first."""
@@ -244,6 +258,23 @@ class GeneratorConfig(ModelConfig):
         """The codes that its prior models."""
         return CodesSpec(self.length, self.codebook_size, self.codebooks, self.classes)
 
+    @property
+    def codes_of(self) -> str | None:
+        return self.tokenizer
+
+    def check_tokenizer(self, tokenizer: TokenizerConfig, name: str) -> None:
+        tokens, problems = tokenizer.spec.tokens, list[tuple[str, str]]()
+        if tokens.codebook_size is None:
+            raise ConfigError.at("model.tokenizer", continuous(name, tokenizer))
+        if self.length > tokens.length:
+            problems.append(("model.length", f"is {self.length}; {name} has at most {tokens.length} tokens"))
+        for field in ("codebook_size", "codebooks"):
+            own, theirs = getattr(self, field), getattr(tokens, field)
+            if own != theirs:
+                problems.append((f"model.{field}", f"is {own}; that of {name} is {theirs}"))
+        if problems:
+            raise ConfigError(problems)
+
     def describe(self) -> list[tuple[str, str]]:
         codes = f"{self.codebooks} x {self.length:,} codes of {self.codebook_size:,}"
         return [("codes", f"{codes}, classes: {self.classes or 'none'}; tokenizer: {self.tokenizer or 'yours'}")]
@@ -288,17 +319,29 @@ class CodecModelConfig(ModelConfig):
         return _pixels(self.image_size, self.latents)
 
 
-MODELS: dict[str, type[ModelConfig]] = {cls.kind: cls for cls in (TokenizerConfig, GeneratorConfig, CodecModelConfig)}
+MODELS: Mapping[str, type[ModelConfig]] = {
+    cls.kind: cls for cls in (TokenizerConfig, GeneratorConfig, CodecModelConfig)
+}
 """The configs of all models, by the word that cards and headers have for each."""
 
 
-def read_model(data: Any, path: str = "") -> ModelConfig:
-    """A model's config of whichever kind it is: one with a `prior` is a generator, one with only a `codec` a codec."""
-    if isinstance(data, dict) and "prior" in data:
-        return GeneratorConfig.read(data, path)
-    if isinstance(data, dict) and "codec" in data and not data.keys() & {"encoder", "decoder", "quantizer", "length"}:
-        return CodecModelConfig.read(data, path)
-    return TokenizerConfig.read(data, path)
+def read_model(kind: str, data: Any, path: str = "") -> ModelConfig:
+    """A model's config of a kind, which is one of `MODELS`.
+
+    Raises:
+        ConfigError: a kind of a later version, or what is wrong with the config.
+    """
+    if kind not in MODELS:
+        raise ConfigError.at(path, f"holds a {kind!r}; this version knows: {', '.join(MODELS)}")
+    return MODELS[kind].read(data, path)
+
+
+def kind_by_keys(data: Any) -> ModelKind:
+    """The kind of a model in a card or a run of before `kind` was written there, by the keys of its config."""
+    keys = set(data) if isinstance(data, Mapping) else set[str]()
+    if "prior" in keys:
+        return "generator"
+    return "codec" if "codec" in keys and not keys & {"encoder", "decoder", "quantizer", "length"} else "tokenizer"
 
 
 def _pixels(size: tuple[int, int], latents: LatentSpec) -> list[tuple[str, str]]:

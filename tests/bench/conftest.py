@@ -144,7 +144,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> Catalogue:
     return found
 
 
-def build(masker: str = "pow2", sampling: dict[str, Any] | None = None, size: int = SIDE, **parts: Any) -> Tokenizer:
+def build(masker: Any = "toy", sampling: dict[str, Any] | None = None, size: int = SIDE, **parts: Any) -> Tokenizer:
     config = {"encoder": "toy-pca", "quantizer": "toy-round", "decoder": "toy-pca", "masker": masker, **parts}
     return Tokenizer(TokenizerConfig.read({"image_size": size, "length": LENGTH, **config}), sampling)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from flexframe.models.build import undrawn
 from flexframe.nn.lpips import BACKBONES, Perceptual
 from flexframe.testing.golden import shared
 from flexframe_registry import LatentSpec, Spec, TokenSpec
@@ -27,11 +28,10 @@ def random_weights(net: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.T
     import torchvision
 
     torch.manual_seed(0)
-    model = (
-        getattr(torchvision.models, BACKBONES[net][0])(weights=None, init_weights=True)
-        if net == "vgg"
-        else getattr(torchvision.models, BACKBONES[net][0])(weights=None)
-    )
+    with undrawn():  # a classifier of a hundred million weights is not used
+        model = getattr(torchvision.models, BACKBONES[net][0])(weights=None)
+    for value in model.features.parameters():
+        torch.nn.init.kaiming_normal_(value) if value.ndim > 1 else torch.nn.init.normal_(value, std=0.1)
     backbone = {f"features.{name}": value for name, value in model.features.state_dict().items()}
     widths = {"alex": (64, 192, 384, 256, 256), "vgg": (64, 128, 256, 512, 512)}
     widths["squeeze"] = (64, 128, 256, 384, 384, 512, 512)
@@ -46,7 +46,8 @@ def test_it_is_torchmetrics_network(net: str) -> None:
     backbone, linear = random_weights(net)
     ours = Perceptual(net)
     ours.load(backbone, linear)
-    theirs = _LPIPS(pretrained=False, net=net, pnet_rand=True)
+    with undrawn():
+        theirs = _LPIPS(pretrained=False, net=net, pnet_rand=True)
     names = {"alex": ((0, 2), (2, 5), (5, 8), (8, 10), (10, 12)), "vgg": ((0, 4), (4, 9), (9, 16), (16, 23), (23, 30))}
     names["squeeze"] = ((0, 2), (2, 5), (5, 8), (8, 10), (10, 11), (11, 12), (12, 13))
     state = dict(linear)

@@ -6,8 +6,6 @@ import io
 import json
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,7 +75,7 @@ def test_an_interrupted_run_gives_the_numbers_of_a_whole_one(
     )  # fmt: skip
 
     def models() -> Any:
-        smooth = tokenizer("tail-drop", quantizer={"type": "toy-round", "continuous": True})
+        smooth = tokenizer({"type": "toy", "every": True}, quantizer={"type": "toy-round", "continuous": True})
         return [("flex", tokenizer(sampling={"noise": 0.1})), ("smooth", smooth)]
 
     monkeypatch.setenv("FLEXFRAME_HOME", str(tmp_path / "home-1"))  # features of originals are no help
@@ -124,17 +122,17 @@ def cut(tensors, path, metadata):
         os.kill(os.getpid(), signal.SIGKILL)
 partial.save_file = cut
 suite = SuiteConfig.read({"data": {"type": "digits", "split": "val"}, "count": 64, "metrics": ["psnr", "codebook"]})
-runner.run(suite, [("a", flexframe.load("titok/digits-tiny"))], Path(sys.argv[1]), batch_size=12, save_seconds=0.0)
+runner.run(suite, [("a", flexframe.load("toy/plain"))], Path(sys.argv[1]), batch_size=12, save_seconds=0.0)
 """
 
 
-def test_a_process_killed_while_it_saves_leaves_a_whole_state(tmp_path: Path, suite: Any) -> None:
+def test_a_process_killed_while_it_saves_leaves_a_whole_state(tmp_path: Path, suite: Any, forked: Any) -> None:
     out, threads = tmp_path / "out", torch.get_num_threads()
-    found = subprocess.run([sys.executable, "-c", CHILD, str(out)], capture_output=True, text=True, check=False)
+    found = forked(CHILD, out)
     assert found.returncode == -signal.SIGKILL, found.stderr
     assert [part.stat().st_size for part in (out / FOLDER).glob(f".{FILE}.*.part")] == [100]
     assert not (out / "results.json").exists()
-    wanted, model = suite("psnr", "codebook", count=64), flexframe.load("titok/digits-tiny")
+    wanted, model = suite("psnr", "codebook", count=64), flexframe.load("toy/plain")
     try:
         torch.set_num_threads(1)
         again = run(wanted, [("a", model)], out, batch_size=12)

@@ -26,7 +26,7 @@ def report(tokenizer: Any, suite: Any, tmp_path: Path) -> Report:
     models = [
         ("flex", tokenizer(sampling={"noise": 0.05})),
         ("fixed", tokenizer("full")),
-        ("smooth", tokenizer("tail-drop", quantizer={"type": "toy-round", "continuous": True})),
+        ("smooth", tokenizer({"type": "toy", "every": True}, quantizer={"type": "toy-round", "continuous": True})),
     ]
     metrics = ("psnr", "ssim", "codebook", {"type": "classifier", "data": "digits", "limit": 300}, "frechet")
     return run(suite(*metrics, budgets=[1, 3, 8], show=4), models, tmp_path, name="toy", batch_size=16)
@@ -132,7 +132,7 @@ def test_budgets_that_no_model_is_offered_at_are_told(tokenizer: Any, suite: Any
     told = "budgets: no model is offered at 3, 5 tokens: flex is at 1, 2, 4, 8; ask for some of these"
     with pytest.raises(ConfigError, match=re.escape(told)):
         run(suite("psnr", budgets=[3, 5]), models[:1], tmp_path / "none")
-    models[1:] = [("tail", tokenizer("tail-drop"))]
+    models[1:] = [("tail", tokenizer({"type": "toy", "every": True}))]
     with pytest.raises(ConfigError, match=re.escape("at 9, 10 tokens: flex is at 1, 2, 4, 8; tail is at 1..8; ask")):
         run(suite("psnr", budgets=[9, 10]), models, tmp_path / "none")
     assert not (tmp_path / "none").exists()

@@ -37,14 +37,14 @@ def shell(script: str, home: Path) -> subprocess.CompletedProcess[str]:
 
 @bash
 def test_bash_completes_with_the_script_that_is_shown(tmp_path):
-    asked = ["train flextok/dig", "bench digits-s", "bench digits titok/dig"]
+    asked = ["train toy/dig", "bench digits-s", "bench digits toy/pl"]
     lines = ['eval "$(flexframe --show-completion)"']
     for words in asked:
         count = len(words.split())
         lines.append(f"COMP_WORDS=(flexframe {words}); COMP_CWORD={count}; _flexframe_completion flexframe")
         lines.append('echo "${COMPREPLY[@]}"')
     found = shell("\n".join(lines), tmp_path).stdout.splitlines()
-    assert found == ["flextok/digits-tiny", "digits-smoke", "titok/digits-tiny titok/digits-tiny-4"]
+    assert found == ["toy/digits-tiny", "digits-smoke", "toy/plain"]
 
 
 @bash
@@ -59,8 +59,8 @@ def test_completion_is_installed_for_bash(tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("show quantizer/", {"quantizer/fsq", "quantizer/residual-vq"}),
-        ("encode x --model titok/digits-tiny", {"titok/digits-tiny", "titok/digits-tiny-4"}),
+        ("show quantizer/", {"quantizer/toy", "quantizer/toy-values"}),
+        ("encode x --model toy/p", {"toy/plain"}),
     ],
 )
 def test_nothing_heavy_is_imported_for_it(python, line, words):
@@ -71,7 +71,7 @@ def test_nothing_heavy_is_imported_for_it(python, line, words):
 
 
 def test_an_error_says_nothing_between_the_words(python):
-    broken = ASK.replace("try:", "import flexframe.commands.complete as c; c.cards = lambda: 1 / 0\ntry:")
+    broken = ASK.replace("try:", "import flexframe_registry as c; c.cards = lambda: 1 / 0\ntry:")
     done = python(broken, LINE="train flex")
     assert (done.returncode, done.stderr) == (1, "")
 
@@ -81,5 +81,5 @@ def test_all_names_are_offered():
     assert complete.kinds("") == list(KINDS)
     assert set(complete.parts_and_models("")) == {f"{c.kind}/{c.name}" for c in catalogue()} | set(cards().names())
     assert complete.suites("digits") == ["digits", "digits-smoke"]
-    assert complete.names_of("masker")("uni") == ["uniform", "uniform-pow2"]
+    assert complete.names_of("decoder")("toy") == ["toy", "toy-plain"]
     assert complete.devices("x") == []

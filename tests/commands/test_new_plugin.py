@@ -1,4 +1,4 @@
-"""`flexframe new-plugin`. That what it makes installs, trains and passes the kit: tests/integration/test_wheels.py."""
+"""`flexframe new-plugin`. That what it makes installs, trains and passes the kit: plugins/tests/test_wheels.py."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def test_what_is_made_is_clean_to_ruff(command, tmp_path, name):
         ("", "'': a plugin's name is"),
         ("a/../b", "try 'a-b'"),
         (LONG + "x", "is 31 characters long; at most 30"),
-        ("titok", "'titok': is the plugin of flexframe-titok; choose another name"),
-        ("flexframe-titok", "'titok': is the plugin of flexframe-titok"),
+        ("toy", "'toy': is the plugin of flexframe-toy; choose another name"),
+        ("flexframe-toy", "'toy': is the plugin of flexframe-toy"),
         ("registry", "the package flexframe_registry is there already"),
     ],
 )
@@ -90,8 +90,8 @@ def test_a_card_of_the_name_is_told(command, tmp_path, monkeypatch):
     monkeypatch.setattr(new_plugin, "entry_points", lambda group: [])
     monkeypatch.setattr(new_plugin, "distributions", list)
     monkeypatch.setattr(new_plugin, "find_spec", lambda package: None)
-    answer = command("new-plugin", "titok", "-o", tmp_path / "x")
-    assert "there is a card 'titok/digits-tiny' already" in answer.err
+    answer = command("new-plugin", "toy", "-o", tmp_path / "x")
+    assert "there is a card 'toy/digits-tiny' already" in answer.err
 
 
 def test_a_folder_that_holds_something_is_left_alone(command, tmp_path):

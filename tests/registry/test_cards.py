@@ -1,6 +1,7 @@
 """Cards, runs and suites as files."""
 
 import hashlib
+import warnings
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ from flexframe_registry import (
 from flexframe_registry.cards import CardFile, find_cards, tokenizer_of
 from flexframe_registry.files import merge, put, read_yaml, split_override
 
+TOYS = ("toy/digits-tiny", "toy/prior")
 WHOLE = """
 summary: a model
-model: {size: tiny, image_size: 16, length: 8, encoder: registers, quantizer: fsq, masker: pow2, decoder: flow}
-run: {data: {type: digits, split: train}, lr: 1e-4, steps: 10}
+model: {size: tiny, image_size: 16, length: 8, encoder: toy, quantizer: toy, masker: toy, decoder: toy}
+run: {data: {type: digits, split: train}, optimizer: {lr: 1e-4}, steps: 10}
 sampling: {steps: 3}
 """
 
@@ -86,7 +88,7 @@ def test_yaml_builds_no_objects(tmp_path):
 @pytest.mark.parametrize(
     ("text", "pair"),
     [
-        ("run.lr=1e-4", ("run.lr", 1e-4)),
+        ("run.optimizer.lr=1e-4", ("run.optimizer.lr", 1e-4)),
         ("a=", ("a", None)),
         ("a=b=c", ("a", "b=c")),
         ("a=[1, x]", ("a", [1, "x"])),
@@ -105,7 +107,7 @@ def test_a_card_takes_from_its_base_what_it_does_not_say(shelf):
     card = found.get("toy/more")
     assert (card.file.summary, card.file.sampling) == ("other", {"steps": 3})
     assert card.model == found.get("toy/whole").model.model_copy(update={"length": 4})
-    assert (card.run.steps, card.run.lr) == (20, 1e-4)
+    assert (card.run.steps, card.run.optimizer.lr) == (20, 1e-4)
 
 
 def test_weights_and_numbers_are_not_inherited(shelf):
@@ -116,14 +118,14 @@ def test_weights_and_numbers_are_not_inherited(shelf):
 
 
 def test_a_part_of_another_type_replaces_the_whole_part(shelf):
-    base = WHOLE.replace("decoder: flow", "decoder: {type: flow, depth: 5}")
-    other = "base: toy/whole\nmodel: {decoder: {type: vit, patch: 8}}\n"
+    base = WHOLE.replace("decoder: toy", "decoder: {type: toy, depth: 5}")
+    other = "base: toy/whole\nmodel: {decoder: {type: toy-plain, patch: 8}}\n"
     same = "base: toy/whole\nmodel: {decoder: {patch: 8}}\n"
     found = shelf(whole=base, other=other, same=same)
-    assert found.get("toy/other").model.decoder.depth == 3
+    assert found.get("toy/other").model.decoder.depth == 2
     assert found.get("toy/other").model.decoder.patch == 8
     decoder = found.get("toy/same").model.decoder
-    assert (decoder.type, decoder.depth, decoder.patch) == ("flow", 5, 8)
+    assert (decoder.type, decoder.depth, decoder.patch) == ("toy", 5, 8)
 
 
 def test_settings_are_laid_on_a_part_given_as_a_bare_name():
@@ -171,8 +173,8 @@ def test_a_card_that_cannot_be_read_spoils_no_other(shelf):
 
 
 def test_an_unknown_card_is_answered_with_the_nearest():
-    with pytest.raises(UnknownName, match=r"no card named 'flextok/digits-tyny'\. Did you mean 'flextok/digits-tiny'?"):
-        cards().get("flextok/digits-tyny")
+    with pytest.raises(UnknownName, match=r"no card named 'toy/digits-tyny'\. Did you mean 'toy/digits-tiny'?"):
+        cards().get("toy/digits-tyny")
 
 
 def test_a_card_without_a_run_does_not_train(shelf):
@@ -228,9 +230,9 @@ def test_a_card_that_only_says_how_to_use_its_base_has_the_weights_of_it(shelf, 
 
 def test_a_cards_file_names_a_tokenizer(tmp_path):
     path = tmp_path / "few.yaml"
-    path.write_text("base: flextok/digits-tiny\n")
+    path.write_text("base: toy/digits-tiny\n")
     for name in (str(path), f"path:{path}"):
-        assert tokenizer_of(name) == cards().get("flextok/digits-tiny").model
+        assert tokenizer_of(name) == cards().get("toy/digits-tiny").model
 
 
 def test_a_hash_must_look_like_one():
@@ -238,8 +240,8 @@ def test_a_hash_must_look_like_one():
         CardFile.read({"summary": "", "model": {}, "weights": {"path": "w", "sha256": "ABC"}})
 
 
-@pytest.mark.parametrize("card", cards().names())
-def test_every_installed_card_is_a_model_and_trains_if_it_says_how(card):
+@pytest.mark.parametrize("card", TOYS)
+def test_a_card_is_a_model_and_trains_if_it_says_how(card):
     found = cards().get(card)
     model = found.described
     if isinstance(model, TokenizerConfig):
@@ -253,6 +255,41 @@ def test_every_installed_card_is_a_model_and_trains_if_it_says_how(card):
         assert model.prior.sampling.read(found.file.sampling)
     if found.file.run is not None:
         assert found.train().model == model
+
+
+@pytest.mark.parametrize("card", cards().names())
+def test_every_installed_card_says_its_kind_itself_or_by_its_base(card):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = cards().get(card)
+    assert found.described.kind == found.file.kind
+
+
+PRIOR = "model: {length: 4, codebook_size: 8, prior: {type: gpt, width: 16, depth: 1, heads: 2}}\n"
+CODEC = "model: {codec: identity}\n"
+
+
+@pytest.mark.parametrize(("kind", "model"), [("generator", PRIOR), ("codec", CODEC)])
+def test_a_card_of_before_kind_was_written_works_and_is_told_to_write_it(shelf, kind, model):
+    told = f"toy/old.yaml describes a {kind} and does not say so; write `kind: {kind}` in it$"
+    with pytest.warns(FutureWarning, match=told):
+        old = shelf(old=f"summary: old\n{model}").get("toy/old")
+    new = shelf(new=f"summary: new\nkind: {kind}\n{model}").get("toy/new")
+    assert old.described == new.described
+    assert (old.described.kind, old.file.kind) == (kind, kind)
+
+
+def test_a_card_takes_its_kind_from_its_base(shelf):
+    text = "base: toy/new\nsummary: other\nmodel: {length: 3}\n"
+    assert shelf(new=f"summary: new\nkind: generator\n{PRIOR}", other=text).get("toy/other").described.length == 3
+
+
+def test_what_a_card_is_not_is_told_by_its_kind(shelf):
+    found = shelf(one=f"summary: one\nkind: tokenizer\n{PRIOR}", two="summary: two\nkind: prior\nmodel: {}\n")
+    with pytest.raises(ConfigError, match=r"toy/one\.prior: there is no such setting"):
+        found.get("toy/one").described  # noqa: B018
+    with pytest.raises(ConfigError, match=r"two\.yaml\.kind: .*'tokenizer', 'generator' or 'codec' \(found 'prior'\)"):
+        found.get("toy/two")
 
 
 # --- suites ------------------------------------------------------------------------------------------------------

@@ -26,6 +26,16 @@ def flexframe_components():
     return [Component(NamelessConfig, "nowhere:Nothing")]
 """
 
+TWIN = """
+from flexframe_registry import Component, QuantizerConfig, hookimpl
+from typing import Literal
+class TwinConfig(QuantizerConfig):
+    type: Literal["twin"] = "twin"
+@hookimpl
+def flexframe_components():
+    return [Component(TwinConfig, "nowhere:Nothing")]
+"""
+
 
 class GoodConfig(QuantizerConfig):
     type: Literal["good"] = "good"
@@ -83,7 +93,7 @@ def test_a_broken_plugin_is_kept_aside_and_the_rest_works(install, source, error
     manager = create_manager([Good()])
     found = Catalogue(manager.components(), manager.broken)
     assert found.get("quantizer", "good")
-    assert found.get("masker", "pow2")
+    assert found.get("masker", "toy")
     (broken,) = found.broken
     assert (broken.plugin, broken.provider) == ("badplugin", "badplugin 1.0")
     assert broken.error.startswith(error)
@@ -95,24 +105,25 @@ def test_a_broken_plugin_is_kept_aside_and_the_rest_works(install, source, error
 def test_a_plugin_whose_cards_raise_takes_no_other_card_with_it(install):
     install("badplugin", BAD_CARDS)
     found = find_cards(create_manager())
-    assert "flextok/digits-tiny" in found.files
+    assert "toy/digits-tiny" in found.files
     assert [broken.plugin for broken in found.broken] == ["badplugin"]
 
 
 @pytest.mark.parametrize("source", [RAISES, BAD_HOOK, BAD_CARDS], ids=["import", "components", "cards"])
-def test_list_reports_a_broken_plugin_and_succeeds(install, python, source):
+def test_list_reports_a_broken_plugin_and_succeeds(install, forked, source):
     install("badplugin", source)
-    done = python("from flexframe.cli import main; main()", "list")
+    done = forked("from flexframe.cli import main; main()", "list")
     assert done.returncode == 0, done.stderr
     assert "plugin 'badplugin' (badplugin 1.0) cannot be used: " in done.stderr
-    assert "registers" in done.stdout
-    assert "flextok/digits-tiny" in done.stdout
+    assert "toy-plain" in done.stdout
+    assert "toy/digits-tiny" in done.stdout
 
 
-def test_the_environment_names_the_only_plugins_to_load(monkeypatch):
-    monkeypatch.setenv("FLEXFRAME_PLUGINS", "lengths, standard")
+def test_the_environment_names_the_only_plugins_to_load(monkeypatch, install):
+    install("twin", TWIN)
+    monkeypatch.setenv("FLEXFRAME_PLUGINS", "twin, standard")
     found = Catalogue(create_manager().components())
-    assert {c.kind for c in found} >= {"masker", "codec", "source"}
+    assert {c.kind for c in found} >= {"masker", "codec", "source", "quantizer"}
     assert found.names("encoder") == found.names("decoder") == []
     monkeypatch.setenv("FLEXFRAME_PLUGINS", "")
     assert create_manager().components() == []
@@ -131,7 +142,7 @@ assert "torch" not in sys.modules and "numpy" not in sys.modules, sorted(sys.mod
 
 
 @pytest.mark.parametrize(
-    "args", ["--help", "list", "list decoder", "show decoder/flow", "show flextok/digits-tiny --config"]
+    "args", ["--help", "list", "list decoder", "show decoder/toy", "show toy/digits-tiny --config"]
 )
 def test_commands_that_only_tell_import_no_torch(python, args):
     code = """

@@ -23,6 +23,7 @@ from flexframe_registry import (
     QuantizerConfig,
     TargetSpec,
     TokenSpec,
+    catalogue,
 )
 from flexframe_registry.kinds import KINDS
 
@@ -377,8 +378,8 @@ def test_a_config_without_docstrings_is_caught():
 
 
 def test_a_plugin_that_is_not_installed_is_told():
-    with pytest.raises(LookupError, match=r"'flexframe-lenghts' provides no components here\. Installed: .*-lengths"):
-        parametrize_contracts("flexframe-lenghts")
+    with pytest.raises(LookupError, match=r"'flexframe-tyo' provides no components here\. Installed: .*-toy"):
+        parametrize_contracts("flexframe-tyo")
 
 
 # --- priors ------------------------------------------------------------------------------------------------------
@@ -481,9 +482,9 @@ def test_a_flawed_prior_fails(flawed, check, told, monkeypatch):
 
 
 def test_every_component_of_a_distribution_is_checked():
-    names = [name for name, _ in iter_checks("flexframe-lengths")]
-    assert "masker-pow2-masker-draws" in names
-    assert {name.split("-")[0] for name in names} == {"allocator", "masker"}
+    names = [name for name, _ in iter_checks("flexframe-toy")]
+    assert "masker-toy-masker-draws" in names
+    assert {name.split("-")[0] for name in names} == {c.kind for c in catalogue() if "toy" in c.provider}
     assert len(names) == len(set(names))
 
 

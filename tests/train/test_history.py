@@ -27,7 +27,7 @@ def test_a_finished_run_says_so_and_what_it_logged(create, go):
         "finished",
         run.step,
         run.step,
-        "registers fsq flow 8",
+        "toy toy toy 8",
     )
     assert found.last["codes_used"] + found.last["codes_dead"] == run.trainee.codebook
     assert 0 < found.last["data_wait"] < 1

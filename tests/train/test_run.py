@@ -12,8 +12,8 @@ from flexframe.train import checkpoint
 from flexframe.train.run import Run
 from flexframe_registry import ConfigError, TrainConfig, hookimpl, manager
 
-LONGER = ("run.steps=12", "run.shift=1", "run.flip=true")
-REVIVING = "quantizer={type: vq, codebook_size: 64, dim: 8, l2_norm: false, ema: true, dead_code_threshold: 0.5}"
+LONGER = ("run.steps=12", "run.transforms=[flip, {type: shift, pixels: 1}]")
+DRAWING = ("quantizer.noise=0.1", "quantizer.average=true")
 KILL = """
 import io, os, sys
 from pathlib import Path
@@ -32,7 +32,7 @@ class Killer:
 
 torch.set_num_threads(int(sys.argv[2]))
 manager().register(Killer())
-config = cards().get("flextok/digits-tiny").train(sys.argv[3:])
+config = cards().get("toy/digits-tiny").train(sys.argv[3:])
 train(Run.create(config, Path(sys.argv[1]), torch.device("cpu"), {"steps": 2}), Console(Terminal(file=io.StringIO())))
 """
 
@@ -99,7 +99,7 @@ def test_a_run_leaves_its_config_its_origin_its_log_and_its_model(create, go):
     assert TrainConfig.read(resolved) == run.config
     manifest = json.loads((run.folder / "manifest.json").read_text())
     assert manifest["seed"] == 0
-    assert {"flexframe", "flexframe-flextok", "torch", "python"} <= manifest["versions"].keys()
+    assert {"flexframe", "flexframe-toy", "torch", "python"} <= manifest["versions"].keys()
     assert manifest["parameters"]["decoder"] == sum(p.numel() for p in run.trainee.model.decoder.parameters())
     assert [line["step"] for line in lines(run)] == [1, 2, 3, 4]
     assert {"loss", "decoder/flow", "grad_norm", "lr", "codes_used", "images_per_s"} <= lines(run)[0].keys()
@@ -111,14 +111,14 @@ def test_the_exported_model_is_the_weight_average(create, go):
     run = go(create("run", "run.ema=0.5"))
     exported = load_file(run.folder / "model.safetensors")
     assert all(torch.equal(exported[name], value) for name, value in run.average.state.items())
-    assert not torch.equal(exported["decoder.head.proj.weight"], run.trainee.model.decoder.head.proj.weight)
+    assert not torch.equal(exported["decoder.head.weight"], run.trainee.model.decoder.head.weight)
     raw = go(create("raw", "run.ema=0"))
     exported = load_file(raw.folder / "model.safetensors")
     assert all(torch.equal(exported[name], value) for name, value in raw.trainee.model.state_dict().items())
 
 
 def test_training_lowers_the_loss(create, go):
-    run = go(create("run", "run.steps=40", "run.log_every=10", "run.lr=2e-3", "run.batch_size=16"))
+    run = go(create("run", "run.steps=40", "run.log_every=10", "run.optimizer.lr=2e-3", "run.batch_size=16"))
     found = [line["loss"] for line in lines(run)]
     assert found[-1] < 0.8 * found[0]
 
@@ -155,16 +155,16 @@ def test_two_runs_of_one_config_are_equal_to_the_last_bit(create, go):
 
 def test_another_seed_is_another_run(create, go):
     one, other = go(create("one")), go(create("two", "run.seed=1"))
-    weights = (run.trainee.model.decoder.head.proj.weight for run in (one, other))
+    weights = (run.trainee.model.decoder.head.weight for run in (one, other))
     assert not torch.equal(*weights)
     assert lines(one)[0]["loss"] != lines(other)[0]["loss"]
 
 
-def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(create, go, python, tmp_path):
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(create, go, forked, tmp_path):
     whole = go(create("whole", *LONGER))
-    settings = ["run.batch_size=8", "run.log_every=1", "run.warmup=2", "run.checkpoint_every=4", *LONGER]
+    settings = ["run.batch_size=8", "run.log_every=1", "run.optimizer.warmup=2", "run.checkpoint_every=4", *LONGER]
     folder = tmp_path / "killed"
-    done = python(KILL, folder, torch.get_num_threads(), *settings)
+    done = forked(KILL, folder, torch.get_num_threads(), *settings)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (folder / "model.safetensors").exists()
     with (folder / "log.jsonl").open("a") as log:
@@ -178,7 +178,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(create, go, python,
 
 
 def test_draws_inside_a_library_go_on_where_they_were(create, go, register):
-    settings = (*LONGER, "run.steps=8", REVIVING, "decoder=vit")
+    settings = (*LONGER, "run.steps=8", *DRAWING, "decoder=toy-plain")
     whole = go(create("whole", *settings))
     stop = register(Stop(5))
     with pytest.raises(InterruptedError):
@@ -243,7 +243,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(create, go):
     run = create()
     with torch.no_grad():
         run.trainee.model.decoder.positions.fill_(float("inf"))
-    with pytest.raises(FloatingPointError, match=r"flow, .*encoder.* not finite at step 1; .*a lower run\.lr"):
+    with pytest.raises(FloatingPointError, match=r"flow, .*encoder.* not finite at step 1; .*lower run\.optimizer\.lr"):
         go(run)
     assert not (run.folder / "log.jsonl").exists()
     saved = json.loads((run.folder / "nonfinite-1.json").read_text())

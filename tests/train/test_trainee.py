@@ -13,7 +13,7 @@ from flexframe_registry import ConfigError, cards
 
 def build(*overrides):
     torch.manual_seed(0)
-    found = Trainee(cards().get("flextok/digits-tiny").train(overrides))
+    found = Trainee(cards().get("toy/digits-tiny").train(overrides))
     redraw_zeros(found)
     return found
 
@@ -30,8 +30,8 @@ def losses(trainee, batch, step=3):
 
 @pytest.mark.parametrize(
     "overrides",
-    [(), ("decoder=vit", "masker=tail-drop"), ("decoder=vit", "masker=uniform", "quantizer=vq")],
-    ids=["flow", "vit", "unequal-lengths"],
+    [(), ("decoder=toy-plain", "masker=full"), ("decoder=toy-plain", "quantizer=toy-values")],
+    ids=["drawn", "plain", "continuous"],
 )
 def test_accumulated_parts_have_the_gradients_of_one_batch(batch, overrides):
     gradients = []
@@ -52,9 +52,9 @@ def test_the_total_is_the_sum_of_the_means():
 
 def test_objectives_are_weighted_and_start_when_told(batch):
     trainee = build(
-        "decoder=vit", "run.objectives=[{type: mse, weight: 3}, {type: l1, start: 5}, {type: l1, start: 9}]"
+        "decoder=toy-plain", "run.objectives=[{type: mse, weight: 3}, {type: l1, start: 5}, {type: l1, start: 9}]"
     )
-    plain = build("decoder=vit", "run.objectives=[mse]")
+    plain = build("decoder=toy-plain", "run.objectives=[mse]")
     early, late = losses(trainee, batch, 4), losses(trainee, batch, 5)
     mse = {name for name in early if name.startswith("mse/")}
     assert {name.split("/")[0] for name in early} == {"mse"}
@@ -64,19 +64,19 @@ def test_objectives_are_weighted_and_start_when_told(batch):
 
 
 def test_a_decoder_without_an_objective_has_nothing_to_train_on(batch):
-    trainee = build("decoder=vit", "run.objectives=[]")
+    trainee = build("decoder=toy-plain", "run.objectives=[]")
     with pytest.raises(ValueError, match="nothing to train on"):
         losses(trainee, batch)
 
 
 def test_only_the_model_is_in_the_models_state():
-    trainee = build("decoder=vit", "run.objectives=[mse, l1]")
+    trainee = build("decoder=toy-plain", "run.objectives=[mse, l1]")
     assert len(trainee.objectives) == 2
     assert not [name for name in trainee.model.state_dict() if "objective" in name]
 
 
 def test_kept_latents_are_the_codecs_and_are_encoded_once(batch, monkeypatch):
-    kept, fresh = build("run.keep_latents=true"), build()
+    kept, fresh = build("run.feed.keep_latents=true"), build()
     encoded = []
     encode = kept.model.codec.encode
 
@@ -96,7 +96,7 @@ def test_kept_latents_are_the_codecs_and_are_encoded_once(batch, monkeypatch):
 def test_kept_latents_of_a_codec_that_draws_do_not_depend_on_when_an_image_was_met(batch, monkeypatch):
     found = []
     for step in (0, 7):  # as in a run that was resumed, or in another process
-        kept = build("run.keep_latents=true")
+        kept = build("run.feed.keep_latents=true")
         seen = []
 
         def drawn(images, *, rng, seen=seen):
@@ -110,5 +110,5 @@ def test_kept_latents_of_a_codec_that_draws_do_not_depend_on_when_an_image_was_m
 
 
 def test_kept_latents_and_pictures_that_move_are_refused():
-    with pytest.raises(ConfigError, match=r"^run\.keep_latents: holds one picture an image"):
-        build("run.keep_latents=true", "run.shift=1")
+    with pytest.raises(ConfigError, match=r"^run\.transforms: feed .images. keeps one latent .*leave out .shift."):
+        build("run.feed.keep_latents=true", "run.transforms={type: shift, pixels: 1}")

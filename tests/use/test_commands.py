@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from flexframe.commands import use
+from flexframe.commands import progress
 from flexframe.data.tokenfile import TokenFile
 
 from .conftest import IDS
@@ -49,17 +49,17 @@ def test_there_and_back(command, tokens, model, tmp_path):
 
 def test_a_cards_model_is_found_again_by_its_id(command, photos, tmp_path):
     path = tmp_path / "t.safetensors"
-    assert command("encode", photos / "b", "-m", "titok/digits-tiny-4", "-o", path, *CPU).code == 0
-    assert TokenFile(path).about.model == "titok/digits-tiny-4"
+    assert command("encode", photos / "b", "-m", "toy/plain", "-o", path, *CPU).code == 0
+    assert TokenFile(path).about.model == "toy/plain"
     assert command("decode", path, "-o", tmp_path / "out", *CPU).code == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
     line = only_line(command("decode", path, "-o", tmp_path / "more", "--steps", 3, *CPU))
-    assert "sampling.steps: there is no such setting" in line
+    assert "--steps: is no option of this command and no setting of decoder 'vit'. Did you mean '--set'?" in line
 
 
 def test_a_cards_file_is_a_model(command, photos, tmp_path):
     few, path, numbers = tmp_path / "few.yaml", tmp_path / "t.safetensors", tmp_path / "n.json"
-    few.write_text("base: flextok/digits-tiny\nsampling: {steps: 1}\n")
+    few.write_text("base: toy/digits-tiny\nsampling: {steps: 1}\n")
     assert command("encode", photos / "b", "-m", few, "-o", path, *CPU).code == 0
     assert TokenFile(path).about.model == f"path:{few}"
     assert command("decode", path, "-o", tmp_path / "out", *CPU).code == 0
@@ -74,13 +74,13 @@ def test_lengths_and_allocators_from_the_command_line(command, photos, model, tm
     for name, options in {
         "fixed": ["--lengths", 2],
         "listed": ["--lengths", "1,2"],
-        "chosen": ["--allocator", "psnr", "--set", "allocator.target=99", "--set", "allocator.budgets=[1, 3]"],
+        "chosen": ["--allocator", "toy", "--set", "allocator.gain=8"],
     }.items():
         to = str(path).format(name)
         answer = command("encode", photos / "b", "-m", model, "-o", to, *options, *CPU)
         assert answer.code == 0, answer.err
     found = [TokenFile(str(path).format(name)).rows(0, 2).lengths.tolist() for name in ("fixed", "listed", "chosen")]
-    assert found == [[2, 2], [1, 2], [3, 3]]
+    assert found == [[2, 2], [1, 2], [8, 8]]
 
 
 def test_broken_images_are_listed(command, photos, model, tmp_path):
@@ -128,15 +128,15 @@ def test_a_token_file_starts_no_download(command, tokens, tmp_path):
 def test_progress_is_a_line_a_minute_where_there_is_no_terminal(command, photos, model, tmp_path, monkeypatch):
     given = ("encode", photos, "-m", model, "--batch-size", 3, *CPU)
     assert command(*given, "-o", tmp_path / "quiet").err == ""
-    monkeypatch.setattr(use, "LINE_EVERY", 0)
+    monkeypatch.setattr(progress, "LINE_EVERY", 0)
     told = command(*given, "-o", tmp_path / "t").err.splitlines()
     assert told == [f"encoding: {done}.0 of 7" for done in (0, 3, 6, 7)]
 
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch):
     screen = io.StringIO()
-    monkeypatch.setattr(use, "say", Console(file=screen, force_terminal=True, width=100))
-    with use._progress("encoding") as told:
+    monkeypatch.setattr(progress, "say", Console(file=screen, force_terminal=True, width=100))
+    with progress.bar("encoding") as told:
         told(1.5, 1000)
     assert "listing images" in screen.getvalue()
     assert "1.5/1,000" in screen.getvalue()
@@ -147,7 +147,7 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch):
     [
         (("--resize", "nearest"), "--resize: there is no 'nearest'; there are: torchvision-bicubic, "),
         (("--set", "sampling.steps=3"), "sampling.steps=3: is not of the form allocator.key=value"),
-        (("--allocator", "psnr", "--set", "allocator.target"), "target: is not of the form key.path=value"),
+        (("--allocator", "toy", "--set", "allocator.gain"), "gain: is not of the form key.path=value"),
         (("--lengths", "9"), "--lengths: a length of 9; this model's are 1..8"),
         (("--lengths", "1,2,3"), "--lengths: lists 3 lengths for 7 images"),
         (("--allocator", "nothing"), "no allocator named 'nothing'"),
@@ -163,11 +163,11 @@ def test_what_encode_refuses(command, photos, model, tmp_path, arguments, words)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--steps", 2, "--set", "sampling.steps=3"), "--steps: and --set sampling.steps both say so"),
+        (("--steps", 2, "--set", "sampling.steps=3"), "sampling.steps: and --steps both say so; give one of the two"),
         (("--set", "guidance=3"), "guidance=3: is not of the form sampling.key=value"),
         (("--length", 9), "--length: 9 is not within 1..8"),
-        (("-m", "titok/digits-tiny"), "this model's are of 1 x 4096, so it cannot decode them"),
-        (("-m", "flextok/digits-tiny"), "was encoded by another model"),
+        (("-m", "toy/plain"), "this model's are of 1 x 64, so it cannot decode them"),
+        (("-m", "toy/digits-tiny"), "was encoded by another model"),
     ],
 )
 def test_what_decode_refuses(command, tokens, tmp_path, arguments, words):

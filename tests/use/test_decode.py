@@ -117,9 +117,9 @@ def test_a_length_that_is_none_is_told(run, length):
 
 
 def other(**changes):
-    config = cards().get("flextok/digits-tiny").model.model_dump(mode="json") | changes
+    config = cards().get("toy/digits-tiny").model.model_dump(mode="json") | changes
     torch.manual_seed(7)
-    return Tokenizer(type(cards().get("flextok/digits-tiny").model).read(config)).eval()
+    return Tokenizer(type(cards().get("toy/digits-tiny").model).read(config)).eval()
 
 
 def test_another_model_is_refused_unless_forced(run, tmp_path):
@@ -130,7 +130,7 @@ def test_another_model_is_refused_unless_forced(run, tmp_path):
 
 
 def test_a_model_with_another_decoder_alone_is_the_same(run, tiny):
-    trained_on = other(decoder="vit", masker="tail-drop")
+    trained_on = other(decoder="toy-plain", masker="full")
     for part in ("encoder", "quantizer"):
         getattr(trained_on, part).load_state_dict(getattr(tiny, part).state_dict())
     assert run(tokenizer=trained_on).count == 7
@@ -140,8 +140,8 @@ def test_a_model_with_another_decoder_alone_is_the_same(run, tiny):
     ("changes", "words"),
     [
         ({"length": 4}, "has sequences of 8 tokens; this model's have at most 4"),
-        ({"quantizer": "bsq"}, r"has tokens of 1 x 64000; this model's are of 1 x \d+, so it cannot decode them"),
-        ({"quantizer": "kl"}, r"has tokens of 1 x 64000; this model's are of \d+ values"),
+        ({"quantizer": {"type": "toy", "levels": [4, 4]}}, r"has tokens of 1 x 512; this model's are of 1 x 16, so it"),
+        ({"quantizer": "toy-values"}, r"has tokens of 1 x 512; this model's are of 3 values"),
     ],
 )
 def test_force_does_not_make_tokens_fit(run, changes, words):

@@ -25,8 +25,8 @@ from flexframe_registry.slots import resolve
 DATA = {"type": "scenes", "complexity": 0, "count": 11}
 NAMES = ("cat", "dog", "cow")
 TOKENIZER = {
-    "size": "tiny", "image_size": 16, "length": 6, "codec": "identity", "encoder": "registers",
-    "quantizer": {"type": "fsq", "levels": [4, 4]}, "masker": "uniform", "decoder": "flow",
+    "size": "tiny", "image_size": 16, "length": 6, "codec": "identity", "encoder": "toy",
+    "quantizer": {"type": "toy", "levels": [4, 4]}, "masker": "toy", "decoder": "toy",
 }  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def generator(tokenizer):
     torch.manual_seed(1)
-    prior = {"type": "gpt", "width": 16, "depth": 1, "heads": 2}
+    prior = {"type": "toy"}
     raw = {"length": 6, "codebook_size": 16, "classes": 3, "class_names": NAMES, "prior": prior}
     found = Generator(GeneratorConfig.read({**raw, "fingerprint": fingerprint(tokenizer)}))
     for parameter in found.parameters():
@@ -130,7 +130,7 @@ def test_the_commands_two_ways(command, files, tmp_path):
     tok, _ = files
     card = tmp_path / "prior.yaml"
     card.write_text(
-        f"summary: x\nmodel: {{tokenizer: {tok}, classes: 10, prior: {{type: gpt, width: 16, depth: 1, heads: 2}}}}\n"
+        f"summary: x\nkind: generator\nmodel: {{tokenizer: {tok}, classes: 10, prior: toy}}\n"
         "run: {data: {type: scenes, complexity: 0, count: 11}, steps: 2, batch_size: 4}\n"
     )
     one = command("precompute", "tokens", card, "-o", tmp_path / "a.safetensors")
@@ -139,7 +139,9 @@ def test_the_commands_two_ways(command, files, tmp_path):
     data = "{type: scenes, complexity: 0, count: 11}"
     assert command("precompute", "tokens", "-m", tok, "--data", data, "-o", tmp_path / "b.safetensors").code == 0
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    done = command("train", card, f"run.tokens={tmp_path / 'a.safetensors'}", "-o", tmp_path / "run")
+    done = command(
+        "train", card, f"run.feed={{type: token-file, path: {tmp_path / 'a.safetensors'}}}", "-o", tmp_path / "run"
+    )
     assert done.code == 0, done.err
     assert "kind='generator'" in done.out
     assert load(tmp_path / "run", kind="generator").config.class_names[0] == "circle"
@@ -147,7 +149,7 @@ def test_the_commands_two_ways(command, files, tmp_path):
         answer = command("precompute", "tokens", *wrong, "-o", tmp_path / "c.safetensors")
         assert answer.code == 2
         assert "name a prior's card, or give --model and --data" in answer.err
-    answer = command("precompute", "tokens", "flextok/digits-tiny", "-o", tmp_path / "c.safetensors")
+    answer = command("precompute", "tokens", "toy/digits-tiny", "-o", tmp_path / "c.safetensors")
     assert "describes no prior" in answer.err
 
 
@@ -224,9 +226,9 @@ def test_other_lengths_than_the_one_of_a_tokenizer_are_refused(tmp_path, generat
 
 def test_the_tokenizer_that_does_not_fit_is_named_and_not_the_priors_own(generator, tmp_path):
     other = make_tokenizer(length=4)
-    other.id = "titok/other"
-    own = Generator(generator.config.model_copy(update={"tokenizer": "flextok/own"})).eval()
-    with pytest.raises(ConfigError, match=r"model\.length: is 6; titok/other has at most 4 tokens"):
+    other.id = "toy/other"
+    own = Generator(generator.config.model_copy(update={"tokenizer": "toy/own"})).eval()
+    with pytest.raises(ConfigError, match=r"model\.length: is 6; toy/other has at most 4 tokens"):
         run(own, other, tmp_path / "out")
 
 
@@ -252,7 +254,7 @@ def test_what_is_refused(generator, tokenizer, tmp_path):
         run(generator, other, tmp_path / "out")
     run(generator, other, tmp_path / "forced", count=1, lengths=[1], force=True)
     with pytest.raises(ConfigError, match=r"model\.codebook_size: is 16; that of the tokenizer is 12"):
-        run(generator, make_tokenizer(quantizer={"type": "fsq", "levels": [4, 3]}), tmp_path / "out")
+        run(generator, make_tokenizer(quantizer={"type": "toy", "levels": [4, 3]}), tmp_path / "out")
     with pytest.raises(ConfigError, match=r"--length: 2\.\.7 is not within 1\.\.6"):
         run(generator, tokenizer, tmp_path / "out", lengths=[2, 7])
     with pytest.raises(ConfigError, match=r"sampling\.steps: there is no such setting"):
@@ -268,16 +270,18 @@ def test_what_is_refused(generator, tokenizer, tmp_path):
 
 def test_the_command(command, files, tmp_path):
     _, prior = files
-    options = ["--class", "cow,1", "--length", "2,6", "--count", 3, "--temperature", 0.9, "--top-k", 8, "--top-p", 0.95]
-    more = ["--guidance", 1.5, "--set", "sampling.cache=false", "--set", "decoder.steps=1", "--seed", 4]
+    options = ["--class", "cow,1", "--length", "2,6", "--count", 3, "--temperature", 0.9]
+    more = ["--guidance", 1.5, "--set", "sampling.steady=true", "--set", "decoder.steps=1", "--seed", 4]
     done = command("generate", "--prior", prior, *options, *more, "-o", tmp_path / "out")
     assert done.code == 0, done.err
     assert "3 pictures of 2, 6 tokens" in done.out
     record = json.loads((tmp_path / "out" / "generate.json").read_text())
-    wanted = {"temperature": 0.9, "top_k": 8, "top_p": 0.95, "guidance": 1.5, "cache": False}
+    wanted = {"temperature": 0.9, "guidance": 1.5, "steady": True}
     assert record["sampling"] == wanted
     assert (record["decoding"]["steps"], record["classes"]) == (1, [2, 1])
-    twice = command("generate", "--prior", prior, "--top-k", 2, "--set", "sampling.top_k=3", "-o", tmp_path / "x")
-    assert "--top-k: and --set sampling.top_k both say so" in twice.err
+    twice = command(
+        "generate", "--prior", prior, "--temperature", 2, "--set", "sampling.temperature=3", "-o", tmp_path / "x"
+    )
+    assert "sampling.temperature: and --temperature both say so" in twice.err
     long = command("generate", "--prior", prior, "--length", 9, "-o", tmp_path / "x")
     assert "--length: a length of 9; this model's are 1..6" in long.err

@@ -318,29 +318,53 @@ SHAPES = {
 }
 
 
-def made(maker, which, metadata=False, unrounded=()):
-    fields, size = SHAPES[which]
-    shape = maker.Shape(**fields)
-    state = maker.state_of(shape, table)
-    folder = maker.folder(maker.config_of(shape), state, metadata=metadata)
-    return write(folder, shape, size, unrounded)
+@pytest.fixture(scope="module")
+def written():
+    """Case files by shape, as they were first computed: the second implementation is slow."""
+    return {}
+
+
+@pytest.fixture
+def made(maker, written):
+    """Makes checkpoints with all cases beside them."""
+
+    def make(which, metadata=False):
+        fields, size = SHAPES[which]
+        shape = maker.Shape(**fields)
+        state = maker.state_of(shape, table)
+        folder = maker.folder(maker.config_of(shape), state, metadata=metadata)
+        if which not in written:
+            write(folder, shape, size)
+            written[which] = {path.name: path.read_bytes() for path in folder.glob("case_*")}
+        for name, content in written[which].items():
+            (folder / name).write_bytes(content)
+        return folder
+
+    return make
 
 
 @pytest.mark.parametrize("which", SHAPES)
-def test_a_second_implementation_agrees(maker, which):
-    found = check(f"round trip, {which}", verify_folder(made(maker, which)))
+def test_a_second_implementation_agrees(made, which):
+    found = check(f"round trip, {which}", verify_folder(made(which)))
     assert len(cases(found)) == 7
     assert len(found) > 150
 
 
-def test_a_config_of_literals_in_the_metadata_is_the_same_one(maker):
-    folder = made(maker, "cropped", metadata=True)
+def test_a_config_of_literals_in_the_metadata_is_the_same_one(made):
+    folder = made("cropped", metadata=True)
     assert not (folder / "config.json").exists()
     assert all(c.passed for c in verify_folder(folder))
 
 
-def test_values_that_were_not_rounded_in_training(maker):
-    folder = made(maker, "cropped", unrounded=(1,))
+def test_values_that_were_not_rounded_in_training(maker, made):
+    folder = made("cropped")
+    shape = maker.Shape()
+    other = Other(shape, load_file(folder / "model.safetensors"))
+    other.size = SHAPES["cropped"][1]
+    keep_only(folder, "case_train")
+    tensors, norms = case_train(other, unrounded=(1,))
+    save_file({key: value.contiguous().clone() for key, value in tensors.items()}, folder / "case_train.safetensors")
+    (folder / "case_train_grad_norms.json").write_text(json.dumps(norms))
     assert all(c.passed for c in verify_folder(folder, assume={"regularizer.drop_quant_p": 0.5}))
     failed = [c.tensor for c in verify_folder(folder) if not c.passed and not c.tensor.startswith(("grad", "norm"))]
     assert {"fsq_quants", "velocity", "loss"} <= set(failed)
@@ -348,9 +372,16 @@ def test_values_that_were_not_rounded_in_training(maker):
         verify_folder(folder, assume={"regularizer.corrupt_tokens_p": 0.5})
 
 
-def test_times_of_another_distribution(maker):
+def keep_only(folder, case):
+    for path in folder.glob("case_*"):
+        if not path.name.startswith(case):
+            path.unlink()
+
+
+def test_times_of_another_distribution(maker, made):
     """The case holds the times; whichever draw gives them, the rest is the same."""
-    folder = made(maker, "cropped")
+    folder = made("cropped")
+    keep_only(folder, "case_train")
     found = verify_folder(folder, assume={"flow_matching_noise_module.ln": True})
     assert all(c.passed for c in found)
     with pytest.raises(ConfigError, match="the config says it never does"):
@@ -362,12 +393,17 @@ def test_times_of_another_distribution(maker):
 def _longer(maker):
     """A case of `uniform` lengths, of 16 tokens."""
     shape = maker.Shape(length=16)
-    return write(maker.folder(maker.config_of(shape), maker.state_of(shape, table)), shape, (6, 10))
+    folder = maker.folder(maker.config_of(shape), maker.state_of(shape, table))
+    other = Other(shape, load_file(folder / "model.safetensors"))
+    other.size = (6, 10)
+    tensors, _ = case_train(other)
+    save_file({key: value.contiguous().clone() for key, value in tensors.items()}, folder / "case_train.safetensors")
+    return folder
 
 
 @pytest.mark.parametrize("name", [f"{ENCODER}.learned.registers", f"{DECODER}.trunk.blocks.2.attn.wv.weight"])
-def test_a_perturbed_weight_fails(maker, name):
-    folder = made(maker, "cropped")
+def test_a_perturbed_weight_fails(made, name):
+    folder = made("cropped")
     state = load_file(folder / "model.safetensors")
     state[name][0] += 0.05 * normal(state[name].shape[1])
     save_file(state, folder / "model.safetensors")

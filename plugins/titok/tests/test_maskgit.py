@@ -121,14 +121,15 @@ def test_training_hides_classes_and_evaluation_does_not(monkeypatch):
 @pytest.mark.parametrize("form", FORMS)
 def test_it_learns_which_class_has_which_codes(form):
     torch.manual_seed(0)
-    raw = {"size": "tiny", "length": LENGTH, "codebook_size": CODES, "classes": CLASSES}
-    model = Generator(GeneratorConfig.read({**raw, "prior": form})).train()
+    raw = {"length": LENGTH, "codebook_size": CODES, "classes": CLASSES}
+    prior = {"type": form, "width": 32, "depth": 2, "heads": 2, "hidden": 64}
+    model = Generator(GeneratorConfig.read({**raw, "prior": prior})).train()
     wanted = Rng(1, torch.arange(CLASSES)).integers("wanted", CODES, (LENGTH,))
     rows = torch.arange(24)
     labels = rows % CLASSES
     codes = Codes(wanted[labels][..., None], torch.ones(24, LENGTH, dtype=torch.bool))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for step in range(250):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for step in range(120):
         loss = model(codes, Condition(labels < 0, labels=labels), rng=Rng(0, rows, step))["codes"].mean()
         optimizer.zero_grad()
         loss.backward()

@@ -1,0 +1,176 @@
+"""Codes of a frozen tokenizer: made on the way, or read from a token file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flexframe.data.held import hold
+from flexframe.data.loader import ahead, batches, conditioned, steps
+from flexframe.data.source import Source
+from flexframe.data.tokenfile import TokenFile
+from flexframe.files import refuse_other
+from flexframe.models.fingerprint import fingerprint
+from flexframe.rng import Rng
+from flexframe.store.load import load
+from flexframe.store.places import preprocessing
+from flexframe.tokens import Batch, Codes, prefix
+from flexframe.train.feeds.base import Feed
+from flexframe_registry import ConfigError, GeneratorConfig, TrainConfig, catalogue
+from flexframe_registry.runs import check_codes
+from flexframe_standard.feeds.configs import CodesFeedConfig, TokenFileFeedConfig, TokensFeedConfig
+
+
+class Tokenized(Feed[TokensFeedConfig]):
+    """Images, and their codes as a frozen tokenizer gives them."""
+
+    def __init__(self, config: TokensFeedConfig, training: TrainConfig, device: torch.device) -> None:
+        model = _prior(training)
+        assert model.tokenizer is not None  # as the config sees to
+        tokenizer = load(model.tokenizer)
+        check_codes(model, tokenizer.config, model.tokenizer)
+        data = training.run.data.resized(preprocessing(model.tokenizer).resize)
+        source: Source = catalogue().build(data, tokenizer.config.image_size)
+        super().__init__(config, _described(training, fingerprint(tokenizer), source.class_names()), device)
+        self.source, self.tokenizer, self.length = source, tokenizer.to(device), model.length
+        self.transforms = [catalogue().build(each) for each in training.run.transforms]
+        self.kept: dict[int, Tensor] | None = {} if config.keep_tokens else None
+        self.count = _rest(len(source), config)
+        self.held = hold(source, device) if config.preload else None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        run, kept = self.training.run, self.config.keep_tokens
+        images = batches(
+            self.source, run, start, self.device, self.count, self.share, self.held, self.config.workers,
+            self.transforms,
+        )  # fmt: skip
+        for step, batch in enumerate(images, start):
+            # codes that are kept are drawn once, whatever the step
+            yield self._coded(batch, Rng(run.seed, batch.index, 0 if kept else step), self.kept)
+
+    def held_out(self) -> Iterator[Batch]:
+        size = self.training.run.batch_size
+        for first in range(self.count, len(self.source), size):
+            numbers = range(first, min(first + size, len(self.source)))
+            samples = self.source.samples(numbers)
+            index = torch.tensor(numbers, device=self.device)
+            images = torch.stack([sample.image for sample in samples]).to(self.device).float() / 255
+            labels = torch.tensor([-1 if sample.label is None else sample.label for sample in samples])
+            batch = Batch(index, images, condition=conditioned(labels, self.device))
+            yield self._coded(batch, Rng(self.training.run.seed, index), {} if self.kept is None else self.kept)
+
+    def remarks(self) -> Sequence[str]:
+        return self.source.remarks()
+
+    def _coded(self, batch: Batch, rng: Rng, kept: dict[int, Tensor] | None) -> Batch:
+        assert batch.images is not None
+        if kept is None:
+            found = self._codes(batch.images, rng)
+        else:
+            numbers = batch.index.tolist()
+            new = [place for place, number in enumerate(numbers) if number not in kept]
+            if new:
+                places = torch.tensor(new, device=batch.index.device)
+                made = self._codes(batch.images[places], rng.rows(batch.index[places]))
+                kept |= {numbers[place]: row.clone() for place, row in zip(new, made, strict=True)}
+            found = torch.stack([kept[number] for number in numbers])
+        keep = torch.ones(found.shape[:2], dtype=torch.bool, device=found.device)
+        return replace(batch, images=None, codes=Codes(found, keep))
+
+    def _codes(self, images: Tensor, rng: Rng) -> Tensor:
+        with torch.autocast(self.device.type, enabled=False):
+            return self.tokenizer.tokenized(images, rng=rng).codes[:, : self.length]
+
+
+class Stored(Feed[TokenFileFeedConfig]):
+    """The rows of a token file, held in memory in the file's own type."""
+
+    def __init__(self, config: TokenFileFeedConfig, training: TrainConfig, device: torch.device) -> None:
+        self.file = file = TokenFile(config.path)
+        model = _prior(training)
+        _check_file(training, model, file)
+        super().__init__(config, _described(training, file.about.fingerprint, file.about.class_names), device)
+        self.table, self.length = file.table(), model.length
+        self.count = _rest(len(file), config)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        rows = steps(self.count, self.training.run, start, self.share)
+        for codes, lengths, index, labels in ahead(map(self._rows, rows), self.device):
+            yield self._batch(codes, lengths, index, labels)
+
+    def held_out(self) -> Iterator[Batch]:
+        size = self.training.run.batch_size
+        for first in range(self.count, len(self.file), size):
+            yield self._batch(*self._rows(range(first, min(first + size, len(self.file)))))
+
+    def _rows(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Codes, lengths and numbers on the device, labels on the CPU; from pinned memory, which waits for none."""
+        places, most = np.asarray(rows), self.length
+        read = self.table.codes[places][:, :most].astype(np.int64), self.table.lengths[places], places
+        codes, lengths, index = (torch.from_numpy(each) for each in read)
+        if self.device.type == "cuda":
+            codes, lengths, index = (each.pin_memory() for each in (codes, lengths, index))
+        codes, lengths, index = (each.to(self.device, non_blocking=True) for each in (codes, lengths, index))
+        return codes, lengths, index, torch.from_numpy(self.table.labels[places])
+
+    def _batch(self, codes: Tensor, lengths: Tensor, index: Tensor, labels: Tensor) -> Batch:
+        keep = prefix(lengths, codes.shape[1])
+        condition = conditioned(labels, self.device)
+        return Batch(index, codes=Codes(codes.masked_fill(~keep[..., None], 0), keep), condition=condition)
+
+
+def _check_file(config: TrainConfig, model: GeneratorConfig, file: TokenFile) -> None:
+    """Raise `ConfigError` unless the file's tokens are of the prior's tokenizer and of the run's data."""
+    about, place = file.about, str(file.path)
+    if about.codebook_size is None:
+        raise ConfigError.at(place, "holds continuous tokens; priors model integer codes")
+    held = {"codebook_size": about.codebook_size, "codebooks": about.codebooks}
+    wrong = [f"{name} is {value}, the prior's {getattr(model, name)}" for name, value in held.items()
+             if value != getattr(model, name)]  # fmt: skip
+    if wrong:
+        raise ConfigError.at(place, f"holds other codes: {'; '.join(wrong)}")
+    if model.tokenizer is not None and fingerprint(load(model.tokenizer)) != about.fingerprint:
+        text = f"holds tokens of another tokenizer ({about.model}), or of {model.tokenizer} before it was trained anew"
+        raise ConfigError.at(place, f"{text}; make it again: flexframe precompute tokens -m {model.tokenizer}")
+    data = config.run.data.model_dump(mode="json")
+    if about.source is not None:
+        refuse_other("run.data", f"is not what {place} was made of", about.source, data, "set run.data to what it was")
+
+
+def _described(config: TrainConfig, found: str, names: Sequence[str]) -> TrainConfig:
+    """The config with the tokenizer's fingerprint and the classes' names in its model."""
+    model = _prior(config)
+    if model.fingerprint is not None and model.fingerprint != found:
+        text = "is not that of the run's tokens: they are of another tokenizer, or of this one before it changed"
+        raise ConfigError.at("model.fingerprint", text)
+    update: dict[str, Any] = {"fingerprint": found}
+    if model.classes is not None and names and not model.class_names:
+        if len(names) != model.classes:
+            raise ConfigError.at("model.classes", f"is {model.classes}; the data have {len(names)} classes")
+        update["class_names"] = tuple(names)
+    return config.model_copy(update={"model": model.model_copy(update=update)})
+
+
+def _rest(count: int, config: CodesFeedConfig) -> int:
+    """Number of rows left to train on."""
+    if config.held_out >= count:
+        text = f"is {config.held_out}, and the data have {count:,} rows; leave some to train on"
+        raise ConfigError.at("run.feed.held_out", text)
+    return count - config.held_out
+
+
+def _prior(training: TrainConfig) -> GeneratorConfig:
+    """The prior's config; that a feed of codes is for no other model has been checked with the config."""
+    assert isinstance(training.model, GeneratorConfig)
+    return training.model

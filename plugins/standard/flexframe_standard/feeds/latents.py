@@ -1,0 +1,137 @@
+"""Latents and features that were computed before, as a run's data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from flexframe.data.loader import ahead, conditioned, stand_aside, steps
+from flexframe.data.shards import Shards
+from flexframe.files import refuse_other
+from flexframe.models.fingerprint import codec_fingerprint
+from flexframe.models.tokenizer import Tokenizer
+from flexframe.parts import Codec
+from flexframe.rng import Rng
+from flexframe.tokens import Batch
+from flexframe.train.feeds.base import Feed
+from flexframe.train.trainee import Learner
+from flexframe_registry import ConfigError, TokenizerConfig, TrainConfig
+from flexframe_standard.feeds.configs import LatentsFeedConfig
+
+
+def _check_source(training: TrainConfig, shards: Shards) -> None:
+    """Raise `ConfigError` where a folder's contents are of other data than the run's."""
+    data, model, about = training.run.data.model_dump(mode="json"), training.model, shards.about
+    assert isinstance(model, TokenizerConfig)
+    told = f"is not what the {about.kind} in {shards.folder} were made of"
+    refuse_other("run.data", told, about.source, data, "set run.data to what it was")
+    if about.image_size != model.image_size:
+        text = f"holds {about.kind} of images of {about.image_size}, and the model's are {model.image_size}"
+        raise ConfigError.at(str(shards.folder), text)
+
+
+def _check_features(config: TrainConfig, features: Shards | None, folder: Path) -> None:
+    for i, objective in enumerate(config.objectives):
+        place = f"run.objectives.{i}"
+        try:
+            wanted = objective.precomputes()
+        except ValueError as error:
+            raise ConfigError.at(place, f"objective {objective.type!r}: {error}") from None
+        for name, settings in wanted.items():
+            if features is None or name not in features.about.of:
+                text = f"objective {objective.type!r} looks at images, and {folder} holds no features {name!r} for it"
+                raise ConfigError.at(place, f"{text}; make them: flexframe precompute features CARD -o {folder}")
+            there = {key: features.about.of[name].get(key) for key in settings}
+            told = f"is not what the features {name!r} in {folder} were made for"
+            refuse_other(place, told, there, settings, "set it to what it was, or precompute them again")
+
+
+class _Rows(Dataset[tuple[Tensor, ...]]):
+    """Numbers, labels, latents, and features by their names' order."""
+
+    def __init__(self, latents: Shards, features: Shards | None) -> None:
+        self.latents, self.features = latents, features
+        self.names = sorted(features.about.of) if features is not None else []
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitem__(self, rows: list[int]) -> tuple[Tensor, ...]:
+        found = self.latents.take(rows)
+        more = self.features.take(rows) if self.features is not None else {}
+        return torch.tensor(rows), found["labels"], found["latents"], *(more[name] for name in self.names)
+
+
+class Latents(Feed[LatentsFeedConfig]):
+    """Latents, and features for objectives; images are not read."""
+
+    def __init__(self, config: LatentsFeedConfig, training: TrainConfig, device: torch.device) -> None:
+        super().__init__(config, training, device)
+        folder = Path(config.path)
+        self.latents = Shards.read(folder, "latents")
+        features = Shards.read(folder, "features") if (folder / "features.json").is_file() else None
+        for shards in (self.latents, *([features] if features is not None else [])):
+            _check_source(training, shards)
+        _check_features(training, features, folder)
+        self.rows_of = _Rows(self.latents, features)
+        self.codec: Codec | None = None
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def attach(self, trainee: Learner, check: bool) -> None:
+        model = trainee.model
+        assert isinstance(model, Tokenizer)
+        self.codec = model.codec
+        of = self.latents.about.of["latents"]
+        if check and codec_fingerprint(model.codec) != of["fingerprint"]:
+            text = f"holds latents of another codec ({of['codec']}) than the run's, or of this one with other weights"
+            raise ConfigError.at(str(self.latents.folder), f"{text}; precompute them again, or name their codec")
+        features, own = self.rows_of.features, trainee.facts()
+        for name in self.rows_of.names if features is not None and check else ():
+            there = features.about.of[name]
+            if any(each == there["objective"] for each in map(_kind, own)) and there["facts"] not in own.values():
+                text = f"holds features {name!r} of a teacher with other weights; precompute them again"
+                raise ConfigError.at(str(features.folder), text)
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        run = self.training.run
+        loader: DataLoader[Any] = DataLoader(
+            self.rows_of,
+            batch_size=None,
+            sampler=steps(len(self), run, start, self.share),  # type: ignore[arg-type]
+            num_workers=self.config.workers,
+            generator=torch.Generator(),
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=stand_aside,
+        )
+
+        def moved() -> Iterator[tuple[Tensor, ...]]:
+            for index, labels, *tensors in loader:
+                yield labels, *(each.to(self.device, non_blocking=True) for each in (index, *tensors))
+
+        for step, (labels, index, *tensors) in enumerate(ahead(moved(), self.device), start):
+            yield self._batch(index, labels, tensors, Rng(run.seed, index, step))
+
+    def examples(self, count: int) -> Batch | None:
+        rows = list(range(min(count, len(self))))
+        index, labels, *tensors = self.rows_of[rows]
+        return self._batch(index.to(self.device), labels, [t.to(self.device) for t in tensors], Rng(0, index))
+
+    def _batch(self, index: Tensor, labels: Tensor, tensors: list[Tensor], rng: Rng) -> Batch:
+        latents, *features = (each.float() if each.is_floating_point() else each for each in tensors)
+        if self.latents.about.of["latents"]["posterior"] == "moments":
+            assert self.codec is not None
+            latents = self.codec.drawn(latents, rng=rng.rows(index))
+        named = dict(zip(self.rows_of.names, features, strict=True))
+        return Batch(index, latents=latents, features=named, condition=conditioned(labels, self.device))
+
+
+def _kind(owner: str) -> str:
+    """The type of an objective, from what the trainee calls it where there are several."""
+    return owner.partition(".")[0]

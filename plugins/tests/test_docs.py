@@ -1,0 +1,157 @@
+"""The documents: what they name is there, the commands that they give are understood, and their code runs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer.main
+
+from flexframe.commands.new_plugin import render
+from flexframe_registry import cards, catalogue
+from flexframe_registry.cards import card
+
+ROOT = Path(__file__).resolve().parents[2]
+HOWTOS = sorted(path for path in (ROOT / "docs" / "howto").glob("*.md") if "flexframe_mine" in path.read_text("utf-8"))
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
+    *(path for path in sorted(ROOT.glob("docs/**/*.md")) if path.name != "LOG.md" and path.parent.name != "adr"),
+    *sorted(ROOT.glob("plugins/*/README.md")),
+]
+README_BYTES = 9 * 1024
+FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+DOTTED = re.compile(r"flexframe(?:_[a-z]+)?(?:\.\w+)+")
+FOLDERS = ("flexframe", "registry", "plugins", "tests", "benchmarks", "docs", "tools")
+MADE = ("flexframe_mine", "flexframe_plain")
+"""Packages that a reader makes."""
+READERS = ("plain-grid", "plain-linear", "at-least", "edges", "discs", "=dim", "=csv", "rmsprop")
+"""... and their parts."""
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def inline(page: Path) -> Iterator[str]:
+    """What a page's text marks as code."""
+    yield from INLINE.findall(FENCE.sub("", page.read_text(encoding="utf-8")))
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of each line of `flexframe ...` in a page's blocks, without the program's name."""
+    for block in FENCE.findall(page.read_text(encoding="utf-8")):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True) if line.startswith(("flexframe ", "torchrun ")) else []
+            if words and words[0] == "torchrun":
+                words = words[words.index("flexframe") :] if "flexframe" in words else []
+            if words:
+                yield words[1:]
+
+
+def test_the_readme_is_short():
+    size = (ROOT / "README.md").stat().st_size
+    assert size <= README_BYTES, f"README.md has {size} bytes, above {README_BYTES}; move what is detail to docs/"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_what_a_page_names_is_there(page):
+    for text in inline(page):
+        if re.fullmatch(rf"(?:{'|'.join(FOLDERS)})/[\w./{{}},*-]+", text) and not any(made in text for made in MADE):
+            pattern = re.sub(r"\{[^}]*\}|NN+", "*", text).rstrip("/")
+            folders = (ROOT, page.parent, *ROOT.glob("plugins/*"))
+            there = text in render("plain") or any(any(folder.glob(pattern)) for folder in folders)
+            assert there, f"{name_of(page)} names {text}, and there is none"
+        if DOTTED.fullmatch(text) and not text.startswith(MADE) and not text.endswith((".pth", ".toml")):
+            assert importable(text), f"{name_of(page)} names {text}, and there is none"
+
+
+def importable(name: str) -> bool:
+    """Whether a dotted name is a module's, or an attribute's of one."""
+    words = name.split(".")
+    for count in range(len(words), 0, -1):
+        module = ".".join(words[:count])
+        try:
+            found: Any = importlib.import_module(module)
+        except ModuleNotFoundError:
+            continue
+        for word in words[count:]:
+            if not hasattr(found, word) and word not in getattr(found, "model_fields", {}):
+                return False
+            found = getattr(found, word, None)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_are_understood(page):
+    from flexframe.cli import app
+
+    known: Any = typer.main.get_command(app)
+    for words in commands(page):
+        verb, rest = words[0], words[1:]
+        command = known
+        if not verb.startswith("-"):
+            assert verb in known.commands, f"{name_of(page)}: flexframe has no command {verb}"
+            command = known.commands[verb]
+            if rest and rest[0] in getattr(command, "commands", ()):
+                command, rest = command.commands[rest[0]], rest[1:]
+        options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        options |= {"--help", "--debug", "--install-completion"}
+        for word in rest:
+            if word.startswith("-") and not re.match(r"-\d", word):
+                assert word.split("=")[0] in options, f"{name_of(page)}: flexframe {verb} has no option {word}"
+        if verb == "train":
+            read_training(rest)
+
+
+def read_training(words: list[str]) -> None:
+    """A training's settings, where its card is one that is installed: refused as the command would refuse them."""
+    arguments = words[: words.index("-o")] if "-o" in words else words
+    if not arguments or not (arguments[0] in cards().names() or (ROOT / arguments[0]).is_file()):
+        return
+    overrides = [word for word in arguments[1:] if "=" in word and not word.startswith("-")]
+    if any("$" in word or any(part in word for part in READERS) for word in overrides):
+        return  # a shell's variables, and parts that the reader makes
+    card(str(ROOT / arguments[0]) if arguments[0].endswith(".yaml") else arguments[0]).train(overrides)
+
+
+@pytest.mark.parametrize("page", HOWTOS, ids=name_of)
+def test_a_howto_makes_what_keeps_the_contract(page, tmp_path, monkeypatch):
+    """Each file that a page shows is written, and the components are put through the contract kit."""
+    from flexframe.testing import checks
+
+    files = re.findall(r"^```python\n# (flexframe_mine/\w+\.py)\n(.*?)^```", page.read_text("utf-8"), re.M | re.DOTALL)
+    assert len(files) > 1
+    for path, text in files:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "flexframe_mine"]:
+        monkeypatch.delitem(sys.modules, name)
+    module: ModuleType = importlib.import_module("flexframe_mine")
+    try:
+        for component in module.flexframe_components():
+            for check in checks.of(component.kind):
+                check(component, {})
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == "flexframe_mine"]:
+            del sys.modules[name]
+
+
+def test_the_page_of_parts_is_what_is_installed():
+    about = importlib.util.spec_from_file_location("docs_parts", ROOT / "docs" / "parts.py")
+    parts = importlib.util.module_from_spec(about)
+    about.loader.exec_module(parts)
+    missing = parts.distributions() - {parts.distribution(component) for component in catalogue()}
+    if missing:
+        pytest.skip(f"not installed here: {', '.join(sorted(missing))}")
+    assert parts.PAGE.read_text("utf-8") == parts.render(), "run `python docs/parts.py`"

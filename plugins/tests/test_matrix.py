@@ -1,0 +1,85 @@
+"""Every encoder x quantizer x masker x decoder that is installed: builds, trains, encodes, decodes, and learns whole.
+
+Driven by the catalogue: a plugin joins by being installed.
+"""
+
+from itertools import product
+
+import pytest
+import torch
+
+from flexframe.rng import Rng
+from flexframe.testing.checks import assert_gradients, redraw_zeros, sampling
+from flexframe.tokens import Batch
+from flexframe.train.trainee import Trainee, total
+from flexframe_registry import ConfigError, TrainConfig, catalogue
+
+KINDS = ("encoder", "quantizer", "masker", "decoder")
+REAL = [component for component in catalogue() if not component.provider.startswith("flexframe-toy ")]
+"""Without the toys of the core's tests, where both run together."""
+CELLS = list(product(*(sorted(c.name for c in REAL if c.kind == kind) for kind in KINDS)))
+BATCH = 4
+SIZE = (8, 16)  # as many cells of 4 x 4 as tokens, so that parts with a grid fit
+
+
+def config_of(cell):
+    parts = dict(zip(KINDS, cell, strict=True))
+    model = {"size": "tiny", "image_size": SIZE, "length": 8, **parts}
+    return TrainConfig.read({"model": model, "run": {"data": "digits", "steps": 2}})
+
+
+def batch_of(step):
+    images = torch.rand(BATCH, 3, *SIZE, generator=torch.Generator().manual_seed(step))
+    return Batch(torch.arange(BATCH), images)
+
+
+def test_the_matrix_holds_what_is_promised():
+    quantizers = {"fsq", "vq", "lfq", "bsq", "simvq", "residual-vq", "residual-fsq", "kl", "none"}
+    assert quantizers <= set(catalogue().names("quantizer"))
+    assert {"full", "uniform", "pow2", "uniform-pow2", "tail-drop"} <= set(catalogue().names("masker"))
+    assert {"flow", "vit", "vqgan"} <= set(catalogue().names("decoder"))
+    assert {"registers", "latent-tokens", "vqgan"} <= set(catalogue().names("encoder"))
+
+
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_cell(cell):
+    try:
+        config = config_of(cell)
+    except ConfigError as error:
+        pytest.fail(f"refused: {error}")  # nothing of the built-in matrix is senseless
+    torch.manual_seed(0)
+    trainee = Trainee(config)
+    optimizer = torch.optim.AdamW(trainee.parameters(), lr=1e-3)
+    trainee.train()
+    for step in range(2):
+        batch = batch_of(step)
+        losses, codes = trainee(batch, step=step, rng=Rng(0, batch.index, step))
+        assert all(loss.isfinite().all() for loss in losses.values()), losses
+        assert codes.keep.any(1).all()
+        optimizer.zero_grad()
+        total(losses).backward()
+        optimizer.step()
+
+    model = trainee.model.eval()
+    images = batch_of(9).images
+    for length in (1, 5, 8):
+        tokens = model.encode(images, lengths=length)
+        assert tokens.codes.shape[:2] == (BATCH, length)
+        again = model.decode(model.tokens(tokens.codes), rng=3, sampling=sampling(config.model.decoder))
+        decoded = model.decode(tokens, rng=3, sampling=sampling(config.model.decoder))
+        assert decoded.shape == images.shape
+        assert decoded.min() >= 0
+        assert decoded.max() <= 1
+        torch.testing.assert_close(again, decoded)
+
+    torch.manual_seed(1)
+    trainee = Trainee(config)
+    redraw_zeros(trainee)
+    unused = [f"model.{kind}.{name}" for kind in KINDS for name in getattr(config.model, kind).unused()]
+
+    def forward(step):
+        batch = batch_of(step)
+        losses, _ = trainee(batch, step=step, rng=Rng(0, batch.index, step))
+        return total(losses)
+
+    assert_gradients(trainee, unused, forward)

@@ -1,0 +1,77 @@
+"""Runs of real parts that are broken off."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flexframe.train import checkpoint
+from flexframe.train.run import Run
+from flexframe_registry import hookimpl, manager
+
+LONGER = ("run.steps=12", "run.transforms=[flip, {type: shift, pixels: 1}]")
+REVIVING = "quantizer={type: vq, codebook_size: 64, dim: 8, l2_norm: false, ema: true, dead_code_threshold: 0.5}"
+
+
+class Stop:
+    """Raises at the end of a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    @hookimpl
+    def flexframe_step_end(self, run, step, losses):
+        if step == self.step:
+            raise InterruptedError("stopped")
+
+
+@pytest.fixture
+def register():
+    """Registers observers, and takes them away again."""
+    taken = []
+
+    def add(plugin):
+        manager().register(plugin)
+        taken.append(plugin)
+        return plugin
+
+    yield add
+    for plugin in taken:
+        manager().unregister(plugin)
+
+
+def resume(folder):
+    return Run.resume(folder, torch.device("cpu"))
+
+
+def lines(run):
+    return [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+
+
+def assert_equal_runs(one, other):
+    """Equal to the last bit: the exported model, all that is trained, the optimizer, what was logged."""
+    assert one.step == other.step
+    pairs = [
+        (load_file(one.folder / "model.safetensors"), load_file(other.folder / "model.safetensors")),
+        (one.trainee.state_dict(), other.trainee.state_dict()),
+        (checkpoint.optimizer_tensors(one.optimizer), checkpoint.optimizer_tensors(other.optimizer)),
+    ]
+    for a, b in pairs:
+        assert a.keys() == b.keys()
+        assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    drop = {"images_per_s", "data_wait"}
+    assert [{k: v for k, v in line.items() if k not in drop} for line in lines(one)] == [
+        {k: v for k, v in line.items() if k not in drop} for line in lines(other)
+    ]
+
+
+def test_draws_inside_a_library_go_on_where_they_were(create, go, register):
+    settings = (*LONGER, "run.steps=8", REVIVING, "decoder=vit")
+    whole = go(create("whole", *settings))
+    stop = register(Stop(5))
+    with pytest.raises(InterruptedError):
+        go(create("cut", *settings))
+    stop.step = 99
+    torch.rand(7)  # somebody else draws in between
+    assert_equal_runs(go(resume(whole.folder.parent / "cut")), whole)
