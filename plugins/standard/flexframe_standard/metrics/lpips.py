@@ -65,8 +65,8 @@ class _Judge:
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
                 self._why = f"LPIPS weights cannot be had ({reason}); {self._how()}"
             else:
-                found = net.vanishes(self.size)
-                self._why = found and f"{found}; use larger images"
+                vanishing = net.vanishes(self.size)
+                self._why = vanishing and f"{vanishing}; use larger images"
         return self._why
 
     @torch.no_grad()
@@ -86,5 +86,5 @@ class _Judge:
         )
 
     def _read(self, what: str, path: Path) -> Mapping[str, Tensor]:
-        found, self.hashes[f"{what}_sha256"] = read_weights(path)
-        return found
+        tensors, self.hashes[f"{what}_sha256"] = read_weights(path)
+        return tensors
