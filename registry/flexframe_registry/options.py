@@ -15,7 +15,7 @@ from .files import put, split_override
 from .kinds import Config
 
 FORMS: Mapping[Any, str] = {bool: "true|false", int: "N", float: "X", str: "TEXT"}
-"""What stands for a value in help texts, by its type."""
+"""Placeholders for a value in help texts, by its type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,9 @@ class Setting:
     name: str
     """The field's name: `top_k`."""
     form: str
-    """What a value looks like: `N`, `X`, `true|false`, `euler|heun|midpoint`; `VALUE` for what YAML alone can say."""
+    """The look of a value: `N`, `X`, `true|false`, `euler|heun|midpoint`; `VALUE` for what YAML alone can say."""
     default: str
-    """What holds where it is not given."""
+    """The value where none is given."""
     help: str
     """The field's docstring in one line."""
 
@@ -44,7 +44,8 @@ def option(name: str) -> str:
 
 def settings_of(kind: type[Config]) -> tuple[Setting, ...]:
     """Every setting of a config class, in its own order."""
-    return tuple(_setting(name, field) for name, field in kind.model_fields.items())
+    texts = kind.documentation()
+    return tuple(_setting(name, field, texts.get(name, "")) for name, field in kind.model_fields.items())
 
 
 def read_settings(
@@ -112,9 +113,9 @@ def _assignments(assignments: Sequence[str], prefix: str) -> list[tuple[str, str
     return read
 
 
-def _setting(name: str, field: FieldInfo) -> Setting:
+def _setting(name: str, field: FieldInfo, text: str) -> Setting:
     default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
-    return Setting(name, _form(field.annotation), default, " ".join((field.description or "").split()))
+    return Setting(name, _form(field.annotation), default, " ".join(text.split()))
 
 
 def _form(annotation: Any) -> str:

@@ -282,6 +282,6 @@ def test_the_command(command, files, tmp_path):
     twice = command(
         "generate", "--prior", prior, "--temperature", 2, "--set", "sampling.temperature=3", "-o", tmp_path / "x"
     )
-    assert "--temperature: and --set sampling.temperature both say so" in twice.err
+    assert "sampling.temperature: and --temperature both say so" in twice.err
     long = command("generate", "--prior", prior, "--length", 9, "-o", tmp_path / "x")
     assert "--length: a length of 9; this model's are 1..6" in long.err
