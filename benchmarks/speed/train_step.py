@@ -141,7 +141,7 @@ def main() -> None:
     device = torch.device(args.device)
     with tempfile.TemporaryDirectory() as folder:
         if card(args.card).model.codec.type != "identity":  # a frozen codec needs weights: random ones cost the same
-            drawn = Path(folder) / "random.safetensors"
+            drawn = Path(folder) / "drawn.safetensors"
             command = [sys.executable, "-m", "flexframe", "init", args.card, "-o", str(drawn)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             args.settings.append(f"run.init={{from: {drawn}, parts: [codec]}}")

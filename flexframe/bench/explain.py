@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from flexframe.bench.causes import CAUSES, FOLLOWS, IGNORED, OTHER, Cause
+from flexframe.bench.causes import CAUSES, OTHER
+from flexframe_registry import UnknownName, catalogue
+from flexframe_registry.kinds import Cause, MetricConfig, is_place
 
 Leaf = str | int | float | bool | None
 ABSENT = "(not said)"
@@ -30,7 +32,7 @@ class Difference:
     @property
     def forbids(self) -> bool:
         """Whether numbers do not compare because of it."""
-        return self.half == "measure" and not self.cause.small
+        return self.half == "measure" and self.cause.moves == "numbers"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Explanation:
                 names = found.setdefault(key, (difference, []))[1]
                 if pair.measure not in names:
                     names.append(pair.measure)
-        order = sorted(found.values(), key=lambda item: (not item[0].forbids, item[0].cause.small))
+        order = sorted(found.values(), key=lambda item: (not item[0].forbids, item[0].cause.moves == "digits"))
         return [(difference, names) for difference, names in order]
 
     @property
@@ -145,32 +147,60 @@ def _differences(first: Mapping[str, Any], second: Mapping[str, Any], silent: se
         half = path.partition(".")[0]
         a, b = one.get(path, ABSENT), other.get(path, ABSENT)
         # a setting that is none is as one that did not exist yet
-        alike = a == b or {a, b} == {None, ABSENT}
-        if alike or half in whole or any(fnmatchcase(path, pattern) for pattern in IGNORED):
+        if a == b or {a, b} == {None, ABSENT} or half in whole:
             continue
         if whole and (path not in one or path not in other):
             continue
-        if silent is not None and half == "measure" and ABSENT in (a, b):
+        if silent is not None and half == "measure" and ABSENT in (a, b) and ".providers." not in path:
             silent.add(path.removeprefix("measure.").partition(".")[0])
             continue
         apart[path] = a, b
-    grouped: dict[tuple[str, str], tuple[Cause, list[tuple[str, str, str]]]] = {}
+    causes = [*_metrics_own(first), *_metrics_own(second), *CAUSES]
+    grouped: dict[tuple[str, Half], tuple[Cause, list[tuple[str, str, str]]]] = {}
     for path, (a, b) in apart.items():
-        cause = next((c for c in CAUSES if any(fnmatchcase(path, p) for p in c.paths)), OTHER)
-        half, _, name = path.partition(".")
-        grouped.setdefault((cause.name, half), (cause, []))[1].append((name, _told(a), _told(b)))
+        # a distribution that only one of them names has no version to compare
+        known = path.replace(".providers.", ".provided.") if ABSENT in (a, b) else path
+        cause = next((c for c in causes if any(fnmatchcase(known, p) for p in c.paths)), OTHER)
+        half, name = _half(path)
+        if cause.moves != "nothing":
+            grouped.setdefault((cause.name, half), (cause, []))[1].append((name, _told(a), _told(b)))
     names = {name for name, _ in grouped}
     return [
-        Difference(cause, half, details)  # type: ignore[arg-type]
-        for (name, half), (cause, details) in grouped.items()
-        if not names & set(FOLLOWS.get(name, ()))
+        Difference(cause, half, details)
+        for (_, half), (cause, details) in grouped.items()
+        if not names & set(cause.follows)
     ]
+
+
+def _half(path: str) -> tuple[Half, str]:
+    """Of what a path is a setting, and its name there."""
+    first, _, name = path.partition(".")
+    return ("measure" if first == "measure" else "use" if first == "use" else "model"), name
+
+
+def _metrics_own(record: Mapping[str, Any]) -> list[Cause]:
+    """The causes that a number's metric names, with their patterns as in a record; none of a metric that is not
+    installed."""
+    try:
+        config = catalogue().get("metric", record["measure"]["metric"]["type"]).config
+    except (KeyError, TypeError, UnknownName):
+        return []  # not measured, of another form, or of a plugin that is not here: told as settings of the metric
+    assert issubclass(config, MetricConfig)
+    places = tuple(f"metric.{name}" for name, field in config.model_fields.items() if is_place(field))
+    common = {cause.name: cause for cause in CAUSES}
+    own = [Cause("where a file lies", places, "none: its content is hashed", moves="nothing"), *config.causes]
+    found = [cause if cause.size else replace(common[cause.name], paths=cause.paths) for cause in own]
+    return [replace(cause, paths=tuple(f"measure.{path}" for path in cause.paths)) for cause in found]
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Leaf]]:
     if isinstance(value, Mapping):
         for key, each in value.items():
             yield from _leaves(each, f"{path}.{key}".lstrip("."))
+    elif path.endswith(".providers") and isinstance(value, list):
+        for provider in value:
+            name, _, version = provider.rpartition(" ")
+            yield f"{path}.{name}", version
     elif isinstance(value, list):
         yield path, json.dumps(value, ensure_ascii=False)
     else:

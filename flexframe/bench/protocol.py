@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from flexframe_registry import ComponentConfig, TokenizerConfig, catalogue
+from flexframe_registry.kinds import is_place
 
 SCHEMA = 2
 UINT8_RULES = {
@@ -79,8 +80,7 @@ def settings(config: BaseModel) -> dict[str, Any]:
     """A config without the fields that only say where a file lies: what is in the file is hashed elsewhere."""
     dumped, found = config.model_dump(mode="json"), {}
     for name, field in type(config).model_fields.items():
-        extra = field.json_schema_extra
-        if isinstance(extra, Mapping) and extra.get("place"):
+        if is_place(field):
             continue
         value = getattr(config, name)
         found[name] = settings(value) if isinstance(value, BaseModel) else dumped[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -127,7 +128,8 @@ def ahead(loaded: Iterator[tuple[Tensor, ...]], device: torch.device) -> Iterato
     if device.type != "cuda":
         yield from loaded
         return
-    copies, before = torch.cuda.Stream(device), None
+    copies: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    before: tuple[Tensor, ...] | None = None
     while True:
         with torch.cuda.stream(copies):
             after = next(loaded, None)

@@ -120,7 +120,7 @@ class Shards:
         if shard not in self._open:
             path = self.path(shard)
             try:
-                file = safe_open(path, framework="pt")
+                file: Any = safe_open(path, framework="pt")
             except (SafetensorError, OSError) as error:
                 text = f"is not a whole shard ({error}); delete it, and repeat the command that made it"
                 raise ConfigError.at(str(path), text) from None

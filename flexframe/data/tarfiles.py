@@ -71,7 +71,7 @@ def members(path: Path) -> Iterator[Member]:
     try:
         with tarfile.open(path, "r:") as shard:
             while (member := shard.next()) is not None:
-                shard.members = []  # else it keeps every header that it has read
+                vars(shard)["members"] = []  # else it keeps every header that it has read
                 if member.isdir():
                     continue
                 plain = member.isreg() and not member.issparse()

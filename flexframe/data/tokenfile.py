@@ -201,9 +201,9 @@ class TokenFile:
         if not self.path.is_file():
             raise self._error("there is no such file")
         try:
-            self._file = safe_open(self.path, framework="np")
-            self._slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
-            metadata = self._file.metadata() or {}
+            file: Any = safe_open(self.path, framework="np")
+            self._slices: dict[str, Any] = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
         except (SafetensorError, OSError) as error:
             raise self._error(f"is not a whole safetensors file ({error}); encode the images again") from None
         self.about = self._about(metadata)
@@ -288,7 +288,8 @@ class TokenFile:
 
     def _read(self, name: str, start: int, stop: int) -> np.ndarray:
         try:
-            return self._slices[name][start:stop]
+            rows: np.ndarray = self._slices[name][start:stop]
+            return rows
         except SafetensorError as error:
             raise self._error(f"cannot be read further ({error}); encode the images again") from None
 

@@ -47,7 +47,8 @@ class TensorFile(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         handle = self._where[name]
-        return handle[name] if isinstance(handle, dict) else handle.get_tensor(name)
+        tensor: Tensor = handle[name] if isinstance(handle, dict) else handle.get_tensor(name)
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)

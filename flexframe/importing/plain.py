@@ -51,7 +51,8 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ConfigError.at(str(path), f"cannot be read: {_one_line(error)}") from None
     if not isinstance(found, dict):
         raise ConfigError.at(str(path), f"holds {type(found).__name__}, not a mapping")
-    return plain(found, str(path))
+    settings: dict[str, Any] = plain(found, str(path))
+    return settings
 
 
 def check_bounds(text: str, where: str) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from flexframe.data.images import SUFFIXES
+from flexframe.data.tarfiles import check_id
 from flexframe.data.tokenfile import Rows, TokenFile
 from flexframe.files import refuse_other, replaced, sha256, write_json
 from flexframe.models.fingerprint import fingerprint, weights
@@ -22,7 +23,6 @@ from flexframe.models.tokenizer import Tokenizer
 from flexframe.pictures import to_uint8
 from flexframe.rng import Rng
 from flexframe.tokens import Tokens
-from flexframe.use.inputs import check_id
 from flexframe_registry import ConfigError
 
 RECORD = "decode.json"

@@ -93,8 +93,8 @@ def spread(budgets: Sequence[int], most: int) -> tuple[int, ...]:
     chosen: list[int] = []
     for i in range(most):
         place = first + i * (last - first) / (most - 1)
-        free = [budget for budget in budgets if budget not in chosen]
-        chosen.append(min(free, key=lambda budget, place=place: abs(math.log(budget) - place)))
+        apart = {budget: abs(math.log(budget) - place) for budget in budgets if budget not in chosen}
+        chosen.append(min(apart, key=apart.__getitem__))
     return tuple(sorted(chosen))
 
 

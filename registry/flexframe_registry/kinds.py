@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
 
 from .errors import ConfigError, explain
 
@@ -17,6 +18,11 @@ Resize = Literal["torchvision-bicubic", "torchvision-bilinear", "adm"]
 """How an image file is brought to a model's size; `flexframe.data.images` does it."""
 PLACE: JsonDict = {"place": True}
 """Marks a field that says where a file lies. What is in it moves a number, and is hashed; its place does not."""
+
+
+def is_place(field: FieldInfo) -> bool:
+    """Say whether a config's field is marked as a `PLACE`."""
+    return isinstance(field.json_schema_extra, Mapping) and bool(field.json_schema_extra.get("place"))
 
 
 # --- widths, computed once ---------------------------------------------------------------------------------------
@@ -290,9 +296,30 @@ class SourceConfig(ComponentConfig):
         return self if way is None else self.resized(way)
 
 
+@dataclass(frozen=True)
+class Cause:
+    """One thing that moves numbers, as `flexframe explain` tells it where two results differ in it."""
+
+    name: str
+    paths: tuple[str, ...]
+    """Patterns of the settings that show it: of a metric `metric.FIELD` and, of what its protocol says,
+    `measured.NAME`; of flexframe's own, the first part is `measure`, `use` or `model`."""
+    size: str = ""
+    """How much it usually moves what; empty for a cause of that name that flexframe itself has words for."""
+    moves: Literal["numbers", "digits", "nothing"] = "numbers"
+    """What it moves: last digits only, so that numbers compare all the same; or nothing, and then it is not told."""
+    follows: tuple[str, ...] = ()
+    """Names of causes beside which it is none of its own, but what follows from them."""
+
+
 class MetricConfig(ComponentConfig):
+    """Base of metrics' configs. A field that is marked as a `PLACE` moves no number."""
+
     kind = "metric"
     contract = "flexframe.bench.metric:Metric"
+    causes: ClassVar[Sequence[Cause]] = ()
+    """What of its fields and of its protocol moves its numbers how; the first whose pattern fits. What none fits is
+    told as "settings of the metric"."""
 
 
 class PriorConfig(ComponentConfig):

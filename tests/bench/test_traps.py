@@ -8,7 +8,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,7 +16,7 @@ from flexframe.bench import runner
 from flexframe.bench.causes import CAUSES
 from flexframe.bench.explain import Explanation, explain
 from flexframe.bench.runner import run
-from flexframe_registry import SuiteConfig
+from flexframe_registry import SuiteConfig, catalogue
 
 
 def value(results: Mapping[str, Any], measure: str, budget: int = 8) -> float:
@@ -266,6 +265,47 @@ def test_another_architecture(trap: Any, tokenizer: Any, suite: Any) -> None:
 
 def test_each_cause_says_its_size_and_has_patterns() -> None:
     for cause in CAUSES:
-        assert len(cause.size) > 10
+        assert len(cause.size) > 10 or cause.moves == "nothing"
         assert all(path.split(".")[0] in ("measure", "use", "model") for path in cause.paths)
-    assert np.unique([cause.name for cause in CAUSES]).size == len(CAUSES)
+    common = {cause.name for cause in CAUSES}
+    assert len(common) == len(CAUSES)
+    assert all(set(cause.follows) < common for cause in CAUSES)
+
+
+@pytest.mark.parametrize("name", catalogue().names("metric"))
+def test_each_cause_of_a_metric_is_of_its_settings(name: str) -> None:
+    config, common = catalogue().get("metric", name).config, {cause.name for cause in CAUSES}
+    for cause in config.causes:
+        assert cause.size or cause.name in common, f"{cause.name!r} has no words"
+        assert all(path.partition(".")[0] in ("metric", "measured") for path in cause.paths)
+    fields = [path.partition(".")[2].rstrip("*") for cause in config.causes for path in cause.paths]
+    own = {path for path in fields if f"metric.{path}" in {p for c in config.causes for p in c.paths}}
+    assert own <= set(config.model_fields)
+
+
+def test_parts_that_moved_to_another_distribution_are_told_as_that(tokenizer: Any, suite: Any, tmp_path: Path) -> None:
+    now = json.loads(json.dumps(run(suite("psnr", count=8), [("a", tokenizer("full"))], tmp_path).results))
+    before = json.loads(json.dumps(now))
+    for record in before["protocols"].values():
+        record["use"]["providers"] = sorted([*record["use"]["providers"], "flexframe-lengths 0.1.0"])
+    ((difference, _),) = explain(before, now).differences
+    assert difference.cause.name == "who provides a part"
+    assert "`full`, `mse` and `l1` are flexframe's own now" in difference.cause.size
+    assert difference.details == [("providers.flexframe-lengths", "0.1.0", "(not said)")]
+    assert all(pair.comparable for pair in explain(before, now).pairs)
+    for record in now["protocols"].values():
+        record["use"]["providers"] = [each.replace(" 0.1.0", " 0.2.0") for each in record["use"]["providers"]]
+    assert [d.cause.name for d, _ in explain(before, now).differences] == ["versions", "who provides a part"]
+
+
+def test_settings_of_a_metric_that_is_not_installed_are_told_as_such(
+    tokenizer: Any, suite: Any, tmp_path: Path
+) -> None:
+    first = json.loads(json.dumps(run(suite("psnr", count=8), [("a", tokenizer())], tmp_path).results))
+    second = json.loads(json.dumps(first))
+    for results, rounded in ((first, False), (second, True)):
+        for record in results["protocols"].values():
+            record["measure"]["metric"] = {"type": "strange", "rounded": rounded}
+    ((difference, _),) = explain(first, second).differences
+    assert difference.cause.name == "settings of the metric"
+    assert difference.forbids

@@ -16,10 +16,10 @@ from flexframe_registry import (
     LatentSpec,
     MaskerConfig,
     ObjectiveConfig,
-    SourceConfig,
     hookimpl,
 )
 from flexframe_standard import metrics
+from flexframe_standard.sources.digits_config import DigitsConfig
 from flexframe_standard.sources.files_config import FolderConfig, ImagesConfig, TarConfig
 from flexframe_standard.sources.scenes_config import ScenesConfig
 
@@ -66,14 +66,6 @@ class L1Config(ObjectiveConfig):
 
     def needs(self) -> frozenset[str]:
         return frozenset({"reconstruction"})
-
-
-class DigitsConfig(SourceConfig):
-    """The 1,797 handwritten digits that scikit-learn ships (8 x 8, grey), enlarged; every fifth is held out."""
-
-    type: Literal["digits"] = "digits"
-    split: Literal["train", "val"] = "train"
-    """`train` (1,438 images), or the held-out `val` (359: the indices 4, 9, 14, ...)."""
 
 
 @hookimpl

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from flexframe_registry import MetricConfig, SourceConfig
+from flexframe_registry.kinds import Cause
 from flexframe_registry.slots import resolve
 
 
@@ -18,6 +20,33 @@ class ClassifierConfig(MetricConfig):
     read attributes, each of them a number of its own.
     """
 
+    causes: ClassVar[Sequence[Cause]] = (
+        Cause("versions", ("measured.scikit-learn", "measured.trained_on.images.pillow")),
+        Cause("reconstructions or samples", ("measured.samples",)),
+        Cause(
+            "training images of the classifier",
+            ("measured.trained_on*", "measured.training_images"),
+            "another classifier, which reads other labels off the same images: no number of its compares",
+        ),
+        # by attribute it follows from the images, for the classifier's file is hashed
+        Cause("readings", ("measured.accuracy_on_originals_percent.*",), "none of its own", moves="nothing"),
+        Cause(
+            "what the classifier reads off the originals",
+            ("measured.accuracy_on_originals_percent",),
+            "the same originals read otherwise, so another classifier; files of before its training images were hashed "
+            "show it by this alone",
+            follows=(
+                "content of the images",
+                "resolution",
+                "resize and crop",
+                "number of images",
+                "file format",
+                "data set or split",
+                "training images of the classifier",
+                "settings of the metric",
+            ),
+        ),
+    )
     type: Literal["classifier"] = "classifier"
     data: Annotated[SerializeAsAny[SourceConfig] | None, BeforeValidator(partial(resolve, "source"))] = None
     """Labelled images to train it on, of the suite's classes and none of the suite's images; not given: the classifier

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, SerializeAsAny
 
 from flexframe_registry import SourceConfig
+from flexframe_registry.kinds import Cause
 from flexframe_registry.slots import resolve
-from flexframe_standard.metrics.inception_config import LayerConfig
+from flexframe_standard.metrics.inception_config import REFERENCES, LayerConfig
 
 
 class FrechetConfig(LayerConfig):
@@ -19,6 +21,10 @@ class FrechetConfig(LayerConfig):
     """
 
     type: Literal["frechet"] = "frechet"
+    causes: ClassVar[Sequence[Cause]] = (
+        Cause("reference images", ("metric.reference*",), REFERENCES),
+        *LayerConfig.causes,
+    )
     reference: Annotated[SerializeAsAny[SourceConfig] | None, BeforeValidator(partial(resolve, "source"))] = None
     """Images to compare with; not given: the suite's own, of which each has its reconstruction (rFID). Distances to
     different references do not compare."""

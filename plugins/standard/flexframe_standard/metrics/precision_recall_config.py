@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from flexframe_registry.kinds import Cause
 from flexframe_standard.metrics.inception_config import LayerConfig
 
 
@@ -15,6 +17,10 @@ class PrecisionRecallConfig(LayerConfig):
     Kynkäänniemi et al., 2019, on Inception features in place of VGG's, as torch-fidelity has it.
     """
 
+    causes: ClassVar[Sequence[Cause]] = (
+        Cause("settings of precision and recall", ("metric.k",), "more neighbours are larger balls: both rise with k"),
+        *LayerConfig.causes,
+    )
     type: Literal["precision-recall"] = "precision-recall"
     k: int = Field(3, ge=1)
     """The neighbour whose distance is the radius of an image's ball."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from flexframe_registry.kinds import Cause
 from flexframe_standard.metrics.per_image_config import PerImageConfig
 
 
 class SsimConfig(PerImageConfig):
     """Structural similarity of each image (Wang et al., 2004), averaged over images."""
 
+    causes: ClassVar[Sequence[Cause]] = (*PerImageConfig.causes, Cause("versions", ("measured.torchmetrics",)))
     type: Literal["ssim"] = "ssim"
     sigma: float = Field(1.5, gt=0)
     """Standard deviation of the Gaussian window in pixels; the window is 2 * floor(3.5 sigma + 0.5) + 1 wide."""

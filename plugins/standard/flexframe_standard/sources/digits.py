@@ -1,4 +1,4 @@
-"""Image sources: finite, indexable, of one size."""
+"""The data source `digits`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from PIL import __version__ as pillow_version
 
 from flexframe.data.images import to_tensor
 from flexframe.data.source import Sample, Source
-from flexframe_registry.kinds import SourceConfig
+from flexframe_standard.sources.digits_config import DigitsConfig
 
 
-class Digits(Source):
+class Digits(Source[DigitsConfig]):
     """Handwritten digits of the UCI optical recognition set (E. Alpaydin, C. Kaynak), as scikit-learn ships them."""
 
-    def __init__(self, config: SourceConfig, size: tuple[int, int]) -> None:
+    def __init__(self, config: DigitsConfig, size: tuple[int, int]) -> None:
         super().__init__(config, size)
-        from sklearn.datasets import load_digits
+        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
         grey, labels = load_digits(return_X_y=True)
         held_out = np.arange(len(grey)) % 5 == 4

@@ -71,9 +71,12 @@ class ScenesConfig(SourceConfig):
     @model_validator(mode="before")
     @classmethod
     def _fill_complexity(cls, data: Any) -> Any:
-        level = data.get("complexity", 2) if isinstance(data, Mapping) else None
-        known = isinstance(level, int) and 0 <= level < len(_LEVELS)  # what is not is told by the field itself
-        return {**_LEVELS[level if known else 2], **data} if isinstance(data, Mapping) else data
+        if not isinstance(data, Mapping):
+            return data
+        level = data.get("complexity")
+        if not isinstance(level, int) or not 0 <= level < len(_LEVELS):
+            level = 2  # what is no level is told by the field itself
+        return {**_LEVELS[level], **data}
 
     @field_validator("textures", "backgrounds")
     @classmethod

@@ -16,7 +16,7 @@ def sheet(columns: int, side: int, seed: int, first: int, gap: int = 4) -> Image
     """The same scenes in every row, from complexity 0 to 4, on white."""
     numbers, rows = range(first, first + columns), []
     for complexity in range(5):
-        pictures = render(ScenesConfig(complexity=complexity, seed=seed), numbers, (side, side))
+        pictures = render(ScenesConfig.read({"complexity": complexity, "seed": seed}), numbers, (side, side))
         framed = np.pad(pictures, ((0, 0), (0, 0), (0, gap), (0, gap)), constant_values=255)
         rows.append(framed.transpose(2, 0, 3, 1).reshape(side + gap, -1, 3))
     return Image.fromarray(np.concatenate(rows)[:-gap, :-gap])

@@ -44,7 +44,8 @@ FAR, NEAR, FRONT, ACCENT = range(4)
 
 
 def mix(a: np.ndarray, b: np.ndarray, share: np.ndarray | np.float32) -> np.ndarray:
-    return a + share * (b - a)
+    mixed: np.ndarray = a + share * (b - a)
+    return mixed
 
 
 def over(canvas: np.ndarray, cover: np.ndarray, colour: np.ndarray) -> np.ndarray:
@@ -55,7 +56,8 @@ def over(canvas: np.ndarray, cover: np.ndarray, colour: np.ndarray) -> np.ndarra
 def smooth(x: np.ndarray) -> np.ndarray:
     """0 to 1, without a kink at either end."""
     x = np.clip(x, 0, 1)
-    return x * x * (3 - 2 * x)
+    eased: np.ndarray = x * x * (3 - 2 * x)
+    return eased
 
 
 def plain(g: Ground) -> np.ndarray:

@@ -39,7 +39,7 @@ class SceneNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 64 64"]) -> dict[str, Float[Tensor, "b v"]]:
         """Logits of each attribute's values, of images in [0, 1]."""
-        places = self.places.to(images.dtype).expand(len(images), -1, -1, -1)
+        places = self.get_buffer("places").to(images.dtype).expand(len(images), -1, -1, -1)
         found = self.trunk(torch.cat([2 * images - 1, places], 1))
         pooled = torch.cat([found.mean((2, 3)), found.amax((2, 3))], 1)
         return {name: head(pooled) for name, head in self.heads.items()}
@@ -56,7 +56,8 @@ class Residual(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return x + self.body(x)
+        changed: Tensor = self.body(x)
+        return x + changed
 
 
 def _down(width: int, wider: int) -> nn.Sequential:

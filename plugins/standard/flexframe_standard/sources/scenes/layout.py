@@ -94,7 +94,8 @@ def _among(uniform: np.ndarray, number: int) -> np.ndarray:
 def _coded(uniform: np.ndarray, chosen: Sequence[str], known: Sequence[str]) -> np.ndarray:
     """Equal chances among the chosen words, as their places among the known ones."""
     codes = np.array(sorted(known.index(word) for word in chosen))
-    return codes[_among(uniform, len(codes))]
+    drawn: np.ndarray = codes[_among(uniform, len(codes))]
+    return drawn
 
 
 def _places(

@@ -67,7 +67,8 @@ class Group:
     places: np.ndarray
 
     def of(self, values: np.ndarray) -> np.ndarray:
-        return values[self.rows, self.places]
+        own: np.ndarray = values[self.rows, self.places]
+        return own
 
     @cached_property
     def by_shape(self) -> Sequence[tuple[Shape, np.ndarray]]:
@@ -77,7 +78,8 @@ class Group:
 
     def reach(self) -> np.ndarray:
         """n: the radius that each object stays within, in its own radii."""
-        return np.array([shape.reach for shape in SHAPES])[self.of(self.layout.shape)]
+        reaches: np.ndarray = np.array([shape.reach for shape in SHAPES])[self.of(self.layout.shape)]
+        return reaches
 
     def distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """n p q: each object's signed distance at its own coordinates."""

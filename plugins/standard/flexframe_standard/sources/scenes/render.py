@@ -39,7 +39,8 @@ def pixels(layout: Layout, size: tuple[int, int], lighting: str) -> UInt8[np.nda
     canvas = paint(layout, size, lighting)
     np.clip(canvas, 0, 1, out=canvas)
     canvas *= 255
-    return np.rint(canvas, out=canvas).astype(np.uint8)
+    whole: UInt8[np.ndarray, "n 3 h w"] = np.rint(canvas, out=canvas).astype(np.uint8)
+    return whole
 
 
 def paint(layout: Layout, size: tuple[int, int], lighting: str) -> np.ndarray:

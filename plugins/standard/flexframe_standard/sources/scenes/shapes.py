@@ -28,22 +28,26 @@ class Shape:
         """The distance that a soft shadow follows. Of at least that to the circle: where the planes of two sides meet
         far out, `distance` is less than the way to the corner, and would draw the shadow into a spike."""
         found = (self._cast or self.distance)(x, y)
-        return np.maximum(found, np.sqrt(x * x + y * y) - np.float32(self.reach))
+        distance: Field = np.maximum(found, np.sqrt(x * x + y * y) - np.float32(self.reach))
+        return distance
 
 
 def smooth_abs(x: Field, width: float) -> Field:
     """|x|, rounded over about `width` around 0; never below |x|."""
-    return np.sqrt(x * x + width * width)
+    distance: Field = np.sqrt(x * x + width * width)
+    return distance
 
 
 def smooth_max(a: Field, b: Field, width: float) -> Field:
     """max(a, b), rounded where they differ by less than `width`; never below the maximum."""
     gap = np.clip(width - np.abs(a - b), 0, None)
-    return np.maximum(a, b) + gap * gap * (0.25 / width)
+    distance: Field = np.maximum(a, b) + gap * gap * (0.25 / width)
+    return distance
 
 
 def circle(x: Field, y: Field) -> Field:
-    return np.sqrt(x * x + y * y) - 0.95
+    distance: Field = np.sqrt(x * x + y * y) - 0.95
+    return distance
 
 
 def square(x: Field, y: Field) -> Field:
@@ -64,7 +68,8 @@ def star(x: Field, y: Field) -> Field:
 
 
 def ring(x: Field, y: Field) -> Field:
-    return np.abs(np.sqrt(x * x + y * y) - 0.68) - 0.29
+    distance: Field = np.abs(np.sqrt(x * x + y * y) - 0.68) - 0.29
+    return distance
 
 
 def cross(x: Field, y: Field) -> Field:
@@ -90,7 +95,8 @@ def _crescent_cast(x: Field, y: Field) -> Field:
     """As if bitten by a bar that runs on to the right, and steeper there, so that no shadow lies around the bite."""
     beside = np.clip(x - 0.45, None, 0)
     bite = np.sqrt(beside * beside + y * y)
-    return np.maximum(np.sqrt(x * x + y * y) - 0.98, 1.6 * (0.74 - bite))
+    distance: Field = np.maximum(np.sqrt(x * x + y * y) - 0.98, 1.6 * (0.74 - bite))
+    return distance
 
 
 def hexagon(x: Field, y: Field) -> Field:
@@ -100,7 +106,8 @@ def hexagon(x: Field, y: Field) -> Field:
 
 def capsule(x: Field, y: Field) -> Field:
     x = np.clip(np.abs(x) - 0.56, 0, None)
-    return np.sqrt(x * x + y * y) - 0.42
+    distance: Field = np.sqrt(x * x + y * y) - 0.42
+    return distance
 
 
 SHAPES = (

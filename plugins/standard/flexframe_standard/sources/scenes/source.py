@@ -11,10 +11,10 @@ from flexframe.data.source import AttributeClassifier, Sample, Source
 from flexframe_standard.sources.scenes.layout import draw
 from flexframe_standard.sources.scenes.render import VERSION, pixels, portions
 from flexframe_standard.sources.scenes.truth import Placed, caption, placed
-from flexframe_standard.sources.scenes_config import WORDS
+from flexframe_standard.sources.scenes_config import WORDS, ScenesConfig
 
 
-class Scenes(Source):
+class Scenes(Source[ScenesConfig]):
     """Procedural scenes. The label is the main object's shape; the attributes are all that `WORDS` names."""
 
     def __len__(self) -> int:
