@@ -113,7 +113,7 @@ def test_what_is_not_the_runs_is_refused(start, tmp_path):
     refused(r"holds no features 'toy' for it; make them: flexframe precompute features")
     see(out)
     refused("latents of another codec .test. than the run's", path=start(1))
-    refused("count there 20, here 19", data={**DATA, "count": 19})
+    refused("count was 20 and is 19", data={**DATA, "count": 19})
     refused(
         "the features 'toy' in .* are others: of there .mean., here .spread.", objectives=[{**COLOUR, "of": "spread"}]
     )
