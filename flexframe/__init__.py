@@ -1,38 +1,37 @@
-"""flexframe: a modular framework for 1D image tokenizers. This front door imports no torch until something is built."""
+"""flexframe: a modular framework for 1D image tokenizers. This front door imports nothing until it is asked."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flexframe_registry import (
-    AllocatorConfig,
-    CodecConfig,
-    Component,
-    ConfigError,
-    DecoderConfig,
-    EncoderConfig,
-    LatentSpec,
-    MaskerConfig,
-    MetricConfig,
-    ObjectiveConfig,
-    QuantizerConfig,
-    RunConfig,
-    SamplingConfig,
-    SourceConfig,
-    Spec,
-    StepConfig,
-    SuiteConfig,
-    TokenizerConfig,
-    TokenSpec,
-    TrainConfig,
-    UnknownName,
-    cards,
-    catalogue,
-    hookimpl,
-)
-
 if TYPE_CHECKING:
     from flexframe.store.load import load
+    from flexframe_registry import (
+        AllocatorConfig,
+        CodecConfig,
+        Component,
+        ConfigError,
+        DecoderConfig,
+        EncoderConfig,
+        LatentSpec,
+        MaskerConfig,
+        MetricConfig,
+        ObjectiveConfig,
+        QuantizerConfig,
+        RunConfig,
+        SamplingConfig,
+        SourceConfig,
+        Spec,
+        StepConfig,
+        SuiteConfig,
+        TokenizerConfig,
+        TokenSpec,
+        TrainConfig,
+        UnknownName,
+        cards,
+        catalogue,
+        hookimpl,
+    )
 
 __version__ = "0.1.0"
 
@@ -66,8 +65,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'flexframe' has no attribute {name!r}")
     if name == "load":
         from flexframe.store.load import load
 
         return load
-    raise AttributeError(f"module 'flexframe' has no attribute {name!r}")
+    import flexframe_registry
+
+    return getattr(flexframe_registry, name)

@@ -8,7 +8,7 @@ inside. Subclasses are final.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Generic
 
 from jaxtyping import Bool, Float, Int
@@ -54,6 +54,21 @@ class Part(nn.Module, ABC, Generic[C]):
             spec: the other model's widths.
         """
         return state
+
+    def layers(self) -> Sequence[nn.Module]:
+        """Blocks in the order in which data pass them, for learning rates that fall with depth (`layer_decay`).
+
+        Unless a part says otherwise: the entries of its module lists that have modules of their own, in order of
+        registration; of lists within such an entry, the entry as a whole.
+        """
+        layers, inner = [], set[nn.Module]()
+        for module in self.modules():
+            if isinstance(module, nn.ModuleList) and module not in inner:
+                for block in module:
+                    if any(True for _ in block.children()):
+                        layers.append(block)
+                        inner.update(block.modules())
+        return layers
 
 
 class Codec(Part[CodecConfig]):

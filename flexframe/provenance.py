@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,38 @@ import torch
 
 from flexframe_registry import catalogue
 
-LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "vector-quantize-pytorch", "torch-fidelity",
-             "torchmetrics", "scikit-learn")  # fmt: skip
+LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "torch-fidelity", "torchmetrics", "scikit-learn")
+"""What flexframe itself computes with, of all that it requires."""
+AFTER = re.compile(r"[^A-Za-z0-9._-]")
+"""What ends the name in a requirement."""
 
 
 def versions() -> dict[str, str]:
-    """Versions of every provider of components and of the libraries that can move a number."""
-    found = dict(sorted({tuple(c.provider.rsplit(" ", 1)) for c in catalogue() if " " in c.provider}))
-    found["python"] = platform.python_version()
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    """Versions of the providers of components, and of the libraries that can move a number: flexframe's own, and all
+    that other providers require, with or without an extra, as far as they are installed."""
+    providers = dict(each.rsplit(" ", 1) for each in sorted({c.provider for c in catalogue()}) if " " in each)
+    libraries = dict.fromkeys(LIBRARIES)
+    for name in sorted(providers.keys() - {"flexframe"}):
+        libraries |= dict.fromkeys(required(name))
+    installed = {name: _version(name) for name in libraries if name not in providers}
+    known = {name: version for name, version in installed.items() if version is not None}
+    return {**providers, "python": platform.python_version(), **known}
+
+
+def required(distribution: str) -> list[str]:
+    """Names of what an installed distribution requires, those of its extras among them; none if it is not installed."""
+    try:
+        lines = requires(distribution) or []
+    except PackageNotFoundError:
+        return []  # a plugin that was handed in, and not installed
+    return sorted({line[: end.start()] if (end := AFTER.search(line)) else line for line in lines})
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def commit() -> str | None:

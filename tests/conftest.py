@@ -23,7 +23,7 @@ if ONLY in os.environ:
     os.environ[ONLY] += ",toy"
 
 CARD = "toy/digits-tiny"
-SHORT = ("run.steps=4", "run.batch_size=8", "run.log_every=1", "run.warmup=2", "run.checkpoint_every=4")
+SHORT = ("run.steps=4", "run.batch_size=8", "run.log_every=1", "run.optimizer.warmup=2", "run.checkpoint_every=4")
 
 
 @pytest.fixture(scope="session")

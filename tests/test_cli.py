@@ -7,12 +7,14 @@ from ruamel.yaml import YAML
 
 import flexframe
 from flexframe import cli
+from flexframe.commands.common import names_of
+from flexframe.commands.train import fresh_folder
 from flexframe_registry import ConfigError, RunConfig, TokenizerConfig, cards, catalogue
 from flexframe_registry.cards import card
 from flexframe_registry.kinds import KINDS
 
 CARD = "toy/digits-tiny"
-QUICK = ("run.batch_size=8", "run.warmup=2", "run.log_every=1", "run.checkpoint_every=2")
+QUICK = ("run.batch_size=8", "run.optimizer.warmup=2", "run.log_every=1", "run.checkpoint_every=2")
 
 
 def only_line(answer):
@@ -69,10 +71,11 @@ def test_a_parts_settings_are_shown_with_what_they_mean(command, part):
     assert part.replace("/", " ") in answer.out
     told = " ".join(answer.out.split())
     config = catalogue().get(*part.split("/")).config
-    for field, info in config.model_fields.items():
+    texts = config.documentation()
+    for field in config.model_fields:
         if field != "type":
             assert f" {field} " in told
-            assert info.description.split()[0] in told
+            assert texts[field].split()[0] in told
 
 
 @pytest.mark.parametrize("name", ["toy/digits-tiny", "toy/plain", "toy/prior"])
@@ -181,9 +184,9 @@ def test_a_run_is_resumed_and_a_finished_one_left(command, tmp_path):
 
 def test_runs_without_a_folder_get_fresh_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert str(cli._fresh_folder(CARD)) == "runs/toy-digits-tiny"
+    assert str(fresh_folder(CARD)) == "runs/toy-digits-tiny"
     (tmp_path / "runs" / "toy-digits-tiny").mkdir(parents=True)
-    assert str(cli._fresh_folder(CARD)) == "runs/toy-digits-tiny-2"
+    assert str(fresh_folder(CARD)) == "runs/toy-digits-tiny-2"
 
 
 def test_a_card_may_be_a_file_that_builds_on_another(tmp_path):
@@ -252,7 +255,7 @@ def test_models_are_called_by_as_much_of_their_paths_as_tells_them_apart(command
         (["a/runs1/mine", "runs2/mine", "runs1/mine"], ["a/runs1/mine", "runs2/mine", f"{tmp_path.name}/runs1/mine"]),
         ([CARD, f"card:{CARD}-x", "hf:owner/name@main"], [CARD, f"{CARD}-x", "name@main"]),
     ):
-        assert cli.names_of(given) == names
+        assert names_of(given) == names
     for given in (["runs1/mine", "./runs2/../runs1/mine"], [CARD, f"card:{CARD}"]):
         line = only_line(command("bench", "digits-smoke", *given))
         assert f"{given[1]}: is named twice; name it once, or other settings of use by a card file" in line

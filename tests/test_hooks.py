@@ -165,11 +165,11 @@ def test_what_an_observer_returns_or_draws_moves_no_number(create, go):
         def flexframe_step_end(self, run, step, losses):
             return 0.0
 
-    plain = go(create("plain", "run.shift=1"))
+    plain = go(create("plain", "run.transforms={type: shift, pixels: 1}"))
     plugin = Meddler()
     manager().register(plugin)
     try:
-        watched = go(create("watched", "run.shift=1"))
+        watched = go(create("watched", "run.transforms={type: shift, pixels: 1}"))
     finally:
         manager().unregister(plugin)
     one, other = (load_file(run.folder / "model.safetensors") for run in (plain, watched))
@@ -179,7 +179,7 @@ def test_what_an_observer_returns_or_draws_moves_no_number(create, go):
 def test_registering_a_plugin_changes_no_run_that_does_not_name_it(create, go, install, forked, tmp_path):
     """A plugin that is installed, with a component and a hook, leaves the numbers of other runs as they are."""
     install("newplugin", NEW_PLUGIN)
-    settings = ["run.steps=2", "run.batch_size=8", "run.log_every=1", "run.warmup=2"]
+    settings = ["run.steps=2", "run.batch_size=8", "run.log_every=1", "run.optimizer.warmup=2"]
     done = forked(TRAIN, tmp_path / "with", torch.get_num_threads(), *settings)
     assert done.returncode == 0, done.stderr
     assert "newplugin saw step 2" in done.stdout

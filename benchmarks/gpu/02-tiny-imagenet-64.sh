@@ -21,8 +21,8 @@ mkdir -p "$out"
 overrides=("run.data.path=$TRAIN") suite=("data.path=$VAL") device=cuda
 if [ "$form" = cpu ]; then
   device=cpu
-  overrides+=(run.steps=300 run.batch_size=32 run.warmup=20 run.log_every=20 run.precision=fp32 run.compile=false
-    run.workers=0 run.ema=0.98 encoder.width=128 decoder.width=128 encoder.depth=2 decoder.depth=2
+  overrides+=(run.steps=300 run.batch_size=32 run.optimizer.warmup=20 run.log_every=20 run.precision=fp32 run.compile=false
+    run.feed.workers=0 run.ema=0.98 encoder.width=128 decoder.width=128 encoder.depth=2 decoder.depth=2
     encoder.patch=8 decoder.patch=8)
   suite+=(count=64 'budgets=[1,4,16,64]')
 else

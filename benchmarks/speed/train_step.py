@@ -95,7 +95,7 @@ def run_steps(args: argparse.Namespace, steps: int, folder: Path, profiled: bool
         torch.cuda.set_device(device)  # events that name no device are of this one
     data = "run.data={type: scenes, split: train, complexity: 1}"
     fixed = [data, f"run.steps={steps}", f"run.batch_size={args.batch}", "run.log_every=1000000"]
-    fixed += ["run.checkpoint_every=1000000", "run.warmup=1"]
+    fixed += ["run.checkpoint_every=1000000", "run.optimizer.warmup=1"]
     config = card(args.card).train([*fixed, *args.settings])
     run = Run.create(config, folder, device, {})
     run.save = lambda: folder  # type: ignore[method-assign]  # what is saved at the end is no part of a step

@@ -55,7 +55,7 @@ class Partial:
         try:
             with safe_open(self.path, "pt") as file:
                 header = json.loads((file.metadata() or {})["state"])
-                state = thaw(header["state"], {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                state: dict[str, Any] = thaw(header["state"], {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except Exception as error:  # whatever is wrong with the file, the user decides
             raise ValueError(f"{self.path}, of an interrupted run, is damaged ({error}); {remedy}") from None
         told = "holds an interrupted run of another protocol"

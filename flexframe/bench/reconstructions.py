@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from flexframe.bench import extremes, protocol
 from flexframe.bench.gallery import Gallery
@@ -129,6 +130,11 @@ def used(model: Tokenizer, suite: SuiteConfig, device: torch.device) -> dict[str
 
 def parameters(model: Tokenizer) -> dict[str, int]:
     """Counts by part; `total` leaves out the codec, which is frozen and usually somebody else's."""
-    parts = {"encoder": model.encoder, "quantizer": model.quantizer, "decoder": model.decoder, "codec": model.codec}
+    parts: dict[str, nn.Module] = {
+        "encoder": model.encoder,
+        "quantizer": model.quantizer,
+        "decoder": model.decoder,
+        "codec": model.codec,
+    }
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     return {"total": sum(n for name, n in counts.items() if name != "codec"), **counts}

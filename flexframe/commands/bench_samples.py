@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import Device, names_and_settings, names_of, out, pick_device, say
-from flexframe.commands.generate import Guidance, Settings, Temperature, TopK, TopP, read_settings
-from flexframe_registry import ConfigError, suite
+from flexframe.commands.common import names_and_settings, names_of, out, pick_device, refuse, say
+from flexframe.commands.generate import Settings, read_both
+from flexframe.commands.options import Device, Suite
 
 
 def bench_samples(
-    name: Annotated[
-        str,
-        typer.Argument(metavar="SUITE", help="A suite's name, or a YAML file.", autocompletion=complete.suites),
-    ],
+    ctx: typer.Context,
+    name: Suite,
     priors: Annotated[
         list[str],
         typer.Argument(
@@ -27,10 +25,6 @@ def bench_samples(
         ),
     ],
     folder: Annotated[Path, typer.Option("--out", "-o", help="Where results.json and the pictures go.")],
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    guidance: Guidance = None,
     settings: Settings = None,
     model: Annotated[
         str | None,
@@ -45,10 +39,10 @@ def bench_samples(
 
     `flexframe bench-samples scenes-64-samples gpt/scenes-64-flextok gpt/scenes-64-titok-16 -o out`
     """
+    from flexframe_registry import suite
+
     named, overrides = names_and_settings(priors)
     measured = suite(name, overrides)
-    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
-    sampling, decoding = read_settings(given, settings)
     names = names_of(named)
     from flexframe.store.load import load
     from flexframe.store.places import find, preprocessing
@@ -61,17 +55,21 @@ def bench_samples(
     from flexframe.bench.samples import FOLDER, run
     from flexframe.bench.table import print_table
     from flexframe.models.generator import Generator
+    from flexframe.models.tokenizer import Tokenizer
     from flexframe_registry.suites import settle
 
-    loaded, ways = [], {}
+    loaded, ways = list[tuple[str, Generator, Tokenizer]](), dict[str, Any]()
+    sampling, decoding = dict[str, Any](), dict[str, Any]()
     for shown, prior in zip(names, named, strict=True):
         generator = load(prior, device=on, kind=None)
         if not isinstance(generator, Generator):
-            raise ConfigError.at(prior, "is no prior; `flexframe bench` measures tokenizers")
+            refuse(prior, "is no prior; `flexframe bench` measures tokenizers")
         where = model or generator.config.tokenizer
         if where is None:
-            raise ConfigError.at(prior, "names no tokenizer; give it with --model")
-        loaded.append((shown, generator, load(where, device=on)))
+            refuse(prior, "names no tokenizer; give it with --model")
+        tokenizer = load(where, device=on)
+        sampling, decoding = read_both(ctx, generator.config.prior, tokenizer.config.decoder, settings)
+        loaded.append((shown, generator, tokenizer))
         ways[shown] = preprocessing(where).resize
     if loaded:
         measured = measured.model_copy(update={"data": settle(measured.data, ways)})

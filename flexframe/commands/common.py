@@ -8,15 +8,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, NoReturn
 
-import typer
 from rich.console import Console
-
-from flexframe.commands import complete
-from flexframe_registry import ConfigError, cards
-from flexframe_registry.cards import is_card_file
-from flexframe_registry.errors import UnknownName, nearest
 
 out = Console(width=None if sys.stdout.isatty() else 240)  # whole lines for pipes
 say = Console(stderr=True, highlight=False)
@@ -24,15 +18,13 @@ say = Console(stderr=True, highlight=False)
 DEVICES = "auto", "cpu", "cuda", "mps"
 DEBUG = "FLEXFRAME_DEBUG"
 """Environment variable: 1 is as --debug on every command."""
-EXPECTED = ConfigError, UnknownName, ValueError, ImportError, OSError, FloatingPointError
-"""What says in its own words what is wrong and what to do. Anything else is told with its type, as unexpected."""
 LONGEST = 600
 """Characters of an unexpected error's own words; torch's may run over pages."""
 
-Device = Annotated[
-    str,
-    typer.Option(help="cpu, cuda, cuda:1 ..., mps, or auto: the best there is.", autocompletion=complete.devices),
-]
+
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning as one line, in place of Python's own two with a place in the code."""
+    say.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
 
 
 # --- devices -----------------------------------------------------------------------------------------------------
@@ -41,8 +33,10 @@ Device = Annotated[
 def pick_device(name: str) -> Any:
     """A torch device by name; `auto` takes CUDA, then MPS, then the CPU. A typo is told before torch is imported."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        from flexframe_registry.errors import nearest
+
         known = f"Known: {', '.join(DEVICES)}, and cuda:N for one GPU of several"
-        raise ConfigError.at("--device", f"there is no {name!r}.{nearest(name, DEVICES)} {known}")
+        refuse("--device", f"there is no {name!r}.{nearest(name, DEVICES)} {known}")
     import torch
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -51,17 +45,17 @@ def pick_device(name: str) -> Any:
     usable = ["cpu", *["cuda"] * cuda, *["mps"] * mps]
     kind, _, number = name.partition(":")
     if kind not in usable:
-        raise ConfigError.at("--device", f"{name!r} cannot be used here: {_why_not(kind)}. {_instead(usable)}")
+        refuse("--device", f"{name!r} cannot be used here: {_why_not(kind)}. {_instead(usable)}")
     if number and int(number) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise ConfigError.at("--device", f"there is no {name!r}: {count} found here, the last is cuda:{count - 1}")
+        refuse("--device", f"there is no {name!r}: {count} found here, the last is cuda:{count - 1}")
     device = torch.device(name)
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         others = [each for each in usable if each != kind]
-        raise ConfigError.at("--device", f"{name!r} cannot be used here: {first}. {_instead(others)}") from None
+        refuse("--device", f"{name!r} cannot be used here: {first}. {_instead(others)}")
     return device
 
 
@@ -97,7 +91,7 @@ def names_of(models: Sequence[str]) -> list[str]:
     twice = next((model for i, model in enumerate(models) if parts[i] in parts[:i]), None)
     if twice is not None:
         text = "is named twice; name it once, or other settings of use by a card file of their own (`base`, `sampling`)"
-        raise ConfigError.at(twice, text)
+        refuse(twice, text)
     taken = [1] * len(models)
     while True:
         names = ["/".join(each[-k:]) for each, k in zip(parts, taken, strict=True)]
@@ -110,6 +104,9 @@ def names_of(models: Sequence[str]) -> list[str]:
 
 def _parts(model: str) -> tuple[str, ...]:
     """A model's name in parts, of which the last one says most; a card's id is one part."""
+    from flexframe_registry import cards
+    from flexframe_registry.cards import is_card_file
+
     prefix, _, rest = model.partition(":")
     bare = rest if prefix in ("card", "path", "hf") else model
     if prefix == "card" or (prefix not in ("path", "hf") and bare in cards().files):
@@ -124,6 +121,13 @@ def _parts(model: str) -> tuple[str, ...]:
 # --- errors ------------------------------------------------------------------------------------------------------
 
 
+def refuse(path: str, text: str) -> NoReturn:
+    """Raise the `ConfigError` of one problem: the option or place, and a sentence that says what to do."""
+    from flexframe_registry import ConfigError
+
+    raise ConfigError.at(path, text) from None
+
+
 def take_debug(arguments: list[str]) -> bool:
     """Whether tracebacks are wanted; `--debug` may stand anywhere before a `--`, and is taken out of the arguments."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
@@ -134,8 +138,11 @@ def take_debug(arguments: list[str]) -> bool:
 
 def tell(error: Exception) -> int:
     """Say an error in one line, and give the exit code: 2 where the caller can mend it, 1 where it is unexpected."""
+    from flexframe_registry import ConfigError, UnknownName
+
     words = " ".join(str(error).split())
-    expected = isinstance(error, EXPECTED) and words != ""
+    plain = ConfigError, UnknownName, ValueError, ImportError, OSError, FloatingPointError
+    expected = isinstance(error, plain) and words != ""  # these say in their own words what is wrong and what to do
     if not expected:
         text = f"{type(error).__name__}{': ' if words else ''}{words[:LONGEST]}{' …' * (len(words) > LONGEST)}"
         words = f"{text.rstrip('.')}. {_advice(error)}"

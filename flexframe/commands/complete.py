@@ -7,10 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from flexframe_registry import cards, catalogue
-from flexframe_registry.kinds import KINDS
-from flexframe_registry.suites import SUITES
-
 
 def _that_begin(names: Iterable[str], incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
@@ -18,21 +14,30 @@ def _that_begin(names: Iterable[str], incomplete: str) -> list[str]:
 
 def models(incomplete: str) -> list[str]:
     """Ids of cards."""
+    from flexframe_registry import cards
+
     return _that_begin(cards().names(), incomplete)
 
 
 def kinds(incomplete: str) -> list[str]:
     """Kinds of parts."""
+    from flexframe_registry.kinds import KINDS
+
     return _that_begin(KINDS, incomplete)
 
 
 def suites(incomplete: str) -> list[str]:
     """Names of suites that ship."""
+    from flexframe_registry.suites import SUITES
+
     return _that_begin(sorted(path.stem for path in SUITES.glob("*.yaml")), incomplete)
 
 
 def parts_and_models(incomplete: str) -> list[str]:
     """kind/name of every part, and ids of cards: what `show` takes."""
+    from flexframe_registry import cards, catalogue
+    from flexframe_registry.kinds import KINDS
+
     parts = [f"{kind}/{name}" for kind in KINDS for name in catalogue().names(kind)]
     return _that_begin([*parts, *cards().names()], incomplete)
 
@@ -45,7 +50,9 @@ def devices(incomplete: str) -> list[str]:
 def names_of(kind: str) -> Callable[[str], list[str]]:
     """Names of one kind's parts."""
 
-    def found(incomplete: str) -> list[str]:
+    def parts(incomplete: str) -> list[str]:
+        from flexframe_registry import catalogue
+
         return _that_begin(catalogue().names(kind), incomplete)
 
-    return found
+    return parts

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flexframe.commands.common import out
-from flexframe_registry import ConfigError
+from flexframe.commands.common import out, refuse
 
 Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="A results.json, or the folder that holds it.")]
 
@@ -39,13 +38,13 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError.at(str(file), "is not there; name a results.json that `flexframe bench` wrote") from None
+        refuse(str(file), "is not there; name a results.json that `flexframe bench` wrote")
     except ValueError as error:
-        raise ConfigError.at(str(file), f"is no JSON ({error})") from None
+        refuse(str(file), f"is no JSON ({error})")
     if not isinstance(found, dict) or {"measures", "models", "protocols", "protocol"} - set(found):
-        raise ConfigError.at(str(file), "is not of the form that `flexframe bench` writes")
+        refuse(str(file), "is not of the form that `flexframe bench` writes")
     if not found["models"]:
-        raise ConfigError.at(str(file), "holds no model")
+        refuse(str(file), "holds no model")
     return found
 
 

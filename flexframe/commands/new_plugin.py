@@ -12,10 +12,10 @@ from typing import Annotated
 
 import typer
 
-from flexframe.commands.common import out
-from flexframe_registry import ConfigError, cards, catalogue
-from flexframe_registry.hookspecs import PROJECT
+from flexframe.commands.common import out, refuse
 
+PROJECT = "flexframe"
+"""The entry-point group of plugins, and what their distributions' names begin with."""
 LONGEST = 30
 """Characters of a name; it stands in file names and table columns."""
 FILES = {
@@ -45,7 +45,7 @@ def new_plugin(
     _check(name)
     target = folder or Path(f"{PROJECT}-{name}")
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise ConfigError.at(str(target), "is there already and is not empty; choose another folder with -o")
+        refuse(str(target), "is there already and is not empty; choose another folder with -o")
     for path, text in render(name).items():
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         (target / path).write_text(text, encoding="utf-8")
@@ -72,16 +72,18 @@ def _check(name: str) -> None:
         better = re.sub(r"[^a-z0-9]+", "-", name.lower())[:LONGEST].strip("-")
         hint = f"; try {better!r}" if better[:1].isalpha() else ""
         text = f"a plugin's name is of lower-case letters, digits and single hyphens, and begins with a letter{hint}"
-        raise ConfigError.at(repr(name), text)
+        refuse(repr(name), text)
     if len(name) > LONGEST:
-        raise ConfigError.at(repr(name), f"is {len(name)} characters long; at most {LONGEST} are shown well")
+        refuse(repr(name), f"is {len(name)} characters long; at most {LONGEST} are shown well")
     taken = _taken(name)
     if taken is not None:
-        raise ConfigError.at(repr(name), f"{taken}; choose another name")
+        refuse(repr(name), f"{taken}; choose another name")
 
 
 def _taken(name: str) -> str | None:
     """A sentence on who has the name, or one of the names that follow from it; None if it is free."""
+    from flexframe_registry import cards, catalogue
+
     for point in entry_points(group=PROJECT):
         if point.name == name:
             return f"is the plugin of {point.dist.name if point.dist else point.value}"

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import Device, out, pick_device, say
-from flexframe.commands.use import _progress
-from flexframe_registry import ConfigError, GeneratorConfig, SourceConfig
-from flexframe_registry.cards import card as find_card
-from flexframe_registry.files import split_override
-from flexframe_registry.slots import resolve
+from flexframe.commands.common import out, pick_device, refuse, say
+from flexframe.commands.models import tokenizer_of
+from flexframe.commands.options import Device
+from flexframe.commands.progress import bar
+
+if TYPE_CHECKING:
+    from flexframe_registry.kinds import SourceConfig
+
+Word = TypeVar("Word", bound=str)
+DTYPES: tuple[Literal["fp32", "fp16"], ...] = ("fp32", "fp16")
+POSTERIORS: tuple[Literal["moments", "sample"], ...] = ("moments", "sample")
 
 app = typer.Typer(help="Compute once what training would compute again and again.", no_args_is_help=True)
 
@@ -44,25 +49,27 @@ def tokens(
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 32,
     device: Device = "auto",
 ) -> None:
-    """Encode every image of a data source, at full length and with its label, to a token file for `run.tokens`.
+    """Encode every image of a data source, at full length and with its label, to a file for the feed `token-file`.
 
     Broken off, the same command goes on where it stopped.
 
     `flexframe precompute tokens -m flextok/scenes-64 --data scenes -o tokens.safetensors`
     """
     if to.exists():
-        raise ConfigError.at(str(to), "is there already; delete it or choose another -o")
+        refuse(str(to), "is there already; delete it or choose another -o")
     if (card is None) == (model is None) or (model is None) != (data is None):
-        raise ConfigError.at("", "name a prior's card, or give --model and --data; one of the two ways")
+        refuse("", "name a prior's card, or give --model and --data; one of the two ways")
+    from flexframe_registry import GeneratorConfig
+    from flexframe_registry.cards import card as find_card
+
     if card is not None:
         config = find_card(card).train(overrides or [])
         if not isinstance(config.model, GeneratorConfig) or config.model.tokenizer is None:
-            raise ConfigError.at(card, "describes no prior of a named tokenizer; give --model and --data instead")
+            refuse(card, "describes no prior of a named tokenizer; give --model and --data instead")
         model, images, seed = config.model.tokenizer, config.run.data, config.run.seed if seed is None else seed
     else:
-        images = resolve("source", split_override(f"data={data}")[1])
+        images = _source(data)
     assert model is not None
-    assert isinstance(images, SourceConfig)
     on = pick_device(device)
     from flexframe.store.load import load
     from flexframe.store.places import preprocessing
@@ -75,7 +82,7 @@ def tokens(
     source = catalogue().build(images, tokenizer.config.image_size)
     for remark in source.remarks():
         say.print(remark, style="yellow", markup=False, soft_wrap=True)
-    with _progress("encoding") as progress:
+    with bar("encoding") as progress:
         found = precompute_tokens(
             tokenizer, source, to, model=tokenizer.id, seed=seed or 0, batch_size=batch_size, progress=progress
         )
@@ -124,16 +131,15 @@ def latents(
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 32,
     device: Device = "auto",
 ) -> None:
-    """Encode every image of a data source by a codec, for training with `run.latents=DIR`.
+    """Encode every image of a data source by a codec, for the feed `latents`.
 
     Broken off, the same command goes on with the shard where it stopped. Several crops an image: `run.data.crops=4`.
 
     `flexframe precompute latents RECIPE.yaml run.data.path=photos -o latents --dtype fp16`
     """
     if (card is None) == (model is None) or (model is None) != (data is None):
-        raise ConfigError.at("", "name the recipe of a run, or give --model and --data; one of the two ways")
-    _one_of("--dtype", dtype, ("fp32", "fp16"))
-    _one_of("--posterior", posterior, ("moments", "sample"))
+        refuse("", "name the recipe of a run, or give --model and --data; one of the two ways")
+    stored, drawn = _one_of("--dtype", dtype, DTYPES), _one_of("--posterior", posterior, POSTERIORS)
     on = pick_device(device)
     from flexframe.use.shards import precompute_latents
 
@@ -144,9 +150,9 @@ def latents(
         assert data is not None
         name, codec, source = _of_a_model(model, data, size)
     _remark(source)
-    with _progress("encoding") as progress:
+    with bar("encoding") as progress:
         found = precompute_latents(
-            codec, source, to, name=name, device=on, dtype=dtype, posterior=posterior, seed=seed,
+            codec, source, to, name=name, device=on, dtype=stored, posterior=drawn, seed=seed,
             batch_size=batch_size, progress=progress,
         )  # fmt: skip
     _tell_of(found, "latents")
@@ -163,55 +169,74 @@ def features(
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 32,
     device: Device = "auto",
 ) -> None:
-    """Compute what a run's objectives see in every image of its data (a teacher's features), for `run.latents`.
+    """Compute what a run's objectives see in every image of its data (a teacher's features), for the feed `latents`.
 
     Broken off, the same command goes on with the shard where it stopped.
     """
-    _one_of("--dtype", dtype, ("fp32", "fp16"))
+    from flexframe_registry.cards import card as find_card
+
+    stored = _one_of("--dtype", dtype, DTYPES)
     config = find_card(card).train(overrides or [])
     on = pick_device(device)
     from flexframe.parts import Objective
     from flexframe.use.shards import precompute_features
-    from flexframe_registry import TokenizerConfig, catalogue
+    from flexframe_registry import catalogue
 
-    if not isinstance(config.model, TokenizerConfig):
-        raise ConfigError.at(card, "describes a prior, which has no objectives; see `flexframe precompute tokens`")
+    model = tokenizer_of(
+        config.model, card, "describes a prior, which has no objectives; see `flexframe precompute tokens`"
+    )
     objectives: list[Objective] = [
-        catalogue().build(each, config.model.spec).to(on) for each in config.objectives if each.precomputes()
+        catalogue().build(each, model.spec).to(on) for each in config.objectives if each.precomputes()
     ]
-    source = catalogue().build(config.run.data, config.model.image_size)
+    source = catalogue().build(config.run.data, model.image_size)
     _remark(source)
-    with _progress("looking") as progress:
+    with bar("looking") as progress:
         found = precompute_features(
-            objectives, source, to, device=on, dtype=dtype, batch_size=batch_size, progress=progress
+            objectives, source, to, device=on, dtype=stored, batch_size=batch_size, progress=progress
         )
     _tell_of(found, "features")
 
 
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError.at(option, f"is {value!r}; it is one of {', '.join(known)}")
+def _one_of(option: str, value: str, known: tuple[Word, ...]) -> Word:
+    chosen = next((word for word in known if word == value), None)
+    if chosen is None:
+        refuse(option, f"is {value!r}; it is one of {', '.join(known)}")
+    return chosen
+
+
+def _source(data: str | None) -> SourceConfig:
+    """The config of `--data`."""
+    from flexframe_registry.files import split_override
+    from flexframe_registry.kinds import SourceConfig
+    from flexframe_registry.slots import resolve
+
+    source = resolve("source", split_override(f"data={data}")[1])
+    if not isinstance(source, SourceConfig):
+        refuse("--data", f"is {data!r}, which names no source; give it as scenes, or '{{type: scenes, split: val}}'")
+    return source
 
 
 def _of_the_run(card: str, overrides: list[str]) -> tuple[str, Any, Any]:
     """Name, codec and data of what a run will train."""
+    from flexframe_registry.cards import card as find_card
+
     config = find_card(card).train(overrides)
+    told = "describes a prior, which trains on tokens; see `flexframe precompute tokens`"
+    described = tokenizer_of(config.model, card, told)
     from flexframe.models.tokenizer import Tokenizer
     from flexframe.train.init import initialise
-    from flexframe_registry import TokenizerConfig, catalogue
+    from flexframe_registry import catalogue
 
-    if not isinstance(config.model, TokenizerConfig):
-        raise ConfigError.at(card, "describes a prior, which trains on tokens; see `flexframe precompute tokens`")
     with say.status("loading the codec"):
-        model = Tokenizer(config.model)
+        model = Tokenizer(described)
         initialise(model, config.run.init)
-    source = catalogue().build(config.run.data, config.model.image_size)
-    return f"{config.model.codec.type} of {card}", model.codec, source
+    source = catalogue().build(config.run.data, described.image_size)
+    return f"{described.codec.type} of {card}", model.codec, source
 
 
 def _of_a_model(model: str, data: str, size: int | None) -> tuple[str, Any, Any]:
-    images = resolve("source", split_override(f"data={data}")[1])
-    assert isinstance(images, SourceConfig)
+    images = _source(data)
+    from flexframe.models.generator import Generator
     from flexframe.models.tokenizer import Tokenizer
     from flexframe.store.load import load
     from flexframe.store.places import preprocessing
@@ -219,18 +244,17 @@ def _of_a_model(model: str, data: str, size: int | None) -> tuple[str, Any, Any]
 
     with say.status(f"loading {model}"):
         found = load(model, kind=None)
-    if isinstance(found, Tokenizer) and size is None:
-        codec, shape = found.codec, found.config.image_size
-    elif isinstance(found, Tokenizer):
-        raise ConfigError.at("--size", f"is that of {model}, {found.config.image_size}; leave it out")
+    if isinstance(found, Generator):
+        refuse("--model", f"{model} is a prior, and has no codec")
+    if isinstance(found, Tokenizer):
+        if size is not None:
+            refuse("--size", f"is that of {model}, {found.config.image_size}; leave it out")
+        shape = found.config.image_size
     else:
-        codec = getattr(found, "codec", None)
-        if codec is None:
-            raise ConfigError.at("--model", f"{model} is a prior, and has no codec")
         if size is None:
-            raise ConfigError.at("--size", f"{model} is a codec by itself, for any size; say which, as --size 256")
+            refuse("--size", f"{model} is a codec by itself, for any size; say which, as --size 256")
         shape = (size, size)
-    return model, codec, catalogue().build(images.resized(preprocessing(model).resize), shape)
+    return model, found.codec, catalogue().build(images.resized(preprocessing(model).resize), shape)
 
 
 def _remark(source: Any) -> None:
@@ -240,6 +264,7 @@ def _remark(source: Any) -> None:
 
 def _tell_of(found: Any, kind: str) -> None:
     shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in found.shapes.items())
-    told = f"{kind} of {found.count:,} images ({shapes}) in {found.folder}, for run.latents={found.folder}"
+    feed = f"'run.feed={{type: latents, path: {found.folder}}}'"
+    told = f"{kind} of {found.count:,} images ({shapes}) in {found.folder}, for {feed}"
     told += f"; {found.resumed:,} were done before" if found.resumed else ""
     out.print(told, markup=False, soft_wrap=True)

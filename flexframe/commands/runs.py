@@ -1,4 +1,4 @@
-"""`runs` and `plot`: what training runs have come to, from their folders alone."""
+"""`runs`: what training runs have come to, from their folders alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from flexframe.commands.common import out, say
-from flexframe_registry import ConfigError
-from flexframe_registry.runfolder import LOG
+from flexframe.commands.common import out, refuse, say
 
 if TYPE_CHECKING:
     from flexframe.train.history import History
@@ -21,7 +19,6 @@ STYLES = {"running": "green", "finished": "", "stopped": "yellow", "failed": "re
 ASIDE = ("step", "loss", "lr", "images_per_s", "codes_dead", "skipped")
 """What has a column of its own, or is no news of how well a run does."""
 LAST = ("grad_norm", "data_wait")
-SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def runs(
@@ -35,6 +32,7 @@ def runs(
     error, or was killed: it goes on from its last checkpoint.
     """
     from flexframe.train.history import find, read
+    from flexframe_registry import ConfigError
 
     found, broken = list[Any](), list[str]()
     for folder in find(root):
@@ -43,44 +41,13 @@ def runs(
         except ConfigError as error:
             broken.append(str(error))
     if not found and not broken:
-        raise ConfigError.at(str(root), "holds no runs; `flexframe train CARD -o DIR` makes one")
+        refuse(str(root), "holds no runs; `flexframe train CARD -o DIR` makes one")
     out.print(_table(root, sorted(found, key=lambda run: -run.touched)))
     for run in found:
         if run.state == "failed" and run.why:
             say.print(f"{_name(run.folder, root)}: {run.why}", style="red", markup=False, soft_wrap=True)
     for told in broken:
         say.print(told, style="yellow", markup=False, soft_wrap=True)
-
-
-def plot(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of runs, or their log.jsonl.", metavar="RUN...")],
-    to: Annotated[Path, typer.Option("--out", "-o", help="The picture: .png, .svg or .pdf.")] = Path("plot.png"),
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(help="What to draw, as loss,held_out; repeatable. `grad_norm/` draws all that begin so."),
-    ] = None,
-    smooth: Annotated[int, typer.Option(min=1, help="Log lines averaged to a point.")] = 1,
-    log_y: Annotated[bool, typer.Option("--log-y", help="Losses and norms on a logarithm.")] = False,
-    images: Annotated[bool, typer.Option("--images", help="Over images seen, not steps.")] = False,
-) -> None:
-    """Draw loss and metric curves of runs against each other, a panel a metric; codebook use and gradient norms too.
-
-    `flexframe plot runs/a runs/b --metric loss,held_out --smooth 5 --log-y -o curves.png`
-    """
-    if to.suffix.lower() not in SUFFIXES:
-        raise ConfigError.at("--out", f"{to.name!r} ends in none of {', '.join(SUFFIXES)}")
-    from flexframe.train.curves import draw
-    from flexframe.train.history import log, read
-
-    names = _short(folders)
-    batches = {name: read(folder).batch_size for name, folder in names.items()} if images else None
-    logs = {name: log(folder) for name, folder in names.items()}
-    for name, lines in logs.items():
-        if not lines:
-            say.print(f"{name} has logged nothing yet", style="yellow", markup=False)
-    wanted = [each for text in metric or [] for each in text.split(",") if each]
-    drawn = draw(logs, to, metrics=wanted, smooth=smooth, log_y=log_y, batches=batches)
-    out.print(f"{', '.join(drawn)} of {len(logs)} {'run' if len(logs) == 1 else 'runs'} in {to}", soft_wrap=True)
 
 
 def _table(root: Path, found: Sequence[History]) -> Table:
@@ -98,8 +65,10 @@ def _table(root: Path, found: Sequence[History]) -> Table:
         widths[i], over = widths[i] - less, over - less
     for name, width in zip(names, widths, strict=True):
         left = name in ("run", "model", "losses and metrics", "state")
-        fold = "fold" if name == "run" else "ellipsis"
-        table.add_column(name, justify="left" if left else "right", overflow=fold, no_wrap=name != "run", width=width)
+        table.add_column(
+            name, justify="left" if left else "right", overflow="fold" if name == "run" else "ellipsis",
+            no_wrap=name != "run", width=width,
+        )  # fmt: skip
     for row in rows:
         name, model, *numbers, state, age = row
         table.add_row(Text(name, "cyan"), Text(model, "dim"), *numbers, Text(state, STYLES.get(state, "")), age)
@@ -144,15 +113,3 @@ def _number(value: Any) -> str:
 
 def _name(folder: Path, root: Path) -> str:
     return folder.name if folder == root else str(folder.relative_to(root))
-
-
-def _short(folders: Sequence[Path]) -> dict[str, Path]:
-    """Folders by the shortest ends of their paths that tell them apart."""
-    places = [(folder.parent if folder.name == LOG else folder).absolute() for folder in folders]
-    if len(set(places)) < len(places):
-        raise ConfigError.at("", "a run is named twice; name each once")
-    for depth in range(1, max(len(place.parts) for place in places) + 1):
-        names = ["/".join(place.parts[-depth:]) for place in places]
-        if len(set(names)) == len(names):
-            break
-    return dict(zip(names, places, strict=True))

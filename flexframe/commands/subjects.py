@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flexframe.commands.common import refuse
 from flexframe_registry import ConfigError, ModelConfig, cards
 from flexframe_registry.cards import Card, is_card_file, read_training
 from flexframe_registry.cards import card as find_card
@@ -43,7 +44,7 @@ def find(name: str) -> Subject:
         return _of_card(place.card)
     if place.path is None:
         text = f"is not on this disk; fetch it with `flexframe import {place.id} -o FOLDER`, then show the folder"
-        raise ConfigError.at(place.id, text)
+        refuse(place.id, text)
     return _of_run(place.path) or _of_file(place.id, name)
 
 
@@ -132,7 +133,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ConfigError.at(str(path), f"cannot be read: {error}") from None
+        refuse(str(path), f"cannot be read: {error}")
     return found if isinstance(found, dict) else {}
 
 

@@ -39,7 +39,7 @@ def hold(source: Source, device: torch.device) -> Held:
         free, _ = torch.cuda.mem_get_info(device)
         if prod(shape) > free:
             need = f"{len(source):,} images take {prod(shape) / GIB:.1f} GiB, and the GPU has {free / GIB:.1f} free"
-            raise ConfigError.at("run.preload", f"{need}; leave it out, and give run.workers")
+            raise ConfigError.at("run.feed.preload", f"{need}; leave it out, and give run.feed.workers")
     images = torch.empty(shape, dtype=torch.uint8, device=device)
     labels = torch.full((len(source),), -1)
     with waiting("reading the data set", len(source)) as told:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from flexframe.data.held import Held
 from flexframe.data.share import WHOLE, Share
 from flexframe.data.source import Sample, Source
+from flexframe.data.transform import Transform, transformed
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Codes, Condition
 from flexframe_registry import RunConfig
@@ -90,33 +91,34 @@ def batches(
     count: int | None = None,
     share: Share = WHOLE,
     held: Held | None = None,
+    workers: int = 0,
+    transforms: Sequence[Transform] = (),
 ) -> Iterator[Batch]:
-    """Batches for steps start..run.steps-1, augmented, on the device. The same step is the same batch in every run.
+    """Batches for steps start..run.steps-1, transformed, on the device. The same step is the same batch in every run.
 
     Of a source's first `count` images, if given; of each batch the rows of a share. Labels are in the condition; rows
     without one are null there. Without any label there is no condition. Images that are `held` are not read again.
+    Others are decoded in so many `workers`; 0 decodes in this process.
     """
     rows = _Steps(len(source) if count is None else count, run, start, run.steps, share)
-    found = ahead(_read(source, run, rows, device), device) if held is None else map(held.rows, rows)
+    found = ahead(_read(source, workers, rows, device), device) if held is None else map(held.rows, rows)
     for step, (index, images, labels) in enumerate(found, start):
         condition = conditioned(labels, device)
         occasion = 0 if run.overfit_batch else step
-        pictures = augment(images.float() / 255, run, Rng(run.seed, index, occasion))
+        pictures = transformed(images.float() / 255, transforms, Rng(run.seed, index, occasion))
         yield Batch(index, pictures, condition=condition)
 
 
-def _read(
-    source: Source, run: RunConfig, rows: _Steps, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _read(source: Source, workers: int, rows: _Steps, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Numbers and images on the device, labels on the CPU; decoded in workers, in pinned memory where that helps."""
     loader = DataLoader(
         _Rows(source),
         batch_sampler=rows,
-        num_workers=run.workers,
+        num_workers=workers,
         generator=torch.Generator(),  # else it draws from the global one, which a resumed run finds as it was left
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
-        persistent_workers=run.workers > 0,
+        persistent_workers=workers > 0,
         worker_init_fn=stand_aside,
     )
     for index, images, labels in loader:
@@ -150,22 +152,6 @@ def conditioned(labels: Int[Tensor, " b"], device: torch.device) -> Condition | 
         return None
     labels = labels.to(device, non_blocking=True)
     return Condition(labels < 0, labels.clamp(min=0))
-
-
-def augment(images: Float[Tensor, "b c h w"], run: RunConfig, rng: Rng) -> Float[Tensor, "b c h w"]:
-    """Mirrored and shifted images, each by draws of its own."""
-    if run.flip:
-        mirrored = rng.uniform("data/flip") < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    if run.shift:
-        moves = rng.integers("data/shift", 2 * run.shift + 1, (2,)) - run.shift
-        for axis, move in zip((2, 3), moves.T, strict=True):
-            size = images.shape[axis]
-            where = (torch.arange(size, device=images.device) + move[:, None]).clamp(0, size - 1)
-            shape = [len(images), 1, 1, 1]
-            shape[axis] = size
-            images = images.gather(axis, where.view(shape).expand_as(images))
-    return images
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:

@@ -15,13 +15,12 @@ from flexframe.parts import Prior
 from flexframe.rng import as_rng
 from flexframe.tokens import Codes, Condition, Losses
 from flexframe_registry import ConfigError, GeneratorConfig, SamplingConfig, catalogue
-from flexframe_registry.runs import check_codes
 
 
 def fits(generator: Generator, tokenizer: Tokenizer, force: bool = False) -> None:
     """Raise `ConfigError` unless the prior's codes are the tokenizer's."""
     config = generator.config
-    check_codes(config, tokenizer.config, tokenizer.id or "the tokenizer")
+    config.check_tokenizer(tokenizer.config, tokenizer.id or "the tokenizer")
     if config.fingerprint not in (None, fingerprint(tokenizer)) and not force:
         text = f"was trained on codes of another tokenizer than {tokenizer.id}, or of it before it changed"
         raise ConfigError.at(generator.id, f"{text}; name the right one with --model, or generate with --force")
@@ -48,7 +47,8 @@ class Generator(nn.Module):
     def forward(self, codes: Codes, condition: Condition | None = None, *, rng: Random = None) -> Losses:
         """The prior's losses of these codes."""
         self._check(codes, condition)
-        return self.prior(codes, condition, rng=as_rng(rng, len(codes.keep), codes.keep.device))
+        losses: Losses = self.prior(codes, condition, rng=as_rng(rng, len(codes.keep), codes.keep.device))
+        return losses
 
     @torch.no_grad()
     def sample(

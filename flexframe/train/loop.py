@@ -53,10 +53,10 @@ def train(run: Run, console: Console) -> str | None:
     try:
         with Stopping(run.processes) as stopping, Watch(run.processes, run.config.run.timeout) as watch:
             stopped = _train(run, console, stopping, watch)
-        run.note("finished" if stopped is None else "stopped", stopped or "")
+        run.end("finished" if stopped is None else "stopped", stopped or "")
         return stopped
     except BaseException as error:
-        run.note("failed", f"{type(error).__name__}: {error}")
+        run.end("failed", f"{type(error).__name__}: {error}")
         raise
     finally:
         console.stop()
@@ -68,7 +68,7 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
     first = run.processes.first
     trainee.train()
     if first:
-        run.hooks.flexframe_run_start(run=run)
+        run.begin()
     console.start(run)
     since, begun = time.perf_counter(), run.step
 
@@ -77,7 +77,7 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
     for batch in waits.over(run.feed.batches(run.step)):
         step = run.step
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step, peak=group["peak"], start=group["start"])
+            group["lr"] = learning_rate(config, step, scale=group["scale"], start=group["start"])
         optimizer.zero_grad(set_to_none=True)
         values: dict[str, Tensor] = {}
         before = [buffer.clone() for buffer in trainee.buffers()] if tally.skip else []
@@ -115,6 +115,9 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
             _check(run, reading)  # so no checkpoint holds what is not finite
         if samples:
             since += draw(run)  # no part of the pace of training
+            picture = run.paths.sample(run.step)
+            for observer in run.observers if picture.is_file() else ():
+                observer.picture(run.step, picture)
         if logs:
             now = time.perf_counter()
             line = {
@@ -134,6 +137,9 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
                 console.show(line)
                 losses = {name: value for name, value in reading.values.items() if value is not None}
                 run.hooks.flexframe_step_end(run=run, step=run.step, losses=losses)
+                known = {name: value for name, value in line.items() if name != "step" and value is not None}
+                for observer in run.observers:
+                    observer.line(run.step, known)
         if saves:
             run.save()
         if stopped is not None and not last:
@@ -176,8 +182,9 @@ def _advice(run: Run, reading: Reading, step: int, place: Path) -> str:
     found = f"{', '.join(reading.troubles)} {'is' if len(reading.troubles) == 1 else 'are'} not finite"
     if run.tally.skip:
         text = f"{reading.in_a_row} steps in a row were skipped: {found}"
-        advice = "try a lower run.lr"
+        advice = "try a lower run.optimizer.lr"
     else:
-        text, advice = f"{found} at step {step + 1}", "try a lower run.lr, or run.nonfinite=skip for single bad steps"
+        text = f"{found} at step {step + 1}"
+        advice = "try a lower run.optimizer.lr, or run.nonfinite=skip for single bad steps"
     kept = f"the batch's rows are in {place}, the last whole checkpoint in {run.paths.checkpoints}"
     return f"{text}; {kept}; {advice}"

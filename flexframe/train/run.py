@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from flexframe.train.feeds.create import create_feed
 from flexframe.train.gradients import Gradients
 from flexframe.train.init import initialise
 from flexframe.train.lock import Lock
+from flexframe.train.observer import Observer
 from flexframe.train.optim import Average, create_optimizer
 from flexframe.train.random_state import _prefix, random_state, set_random_state
 from flexframe.train.tally import Tally, Usage
 from flexframe.train.trainee import create_trainee
-from flexframe_registry import ConfigError, TrainConfig, manager
+from flexframe_registry import ConfigError, RunConfig, TrainConfig, catalogue, manager
 from flexframe_registry.cards import read_training
 from flexframe_registry.runfolder import CONFIG, EMA, INTERVAL, OPTIMIZER, RANDOM, TRAINEE, RunFolder
 
@@ -54,7 +56,7 @@ class Run:
         self.lock = Lock(folder)
         self.step = 0
         self.feed = create_feed(config, device, processes.share)
-        self.config = config = self.feed.config
+        self.config = config = self.feed.training
         torch.manual_seed(config.run.seed)  # initial weights, and draws inside libraries
         self.trainee = trainee = create_trainee(config)
         model = trainee.model
@@ -72,11 +74,13 @@ class Run:
             self.trained = sharding.spread(trainee, config.run, device)
             torch.manual_seed(config.run.seed + processes.rank)  # rows of other processes have dropout of their own
         self.optimizer = create_optimizer(trainee, config.run)
-        self.gradients = Gradients(trainee, config.run.clip, device)
+        self.gradients = Gradients(trainee, config.run.optimizer.clip, device)
         self.average = Average(model, config.run.ema)
         self.tally = Tally(device, processes, config.run.nonfinite == "skip")
         self.usage = Usage(trainee.codebook, device, processes)
         self.hooks = manager().hook
+        self.observers: list[Observer[Any]] = []
+        """Who is told of it, from `begin` to `end`."""
 
     @classmethod
     def create(
@@ -88,6 +92,7 @@ class Run:
         processes: Processes = ALONE,
     ) -> Run:
         """A fresh run in a folder that holds none yet. `close` it, if it is not trained."""
+        check_packages(config.run)
         if processes.first and RunFolder(folder).config.exists():
             raise ConfigError.at(
                 str(folder), "holds a run already; go on with --resume, or name another folder with -o"
@@ -117,6 +122,7 @@ class Run:
         sampling = raw.pop("sampling", {})
         last = processes.told(checkpoint.find_last(paths.checkpoints) if processes.first else None)
         config = read_training(raw, str(paths.config))
+        check_packages(config.run)
         run = cls(config, folder, device, sampling, initial=last is None, processes=processes)
         run.lock = lock
         if last is not None:
@@ -216,12 +222,40 @@ class Run:
             else:
                 write_json(path, {"state": state, "step": self.step, "why": why})
 
+    def begin(self) -> None:
+        """Tell plugins and the config's observers, in the first process, that training begins."""
+        self.hooks.flexframe_run_start(run=self)
+        for config in self.config.run.observers:
+            observer: Observer[Any] = catalogue().build(config)
+            observer.start(self.paths, self.step, self.config)
+            self.observers.append(observer)
+
+    def end(self, state: str, why: str) -> None:
+        """Note how training ended, and tell the observers."""
+        self.note(state, why)
+        for observer in self.observers:
+            observer.end(state, why)
+
     def _forget_after(self, step: int) -> None:
         """Drop log lines of steps that a kill undid, so that no step stands twice."""
         path = self.paths.log
         if path.is_file():
             lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
             write_text(path, "".join(line + "\n" for line in lines))
+
+
+def check_packages(run: RunConfig) -> None:
+    """See that what a run's components import is installed.
+
+    Raises:
+        ConfigError: a package is not, and how to install it.
+    """
+    named = [(f"run.observers.{i}", each) for i, each in enumerate(run.observers)]
+    for place, each in (*named, ("run.optimizer", run.optimizer)):
+        for package, words in each.packages.items():
+            if find_spec(package) is None:
+                text = f"{each.type!r} needs the package {package}: pip install {words}, or leave it out"
+                raise ConfigError.at(place, text)
 
 
 def timeout(folder: Path) -> float:

@@ -73,7 +73,7 @@ class Learner(nn.Module, ABC):
 
     def freeze(self, names: Sequence[str]) -> None:
         """Keep parts, or modules within them, from learning."""
-        self.frozen = [_find(self.model, name) for name in names]
+        self.frozen = [find_module(self.model, name, "run.freeze") for name in names]
         for module in self.frozen:
             module.requires_grad_(False)
         if not any(p.requires_grad for p in self.model.parameters()):
@@ -123,7 +123,7 @@ class Trainee(Learner):
             self.objectives.append(objective)
         types = [o.type for o in config.objectives]
         self.names = [t if types.count(t) == 1 else f"{t}.{i}" for i, t in enumerate(types)]
-        self.latents = Latents() if config.run.keep_latents else None
+        self.latents = Latents() if config.run.feed.keeps_latents() else None
         self.freeze(config.run.freeze)
         self.taps = frozenset().union(*(o.needs() for o in config.objectives)) - {"reconstruction", "logits"}
 
@@ -190,12 +190,17 @@ def create_trainee(config: TrainConfig) -> Learner:
     return learner
 
 
-def _find(model: nn.Module, name: str) -> nn.Module:
+def find_module(model: nn.Module, name: str, place: str) -> nn.Module:
+    """The module of a dotted name within a model.
+
+    Raises:
+        ConfigError: there is none; at `place`, with the nearest name.
+    """
     known = dict(model.named_modules())
     if not name or name not in known:
         near = nearest(name, known)
         parts = ", ".join(each for each, _ in model.named_children())
-        raise ConfigError.at("run.freeze", f"the model has no module {name!r}.{near} Parts: {parts}")
+        raise ConfigError.at(place, f"the model has no module {name!r}.{near} Parts: {parts}")
     return known[name]
 
 

@@ -1,4 +1,4 @@
-"""Latents of a codec and features of a teacher for a whole source, once: what `run.latents` trains on."""
+"""Latents of a codec and features of a teacher for a whole source, once: what the feed `latents` trains on."""
 
 from __future__ import annotations
 

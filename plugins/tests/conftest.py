@@ -14,7 +14,7 @@ from flexframe.train.run import Run
 from flexframe_registry import cards
 
 CARD = "flextok/digits-tiny"
-SHORT = ("run.steps=4", "run.batch_size=8", "run.log_every=1", "run.warmup=2", "run.checkpoint_every=4")
+SHORT = ("run.steps=4", "run.batch_size=8", "run.log_every=1", "run.optimizer.warmup=2", "run.checkpoint_every=4")
 
 
 @pytest.fixture(scope="session")

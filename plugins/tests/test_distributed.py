@@ -26,8 +26,9 @@ from flexframe_registry import ConfigError, TrainConfig
 
 CPU = torch.device("cpu")
 RUN = {
-    "data": {"type": "scenes", "complexity": 0, "count": 20}, "steps": 4, "batch_size": 8, "accumulate": 2, "lr": 1e-3,
-    "log_every": 2, "warmup": 1, "checkpoint_every": 2, "shift": 1, "ema": 0.9,
+    "data": {"type": "scenes", "complexity": 0, "count": 20}, "steps": 4, "batch_size": 8, "accumulate": 2,
+    "optimizer": {"lr": 1e-3, "warmup": 1}, "log_every": 2, "checkpoint_every": 2,
+    "transforms": [{"type": "shift", "pixels": 1}], "ema": 0.9,
 }  # fmt: skip
 SMALL = {"size": "tiny", "image_size": 16, "length": 6, "codec": "identity"}
 MODELS = {
@@ -50,7 +51,7 @@ def config(model, **run):
     if model == "opposed":
         settings = settings | {"objectives": ["mse", OPPONENT]}
     if model == "gpt":
-        settings = settings | {"shift": 0, "keep_tokens": True}
+        settings = settings | {"transforms": [], "feed": {"keep_tokens": True}}
     return TrainConfig.read({"model": MODELS[model], "run": settings})
 
 

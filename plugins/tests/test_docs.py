@@ -33,7 +33,7 @@ DOTTED = re.compile(r"flexframe(?:_[a-z]+)?(?:\.\w+)+")
 FOLDERS = ("flexframe", "registry", "plugins", "tests", "benchmarks", "docs", "tools")
 MADE = ("flexframe_mine", "flexframe_plain")
 """Packages that a reader makes."""
-READERS = ("plain-grid", "plain-linear", "at-least", "edges", "discs")
+READERS = ("plain-grid", "plain-linear", "at-least", "edges", "discs", "=dim", "=csv", "rmsprop")
 """... and their parts."""
 
 

@@ -24,25 +24,27 @@ def trainee(*objectives, **run):
 
 
 def test_a_later_group_has_the_run_s_schedule_from_its_start_on():
-    run = RunConfig.read({"data": "digits", "steps": 100, "warmup": 10, "lr": 2e-3, "final_lr": 2e-4})
-    rates = [learning_rate(run, step, peak=1e-3, start=40) for step in range(101)]
+    run = RunConfig.read({"data": "digits", "steps": 100, "optimizer": {"warmup": 10, "lr": 2e-3, "final_lr": 2e-4}})
+    rates = [learning_rate(run, step, scale=0.5, start=40) for step in range(101)]
     assert rates[40] == pytest.approx(1e-4)
     assert rates[49] == max(rates) == 1e-3
     assert rates[100] == pytest.approx(1e-4)
     assert rates[75] == pytest.approx(1e-4 + 9e-4 * 0.5 * (1 + math.cos(math.pi * 0.5)))
-    assert [learning_rate(run, step, peak=2e-3) for step in range(100)] == [learning_rate(run, s) for s in range(100)]
+    assert [learning_rate(run, step, scale=1.0) for step in range(100)] == [learning_rate(run, s) for s in range(100)]
 
 
 def test_the_optimizer_steps_an_objective_s_parameters_as_its_config_says():
     own = {"lr": 5e-4, "betas": [0.5, 0.9], "weight_decay": 0.1}
-    found = trainee("mse", {**OPPONENT, "optimizer": own}, lr=1e-3, betas=[0.9, 0.99], weight_decay=0.01)
+    found = trainee("mse", {**OPPONENT, "optimizer": own}, optimizer={"lr": 1e-3, "betas": [0.9, 0.99]})
     critic = {id(p) for p in found.objectives[1].parameters()}
-    groups = create_optimizer(found, RunConfig.read({"data": "digits", "weight_decay": 0.01})).param_groups
+    groups = create_optimizer(
+        found, RunConfig.read({"data": "digits", "optimizer": {"weight_decay": 0.01}})
+    ).param_groups
     theirs = [group for group in groups if id(group["params"][0]) in critic]
     assert {id(p) for group in theirs for p in group["params"]} == critic
-    assert {(g["betas"], g["peak"], g["start"]) for g in theirs} == {((0.5, 0.9), 5e-4, 40)}
+    assert {(g["betas"], g["scale"], g["start"]) for g in theirs} == {((0.5, 0.9), 0.5, 40)}
     assert sorted(g["weight_decay"] for g in theirs) == [0.0, 0.1]
-    assert {(g["peak"], g["start"]) for g in groups if g not in theirs} == {(None, 0)}
+    assert {(g["scale"], g["start"]) for g in groups if g not in theirs} == {(1.0, 0)}
 
 
 def test_a_large_gradient_of_an_opponent_does_not_shrink_the_model_s():

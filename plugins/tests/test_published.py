@@ -45,8 +45,8 @@ def test_an_import_is_trained_on_at_its_own_size_and_another(command, tmp_path, 
             "decoder.positions=interpolate",
             "run.steps=3",
             "run.batch_size=2",
-            "run.lr=1e-4",
-            "run.warmup=0",
+            "run.optimizer.lr=1e-4",
+            "run.optimizer.warmup=0",
         ]
     )
     run = Run.create(config, tmp_path / "run", torch.device("cpu"), {"steps": 2})

@@ -10,7 +10,7 @@ from flexframe.train import checkpoint
 from flexframe.train.run import Run
 from flexframe_registry import hookimpl, manager
 
-LONGER = ("run.steps=12", "run.shift=1", "run.flip=true")
+LONGER = ("run.steps=12", "run.transforms=[flip, {type: shift, pixels: 1}]")
 REVIVING = "quantizer={type: vq, codebook_size: 64, dim: 8, l2_norm: false, ema: true, dead_code_threshold: 0.5}"
 
 

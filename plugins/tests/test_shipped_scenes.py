@@ -7,19 +7,21 @@ import pytest
 import torch
 
 import flexframe
-from flexframe import cli
+from flexframe.commands import demo
 from flexframe.rng import Rng
 from flexframe_registry import cards, catalogue, suite
 from flexframe_registry.cards import card
 
 COUNT = 24
-MODELS = cli.DEMO_MODELS
+SUITE = "scenes-64"
+MODELS = ["flextok/scenes-64", "titok/scenes-64-16", "titok/scenes-64-4", "grid/scenes-64"]
+DIGITS = ["flextok/digits-tiny", "titok/digits-tiny"]
 
 
 @cache
 def held_out():
     """The suite's first scenes, and its classifier."""
-    source = catalogue().build(suite(cli.DEMO_SUITE).data, (64, 64))
+    source = catalogue().build(suite(SUITE).data, (64, 64))
     samples = source.samples(range(COUNT))
     truth = {name: torch.tensor([s.attributes[name] for s in samples]) for name in samples[0].attributes}
     return torch.stack([s.image for s in samples]), truth, source.classifier()
@@ -47,7 +49,7 @@ def test_flextok_is_close_with_all_tokens_and_better_with_more():
 
 def test_four_tokens_of_flextok_tell_what_fills_the_picture():
     _, accuracy = quality("flextok/scenes-64", 4)
-    chance = {name: 1 / n for name, n in suite(cli.DEMO_SUITE).data.chances().items()}
+    chance = {name: 1 / n for name, n in suite(SUITE).data.chances().items()}
     assert all(accuracy[name] > 3 * chance[name] for name in ("palette", "light", "colour"))
 
 
@@ -68,7 +70,7 @@ def test_cards_tell_a_number_for_every_length():
 
 def test_recipes_train_the_cards_on_the_scenes_of_the_suite(request):
     folder = request.config.rootpath / "benchmarks" / "recipes" / "scenes-64"
-    measured = suite(cli.DEMO_SUITE).data
+    measured = suite(SUITE).data
     for file in sorted(folder.glob("*.yaml")):
         found = card(str(file)).run.data
         assert (found.split, measured.split) == ("train", "val")
@@ -87,16 +89,16 @@ def test_a_prior_draws_the_class_that_it_is_asked_for():
 
 
 def test_the_demo_compares_what_ships(command, tmp_path, monkeypatch):
-    few = suite(cli.DEMO_SUITE).data.model_copy(update={"count": 2})
-    small = suite(cli.DEMO_SUITE).model_copy(update={"data": few, "count": None, "show": 1})
-    monkeypatch.setattr(cli, "suite", {cli.DEMO_SUITE: small}.__getitem__)
+    few = suite(SUITE).data.model_copy(update={"count": 2})
+    small = suite(SUITE).model_copy(update={"data": few, "count": None, "show": 1})
+    monkeypatch.setattr("flexframe_registry.suite", {SUITE: small}.__getitem__)
     answer = command("demo", "-o", tmp_path / "demo", "--device", "cpu")
     assert answer.code == 0, answer.err
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
-    assert list(results["models"]) == list(MODELS)
+    assert list(results["models"]) == MODELS
     assert results["budgets"] == [1, 2, 4, 8, 16, 32, 64]
     assert "psnr" in results["measures"]
-    assert not set(cli.DEMO_WITHOUT) & set(results["measures"])
+    assert "lpips" not in results["measures"]  # its weights would be downloaded
     assert "report.html" in answer.out
 
 
@@ -105,18 +107,18 @@ def test_the_demo_needs_nothing_that_is_not_there():
         weights = cards().get(name).file.weights
         assert (cards().files[name].parent / weights.path).is_file()
         assert cards().get(name).model.image_size == (64, 64)
-    assert all(name in {m.type for m in suite(cli.DEMO_SUITE).metrics} for name in cli.DEMO_WITHOUT)
+    assert [metric.type for metric in suite(SUITE).metrics if metric.fetches()] == ["lpips"]
 
 
 def test_demo_train_trains_small_models(command, tmp_path, monkeypatch):
-    """What is trained, on which suite, is asked of `train` and `_bench`; both have tests of their own."""
+    """What is trained, on which suite, is asked of `train` and `measure`; both have tests of their own."""
     trained, measured = [], []
-    monkeypatch.setattr(cli, "train", lambda *given: trained.append(given))
-    monkeypatch.setattr(cli, "_bench", lambda name, suite, models, *rest: measured.append((name, models)))
+    monkeypatch.setattr(demo, "train", lambda *given: trained.append(given))
+    monkeypatch.setattr(demo, "measure", lambda name, suite, models, *rest: measured.append((name, models)))
     answer = command("demo", "--train", "-o", tmp_path)
     assert answer.code == 0, answer.err
-    folders = [tmp_path / name.replace("/", "-") for name in cli.DEMO_TRAINED]
-    assert [(given[0], given[2]) for given in trained] == list(zip(cli.DEMO_TRAINED, folders, strict=True))
+    folders = [tmp_path / name.replace("/", "-") for name in DIGITS]
+    assert [(given[0], given[2]) for given in trained] == list(zip(DIGITS, folders, strict=True))
     assert measured == [("digits", [str(folder) for folder in folders])]
     assert "minutes on a CPU core" in answer.out
     (tmp_path / "results.json").write_text("{}")

@@ -11,7 +11,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from .kinds import Config, Resize
 from .manager import Manager, manager
 from .models import (
     MODELS,
-    GeneratorConfig,
     ModelConfig,
     ModelKind,
     TokenizerConfig,
@@ -33,7 +32,8 @@ from .models import (
     read_model,
 )
 from .runfolder import MODEL, RunFolder
-from .runs import RunConfig, TrainConfig, check_codes
+from .runs import RunConfig, TrainConfig, with_usual_optimizer
+from .spellings import present
 
 MAX_HEADER = 100_000_000
 """Bytes of a safetensors file's header, as its format bounds it."""
@@ -68,6 +68,17 @@ class Preprocessing(Config):
     """How the shorter edge is brought to size (Pillow, antialiased), before a centre crop."""
 
 
+class Shown(Config):
+    """Where `flexframe demo` shows a model."""
+
+    suite: str
+    """The suite on which it is compared."""
+    place: int = Field(ge=1)
+    """Its place among the models shown."""
+    trained: bool = False
+    """Show it where the demo trains models from scratch, by the card's run; else with its weights."""
+
+
 class CardFile(Config):
     """The fields of a card. `model` and `run` are checked when they are used, so that listing needs no plugin."""
 
@@ -96,6 +107,8 @@ class CardFile(Config):
     """How the import of these weights was checked against the reference; empty: it was not."""
     metrics: dict[str, Any] = {}
     """Measured or published numbers, each with its origin."""
+    demo: Shown | None = None
+    """Where `flexframe demo` shows it; a card that builds on this one is not shown for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,31 +137,30 @@ class Card:
     def train(self, overrides: Sequence[str] = ()) -> TrainConfig:
         """The card's model and run, with `key.path=value` on top: `run.*` goes to the run, the rest to the model.
 
-        Training images are brought to size as the card says, or a prior's tokenizer's card, where the run does not say
-        otherwise.
+        A tokenizer's training images are brought to size as the card says, where the run does not say otherwise.
+
+        Raises:
+            ConfigError: the card does not say how to train it, or what is wrong with the outcome.
         """
         raw = {"kind": self.file.kind, "model": self.file.model, "run": self.file.run or {}}
         if self.file.run is None and not any(o.startswith("run.") for o in overrides):
             text = "has no `run`, so it does not say how to train it; give at least run.data=SOURCE"
             raise ConfigError.at(self.id, text)
+        raw["run"] = with_usual_optimizer(raw["run"])  # whose settings are not those of another one
         for override in overrides:
             key, value = split_override(override)
             path = key.split(".")
             raw = put(raw, path if path[0] in ("run", "model") else ["model", *path], value)
+            raw = {**raw, "run": present(raw["run"])}  # one by one, so that the last word counts, however spelled
         try:
             config = read_training(raw)
-            if not isinstance(config.model, TokenizerConfig):
+            if config.model.widths is None:
                 return config  # a prior's images are brought to size as its tokenizer's card says
-            data = config.run.data.resized(self._preprocessing(config).resize)
+            data = config.run.data.resized(self.file.preprocessing.resize)
             return config.model_copy(update={"run": config.run.model_copy(update={"data": data})})
         except ConfigError as error:
             # the command line says `quantizer`, not `model.quantizer`: answer in the same words
             raise ConfigError([(path.removeprefix("model."), text) for path, text in error.problems]) from None
-
-    def _preprocessing(self, config: TrainConfig) -> Preprocessing:
-        name = config.model.tokenizer if isinstance(config.model, GeneratorConfig) else None
-        bare = (name or "").removeprefix("card:")
-        return cards().get(bare).file.preprocessing if bare in cards().files else self.file.preprocessing
 
     def weighted(self) -> Card:
         """The card that has the weights: its base where this one only says how to use them, else this one itself.
@@ -212,16 +224,24 @@ class Cards:
 
     def read(self, path: Path, name: str, above: tuple[str, ...] = ()) -> Card:
         """The card in a file, laid on its base."""
-        raw, below = read_yaml(path), None
+        raw, below = _parsed(path, path.stat().st_mtime_ns) if path.is_file() else read_yaml(path), None
+        if isinstance(raw.get("run"), Mapping):
+            raw = {**raw, "run": present(raw["run"])}
         base = raw.get("base")
         if base is not None:
             if base in (name, *above):
                 raise ConfigError.at(str(path), f"its base {base!r} is built on it in turn")
             below = self._base(base, (name, *above))
-            raw = merge(below.file.model_dump(exclude={"base", "weights", "metrics"}, exclude_unset=True), raw)
+            raw = merge(below.file.model_dump(exclude={"base", "weights", "metrics", "demo"}, exclude_unset=True), raw)
         if "kind" not in raw:
-            raw["kind"] = _kind_of_before(raw.get("model"), path)
+            raw = {**raw, "kind": _kind_of_before(raw.get("model"), path)}
         return Card(name, CardFile.read(raw, str(path)), path.parent, below)
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: Path, written: int) -> dict[str, Any]:
+    """A card's file as plain data, read once as long as it was `written` at that time; others are built on it."""
+    return read_yaml(path)
 
 
 def _kind_of_before(model: Any, path: Path) -> ModelKind:
@@ -316,11 +336,10 @@ def read_training(data: Mapping[str, Any], path: str = "") -> TrainConfig:
         kind = data.get("kind") or kind_by_keys(given)
         data = {**data, "kind": kind, "model": with_codes(kind, given, "model")}
     config = TrainConfig.read(data, path)
-    model = config.model
-    if isinstance(model, GeneratorConfig) and model.tokenizer is not None:
-        found = tokenizer_of(model.tokenizer)
-        if found is not None:
-            check_codes(model, found, model.tokenizer)
+    name = config.model.codes_of
+    tokenizer = None if name is None else tokenizer_of(name)
+    if name is not None and tokenizer is not None:
+        config.model.check_tokenizer(tokenizer, name)
     return config
 
 

@@ -82,6 +82,18 @@ class ModelConfig(Config):
         """The token counts at which it is meant to be used; none where it makes no tokens of images."""
         return ()
 
+    @property
+    def codes_of(self) -> str | None:
+        """The tokenizer whose codes it models, as `flexframe.load` finds it; None where it names none."""
+        return None
+
+    def check_tokenizer(self, tokenizer: TokenizerConfig, name: str) -> None:
+        """Check that the codes it models are such as a tokenizer gives; a model of no codes has nothing to check.
+
+        Raises:
+            ConfigError: they are not; the paths begin with `model`.
+        """
+
     def describe(self) -> list[tuple[str, str]]:
         """Facts of its shapes for a person to read: label and text, what goes in first."""
         return []
@@ -245,6 +257,23 @@ class GeneratorConfig(ModelConfig):
     def spec(self) -> CodesSpec:
         """The codes that its prior models."""
         return CodesSpec(self.length, self.codebook_size, self.codebooks, self.classes)
+
+    @property
+    def codes_of(self) -> str | None:
+        return self.tokenizer
+
+    def check_tokenizer(self, tokenizer: TokenizerConfig, name: str) -> None:
+        tokens, problems = tokenizer.spec.tokens, list[tuple[str, str]]()
+        if tokens.codebook_size is None:
+            raise ConfigError.at("model.tokenizer", continuous(name, tokenizer))
+        if self.length > tokens.length:
+            problems.append(("model.length", f"is {self.length}; {name} has at most {tokens.length} tokens"))
+        for field in ("codebook_size", "codebooks"):
+            own, theirs = getattr(self, field), getattr(tokens, field)
+            if own != theirs:
+                problems.append((f"model.{field}", f"is {own}; that of {name} is {theirs}"))
+        if problems:
+            raise ConfigError(problems)
 
     def describe(self) -> list[tuple[str, str]]:
         codes = f"{self.codebooks} x {self.length:,} codes of {self.codebook_size:,}"

@@ -44,7 +44,8 @@ def option(name: str) -> str:
 
 def settings_of(kind: type[Config]) -> tuple[Setting, ...]:
     """Every setting of a config class, in its own order."""
-    return tuple(_setting(name, field) for name, field in kind.model_fields.items())
+    texts = kind.documentation()
+    return tuple(_setting(name, field, texts.get(name, "")) for name, field in kind.model_fields.items())
 
 
 def read_settings(
@@ -112,9 +113,9 @@ def _assignments(assignments: Sequence[str], prefix: str) -> list[tuple[str, str
     return read
 
 
-def _setting(name: str, field: FieldInfo) -> Setting:
+def _setting(name: str, field: FieldInfo, text: str) -> Setting:
     default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
-    return Setting(name, _form(field.annotation), default, " ".join((field.description or "").split()))
+    return Setting(name, _form(field.annotation), default, " ".join(text.split()))
 
 
 def _form(annotation: Any) -> str:

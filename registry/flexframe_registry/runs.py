@@ -7,8 +7,17 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from .errors import ConfigError
-from .kinds import Betas, Config, ObjectiveConfig, SourceConfig
+from .errors import ConfigError, nearest
+from .kinds import (
+    Config,
+    FeedConfig,
+    ObjectiveConfig,
+    ObserverConfig,
+    OptimizerConfig,
+    SourceConfig,
+    TransformConfig,
+)
+from .manager import catalogue
 from .models import (
     MODELS,
     GeneratorConfig,
@@ -16,11 +25,11 @@ from .models import (
     ModelKind,
     PartName,
     TokenizerConfig,
-    continuous,
     kind_by_keys,
     read_model,
 )
 from .slots import Slot, resolve
+from .spellings import present
 
 
 class InitConfig(Config):
@@ -40,10 +49,18 @@ class InitConfig(Config):
 
 
 class RunConfig(Config):
-    """A training run: data, objectives, optimisation, bookkeeping."""
+    """A training run: data, objectives, optimisation, bookkeeping.
+
+    What belongs to one way of doing a thing is in the component that does it: `feed`, `transforms`, `optimizer`,
+    `observers`. Earlier spellings are in `spellings.py`.
+    """
 
     data: Slot[SourceConfig]
     """Training images."""
+    feed: Slot[FeedConfig] = Field(default="images", validate_default=True)
+    """How the data come to the model; not given: `images` for a tokenizer, `tokens` for a prior."""
+    transforms: tuple[Slot[TransformConfig], ...] = ()
+    """What is done to each image before it is used, in order, anew at each step."""
     objectives: tuple[Slot[ObjectiveConfig], ...] | None = None
     """Losses beside the model's own; not given: the decoder's usual ones."""
     init: tuple[InitConfig, ...] = ()
@@ -56,34 +73,12 @@ class RunConfig(Config):
     """Images a step, over all accumulated parts."""
     accumulate: int = Field(1, ge=1)
     """Parts that a step's batch is split into; gradients are averaged over samples, so this changes memory only."""
-    lr: float = Field(1e-3, gt=0)
-    """Peak learning rate."""
-    final_lr: float = Field(0.0, ge=0)
-    """Learning rate that the cosine ends at."""
-    warmup: int = Field(100, ge=0)
-    """Steps of linear warm-up."""
-    betas: Betas = (0.9, 0.99)
-    """AdamW's moment decays."""
-    weight_decay: float = Field(0.0, ge=0)
-    """Decay of linear and convolution weights; norms, biases, embeddings and tokens are never decayed."""
-    clip: float = Field(1.0, gt=0)
-    """Largest global gradient norm."""
+    optimizer: Slot[OptimizerConfig] = Field(default="adamw", validate_default=True)
+    """How weights are stepped: learning rate, its schedule, decay, clipping, and rates by part."""
     ema: float = Field(0.999, ge=0, lt=1)
     """Decay of the weight average that is exported; warmed up as min(ema, (1+s)/(10+s)). 0 exports the raw weights."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Autocast precision of forward passes; weights and optimizer stay fp32."""
-    keep_latents: bool = False
-    """Encode each image once with the frozen codec and keep its latents in memory (4 bytes a value, for all images).
-    A codec that draws then draws once for each image. Images must be the same each time: no `flip`, no `shift`."""
-    latents: str | None = None
-    """The folder that `flexframe precompute latents` filled from `data`, which is then not read; with `precompute
-    features`, features for objectives too. Of a codec that draws, its moments are there, and each step draws anew."""
-    keep_tokens: bool = False
-    """Of a prior: tokenize each image once and keep its codes in memory. Images must be the same each time."""
-    tokens: str | None = None
-    """Of a prior: the file that `flexframe precompute tokens` made of `data`, which is then not read."""
-    held_out: int = Field(0, ge=0)
-    """Of a prior: so many of the data's last rows are not trained on, and their loss is logged as `held_out`."""
     compile: bool = False
     """Compile the model's blocks with torch.compile."""
     checkpoint_activations: bool = False
@@ -99,39 +94,45 @@ class RunConfig(Config):
     step is skipped and counted."""
     overfit_batch: bool = False
     """Train on the first batch alone: its loss must fall far, or something is broken. The draws go on changing."""
-    flip: bool = False
-    """Mirror each image with probability 1/2."""
-    shift: int = Field(0, ge=0)
-    """Move each image by up to this many pixels along each axis, edges repeated."""
-    workers: int = Field(0, ge=0)
-    """Loader processes; 0 loads in the main one."""
-    preload: bool = False
-    """Hold the whole data set on the device, 8 bits a value: read once, and no loader at work afterwards. The batches
-    and the numbers are the same."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of weights, data order and every draw."""
     log_every: int = Field(50, ge=1)
     """Steps between log lines."""
+    observers: tuple[Slot[ObserverConfig], ...] = ()
+    """Who is told what is logged, beside the run's own log: `tensorboard`, `wandb`."""
     sample_every: int = Field(0, ge=0)
     """Steps between pictures of what the averaged weights make of a few images, at 1, 2, 4, ... tokens, in
     `<run>/samples`; 0 for none. Training does not notice."""
     sample_count: int = Field(4, ge=1)
     """Images on such a picture: the first ones of the data."""
-    tensorboard: bool = False
-    """Write what is logged, and samples, for TensorBoard too: `pip install 'flexframe[tensorboard]'`."""
-    wandb: str | None = None
-    """A project of W&B, for which what is logged is written to `<run>/wandb`, offline: `pip install
-    'flexframe[wandb]'`, and `wandb sync` when it is to be seen there."""
     checkpoint_every: int = Field(1000, ge=1)
     """Steps between checkpoints; the last step always has one."""
     keep: int = Field(2, ge=1)
     """Checkpoints kept; older ones are deleted."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _present(cls, data: Any) -> Any:
+        """The present spellings, and a component's usual type where only its settings are given."""
+        if not isinstance(data, Mapping):
+            return data
+        run = present(data)
+        for slot, usual in USUAL.items():
+            given = run.get(slot)
+            if isinstance(given, Mapping) and "type" not in given:
+                run[slot] = {"type": usual, **given}
+        return run
 
     @field_validator("init", mode="before")
     @classmethod
     def _one_init(cls, value: Any) -> Any:
         given = (value,) if isinstance(value, (str, Mapping)) else value
         return tuple({"from": v} if isinstance(v, str) else v for v in given) if isinstance(given, Iterable) else given
+
+    @field_validator("transforms", "observers", mode="before")
+    @classmethod
+    def _one_component(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, (str, Mapping)) else value
 
     @model_validator(mode="after")
     def _splits(self) -> RunConfig:
@@ -140,15 +141,40 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _latents_stay(self) -> RunConfig:
-        if self.keep_latents and (self.flip or self.shift):
-            raise ConfigError.at("keep_latents", "holds one picture an image; leave it out, or `flip` and `shift`")
-        if self.latents is not None and (self.flip or self.shift):
-            text = "holds pictures as they were; leave out `flip` and `shift`, or precompute several `crops` of each"
-            raise ConfigError.at("latents", text)
-        if self.latents is not None and (self.keep_latents or self.preload):
-            raise ConfigError.at("latents", "reads no images: leave out `keep_latents` and `preload`")
+    def _each_once(self) -> RunConfig:
+        for slot, why in (("transforms", "would draw the same"), ("observers", "would write to the same place")):
+            types = [each.type for each in getattr(self, slot)]
+            for i, each in enumerate(types):
+                if each in types[:i]:
+                    raise ConfigError.at(f"{slot}.{i}", f"{each!r} is there already, and a second one {why}")
         return self
+
+    @model_validator(mode="after")
+    def _images_may_change(self) -> RunConfig:
+        why = self.feed.fixed()
+        if self.transforms and why is not None:
+            names = " and ".join(repr(each.type) for each in self.transforms)
+            raise ConfigError.at("transforms", f"feed {self.feed.type!r} {why}; leave out {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _shards_step(self) -> RunConfig:
+        if self.optimizer.whole and self.parallel == "fsdp":
+            text = f"{self.optimizer.type!r} steps whole matrices, and fsdp has pieces of them; take run.parallel=ddp"
+            raise ConfigError.at("optimizer", text)
+        return self
+
+
+USUAL: Mapping[str, str] = {"feed": "images", "optimizer": "adamw"}
+"""Components of a run that names their settings alone."""
+USUAL_FEEDS: Mapping[str, str] = {"tokenizer": "images", "generator": "tokens"}
+"""Feeds of runs that name none, by the kind of model."""
+
+
+def with_usual_optimizer(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's plain data with the name of its optimizer, where they give its settings alone."""
+    given = run.get("optimizer", {})
+    return {**run, "optimizer": {"type": USUAL["optimizer"], **given}} if isinstance(given, Mapping) else dict(run)
 
 
 class TrainConfig(Config):
@@ -176,26 +202,46 @@ class TrainConfig(Config):
     def _read_model(cls, value: Any, info: ValidationInfo) -> Any:
         return read_model(info.data["kind"], value) if isinstance(value, Mapping) and "kind" in info.data else value
 
+    @field_validator("run", mode="before")
+    @classmethod
+    def _usual_feed(cls, value: Any, info: ValidationInfo) -> Any:
+        """The run with the feed that is usual for its model, where it names none."""
+        model = info.data.get("model")
+        if not isinstance(value, Mapping) or model is None:
+            return value
+        run, usual = present(value), USUAL_FEEDS[model.kind]
+        given = run.get("feed", {})
+        return {**run, "feed": {"type": usual, **given}} if isinstance(given, Mapping) else run
+
     @model_validator(mode="after")
     def _fields_fit(self) -> TrainConfig:
         """Settings of the run that are another kind of model's are refused, not ignored."""
-        run, prior = self.run, isinstance(self.model, GeneratorConfig)
-        given: dict[str, Any]
-        if prior:
-            given = {"objectives": run.objectives, "init": run.init, "keep_latents": run.keep_latents,
-                     "latents": run.latents, "sample_every": run.sample_every}  # fmt: skip
+        run, kind = self.run, self.model.kind
+        wrong = []
+        if isinstance(self.model, GeneratorConfig):
+            given = {"objectives": run.objectives, "init": run.init, "sample_every": run.sample_every}
             why = "is a tokenizer's, and this trains a prior, which has its own loss and starts random; leave it out"
-        else:
-            given = {"tokens": run.tokens, "keep_tokens": run.keep_tokens, "held_out": run.held_out}
-            why = "is a prior's, and this trains a tokenizer; leave it out"
-        wrong = [(f"run.{name}", why) for name, value in given.items() if value]
-        same = "tokens" if run.tokens is not None else "keep_tokens" if run.keep_tokens else ""
-        if same and (run.flip or run.shift):
-            wrong.append((f"run.{same}", "holds one sequence an image; leave it out, or `flip` and `shift`"))
-        if run.tokens is not None and run.keep_tokens:
-            wrong.append(("run.keep_tokens", "keeps what run.tokens has already; leave one of them out"))
+            wrong = [(f"run.{name}", why) for name, value in given.items() if value]
+        if kind not in run.feed.models:
+            known = ", ".join(n for n in catalogue().names("feed") if kind in catalogue().get("feed", n).config.models)
+            text = f"{run.feed.type!r} feeds a {' or a '.join(sorted(run.feed.models))}, and this trains a {kind}"
+            wrong.append(("run.feed", f"{text}; take one of: {known}"))
         if wrong:
             raise ConfigError(wrong)
+        return self
+
+    @model_validator(mode="after")
+    def _parts_learn(self) -> TrainConfig:
+        """Rates are of parts that the model has, and that learn."""
+        parts = self.model.parts
+        for name in self.run.optimizer.parts:
+            place, part = f"run.optimizer.parts.{name}", name.partition(".")[0]
+            if part not in parts:
+                text = f"the model has no part {part!r}.{nearest(part, parts)} It has: {', '.join(parts)}"
+                raise ConfigError.at(place, text)
+            still = "is frozen" if part == "codec" else "does not learn (run.freeze)" if part in self.run.freeze else ""
+            if still:
+                raise ConfigError.at(place, f"{part} {still}, so no rate is used; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -204,11 +250,9 @@ class TrainConfig(Config):
         model = self.model
         if not isinstance(model, GeneratorConfig):
             return self
-        if model.tokenizer is None:
-            if model.fingerprint is None or self.run.tokens is None:
-                text = "name the tokenizer whose codes the prior models; or its fingerprint, with run.tokens"
-                raise ConfigError.at("model.tokenizer", text)
-            return self
+        if model.tokenizer is None and (model.fingerprint is None or self.run.feed.tokenizes):
+            text = "name the tokenizer whose codes the prior models; or its fingerprint, with the feed token-file"
+            raise ConfigError.at("model.tokenizer", text)
         return self
 
     @model_validator(mode="after")
@@ -222,6 +266,12 @@ class TrainConfig(Config):
                 offers = ", ".join(sorted(decoder.provides())) or "nothing"
                 text = f"needs {', '.join(lacking)}, which decoder {decoder.type!r} does not provide (it has: {offers})"
                 raise ConfigError.at(f"run.objectives.{i}", f"objective {objective.type!r} {text}")
+            own = objective.stepped().model_dump(exclude_none=True)
+            unknown = sorted(own.keys() - type(self.run.optimizer).model_fields.keys())
+            if unknown:
+                text = f"objective {objective.type!r} sets {', '.join(unknown)}, which optimizer"
+                text = f"{text} {self.run.optimizer.type!r} does not have; leave it out there"
+                raise ConfigError.at(f"run.objectives.{i}", text)
             try:
                 objective.check(self.model.spec)
             except ValueError as error:
@@ -240,16 +290,5 @@ class TrainConfig(Config):
 
 
 def check_codes(model: GeneratorConfig, tokenizer: TokenizerConfig, name: str) -> None:
-    """Raise `ConfigError` unless a prior's codes are such as a tokenizer gives: as many in a token, of as many values,
-    and no longer a sequence. `name` is the tokenizer's, which need not be the one that the prior names."""
-    tokens, problems = tokenizer.spec.tokens, []
-    if tokens.codebook_size is None:
-        raise ConfigError.at("model.tokenizer", continuous(name, tokenizer))
-    if model.length > tokens.length:
-        problems.append(("model.length", f"is {model.length}; {name} has at most {tokens.length} tokens"))
-    for field in ("codebook_size", "codebooks"):
-        own, theirs = getattr(model, field), getattr(tokens, field)
-        if own != theirs:
-            problems.append((f"model.{field}", f"is {own}; that of {name} is {theirs}"))
-    if problems:
-        raise ConfigError(problems)
+    """Check a prior's codes against a tokenizer's: `model.check_tokenizer`."""
+    model.check_tokenizer(tokenizer, name)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from flexframe import cli
-from flexframe.commands import common
+from flexframe.commands import common, options
 from flexframe_registry import ConfigError
 
 CARD = "toy/digits-tiny"
@@ -35,7 +35,7 @@ def failing(monkeypatch, command):
         def fail():
             raise error
 
-        monkeypatch.setattr(cli, "catalogue", fail)
+        monkeypatch.setattr("flexframe_registry.catalogue", fail)
         return command("list", *words)
 
     return run
@@ -73,7 +73,7 @@ def test_an_endless_error_is_cut(failing):
 
 
 def test_tracebacks_are_shown_when_asked_for(forked):
-    code = "import flexframe.cli as c; c.catalogue = lambda: {}['lost']; c.main()"
+    code = "import flexframe.cli as c, flexframe_registry as r; r.catalogue = lambda: {}['lost']; c.main()"
     quiet = forked(code, "list")
     assert (quiet.returncode, len(quiet.stderr.splitlines())) == (1, 1)
     for loud in (forked(code, "--debug", "list"), forked(code, "list", FLEXFRAME_DEBUG="1")):
@@ -102,7 +102,8 @@ def test_debug_by_environment(monkeypatch, value, debug):
 
 
 def test_a_reader_that_has_enough_is_no_error():
-    code = "import flexframe.cli as c; c.catalogue = lambda: print('x' * 1_000_000, flush=True); c.main()"
+    code = "import flexframe.cli as c, flexframe_registry as r\n"
+    code += "r.catalogue = lambda: print('x' * 1_000_000, flush=True)\nc.main()"
     run = subprocess.Popen([sys.executable, "-c", code, "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     run.stdout.close()
     with run:
@@ -128,7 +129,7 @@ def test_every_command_that_computes_takes_a_device():
     assert {name for name, device in takes.items() if device is None} <= WITHOUT_DEVICE
     for name, device in takes.items():
         if device is not None:
-            assert device.annotation in ("Device", common.Device), name
+            assert device.annotation in ("Device", options.Device), name
             assert device.default == "auto", name
 
 

@@ -71,7 +71,7 @@ def test_nothing_heavy_is_imported_for_it(python, line, words):
 
 
 def test_an_error_says_nothing_between_the_words(python):
-    broken = ASK.replace("try:", "import flexframe.commands.complete as c; c.cards = lambda: 1 / 0\ntry:")
+    broken = ASK.replace("try:", "import flexframe_registry as c; c.cards = lambda: 1 / 0\ntry:")
     done = python(broken, LINE="train flex")
     assert (done.returncode, done.stderr) == (1, "")
 

@@ -1,12 +1,13 @@
-"""Batches: a seeded order that any step can be entered at, and augmentation that goes with the sample."""
+"""Batches: a seeded order that any step can be entered at, and transforms that go with the sample."""
 
 import pytest
 import torch
 
 from flexframe.data.held import hold
-from flexframe.data.loader import augment, batches, order, split
+from flexframe.data.loader import batches, order, split
 from flexframe.data.share import Share
 from flexframe.data.source import Sample, Source
+from flexframe.data.transform import transformed
 from flexframe.rng import Rng
 from flexframe.tokens import Batch
 from flexframe_registry import RunConfig, catalogue
@@ -37,8 +38,15 @@ def run(**fields):
     return RunConfig.read({"data": "digits", "batch_size": 4, "steps": 11, **fields})
 
 
-def steps(config, count=10, start=0):
-    return list(batches(Numbered(count), config, start, CPU))
+MOVES = ("flip", {"type": "shift", "pixels": 1})
+
+
+def built(*transforms):
+    return [catalogue().build(resolve("transform", each)) for each in transforms]
+
+
+def steps(config, count=10, start=0, moves=(), workers=0):
+    return list(batches(Numbered(count), config, start, CPU, transforms=built(*moves), workers=workers))
 
 
 def indices(config, **where):
@@ -63,7 +71,7 @@ def test_another_seed_is_another_order():
 
 @pytest.mark.parametrize("start", [1, 3, 10])
 def test_a_later_start_is_the_tail_of_the_whole(start):
-    whole, tail = steps(run(flip=True, shift=1)), steps(run(flip=True, shift=1), start=start)
+    whole, tail = steps(run(), moves=MOVES), steps(run(), moves=MOVES, start=start)
     assert len(tail) == 11 - start
     for one, other in zip(whole[start:], tail, strict=True):
         assert torch.equal(one.index, other.index)
@@ -76,7 +84,7 @@ def test_a_batch_may_be_larger_than_the_data():
 
 
 def test_a_batch_does_not_depend_on_the_number_of_workers():
-    one, other = (steps(run(flip=True, shift=1, workers=w, steps=5)) for w in (0, 1))
+    one, other = (steps(run(steps=5), moves=MOVES, workers=w) for w in (0, 1))
     assert len(one) == len(other) == 5
     for a, b in zip(one, other, strict=True):
         assert torch.equal(a.index, b.index)
@@ -89,7 +97,7 @@ def test_an_image_goes_with_its_number_and_lies_in_zero_to_one():
         assert torch.equal(batch.images[:, 0, 0, 0], batch.index.float() / 255)
 
 
-# --- augmentation ------------------------------------------------------------------------------------------------
+# --- transforms ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -98,19 +106,23 @@ def images():
 
 
 def test_nothing_is_changed_unless_asked_for(images):
-    assert torch.equal(augment(images, run(), Rng(0, torch.arange(200))), images)
+    assert torch.equal(transformed(images, (), Rng(0, torch.arange(200))), images)
 
 
-def test_augmentation_goes_with_the_sample_and_the_step(images):
-    config, index = run(flip=True, shift=2), torch.arange(200)
-    whole = augment(images, config, Rng(0, index, 3))
-    some = augment(images[[7, 150]], config, Rng(0, torch.tensor([7, 150]), 3))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_transforms_go_with_the_sample_and_the_step(images, dtype):
+    images, moves, index = (images * 255).to(dtype), built(*MOVES), torch.arange(200)
+    whole = transformed(images, moves, Rng(0, index, 3))
+    assert whole.dtype == dtype
+    some = transformed(images[[7, 150]], moves, Rng(0, torch.tensor([7, 150]), 3))
     assert torch.equal(some, whole[[7, 150]])
-    assert not torch.equal(augment(images, config, Rng(0, index, 4)), whole)
+    assert not torch.equal(transformed(images, moves, Rng(0, index, 4)), whole)
+    turned = transformed(images, moves[::-1], Rng(0, index, 3))
+    assert not torch.equal(turned, whole)  # in the order in which they stand
 
 
 def test_about_half_of_the_images_are_mirrored_and_the_rest_left(images):
-    found = augment(images, run(flip=True), Rng(0, torch.arange(200)))
+    found = transformed(images, built("flip"), Rng(0, torch.arange(200)))
     mirrored = (found == images.flip(3)).flatten(1).all(1)
     left = (found == images).flatten(1).all(1)
     assert torch.equal(mirrored, ~left)
@@ -125,7 +137,7 @@ def moved(image, down, right):
 
 
 def test_shifts_move_by_each_amount_up_to_the_most_and_repeat_edges(images):
-    found = augment(images, run(shift=2), Rng(0, torch.arange(200)))
+    found = transformed(images, built({"type": "shift", "pixels": 2}), Rng(0, torch.arange(200)))
     moves = [(y, x) for y in range(-2, 3) for x in range(-2, 3)]
     seen = set()
     for before, after in zip(images, found, strict=True):
@@ -135,9 +147,9 @@ def test_shifts_move_by_each_amount_up_to_the_most_and_repeat_edges(images):
     assert seen == set(moves)
 
 
-def test_augmentation_leaves_its_input_alone(images):
+def test_transforms_leave_their_input_alone(images):
     before = images.clone()
-    augment(images, run(flip=True, shift=2), Rng(0, torch.arange(200)))
+    transformed(images, built(*MOVES), Rng(0, torch.arange(200)))
     assert torch.equal(images, before)
 
 
@@ -155,11 +167,11 @@ def test_a_batch_is_split_into_equal_parts_in_order(images):
 
 
 def test_a_held_data_set_gives_the_same_batches():
-    config = run(flip=True, shift=1, steps=6)
+    config, moves = run(steps=6), built(*MOVES)
     source = catalogue().build(resolve("source", "digits"), (8, 8))
     held = hold(source, CPU)
     assert held.images.dtype == torch.uint8
-    ways = [batches(source, config, 2, CPU, share=Share(1, 2), held=each) for each in (None, held)]
+    ways = [batches(source, config, 2, CPU, share=Share(1, 2), held=each, transforms=moves) for each in (None, held)]
     for loaded, kept in zip(*ways, strict=True):
         assert torch.equal(loaded.index, kept.index)
         assert torch.equal(loaded.images, kept.images)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flexframe.commands.use import _open
+from flexframe.commands.models import open_tokenizer
 from flexframe.data.images import RESIZES, fit
 from flexframe_registry import ConfigError
 from flexframe_registry.cards import Preprocessing
@@ -133,4 +133,4 @@ def test_cards_and_commands_know_the_protocols_by_the_same_names():
     with pytest.raises(ConfigError, match=r"resize: Input should be .*'adm'"):
         Preprocessing.read({"resize": "lanczos"})
     with pytest.raises(ConfigError, match="there are: torchvision-bicubic, torchvision-bilinear, adm"):
-        _open("toy/digits-tiny", "cpu", "lanczos")
+        open_tokenizer("toy/digits-tiny", "cpu", "lanczos")

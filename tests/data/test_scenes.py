@@ -263,8 +263,8 @@ def test_an_index_out_of_range_is_refused():
 @pytest.mark.parametrize("workers", [0, 1])
 def test_training_batches_hold_the_scenes_and_their_labels(workers):
     found = source((16, 16), count=40)
-    run = RunConfig.read({"data": "scenes", "batch_size": 8, "steps": 6, "workers": workers})
-    for batch in batches(found, run, 0, torch.device("cpu")):
+    run = RunConfig.read({"data": "scenes", "batch_size": 8, "steps": 6})
+    for batch in batches(found, run, 0, torch.device("cpu"), workers=workers):
         for row, index in enumerate(batch.index.tolist()):
             assert torch.equal(batch.images[row], found[index].image / 255)
             assert batch.condition.labels[row] == found[index].label

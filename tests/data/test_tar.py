@@ -335,7 +335,7 @@ def test_batches_are_the_same_with_worker_processes(two):
     found = source(two)
     run = {"data": {"type": "tar", "path": str(two)}, "batch_size": 4, "steps": 4}
     alone, shared = (
-        list(batches(found, RunConfig.read({**run, "workers": workers}), 0, torch.device("cpu"))) for workers in (0, 2)
+        list(batches(found, RunConfig.read(run), 0, torch.device("cpu"), workers=workers)) for workers in (0, 2)
     )
     for one, other in zip(alone, shared, strict=True):
         assert torch.equal(one.index, other.index)

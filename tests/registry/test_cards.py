@@ -23,7 +23,7 @@ TOYS = ("toy/digits-tiny", "toy/prior")
 WHOLE = """
 summary: a model
 model: {size: tiny, image_size: 16, length: 8, encoder: toy, quantizer: toy, masker: toy, decoder: toy}
-run: {data: {type: digits, split: train}, lr: 1e-4, steps: 10}
+run: {data: {type: digits, split: train}, optimizer: {lr: 1e-4}, steps: 10}
 sampling: {steps: 3}
 """
 
@@ -88,7 +88,7 @@ def test_yaml_builds_no_objects(tmp_path):
 @pytest.mark.parametrize(
     ("text", "pair"),
     [
-        ("run.lr=1e-4", ("run.lr", 1e-4)),
+        ("run.optimizer.lr=1e-4", ("run.optimizer.lr", 1e-4)),
         ("a=", ("a", None)),
         ("a=b=c", ("a", "b=c")),
         ("a=[1, x]", ("a", [1, "x"])),
@@ -107,7 +107,7 @@ def test_a_card_takes_from_its_base_what_it_does_not_say(shelf):
     card = found.get("toy/more")
     assert (card.file.summary, card.file.sampling) == ("other", {"steps": 3})
     assert card.model == found.get("toy/whole").model.model_copy(update={"length": 4})
-    assert (card.run.steps, card.run.lr) == (20, 1e-4)
+    assert (card.run.steps, card.run.optimizer.lr) == (20, 1e-4)
 
 
 def test_weights_and_numbers_are_not_inherited(shelf):

@@ -108,14 +108,14 @@ def test_another_type_leaves_the_settings_of_the_one_before_behind():
 
 
 def test_a_value_may_be_a_mapping_or_a_list():
-    found = train("quantizer={type: toy, levels: [8, 8]}", "run.betas=[0.8, 0.9]")
+    found = train("quantizer={type: toy, levels: [8, 8]}", "run.optimizer.betas=[0.8, 0.9]")
     assert found.model.quantizer.levels == (8, 8)
-    assert found.run.betas == (0.8, 0.9)
+    assert found.run.optimizer.betas == (0.8, 0.9)
 
 
 def test_run_and_model_may_be_named_in_full():
     assert train("model.length=4", "run.steps=7").model == train("length=4").model
-    assert train("run.lr=1e-4").run.lr == 1e-4
+    assert train("run.optimizer.lr=1e-4").run.optimizer.lr == 1e-4
 
 
 # --- errors ------------------------------------------------------------------------------------------------------
@@ -140,7 +140,19 @@ def test_run_and_model_may_be_named_in_full():
         ("run.objectives=[msee]", ["run.objectives.0: no objective named 'msee'", "Did you mean 'mse'?"]),
         ("run.stesp=3", ["run.stesp: there is no such setting", "Did you mean 'steps'?"]),
         ("run.steps=-1", ["run.steps: ", "(found -1)"]),
-        ("run.lr=.nan", ["run.lr: "]),
+        ("run.optimizer.lr=.nan", ["run.optimizer.lr: "]),
+        ("run.optimizer=adamv", ["run.optimizer: no optimizer named 'adamv'. Did you mean 'adam'?"]),
+        (
+            "run.optimizer.parts={encodr: 0.1}",
+            ["the model has no part 'encodr'. Did you mean 'encoder'?"],
+        ),
+        ("run.optimizer.parts={codec: 0.1}", ["run.optimizer.parts.codec: codec is frozen, so no rate is used"]),
+        ("run.optimizer.parts={encoder: 0}", ["run.optimizer.parts.encoder: ", "greater than 0"]),
+        ("run.optimizer={type: sgd, betas: [0.9, 0.9]}", ["run.optimizer.betas: there is no such setting"]),
+        ("run.transforms=[flip, flip]", ["run.transforms.1: 'flip' is there already"]),
+        ("run.observers=[tensorbord]", ["run.observers.0: no observer named", "Did you mean 'tensorboard'?"]),
+        ("run.feed.wrokers=2", ["run.feed.wrokers: there is no such setting", "Did you mean 'workers'?"]),
+        ("run.feed=tokens", ["run.feed: 'tokens' feeds a generator, and this trains a tokenizer; take one of: images"]),
         ("run.accumulate=3", ["accumulate: 3 does not divide batch_size 64"]),
         ("run.data=folder", ["run.data.path: is required and is not given"]),
         ("run.data.split=test", ["run.data.split: ", "'train' or 'val'", "(found 'test')"]),
@@ -257,7 +269,7 @@ def test_a_part_of_no_plugin_can_stand_in_a_slot_as_an_object():
 
 def test_a_training_config_says_its_kind_and_reads_one_of_before_it_did():
     prior = {"length": 4, "codebook_size": 8, "fingerprint": "0" * 64, "prior": "toy"}
-    data = {"model": prior, "run": {"data": "digits", "tokens": "tokens.safetensors"}}
+    data = {"model": prior, "run": {"data": "digits", "feed": {"type": "token-file", "path": "tokens.safetensors"}}}
     config = TrainConfig.read(data)
     assert config.kind == config.model.kind == "generator"
     assert config.model_dump(mode="json")["kind"] == "generator"

@@ -12,7 +12,7 @@ from flexframe.train.run import Run
 from flexframe_registry import CodecModelConfig, ConfigError, TokenizerConfig
 
 CPU = torch.device("cpu")
-SHORT = ("run.steps=2", "run.batch_size=4", "run.log_every=1", "run.warmup=0", "run.checkpoint_every=1")
+SHORT = ("run.steps=2", "run.batch_size=4", "run.log_every=1", "run.optimizer.warmup=0", "run.checkpoint_every=1")
 
 
 @pytest.fixture

@@ -42,8 +42,13 @@ def start(tmp_path):
 def config(path=None, codec=None, objectives=(COLOUR,), **run):
     init = [] if path is None else [{"from": str(path), "parts": ["codec"]}]
     model = MODEL if codec is None else {**MODEL, "codec": codec}
-    settings = {"data": DATA, "steps": 4, "batch_size": 6, "accumulate": 2, "log_every": 1, "warmup": 1, "seed": 3}
+    settings = {"data": DATA, "steps": 4, "batch_size": 6, "accumulate": 2, "log_every": 1, "seed": 3,
+                "optimizer": {"warmup": 1}}  # fmt: skip
     return TrainConfig.read({"model": model, "run": {**settings, "init": init, "objectives": list(objectives), **run}})
+
+
+def kept_in(out):
+    return {"feed": {"type": "latents", "path": str(out)}}
 
 
 def fill(codec, out, **more):
@@ -70,7 +75,7 @@ def test_latents_and_features_train_as_images_do(start, tmp_path, go, monkeypatc
     see(out, batch_size=3)
     assert (filled.count, filled.shapes["latents"]) == (20, (4, 8, 8))
     assert len(list(out.glob("latents-*.safetensors"))) == 3
-    ways = {"images": {}, "latents": {"latents": str(out)}}
+    ways = {"images": {}, "latents": kept_in(out)}
     runs = [go(Run.create(config(path, **run), tmp_path / name, CPU, {})) for name, run in ways.items()]
     images, latents = map(losses, runs)
     torch.testing.assert_close(latents, images, rtol=1e-5, atol=1e-6)
@@ -91,7 +96,7 @@ def test_a_codec_that_draws_draws_at_each_step_as_from_images(tmp_path, go, monk
     codec = Tokenizer(TokenizerConfig.read({**MODEL, "codec": "identity"})).codec
     fill(codec, tmp_path / "moments")
     fill(codec, tmp_path / "sample", posterior="sample")
-    ways = {name: {"latents": str(tmp_path / name)} for name in ("moments", "sample")}
+    ways = {name: kept_in(tmp_path / name) for name in ("moments", "sample")}
     found = {
         name: losses(go(Run.create(config(codec="identity", objectives=(), **run), tmp_path / f"run-{name}", CPU, {})))
         for name, run in {"images": {}, **ways}.items()
@@ -108,21 +113,20 @@ def test_what_is_not_the_runs_is_refused(start, tmp_path):
 
     def refused(words, **run):
         with pytest.raises(ConfigError, match=words):
-            Run.create(config(**{"path": path, "latents": str(out), **run}), tmp_path / "run", CPU, {})
+            Run.create(config(**{"path": path, **kept_in(out), **run}), tmp_path / "run", CPU, {})
 
     refused(r"holds no features 'toy' for it; make them: flexframe precompute features")
     see(out)
     refused("latents of another codec .test. than the run's", path=start(1))
     refused("count was 20 and is 19", data={**DATA, "count": 19})
-    refused(
-        "the features 'toy' in .* are others: of there .mean., here .spread.", objectives=[{**COLOUR, "of": "spread"}]
-    )
-    refused("leave out `flip` and `shift`", flip=True)
-    refused("holds no latents; make them", latents=str(tmp_path))
+    told = "not what the features 'toy' in .* were made for: of was .mean. and is .spread."
+    refused(told, objectives=[{**COLOUR, "of": "spread"}])
+    refused(r"run\.transforms: feed .latents. has images as they were .*leave out .flip.", transforms=["flip"])
+    refused("holds no latents; make them", **kept_in(tmp_path))
     (out / "latents-00000.safetensors").rename(out / "aside")
     refused("lacks 1 of 1 shards")
     (out / "aside").rename(out / "latents-00000.safetensors")
-    Run.create(config(path, latents=str(out)), tmp_path / "run", CPU, {}).close()
+    Run.create(config(path, **kept_in(out)), tmp_path / "run", CPU, {}).close()
 
 
 def test_a_precomputation_goes_on_where_it_stopped(start, tmp_path, monkeypatch):
@@ -156,7 +160,7 @@ def test_commands_fill_a_folder_for_a_run(start, tmp_path, command, monkeypatch)
         assert answer.code == 0, answer.err
         assert f"{kind} of 20 images" in answer.out
     assert Shards.read(out, "latents").take([3])["latents"].dtype == torch.float16
-    run = Run.create(config(tmp_path / "codec-0.safetensors", latents=str(out)), tmp_path / "run", CPU, {})
+    run = Run.create(config(tmp_path / "codec-0.safetensors", **kept_in(out)), tmp_path / "run", CPU, {})
     batch = next(run.feed.batches(0))
     run.close()
     assert (batch.latents.dtype, batch.features["toy"].shape[1:]) == (torch.float32, (3,))

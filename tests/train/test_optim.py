@@ -47,7 +47,7 @@ def test_learned_tokens_and_positions_do_not_decay():
 
 
 def test_the_optimizer_has_the_runs_settings():
-    config = RunConfig.read({"data": "digits", "weight_decay": 0.05, "lr": 3e-4, "betas": [0.8, 0.95]})
+    config = RunConfig.read({"data": "digits", "optimizer": {"weight_decay": 0.05, "lr": 3e-4, "betas": [0.8, 0.95]}})
     found = trainee()
     groups = create_optimizer(found, config).param_groups
     assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
@@ -56,7 +56,7 @@ def test_the_optimizer_has_the_runs_settings():
 
 
 def test_the_rate_warms_up_in_a_line_and_falls_along_a_cosine():
-    config = RunConfig.read({"data": "digits", "steps": 24, "warmup": 4, "lr": 1.0, "final_lr": 0.2})
+    config = RunConfig.read({"data": "digits", "steps": 24, "optimizer": {"warmup": 4, "lr": 1.0, "final_lr": 0.2}})
     rates = [learning_rate(config, step) for step in range(25)]
     assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert rates[14] == pytest.approx(0.6)
@@ -66,11 +66,11 @@ def test_the_rate_warms_up_in_a_line_and_falls_along_a_cosine():
 
 
 def test_without_warmup_the_first_step_has_the_peak_rate():
-    assert learning_rate(RunConfig.read({"data": "digits", "warmup": 0, "lr": 0.5}), 0) == 0.5
+    assert learning_rate(RunConfig.read({"data": "digits", "optimizer": {"warmup": 0, "lr": 0.5}}), 0) == 0.5
 
 
 def test_a_run_shorter_than_its_warmup_only_warms_up():
-    config = RunConfig.read({"data": "digits", "steps": 2, "warmup": 4, "lr": 1.0})
+    config = RunConfig.read({"data": "digits", "steps": 2, "optimizer": {"warmup": 4, "lr": 1.0}})
     assert [learning_rate(config, step) for step in range(2)] == [0.25, 0.5]
 
 

@@ -45,8 +45,16 @@ def model(tokenizer, tmp_path):
 def config(model, run=(), **fields):
     prior = {"type": "toy"}
     raw = {"tokenizer": str(model), "classes": 10, "prior": prior, **fields}
-    settings = {"data": DATA, "steps": 4, "batch_size": 6, "log_every": 1, "warmup": 1, "checkpoint_every": 2}
+    settings = {"data": DATA, "steps": 4, "batch_size": 6, "log_every": 1, "checkpoint_every": 2}
+    settings["optimizer"] = {"warmup": 1}
     return read_training({"model": raw, "run": settings | dict(run)})
+
+
+KEPT = {"feed": {"keep_tokens": True}}
+
+
+def stored(file, **more):
+    return {"feed": {"type": "token-file", "path": str(file), **more}}
 
 
 @pytest.fixture
@@ -71,7 +79,7 @@ def file(tokenizer, model, tmp_path):
 
 
 def test_codes_are_the_tokenizers_whichever_way_they_come(tokenizer, model, file):
-    ways = ({}, {"keep_tokens": True}, {"tokens": str(file)})
+    ways = ({}, KEPT, stored(file))
     feeds = [create_feed(config(model, run), CPU) for run in ways]
     source = catalogue().build(resolve("source", DATA), (16, 16))
     for batches in zip(*(feed.batches(2) for feed in feeds), strict=True):
@@ -85,8 +93,8 @@ def test_codes_are_the_tokenizers_whichever_way_they_come(tokenizer, model, file
             assert batch.codes.keep.all()
             assert torch.equal(batch.condition.labels, labels)
             assert batch.images is None
-    assert feeds[0].config.model.fingerprint == fingerprint(tokenizer)
-    assert feeds[0].config.model.class_names[:2] == feeds[2].config.model.class_names[:2] == ("circle", "square")
+    assert feeds[0].training.model.fingerprint == fingerprint(tokenizer)
+    assert feeds[0].training.model.class_names[:2] == feeds[2].training.model.class_names[:2] == ("circle", "square")
 
 
 def test_kept_images_are_tokenized_once(model, monkeypatch):
@@ -94,14 +102,14 @@ def test_kept_images_are_tokenized_once(model, monkeypatch):
     encode = Tokenizer.tokenized
     monkeypatch.setattr(Tokenizer, "tokenized", lambda self, images, **more: seen.append(len(images)) or encode(
         self, images, **more))  # fmt: skip
-    for _ in create_feed(config(model, {"keep_tokens": True, "steps": 12}), CPU).batches(0):
+    for _ in create_feed(config(model, {**KEPT, "steps": 12}), CPU).batches(0):
         pass
     assert sum(seen) == 20
 
 
-@pytest.mark.parametrize("way", [{}, {"keep_tokens": True}])
+@pytest.mark.parametrize("way", [{}, KEPT])
 def test_runs_on_images_and_on_their_tokens_are_equal(train, file, way):
-    images, tokens = train("images", way), train("tokens", {"tokens": str(file)})
+    images, tokens = train("images", way), train("tokens", stored(file))
     one, other = (load_file(run.folder / "model.safetensors") for run in (images, tokens))
     assert one.keys() == other.keys()
     for name, value in one.items():
@@ -109,7 +117,7 @@ def test_runs_on_images_and_on_their_tokens_are_equal(train, file, way):
 
 
 def test_a_shorter_prior_takes_the_first_tokens(model, file):
-    feed = create_feed(config(model, {"tokens": str(file)}, length=3), CPU)
+    feed = create_feed(config(model, stored(file), length=3), CPU)
     assert next(feed.batches(0)).codes.codes.shape == (6, 3, 1)
 
 
@@ -135,13 +143,13 @@ def test_the_exported_file_is_a_generator(train, tokenizer):
 
 
 def test_the_loss_falls(train):
-    run = train(run={"steps": 40, "log_every": 20, "lr": 1e-1, "keep_tokens": True})
+    run = train(run={"steps": 40, "log_every": 20, "optimizer": {"lr": 1e-1, "warmup": 1}, **KEPT})
     first, last = (line["codes"] for line in lines(run))
     assert last < 0.9 * first
 
 
 def test_held_out_rows_are_measured_and_not_trained_on(train, file, tokenizer):
-    ways = [train("a", {"held_out": 5}), train("b", {"held_out": 5, "tokens": str(file)})]
+    ways = [train("a", {"feed": {"held_out": 5}}), train("b", stored(file, held_out=5))]
     for run in ways:
         assert len(run.feed) == 15
         assert {int(i) for batch in run.feed.batches(0) for i in batch.index} <= set(range(15))
@@ -160,7 +168,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(train, model, tmp_
             if step == 3 and run.folder.name == "cut":
                 raise InterruptedError("stopped")
 
-    settings = {"steps": 6, "held_out": 4, "keep_tokens": True}
+    settings = {"steps": 6, "feed": {"held_out": 4, "keep_tokens": True}}
     stop = Stop()
     manager().register(stop)
     try:
@@ -188,11 +196,16 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(train, model, tmp_
     ("run", "fields", "told"),
     [
         ({"objectives": ["mse"]}, {}, r"run\.objectives: is a tokenizer's, and this trains a prior"),
-        ({"keep_latents": True}, {}, r"run\.keep_latents: is a tokenizer's"),
+        ({"feed": {"keep_latents": True}}, {}, r"run\.feed\.keep_latents: there is no such setting.*keep_tokens"),
+        (
+            {"feed": "images"},
+            {},
+            r"run\.feed: 'images' feeds a tokenizer, and this trains a generator.*token-file",
+        ),
         ({"init": "x"}, {}, r"run\.init: is a tokenizer's"),
-        ({"keep_tokens": True, "flip": True}, {}, r"run\.keep_tokens: holds one sequence an image"),
-        ({"tokens": "x", "shift": 1}, {}, r"run\.tokens: holds one sequence an image"),
-        ({"tokens": "x", "keep_tokens": True}, {}, r"run\.keep_tokens: keeps what run\.tokens has already"),
+        ({**KEPT, "transforms": "flip"}, {}, r"run\.transforms: feed 'tokens' keeps one sequence an image"),
+        ({**stored("x"), "transforms": ["flip"]}, {}, r"run\.transforms: feed 'token-file' has one sequence an image"),
+        (stored("x", keep_tokens=True), {}, r"run\.feed\.keep_tokens: there is no such setting"),
         ({}, {"codebook_size": 64, "length": 4}, r"model\.codebook_size: is 64; that of .* is 16"),
         ({}, {"codebook_size": 16, "length": 7}, r"model\.length: is 7; .* has at most 6 tokens"),
         ({}, {"tokenizer": None, "length": 4, "codebook_size": 16}, r"model\.tokenizer: name the tokenizer"),
@@ -207,38 +220,38 @@ def test_configs_that_are_refused(model, run, fields, told):
 
 
 def test_a_tokenizers_run_takes_no_tokens():
-    with pytest.raises(ConfigError, match=r"run\.tokens: is a prior's, and this trains a tokenizer"):
-        TrainConfig.read({"model": TOKENIZER, "run": {"data": DATA, "tokens": "x"}})
+    with pytest.raises(ConfigError, match=r"run\.feed: 'token-file' feeds a generator, and this trains a tokenizer"):
+        TrainConfig.read({"model": TOKENIZER, "run": {"data": DATA, **stored("x")}})
 
 
 def test_tokens_of_another_tokenizer_are_refused(tokenizer, model, file):
     state = {name: value + 0.1 for name, value in tokenizer.state_dict().items()}
     modelfile.save(state, tokenizer.config, model)
     with pytest.raises(ConfigError, match=r"holds tokens of another tokenizer \(path:.*make it again"):
-        create_feed(config(model, {"tokens": str(file)}), CPU)
+        create_feed(config(model, stored(file)), CPU)
     with pytest.raises(ConfigError, match=r"model\.fingerprint: is not that of the run's tokens"):
         create_feed(config(model, fingerprint=fingerprint(tokenizer)), CPU)
 
 
 def test_tokens_of_other_data_are_refused(model, file):
-    other = {"tokens": str(file), "data": {**DATA, "count": 30}}
+    other = {**stored(file), "data": {**DATA, "count": 30}}
     with pytest.raises(ConfigError, match=r"run\.data: is not what .* was made of: count was 20 and is 30"):
         create_feed(config(model, other), CPU)
 
 
 def test_tokens_train_a_prior_without_the_tokenizer_where_its_fingerprint_is_named(tokenizer, model, file):
     fields = {"tokenizer": None, "length": 6, "codebook_size": 16}
-    feed = create_feed(config(model, {"tokens": str(file)}, **fields, fingerprint=fingerprint(tokenizer)), CPU)
+    feed = create_feed(config(model, stored(file), **fields, fingerprint=fingerprint(tokenizer)), CPU)
     assert len(feed) == 20
     with pytest.raises(ConfigError, match=r"model\.fingerprint: is not that"):
-        create_feed(config(model, {"tokens": str(file)}, **fields, fingerprint="0" * 64), CPU)
+        create_feed(config(model, stored(file), **fields, fingerprint="0" * 64), CPU)
 
 
 def test_classes_need_labels_and_as_many(model, tmp_path):
     with pytest.raises(ConfigError, match=r"model\.classes: is 7; the data have 10 classes"):
         create_feed(config(model, classes=7), CPU)
-    with pytest.raises(ConfigError, match=r"run\.held_out: is 20, and the data have 20 rows"):
-        create_feed(config(model, {"held_out": 20}), CPU)
+    with pytest.raises(ConfigError, match=r"run\.feed\.held_out: is 20, and the data have 20 rows"):
+        create_feed(config(model, {"feed": {"held_out": 20}}), CPU)
 
 
 def test_without_labels_a_prior_of_classes_is_not_trained(model, tmp_path, go, tokenizer):

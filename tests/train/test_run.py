@@ -12,7 +12,7 @@ from flexframe.train import checkpoint
 from flexframe.train.run import Run
 from flexframe_registry import ConfigError, TrainConfig, hookimpl, manager
 
-LONGER = ("run.steps=12", "run.shift=1", "run.flip=true")
+LONGER = ("run.steps=12", "run.transforms=[flip, {type: shift, pixels: 1}]")
 DRAWING = ("quantizer.noise=0.1", "quantizer.average=true")
 KILL = """
 import io, os, sys
@@ -118,7 +118,7 @@ def test_the_exported_model_is_the_weight_average(create, go):
 
 
 def test_training_lowers_the_loss(create, go):
-    run = go(create("run", "run.steps=40", "run.log_every=10", "run.lr=2e-3", "run.batch_size=16"))
+    run = go(create("run", "run.steps=40", "run.log_every=10", "run.optimizer.lr=2e-3", "run.batch_size=16"))
     found = [line["loss"] for line in lines(run)]
     assert found[-1] < 0.8 * found[0]
 
@@ -162,7 +162,7 @@ def test_another_seed_is_another_run(create, go):
 
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(create, go, forked, tmp_path):
     whole = go(create("whole", *LONGER))
-    settings = ["run.batch_size=8", "run.log_every=1", "run.warmup=2", "run.checkpoint_every=4", *LONGER]
+    settings = ["run.batch_size=8", "run.log_every=1", "run.optimizer.warmup=2", "run.checkpoint_every=4", *LONGER]
     folder = tmp_path / "killed"
     done = forked(KILL, folder, torch.get_num_threads(), *settings)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -243,7 +243,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(create, go):
     run = create()
     with torch.no_grad():
         run.trainee.model.decoder.positions.fill_(float("inf"))
-    with pytest.raises(FloatingPointError, match=r"flow, .*encoder.* not finite at step 1; .*a lower run\.lr"):
+    with pytest.raises(FloatingPointError, match=r"flow, .*encoder.* not finite at step 1; .*lower run\.optimizer\.lr"):
         go(run)
     assert not (run.folder / "log.jsonl").exists()
     saved = json.loads((run.folder / "nonfinite-1.json").read_text())

@@ -321,7 +321,13 @@ def test_recomputing_keeps_less(create):
 
 
 def test_one_batch_can_be_learned_by_heart(create, go):
-    settings = ("decoder=toy-plain", "run.overfit_batch=true", "run.steps=30", "run.lr=3e-3", "run.log_every=10")
+    settings = (
+        "decoder=toy-plain",
+        "run.overfit_batch=true",
+        "run.steps=30",
+        "run.optimizer.lr=3e-3",
+        "run.log_every=10",
+    )
     run = create("run", *settings)
     pictures = [batch.images for batch in run.feed.batches(0)]
     assert all(torch.equal(each, pictures[0]) for each in pictures)

@@ -1,5 +1,6 @@
 """Pictures while a model trains, and those who watch it elsewhere."""
 
+import importlib.util
 import json
 import sys
 import types
@@ -10,9 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from flexframe.train import checkpoint
+from flexframe.train import run as runs
 from flexframe.train.run import Run
 from flexframe_registry import ConfigError, hookimpl, manager
-from flexframe_standard import observers as observe
 
 DRAWING = "quantizer={type: toy, levels: [8, 8, 8], noise: 0.1, average: true}"
 """Draws from the global random state at every step."""
@@ -72,9 +73,16 @@ def test_a_resumed_run_with_samples_is_bit_exact(create, go):
 
 
 def test_a_missing_package_is_told_before_anything_is_made(create, monkeypatch, tmp_path):
-    monkeypatch.setattr(observe, "find_spec", lambda name: None)
-    for setting, package in (("run.tensorboard=true", "tensorboard"), ("run.wandb=tokens", "wandb")):
-        with pytest.raises(ConfigError, match=rf"pip install 'flexframe\[{package}\]'"):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(runs, "find_spec", lambda name: None if name in missing else find_spec(name))
+    missing = {"tensorboard", "wandb", "timm"}
+    settings = {
+        "run.observers=tensorboard": r"run\.observers\.0: .*pip install 'flexframe\[tensorboard\]'",
+        "run.observers=[{type: wandb, project: x}]": r"run\.observers\.0: .*pip install 'flexframe\[wandb\]'",
+        "run.optimizer=lion": r"run\.optimizer: 'lion' needs the package timm: pip install timm",
+    }
+    for setting, told in settings.items():
+        with pytest.raises(ConfigError, match=told):
             create("run", setting)
     assert not (tmp_path / "run").exists()
 
@@ -95,20 +103,27 @@ def test_tensorboard_and_wandb_are_told_what_is_logged(create, go, monkeypatch):
         def flush(self):
             pass
 
+        def close(self):
+            told["tensorboard"].append("closed")
+
     def init(**settings):
         told["wandb"].append(settings)
-        return types.SimpleNamespace(log=lambda line, step: told["wandb"].append((step, line)))
+        log = lambda line, step: told["wandb"].append((step, line))  # noqa: E731
+        return types.SimpleNamespace(log=log, finish=lambda exit_code: told["wandb"].append(("end", exit_code)))
 
-    monkeypatch.setattr(observe, "find_spec", lambda name: object())
+    monkeypatch.setattr(runs, "find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter))
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, Image=lambda path: ("image", path)))
-    run = go(create("run", "run.steps=4", "run.log_every=2", "run.sample_every=4", "run.tensorboard=true",
-                    "run.wandb=tokens"))  # fmt: skip
+    run = go(create("run", "run.steps=4", "run.log_every=2", "run.sample_every=4",
+                    "run.observers=[tensorboard, {type: wandb, project: tokens}]"))  # fmt: skip
     logged = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     assert (4, "loss", logged[1]["loss"]) in told["tensorboard"]
+    assert told["tensorboard"].pop() == "closed"
     assert [entry for entry in told["tensorboard"] if entry[1] == "samples"] == [(4, "samples", 3)]
-    settings, *steps = told["wandb"]
+    settings, *steps, end = told["wandb"]
+    assert end == ("end", 0)
     assert (settings["project"], settings["mode"], settings["name"]) == ("tokens", "offline", "run")
-    assert [step for step, _ in steps] == [2, 4]
+    assert [step for step, _ in steps] == [2, 4, 4]
     assert steps[0][1]["loss"] == logged[0]["loss"]
-    assert steps[1][1]["samples"] == ("image", str(run.folder / "samples/step-00000004.png"))
+    assert steps[1][1] == {"samples": ("image", str(run.folder / "samples/step-00000004.png"))}
+    assert steps[2][1]["loss"] == logged[1]["loss"]

@@ -76,7 +76,7 @@ def test_only_the_model_is_in_the_models_state():
 
 
 def test_kept_latents_are_the_codecs_and_are_encoded_once(batch, monkeypatch):
-    kept, fresh = build("run.keep_latents=true"), build()
+    kept, fresh = build("run.feed.keep_latents=true"), build()
     encoded = []
     encode = kept.model.codec.encode
 
@@ -96,7 +96,7 @@ def test_kept_latents_are_the_codecs_and_are_encoded_once(batch, monkeypatch):
 def test_kept_latents_of_a_codec_that_draws_do_not_depend_on_when_an_image_was_met(batch, monkeypatch):
     found = []
     for step in (0, 7):  # as in a run that was resumed, or in another process
-        kept = build("run.keep_latents=true")
+        kept = build("run.feed.keep_latents=true")
         seen = []
 
         def drawn(images, *, rng, seen=seen):
@@ -110,5 +110,5 @@ def test_kept_latents_of_a_codec_that_draws_do_not_depend_on_when_an_image_was_m
 
 
 def test_kept_latents_and_pictures_that_move_are_refused():
-    with pytest.raises(ConfigError, match=r"^run\.keep_latents: holds one picture an image"):
-        build("run.keep_latents=true", "run.shift=1")
+    with pytest.raises(ConfigError, match=r"^run\.transforms: feed .images. keeps one latent .*leave out .shift."):
+        build("run.feed.keep_latents=true", "run.transforms={type: shift, pixels: 1}")

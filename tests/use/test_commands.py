@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from flexframe.commands import use
+from flexframe.commands import progress
 from flexframe.data.tokenfile import TokenFile
 
 from .conftest import IDS
@@ -54,7 +54,7 @@ def test_a_cards_model_is_found_again_by_its_id(command, photos, tmp_path):
     assert command("decode", path, "-o", tmp_path / "out", *CPU).code == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
     line = only_line(command("decode", path, "-o", tmp_path / "more", "--steps", 3, *CPU))
-    assert "sampling.steps: there is no such setting" in line
+    assert "--steps: is no option of this command and no setting of decoder 'vit'. Did you mean '--set'?" in line
 
 
 def test_a_cards_file_is_a_model(command, photos, tmp_path):
@@ -128,15 +128,15 @@ def test_a_token_file_starts_no_download(command, tokens, tmp_path):
 def test_progress_is_a_line_a_minute_where_there_is_no_terminal(command, photos, model, tmp_path, monkeypatch):
     given = ("encode", photos, "-m", model, "--batch-size", 3, *CPU)
     assert command(*given, "-o", tmp_path / "quiet").err == ""
-    monkeypatch.setattr(use, "LINE_EVERY", 0)
+    monkeypatch.setattr(progress, "LINE_EVERY", 0)
     told = command(*given, "-o", tmp_path / "t").err.splitlines()
     assert told == [f"encoding: {done}.0 of 7" for done in (0, 3, 6, 7)]
 
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch):
     screen = io.StringIO()
-    monkeypatch.setattr(use, "say", Console(file=screen, force_terminal=True, width=100))
-    with use._progress("encoding") as told:
+    monkeypatch.setattr(progress, "say", Console(file=screen, force_terminal=True, width=100))
+    with progress.bar("encoding") as told:
         told(1.5, 1000)
     assert "listing images" in screen.getvalue()
     assert "1.5/1,000" in screen.getvalue()
@@ -163,7 +163,7 @@ def test_what_encode_refuses(command, photos, model, tmp_path, arguments, words)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--steps", 2, "--set", "sampling.steps=3"), "--steps: and --set sampling.steps both say so"),
+        (("--steps", 2, "--set", "sampling.steps=3"), "sampling.steps: and --steps both say so; give one of the two"),
         (("--set", "guidance=3"), "guidance=3: is not of the form sampling.key=value"),
         (("--length", 9), "--length: 9 is not within 1..8"),
         (("-m", "toy/plain"), "this model's are of 1 x 64, so it cannot decode them"),

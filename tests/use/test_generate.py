@@ -139,7 +139,9 @@ def test_the_commands_two_ways(command, files, tmp_path):
     data = "{type: scenes, complexity: 0, count: 11}"
     assert command("precompute", "tokens", "-m", tok, "--data", data, "-o", tmp_path / "b.safetensors").code == 0
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    done = command("train", card, f"run.tokens={tmp_path / 'a.safetensors'}", "-o", tmp_path / "run")
+    done = command(
+        "train", card, f"run.feed={{type: token-file, path: {tmp_path / 'a.safetensors'}}}", "-o", tmp_path / "run"
+    )
     assert done.code == 0, done.err
     assert "kind='generator'" in done.out
     assert load(tmp_path / "run", kind="generator").config.class_names[0] == "circle"
@@ -280,6 +282,6 @@ def test_the_command(command, files, tmp_path):
     twice = command(
         "generate", "--prior", prior, "--temperature", 2, "--set", "sampling.temperature=3", "-o", tmp_path / "x"
     )
-    assert "--temperature: and --set sampling.temperature both say so" in twice.err
+    assert "sampling.temperature: and --temperature both say so" in twice.err
     long = command("generate", "--prior", prior, "--length", 9, "-o", tmp_path / "x")
     assert "--length: a length of 9; this model's are 1..6" in long.err

@@ -67,7 +67,8 @@ def make(
     if not keep:
         return Sheets([], {}, [], height, width)
     places = torch.tensor(keep)
-    uris, sheets = [uri(real[places])], {}
+    uris = [uri(real[places])]
+    sheets: dict[str, dict[int, int]] = {}
     for model, rows in fake.items():
         sheets[model] = {}
         for budget in (b for b in stops if b in rows):

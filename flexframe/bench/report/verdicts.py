@@ -63,15 +63,15 @@ def judge(numbers: Numbers) -> Verdicts:
 
 def sentences(numbers: Numbers, verdicts: Verdicts, most: int = 3) -> list[str]:
     """The verdicts by the leading number, in words."""
-    if numbers.lead not in verdicts.columns:
+    column = numbers.lead
+    if column is None or column not in verdicts.columns:
         return []
-    place = list(verdicts.columns).index(numbers.lead)
+    place = list(verdicts.columns).index(column)
     told = []
     for row in verdicts.rows:
         cell = row.cells[place]
         if cell is None:
             continue
-        column = numbers.lead
         low, high = sorted((abs(cell.low), abs(cell.high)))
         span = f"{column.text(low)} to {column.text(high)}"
         if cell.verdict == "not distinguishable":

@@ -44,7 +44,9 @@ def spread(values: Sequence[int], most: int) -> list[int]:
     return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
 
 
-def view(results: Mapping[str, Any], sheets: Sheets, gallery: int, left_out: int, drawn: Sequence[Drawn]) -> dict:
+def view(
+    results: Mapping[str, Any], sheets: Sheets, gallery: int, left_out: int, drawn: Sequence[Drawn]
+) -> dict[str, Any]:
     """The template's variables.
 
     Args:
@@ -241,9 +243,9 @@ def _extremes(numbers: Numbers, sheets: Sheets) -> list[dict[str, Any]]:
 
 def _table(numbers: Numbers, chosen: Sequence[int]) -> list[dict[str, Any]]:
     """The rows, grouped by token count."""
-    groups = []
+    groups: list[dict[str, Any]] = []
     for k in chosen:
-        rows = []
+        rows: list[dict[str, Any]] = []
         for i, (name, model) in enumerate(numbers.results["models"].items()):
             entry = model["budgets"].get(str(k))
             if entry is None:

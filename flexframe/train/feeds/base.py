@@ -4,25 +4,37 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import Generic
+
+import torch
+from typing_extensions import TypeVar
 
 from flexframe.data.loader import steps
 from flexframe.data.share import WHOLE, Share
 from flexframe.tokens import Batch
 from flexframe.train.trainee import Learner
-from flexframe_registry import TrainConfig
+from flexframe_registry import FeedConfig, TrainConfig
+
+FeedC = TypeVar("FeedC", bound=FeedConfig, default=FeedConfig)
 
 
-class Feed(ABC):
-    """A run's data: batches by step, the same ones whenever a step is entered."""
+class Feed(ABC, Generic[FeedC]):
+    """A run's data: batches by step, the same ones whenever a step is entered.
+
+    Built as `(config, training, device)`; `ConfigError` where there are no such data, or none for the model.
+    """
 
     share: Share = WHOLE
     """The rows of each batch that this process loads."""
-    config: TrainConfig
-    """The run's, with what the data say of the model filled in: the tokenizer's fingerprint, names of classes."""
+
+    def __init__(self, config: FeedC, training: TrainConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.training = training
+        """The run's config; a feed fills in what its data say of the model: a tokenizer's fingerprint, class names."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """Rows that are trained on."""
+        """Number of rows that are trained on."""
 
     @abstractmethod
     def batches(self, start: int) -> Iterator[Batch]:
@@ -30,7 +42,7 @@ class Feed(ABC):
 
     def rows(self, step: int) -> list[int]:
         """Numbers of a step's rows, of all processes."""
-        return next(steps(len(self), self.config.run, step))
+        return next(steps(len(self), self.training.run, step))
 
     def held_out(self) -> Iterator[Batch]:
         """The rows that are not trained on."""

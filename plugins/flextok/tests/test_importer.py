@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from flexframe import load
 from flexframe.importing import Settings, importer_of, open_foreign
 from flexframe.store import hub
+from flexframe.testing.refusals import parametrize_refusals
 from flexframe_flextok.blocks import stored_table, stretched
 from flexframe_flextok.reading import read_flextok
 from flexframe_registry import ConfigError
@@ -581,6 +582,12 @@ def test_a_name_of_the_hub_finds_its_card_and_the_checkpoints_own_config_counts(
 
 
 # --- hostile -----------------------------------------------------------------------------------------------------
+
+
+@parametrize_refusals()
+def test_what_is_broken_or_hostile_is_refused(refusal, maker):
+    refusal(maker.folder())
+
 
 PLACES = [
     "vae._target_",

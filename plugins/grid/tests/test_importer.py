@@ -1,7 +1,6 @@
 """The importers of MaskGIT-VQGAN and TAEF2: forms, shapes that no golden folder has, what is refused."""
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -19,6 +18,7 @@ from flexframe.rng import Rng
 from flexframe.store import hub
 from flexframe.store.load import load
 from flexframe.testing.golden import shared
+from flexframe.testing.refusals import parametrize_refusals
 from flexframe_grid.reference import convert
 from flexframe_registry import CodecModelConfig, ConfigError, TokenizerConfig, cards
 
@@ -220,27 +220,9 @@ def test_a_file_without_one_of_its_networks_is_refused(folder):
     refused(folder, "encoder: has no tensors down")
 
 
-class Bomb:
-    """Unpickled with code execution allowed, it leaves a file behind."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
-
-
-def test_a_bin_that_would_run_code_is_refused_and_runs_nothing(folder, tmp_path):
-    mark, path = tmp_path / "ran", tmp_path / "vqgan.bin"
-    torch.save(load_file(folder / "model.safetensors") | {"bomb": Bomb(mark)}, path)
-    refused(path, "nothing in it was run")
-    assert not mark.exists()
-
-
-def test_a_truncated_file_is_one_error(folder):
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:5000])
-    refused(folder, "is not a whole safetensors file")
+@parametrize_refusals()
+def test_what_is_broken_or_hostile_is_refused(refusal, folder):
+    refusal(folder)
 
 
 # --- TAEF2 -------------------------------------------------------------------------------------------------------

@@ -46,7 +46,8 @@ def losses(objective, real, fake, step=0):
 
 
 def config(*objectives, model=MODEL, **run):
-    given = {"data": "digits", "objectives": objectives, "steps": 6, "batch_size": 8, "warmup": 2, "log_every": 1}
+    given = {"data": "digits", "objectives": objectives, "steps": 6, "batch_size": 8, "log_every": 1}
+    given["optimizer"] = {"warmup": 2}
     return TrainConfig.read({"model": model, "run": given | {"checkpoint_every": 3} | run})
 
 
@@ -190,7 +191,7 @@ def test_a_patch_critic_takes_images_from_its_least_side_on(multipliers):
 def test_the_critic_is_stepped_by_its_own_settings_and_weight_is_the_models():
     optimizer = {"lr": 5e-4, "betas": [0.5, 0.9], "weight_decay": 0.1}
     fields = {"type": "adversarial", "critic": CRITIC, "start": 2, "optimizer": optimizer}
-    first = Trainee(config("mse", {**fields, "weight": 0.25}, lr=1e-3))
+    first = Trainee(config("mse", {**fields, "weight": 0.25}, optimizer={"lr": 1e-3}))
     second = Trainee(config("mse", fields))
     second.load_state_dict(first.state_dict())
     rows = torch.arange(4)

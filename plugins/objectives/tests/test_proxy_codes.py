@@ -54,8 +54,8 @@ def teacher(tmp_path):
 
 def train_config(teacher, **changes):
     objective = {"type": "proxy-codes", "teacher": teacher}
-    run = {"data": {"type": "digits"}, "objectives": [objective], "steps": 6, "batch_size": 8, "warmup": 1}
-    run |= {"log_every": 2, "checkpoint_every": 3, "lr": 3e-3}
+    run = {"data": {"type": "digits"}, "objectives": [objective], "steps": 6, "batch_size": 8}
+    run |= {"log_every": 2, "checkpoint_every": 3, "optimizer": {"lr": 3e-3, "warmup": 1}}
     return TrainConfig.read({"model": STUDENT | changes, "run": run})
 
 

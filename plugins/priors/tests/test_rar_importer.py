@@ -15,6 +15,7 @@ from flexframe.importing import importer_of, open_foreign
 from flexframe.importing.verify import verify_folder
 from flexframe.models.generator import Generator
 from flexframe.store.load import load
+from flexframe.testing.refusals import parametrize_refusals
 from flexframe_priors.rar_cases import GENERATED, _generated, _tables
 from flexframe_registry import ConfigError, GeneratorConfig
 
@@ -200,6 +201,11 @@ def test_what_does_not_fit_is_told(change, told, make):
     folder = make("wide", change)
     with pytest.raises(ConfigError, match=re.escape(told)):
         load(folder, kind="generator")
+
+
+@parametrize_refusals()
+def test_what_is_broken_or_hostile_is_refused(refusal, make):
+    refusal(make())
 
 
 def test_a_case_that_nothing_compares_is_told(make):

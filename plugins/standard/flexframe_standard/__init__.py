@@ -6,7 +6,7 @@ None is a method. They ship in flexframe's wheel, and register through the same 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -19,9 +19,18 @@ from flexframe_registry import (
     hookimpl,
 )
 from flexframe_standard import metrics
+from flexframe_standard.feeds.configs import (
+    ImagesFeedConfig,
+    LatentsFeedConfig,
+    TokenFileFeedConfig,
+    TokensFeedConfig,
+)
+from flexframe_standard.observers_config import TensorBoardConfig, WandbConfig
+from flexframe_standard.optimizers_config import AdamConfig, AdamWConfig, LionConfig, MuonConfig, SGDConfig
 from flexframe_standard.sources.digits_config import DigitsConfig
 from flexframe_standard.sources.files_config import FolderConfig, ImagesConfig, TarConfig
 from flexframe_standard.sources.scenes_config import ScenesConfig
+from flexframe_standard.transforms_config import FlipConfig, ShiftConfig
 
 
 class IdentityCodecConfig(CodecConfig):
@@ -69,20 +78,6 @@ class L1Config(ObjectiveConfig):
 
 
 @hookimpl
-def flexframe_run_start(run: Any) -> None:
-    from flexframe_standard import observers as observe
-
-    observe.start(run)
-
-
-@hookimpl
-def flexframe_step_end(run: Any, step: int) -> None:
-    from flexframe_standard import observers as observe
-
-    observe.tell(run, step)
-
-
-@hookimpl
 def flexframe_components() -> Iterable[Component]:
     return [
         Component(IdentityCodecConfig, "flexframe_standard.codec:IdentityCodec"),
@@ -94,5 +89,18 @@ def flexframe_components() -> Iterable[Component]:
         Component(TarConfig, "flexframe_standard.sources.files:Tar"),
         Component(ImagesConfig, "flexframe_standard.sources.files:Images"),
         Component(ScenesConfig, "flexframe_standard.sources.scenes:Scenes"),
+        Component(ImagesFeedConfig, "flexframe_standard.feeds.images:Images"),
+        Component(LatentsFeedConfig, "flexframe_standard.feeds.latents:Latents"),
+        Component(TokensFeedConfig, "flexframe_standard.feeds.codes:Tokenized"),
+        Component(TokenFileFeedConfig, "flexframe_standard.feeds.codes:Stored"),
+        Component(FlipConfig, "flexframe_standard.transforms:Flip"),
+        Component(ShiftConfig, "flexframe_standard.transforms:Shift"),
+        Component(AdamWConfig, "flexframe_standard.optimizers:AdamW"),
+        Component(AdamConfig, "flexframe_standard.optimizers:Adam"),
+        Component(SGDConfig, "flexframe_standard.optimizers:SGD"),
+        Component(LionConfig, "flexframe_standard.optimizers:Lion"),
+        Component(MuonConfig, "flexframe_standard.optimizers:Muon"),
+        Component(TensorBoardConfig, "flexframe_standard.observers:TensorBoard"),
+        Component(WandbConfig, "flexframe_standard.observers:Wandb"),
         *metrics.COMPONENTS,
     ]

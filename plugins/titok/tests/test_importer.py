@@ -8,7 +8,6 @@ import copy
 import json
 import logging
 import os
-import pickle
 import re
 
 import pytest
@@ -22,6 +21,7 @@ from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe.store import hub
 from flexframe.store.load import load
+from flexframe.testing.refusals import parametrize_refusals
 from flexframe.tokens import Batch, Condition, Tokens
 from flexframe_registry import ConfigError, TokenizerConfig
 from flexframe_registry.cards import cards
@@ -511,39 +511,9 @@ def test_text_that_is_not_as_long_as_the_config_says(tmp_path):
     )
 
 
-class Bomb:
-    """Unpickled with code execution allowed, it leaves a file behind."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
-
-
-@pytest.mark.parametrize("how", ["plain", "zip", "inside"])
-def test_a_bin_that_would_run_code_is_refused_and_runs_nothing(folder, how):
-    mark, path = folder / "ran", folder / "pytorch_model.bin"
-    state = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    if how == "plain":
-        path.write_bytes(pickle.dumps(Bomb(mark)))
-    else:
-        torch.save({**state, "bomb": Bomb(mark)} if how == "inside" else Bomb(mark), path)
-    refused(folder, "nothing in it was run")
-    assert not mark.exists()
-
-
-@pytest.mark.parametrize("kind", ["safetensors", "bin"])
-def test_a_truncated_file_is_one_error(folder, kind):
-    path = folder / "model.safetensors"
-    if kind == "bin":
-        torch.save(load_file(path), folder / "pytorch_model.bin")
-        path.unlink()
-        path = folder / "pytorch_model.bin"
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    refused(folder, "is not a whole safetensors file|is not a plain file of tensors")
+@parametrize_refusals()
+def test_what_is_broken_or_hostile_is_refused(refusal, folder):
+    refusal(folder)
 
 
 def test_names_in_a_config_build_nothing(folder):

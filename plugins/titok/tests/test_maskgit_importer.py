@@ -15,6 +15,7 @@ from flexframe.importing import importer_of, open_foreign
 from flexframe.importing.verify import verify_folder
 from flexframe.models.generator import Generator
 from flexframe.store.load import load
+from flexframe.testing.refusals import parametrize_refusals
 from flexframe_registry import ConfigError, GeneratorConfig, cards
 from flexframe_titok.maskgit_cases import GENERATED, _generated, _masked
 from flexframe_titok.maskgit_importer import BERT, UVIT
@@ -251,6 +252,11 @@ def test_without_a_config_the_card_tells(make, tmp_path):
     assert assumed.config.prior.heads == 3
     source = open_foreign(folder, card_model=assumed.config)
     assert importer_of(source).convert(source).config == assumed.config
+
+
+@parametrize_refusals()
+def test_what_is_broken_or_hostile_is_refused(refusal, make):
+    refusal(make())
 
 
 def test_a_case_that_nothing_compares_is_told(make):

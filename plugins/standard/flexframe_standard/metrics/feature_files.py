@@ -89,7 +89,7 @@ class Cache:
                 log.warning("%s is damaged (%s): delete it; its features are computed anew", path, reason)
 
     def _open(self, path: Path) -> None:
-        file = safe_open(path, "pt")
+        file: Any = safe_open(path, "pt")  # its methods have no types
         facts = file.metadata() or {}
         if facts.get("key") != self.text:
             raise ValueError("it is another extractor's")

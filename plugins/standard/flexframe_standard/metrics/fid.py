@@ -22,7 +22,10 @@ BATCH = 64
 
 def frechet_distance(a: Moments, b: Moments) -> float:
     """|mu_a - mu_b|² + tr(sigma_a + sigma_b - 2 sqrt(sigma_a sigma_b)), by torch-fidelity."""
-    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+    from torch_fidelity.metric_fid import (  # type: ignore[import-untyped]
+        KEY_METRIC_FID,
+        fid_statistics_to_metric,
+    )
 
     return float(fid_statistics_to_metric(a.statistics(), b.statistics(), False)[KEY_METRIC_FID])
 
@@ -39,7 +42,7 @@ def part_distance(x: np.ndarray, y: np.ndarray) -> float:
     if len(x) <= x.shape[1]:
         root = np.linalg.svd(a @ b.T, compute_uv=False).sum() / least
     else:
-        triangle: np.ndarray = np.linalg.qr(b, mode="r")
+        triangle = np.asarray(np.linalg.qr(b, mode="r"))
         root = np.sqrt(np.linalg.eigvalsh(triangle @ (a.T @ a) @ triangle.T).clip(min=0)).sum() / least
     spreads = ((a**2).sum() + (b**2).sum()) / least
     return float(((x.mean(0) - y.mean(0)) ** 2).sum() + spreads - 2 * root)

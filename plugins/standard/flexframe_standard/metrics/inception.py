@@ -110,14 +110,19 @@ class Inception:
 
 def build(content: bytes, layers: list[str]) -> nn.Module:
     """torch-fidelity's network with the weights of a file, which is read as tensors only."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    from torch_fidelity.feature_extractor_inceptionv3 import (  # type: ignore[import-untyped]
+        FeatureExtractorInceptionV3,
+    )
 
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     # torch-fidelity unpickles what it is given, so it is given a file of our own making
     with tempfile.TemporaryDirectory() as folder:
         ours = Path(folder) / "weights.pth"
         torch.save({name: torch.as_tensor(value) for name, value in state.items()}, ours)
-        return FeatureExtractorInceptionV3("inception-v3-compat", layers, feature_extractor_weights_path=str(ours))
+        net: nn.Module = FeatureExtractorInceptionV3(
+            "inception-v3-compat", layers, feature_extractor_weights_path=str(ours)
+        )
+        return net
 
 
 class Features:
@@ -204,7 +209,8 @@ class Features:
         """What follows from the originals alone, computed when the first model asks for it."""
         if key not in self._derived:
             self._derived[key] = make()
-        return self._derived[key]
+        value: T = self._derived[key]
+        return value
 
     def keep(self, layer: str, count: int) -> None:
         """Keep the originals' features for later runs."""

@@ -75,7 +75,7 @@ class _Judge:
         if net is None:
             raise ValueError(self.unavailable())
         net.to(a.device)
-        pairs = zip(a.split(TILE), b.split(TILE), strict=True)
+        pairs = zip(torch.split(a, TILE), torch.split(b, TILE), strict=True)
         return torch.cat([net(some, others) for some, others in pairs])
 
     def _how(self) -> str:

@@ -41,7 +41,7 @@ def within(points: np.ndarray, centres: np.ndarray, radius: Float[Tensor, " n"])
     inside = 0
     for some in _blocks(points, TILE):
         found = torch.zeros(len(some), dtype=torch.bool)
-        for distances, ball in zip(_distances(some, centres), radius.split(BLOCK), strict=True):
+        for distances, ball in zip(_distances(some, centres), torch.split(radius, BLOCK), strict=True):
             found |= (distances <= ball).any(1)
         inside += int(found.sum())
     return inside / len(points)

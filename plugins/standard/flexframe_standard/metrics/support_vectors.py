@@ -49,7 +49,7 @@ class Machine(Judge):
         return {**machine, **self.facts, "scikit-learn": version("scikit-learn")}
 
     def _fit(self) -> Any:
-        from sklearn.svm import SVC
+        from sklearn.svm import SVC  # type: ignore[import-untyped]
 
         # evenly spread: sources are often in the order of their classes
         count, most = len(self.train), self.config.limit

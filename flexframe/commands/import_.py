@@ -1,19 +1,16 @@
-"""Published checkpoints: import them, and verify that an import gives the reference's numbers."""
+"""`import`: a published checkpoint as a model of ours."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from flexframe.commands import complete
-from flexframe.commands.common import out, say
-from flexframe_registry import ConfigError
-from flexframe_registry.files import split_override
-from flexframe_registry.runfolder import MODEL
+from flexframe.commands.common import out, refuse, say
 
 Assume = Annotated[
     list[str] | None,
@@ -44,9 +41,11 @@ def import_(
     importer: As = None,
 ) -> None:
     """Turn a published checkpoint into a model of ours: one safetensors file with its config, and a card."""
+    from flexframe_registry.runfolder import MODEL
+
     target = folder / MODEL
     if target.exists():
-        raise ConfigError.at(str(target), "is there already; name another folder with -o")
+        refuse(str(target), "is there already; name another folder with -o")
     from flexframe.models.build import assemble
     from flexframe.store.load import imported
     from flexframe.store.modelfile import save
@@ -69,68 +68,18 @@ def import_(
     out.print(f"{place.id}: {total:,} numbers in {len(found.state)} tensors -> {target}", soft_wrap=True)
 
 
-def verify(
-    folders: Annotated[list[str], typer.Argument(metavar="DIR...", help="Checkpoints with case*.safetensors beside.")],
-    table: Annotated[Path | None, typer.Option(help="Also write the errors as a Markdown table.")] = None,
-    assume: Assume = None,
-    drop: Drop = None,
-    importer: As = None,
-) -> None:
-    """Compare an import with what the reference computed, on a CPU as it did: is each largest error within bounds?"""
-    from rich.progress import Progress
-
-    from flexframe.importing.verify import markdown, verify_folder
-
-    runs: list[tuple[str, Any]] = []
-    with Progress(console=say, transient=True) as progress:
-        task = progress.add_task("verify", total=len(folders))
-        for each in folders:
-            progress.update(task, description=each)
-            found = verify_folder(Path(each), assume=assumptions(assume), drop=drop or [], importer=importer)
-            runs.append((each, found))
-            progress.advance(task)
-    for each, found in runs:
-        _print_comparisons(each, found)
-    if table is not None:
-        from flexframe.files import write_text
-
-        table.parent.mkdir(parents=True, exist_ok=True)
-        write_text(table, markdown([(Path(each).name, found) for each, found in runs]))
-        out.print(f"table: {table}", soft_wrap=True)
-    failed = sum(not c.passed for _, found in runs for c in found)
-    if failed:
-        say.print(f"{failed} tensors are past their tolerance", style="red")
-        raise typer.Exit(1)
-
-
 def assumptions(texts: Sequence[str] | None) -> dict[str, Any]:
     """`path=value` texts as a mapping; values are read as YAML."""
+    from flexframe_registry.files import split_override
+
     return dict(split_override(text) for text in texts or [])
 
 
-def _print_comparisons(folder: str, found: Any) -> None:
-    from flexframe.importing.compare import summary
-
-    table = Table(box=None, header_style="bold", pad_edge=False, title=folder, title_justify="left")
-    table.add_column("case", style="dim")
-    table.add_column("tensor", overflow="fold")
-    for name in ("largest error", "may be", ""):
-        table.add_column(name, justify="right", no_wrap=True)
-    for c in found:
-        error = f"{c.error:.0f} of {c.largest:.0f} differ" if c.exact else f"{c.error:.1e}"
-        verdict = "[green]ok[/]" if c.passed else "[red]NO[/]"
-        table.add_row(c.case, f"{c.tensor} {c.note}".strip(), error, "0" if c.exact else f"{c.tolerance:.0e}", verdict)
-    out.print(table)
-    out.print(summary(found), style="dim", highlight=False)
-    out.print()
-
-
 def _write_card(path: Path, place: Any, config: Any, sampling: dict[str, Any], about: dict[str, Any]) -> None:
-    import json
-
     from ruamel.yaml import YAML
 
     from flexframe.files import replaced, sha256
+    from flexframe_registry.runfolder import MODEL
 
     base = {} if place.card is None else place.card.file.model_dump(mode="json", exclude_unset=True)
     base = {key: base[key] for key in ("licence", "metrics", "preprocessing", "verified") if key in base}

@@ -16,37 +16,48 @@ from flexframe.data.source import Source
 from flexframe.data.tokenfile import TokenFile
 from flexframe.files import refuse_other
 from flexframe.models.fingerprint import fingerprint
-from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe.store.load import load
+from flexframe.store.places import preprocessing
 from flexframe.tokens import Batch, Codes, prefix
 from flexframe.train.feeds.base import Feed
-from flexframe_registry import ConfigError, GeneratorConfig, RunConfig, TrainConfig
+from flexframe_registry import ConfigError, GeneratorConfig, TrainConfig, catalogue
+from flexframe_registry.runs import check_codes
+from flexframe_standard.feeds.configs import CodesFeedConfig, TokenFileFeedConfig, TokensFeedConfig
 
 
-class Tokenized(Feed):
+class Tokenized(Feed[TokensFeedConfig]):
     """Images, and their codes as a frozen tokenizer gives them."""
 
-    def __init__(self, config: TrainConfig, source: Source, tokenizer: Tokenizer, device: torch.device) -> None:
-        self.config = _described(config, fingerprint(tokenizer), source.class_names())
-        self.source, self.tokenizer, self.device = source, tokenizer.to(device), device
-        self.length = config.model.length
-        self.kept: dict[int, Tensor] | None = {} if config.run.keep_tokens else None
-        self.count = _rest(len(source), config.run)
-        self.held = hold(source, device) if config.run.preload else None
+    def __init__(self, config: TokensFeedConfig, training: TrainConfig, device: torch.device) -> None:
+        model = _prior(training)
+        assert model.tokenizer is not None  # as the config sees to
+        tokenizer = load(model.tokenizer)
+        check_codes(model, tokenizer.config, model.tokenizer)
+        data = training.run.data.resized(preprocessing(model.tokenizer).resize)
+        source: Source = catalogue().build(data, tokenizer.config.image_size)
+        super().__init__(config, _described(training, fingerprint(tokenizer), source.class_names()), device)
+        self.source, self.tokenizer, self.length = source, tokenizer.to(device), model.length
+        self.transforms = [catalogue().build(each) for each in training.run.transforms]
+        self.kept: dict[int, Tensor] | None = {} if config.keep_tokens else None
+        self.count = _rest(len(source), config)
+        self.held = hold(source, device) if config.preload else None
 
     def __len__(self) -> int:
         return self.count
 
     def batches(self, start: int) -> Iterator[Batch]:
-        run = self.config.run
-        found = batches(self.source, run, start, self.device, self.count, self.share, self.held)
-        for step, batch in enumerate(found, start):
+        run, kept = self.training.run, self.config.keep_tokens
+        images = batches(
+            self.source, run, start, self.device, self.count, self.share, self.held, self.config.workers,
+            self.transforms,
+        )  # fmt: skip
+        for step, batch in enumerate(images, start):
             # codes that are kept are drawn once, whatever the step
-            yield self._coded(batch, Rng(run.seed, batch.index, 0 if run.keep_tokens else step), self.kept)
+            yield self._coded(batch, Rng(run.seed, batch.index, 0 if kept else step), self.kept)
 
     def held_out(self) -> Iterator[Batch]:
-        size = self.config.run.batch_size
+        size = self.training.run.batch_size
         for first in range(self.count, len(self.source), size):
             numbers = range(first, min(first + size, len(self.source)))
             samples = self.source.samples(numbers)
@@ -54,7 +65,7 @@ class Tokenized(Feed):
             images = torch.stack([sample.image for sample in samples]).to(self.device).float() / 255
             labels = torch.tensor([-1 if sample.label is None else sample.label for sample in samples])
             batch = Batch(index, images, condition=conditioned(labels, self.device))
-            yield self._coded(batch, Rng(self.config.run.seed, index), {} if self.kept is None else self.kept)
+            yield self._coded(batch, Rng(self.training.run.seed, index), {} if self.kept is None else self.kept)
 
     def remarks(self) -> Sequence[str]:
         return self.source.remarks()
@@ -79,30 +90,33 @@ class Tokenized(Feed):
             return self.tokenizer.tokenized(images, rng=rng).codes[:, : self.length]
 
 
-class Stored(Feed):
+class Stored(Feed[TokenFileFeedConfig]):
     """The rows of a token file, held in memory in the file's own type."""
 
-    def __init__(self, config: TrainConfig, file: TokenFile, device: torch.device) -> None:
-        self.config = _described(config, file.about.fingerprint, file.about.class_names)
-        self.file, self.table, self.device = file, file.table(), device
-        self.count = _rest(len(file), config.run)
+    def __init__(self, config: TokenFileFeedConfig, training: TrainConfig, device: torch.device) -> None:
+        self.file = file = TokenFile(config.path)
+        model = _prior(training)
+        _check_file(training, model, file)
+        super().__init__(config, _described(training, file.about.fingerprint, file.about.class_names), device)
+        self.table, self.length = file.table(), model.length
+        self.count = _rest(len(file), config)
 
     def __len__(self) -> int:
         return self.count
 
     def batches(self, start: int) -> Iterator[Batch]:
-        rows = steps(self.count, self.config.run, start, self.share)
+        rows = steps(self.count, self.training.run, start, self.share)
         for codes, lengths, index, labels in ahead(map(self._rows, rows), self.device):
             yield self._batch(codes, lengths, index, labels)
 
     def held_out(self) -> Iterator[Batch]:
-        size = self.config.run.batch_size
+        size = self.training.run.batch_size
         for first in range(self.count, len(self.file), size):
             yield self._batch(*self._rows(range(first, min(first + size, len(self.file)))))
 
     def _rows(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Codes, lengths and numbers on the device, labels on the CPU; from pinned memory, which waits for none."""
-        places, most = np.asarray(rows), self.config.model.length
+        places, most = np.asarray(rows), self.length
         read = self.table.codes[places][:, :most].astype(np.int64), self.table.lengths[places], places
         codes, lengths, index = (torch.from_numpy(each) for each in read)
         if self.device.type == "cuda":
@@ -136,8 +150,7 @@ def _check_file(config: TrainConfig, model: GeneratorConfig, file: TokenFile) ->
 
 def _described(config: TrainConfig, found: str, names: Sequence[str]) -> TrainConfig:
     """The config with the tokenizer's fingerprint and the classes' names in its model."""
-    model = config.model
-    assert isinstance(model, GeneratorConfig)
+    model = _prior(config)
     if model.fingerprint is not None and model.fingerprint != found:
         text = "is not that of the run's tokens: they are of another tokenizer, or of this one before it changed"
         raise ConfigError.at("model.fingerprint", text)
@@ -149,9 +162,15 @@ def _described(config: TrainConfig, found: str, names: Sequence[str]) -> TrainCo
     return config.model_copy(update={"model": model.model_copy(update=update)})
 
 
-def _rest(count: int, run: RunConfig) -> int:
-    """Rows left to train on."""
-    if run.held_out >= count:
-        text = f"is {run.held_out}, and the data have {count:,} rows; leave some to train on"
-        raise ConfigError.at("run.held_out", text)
-    return count - run.held_out
+def _rest(count: int, config: CodesFeedConfig) -> int:
+    """Number of rows left to train on."""
+    if config.held_out >= count:
+        text = f"is {config.held_out}, and the data have {count:,} rows; leave some to train on"
+        raise ConfigError.at("run.feed.held_out", text)
+    return count - config.held_out
+
+
+def _prior(training: TrainConfig) -> GeneratorConfig:
+    """The prior's config; that a feed of codes is for no other model has been checked with the config."""
+    assert isinstance(training.model, GeneratorConfig)
+    return training.model

@@ -21,24 +21,18 @@ from flexframe.tokens import Batch
 from flexframe.train.feeds.base import Feed
 from flexframe.train.trainee import Learner
 from flexframe_registry import ConfigError, TokenizerConfig, TrainConfig
+from flexframe_standard.feeds.configs import LatentsFeedConfig
 
 
-def create(config: TrainConfig, path: str, device: torch.device) -> Latents:
-    """The feed of a folder. `ConfigError` where it is of other data, or lacks what the run's objectives ask for."""
-    folder = Path(path)
-    latents = Shards.read(folder, "latents")
-    features = Shards.read(folder, "features") if (folder / "features.json").is_file() else None
-    data, model = config.run.data.model_dump(mode="json"), config.model
+def _check_source(training: TrainConfig, shards: Shards) -> None:
+    """Raise `ConfigError` where a folder's contents are of other data than the run's."""
+    data, model, about = training.run.data.model_dump(mode="json"), training.model, shards.about
     assert isinstance(model, TokenizerConfig)
-    for shards in (latents, *([features] if features is not None else [])):
-        about = shards.about
-        told = f"is not what the {about.kind} in {folder} were made of"
-        refuse_other("run.data", told, about.source, data, "set run.data to what it was")
-        if about.image_size != model.image_size:
-            text = f"holds {about.kind} of images of {about.image_size}, and the model's are {model.image_size}"
-            raise ConfigError.at(str(folder), text)
-    _check_features(config, features, folder)
-    return Latents(config, latents, features, device)
+    told = f"is not what the {about.kind} in {shards.folder} were made of"
+    refuse_other("run.data", told, about.source, data, "set run.data to what it was")
+    if about.image_size != model.image_size:
+        text = f"holds {about.kind} of images of {about.image_size}, and the model's are {model.image_size}"
+        raise ConfigError.at(str(shards.folder), text)
 
 
 def _check_features(config: TrainConfig, features: Shards | None, folder: Path) -> None:
@@ -52,11 +46,9 @@ def _check_features(config: TrainConfig, features: Shards | None, folder: Path) 
             if features is None or name not in features.about.of:
                 text = f"objective {objective.type!r} looks at images, and {folder} holds no features {name!r} for it"
                 raise ConfigError.at(place, f"{text}; make them: flexframe precompute features CARD -o {folder}")
-            there = features.about.of[name]
-            wrong = [key for key, value in settings.items() if there.get(key) != value]
-            if wrong:
-                told = "; ".join(f"{key} there {there.get(key)!r}, here {settings[key]!r}" for key in wrong)
-                raise ConfigError.at(place, f"the features {name!r} in {folder} are others: {told}")
+            there = {key: features.about.of[name].get(key) for key in settings}
+            told = f"is not what the features {name!r} in {folder} were made for"
+            refuse_other(place, told, there, settings, "set it to what it was, or precompute them again")
 
 
 class _Rows(Dataset[tuple[Tensor, ...]]):
@@ -75,12 +67,18 @@ class _Rows(Dataset[tuple[Tensor, ...]]):
         return torch.tensor(rows), found["labels"], found["latents"], *(more[name] for name in self.names)
 
 
-class Latents(Feed):
+class Latents(Feed[LatentsFeedConfig]):
     """Latents, and features for objectives; images are not read."""
 
-    def __init__(self, config: TrainConfig, latents: Shards, features: Shards | None, device: torch.device) -> None:
-        self.config, self.latents, self.device = config, latents, device
-        self.rows_of = _Rows(latents, features)
+    def __init__(self, config: LatentsFeedConfig, training: TrainConfig, device: torch.device) -> None:
+        super().__init__(config, training, device)
+        folder = Path(config.path)
+        self.latents = Shards.read(folder, "latents")
+        features = Shards.read(folder, "features") if (folder / "features.json").is_file() else None
+        for shards in (self.latents, *([features] if features is not None else [])):
+            _check_source(training, shards)
+        _check_features(training, features, folder)
+        self.rows_of = _Rows(self.latents, features)
         self.codec: Codec | None = None
 
     def __len__(self) -> int:
@@ -102,12 +100,12 @@ class Latents(Feed):
                 raise ConfigError.at(str(features.folder), text)
 
     def batches(self, start: int) -> Iterator[Batch]:
-        run = self.config.run
+        run = self.training.run
         loader: DataLoader[Any] = DataLoader(
             self.rows_of,
             batch_size=None,
             sampler=steps(len(self), run, start, self.share),  # type: ignore[arg-type]
-            num_workers=run.workers,
+            num_workers=self.config.workers,
             generator=torch.Generator(),
             pin_memory=self.device.type == "cuda",
             worker_init_fn=stand_aside,

@@ -1,0 +1,84 @@
+"""`bench`: models on the same images, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flexframe.commands import complete
+from flexframe.commands.common import names_and_settings, names_of, out, pick_device, say
+from flexframe.commands.options import Device, Suite
+
+
+def bench(
+    name: Suite,
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL... [KEY=VALUE]...",
+            help="Cards or their files, model files, run folders; and settings of the suite, as data.path=photos.tar.",
+            autocompletion=complete.models,
+        ),
+    ],
+    folder: Annotated[
+        Path, typer.Option("--out", "-o", help="Where results.json and report.html go: a folder of their own.")
+    ] = Path("out"),
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 64,
+    priors: Annotated[
+        list[str] | None,
+        typer.Option("--prior", help="Priors of which the page shows a picture of each class, by length; repeatable."),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Measure models on the same images at every token count they support, and write a page."""
+    from flexframe_registry import suite
+
+    models, overrides = names_and_settings(models)
+    measured = suite(name, overrides)
+    names_of(models)
+    from flexframe.store.places import find
+
+    for model in [*models, *(priors or [])]:
+        find(model)  # a typo is told before anything is measured
+    measure(name, measured, models, folder, batch_size, device, priors or [])
+
+
+def measure(
+    name: str,
+    measured: Any,
+    models: list[str],
+    folder: Path,
+    batch_size: int,
+    device: str,
+    priors: Sequence[str] = (),
+) -> None:
+    """Measure, print the table, and write the page; with a picture of each class by `priors` on it."""
+    from tempfile import TemporaryDirectory
+
+    from rich.progress import Progress
+
+    from flexframe.bench.report import write
+    from flexframe.bench.runner import run
+    from flexframe.bench.table import print_table
+    from flexframe.store.load import load
+    from flexframe.store.places import preprocessing
+    from flexframe.use.drawn import draw
+    from flexframe_registry.suites import settle
+
+    on, names = pick_device(device), names_of(models)
+    loaded = [(called, load(m, device=on)) for called, m in zip(names, models, strict=True)]
+    data = settle(measured.data, {called: preprocessing(m).resize for called, m in zip(names, models, strict=True)})
+    measured = measured.model_copy(update={"data": data})
+    with Progress(console=say, transient=True) as progress:
+        found = run(measured, loaded, folder, name=name, batch_size=batch_size, device=on, progress=progress)
+    print_table(found.results, out)
+    for remark in found.remarks:
+        say.print(remark, style="yellow", markup=False, soft_wrap=True)
+    with TemporaryDirectory() as drawn:
+        with say.status("drawing from the priors"):
+            samples = draw(priors, Path(drawn), device=on)
+        page = write({**found.results, "samples": samples}, found.images, folder / "report.html")
+    out.print(f"\nthe page: {page.resolve().as_uri()}", soft_wrap=True)

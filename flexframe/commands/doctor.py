@@ -1,0 +1,44 @@
+"""`doctor`: what is installed, and whether it works."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from flexframe.commands.common import out, say
+
+_MARKS = {"ok": ("", ""), "missing": ("missing: ", "yellow"), "broken": ("BROKEN: ", "bold red")}
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Say what is installed and works, and what is missing for what. Exit code 1 if something installed is broken."""
+    from flexframe.doctor import examine
+
+    with say.status("looking") as status:
+        found = examine(lambda section: status.update(f"looking at {section}"))
+    broken = sum(each.state == "broken" for each in found)
+    if as_json:
+        print(json.dumps({"usable": not broken, "findings": [asdict(each) for each in found]}, indent=1))
+    else:
+        for section in dict.fromkeys(each.section for each in found):
+            table = Table(box=None, show_header=False, pad_edge=False)
+            table.add_column(style="cyan", min_width=16)
+            table.add_column(overflow="fold")
+            for each in (each for each in found if each.section == section):
+                mark, style = _MARKS[each.state]
+                table.add_row(escape(each.name), Text(mark + each.text, style=style))
+            out.print(f"\n{section}", style="bold")
+            out.print(table)
+        missing = sum(each.state == "missing" for each in found)
+        verdict = f"{broken} broken" if broken else "nothing that is installed is broken"
+        out.print(f"\n{verdict}; {missing} missing, which matters only where it is needed", style="bold")
+    if broken:
+        raise typer.Exit(1)

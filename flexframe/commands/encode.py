@@ -1,0 +1,74 @@
+"""`encode`: images to a token file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flexframe.commands import complete
+from flexframe.commands.common import out, refuse, say
+from flexframe.commands.models import open_tokenizer
+from flexframe.commands.options import Device, Images, Model, Resize, Seed
+from flexframe.commands.progress import bar
+
+
+def encode(
+    images: Images,
+    model: Model,
+    to: Annotated[Path, typer.Option("--out", "-o", help="The token file to write.")],
+    lengths: Annotated[
+        str | None,
+        typer.Option(help="Tokens: 16 for all; 4,8,16 one for each image; @FILE.csv of id,length. All if not given."),
+    ] = None,
+    allocator: Annotated[
+        str | None,
+        typer.Option(
+            help="Choose each image's length: a name from `flexframe list allocator`.",
+            autocompletion=complete.names_of("allocator"),
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="allocator.KEY=VALUE, as allocator.target=24; repeatable."),
+    ] = None,
+    seed: Seed = 0,
+    resize: Resize = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 8,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read images.")] = 2,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out what cannot be read; list it.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Encode images to a token file. Broken off, the same command goes on where it stopped.
+
+    `flexframe encode photos/ -m flextok/digits-tiny -o tokens.safetensors --allocator psnr --set allocator.target=22`
+    """
+    if to.exists():
+        refuse(str(to), "is there already; delete it or choose another -o")
+    chosen = [_allocators_own(setting) for setting in settings or ()]
+    from flexframe.use.encode import encode as run
+    from flexframe.use.lengths import read_rule
+
+    tokenizer, name, way = open_tokenizer(model, device, resize)
+    rule = read_rule(lengths, allocator, chosen, tokenizer)
+    with bar("encoding") as progress:
+        found = run(
+            tokenizer, images, to, model=name, rule=rule, resize=way, seed=seed, batch_size=batch_size,
+            workers=workers, skip_broken=skip_broken, progress=progress,
+        )  # fmt: skip
+    for reason in found.reasons:
+        say.print(reason, style="yellow", markup=False, soft_wrap=True)
+    if found.broken > len(found.reasons):
+        say.print(f"... and {found.broken - len(found.reasons)} more", style="yellow")
+    told = f"{found.count:,} images, {found.tokens / found.count:.1f} tokens each on average, in {found.path}"
+    told += f"; {found.resumed:,} were done before" if found.resumed else ""
+    told += f"; {found.broken:,} could not be read" if found.broken else ""
+    out.print(told, markup=False, soft_wrap=True)
+
+
+def _allocators_own(setting: str) -> str:
+    """`allocator.key=value` as `key=value`."""
+    if not setting.startswith("allocator."):
+        refuse(setting, "is not of the form allocator.key=value")
+    return setting.removeprefix("allocator.")

@@ -1,0 +1,35 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flexframe.commands import complete
+
+Images = Annotated[
+    list[str],
+    typer.Argument(metavar="IMAGES...", help="Files, folders (searched in depth), quoted globs, .tar shards."),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="A card's id or file, a model file, or a run's folder.", autocompletion=complete.models
+    ),
+]
+Seed = Annotated[int, typer.Option(help="What all draws follow from, beside each image's own number.")]
+Resize = Annotated[
+    str | None, typer.Option(help="torchvision-bicubic, torchvision-bilinear or adm; the card's own if not given.")
+]
+Device = Annotated[
+    str,
+    typer.Option(help="cpu, cuda, cuda:1 ..., mps, or auto: the best there is.", autocompletion=complete.devices),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="key.path=value: `run.*` sets the run, anything else the model.", metavar="[KEY=VALUE]..."),
+]
+Suite = Annotated[
+    str, typer.Argument(metavar="SUITE", help="A suite's name, or a YAML file.", autocompletion=complete.suites)
+]

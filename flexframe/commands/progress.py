@@ -1,0 +1,43 @@
+"""Progress on standard error: a bar in a terminal, a line a minute elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from flexframe.commands.common import say
+
+LINE_EVERY = 60.0
+"""Seconds between lines of progress where there is no terminal."""
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[float | int, int], None]]:
+    """A bar on standard error, moved by (done, of all); until it is first told, images are being listed.
+
+    Where standard error is no terminal, a line a minute.
+    """
+    if not say.is_terminal:
+        last = monotonic()
+
+        def line(done: float | int, of: int) -> None:
+            nonlocal last
+            if monotonic() - last >= LINE_EVERY:
+                last = monotonic()
+                say.print(f"{what}: {done:,.1f} of {of:,}")
+
+        yield line
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}")
+    times = TimeElapsedColumn(), TextColumn("left", style="dim"), TimeRemainingColumn()
+    with Progress(*columns, *times, console=say, transient=True) as shown:
+        task = shown.add_task("listing images", total=None, count="")
+
+        def told(done: float | int, of: int) -> None:
+            count = f"{done:,.1f}".removesuffix(".0") + f"/{of:,}"
+            shown.update(task, description=what, completed=done, total=of, count=count)
+
+        yield told

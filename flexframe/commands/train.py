@@ -1,0 +1,89 @@
+"""`train`: a tokenizer or a prior, from a card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flexframe.commands import complete
+from flexframe.commands.common import out, pick_device, refuse, say
+from flexframe.commands.options import Device, Overrides
+
+
+def train(
+    card: Annotated[
+        str | None,
+        typer.Argument(help="A card's id, or a YAML file of the same form.", autocompletion=complete.models),
+    ] = None,
+    overrides: Overrides = None,
+    folder: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run from its last whole checkpoint.")] = None,
+    device: Device = "auto",
+    overfit_batch: Annotated[
+        bool, typer.Option("--overfit-batch", help="Train on the first batch alone, to see whether a run is healthy.")
+    ] = False,
+) -> None:
+    """Train a tokenizer or a prior: `flexframe train flextok/digits-tiny quantizer=vq run.steps=20`.
+
+    On several GPUs: `torchrun --nproc-per-node=8 -m flexframe train CARD ...`; see docs/training.md.
+    """
+    if (card is None) == (resume is None):
+        refuse("", "name a card to train, or a run's folder with --resume; one of the two")
+    if resume is not None and folder is not None:
+        refuse("--out", "a resumed run stays in its folder; leave -o out")
+    from flexframe_registry.cards import card as find_card
+
+    if card is not None:
+        found = find_card(card)
+        given = [*(overrides or []), *(["run.overfit_batch=true"] if overfit_batch else [])]
+        config = found.train(given)  # a typo is told before torch is imported
+    elif overrides or overfit_batch:
+        refuse("", "a resumed run keeps its settings; leave them out")
+    from rich.console import Console
+
+    from flexframe.train import distributed
+    from flexframe.train.console import Console as TrainConsole
+    from flexframe.train.loop import train as loop
+    from flexframe.train.run import Run, timeout
+
+    on = pick_device(distributed.local_device(device) if distributed.launched() else device)
+    processes = distributed.join(on, timeout(resume) if resume is not None else config.run.timeout)
+    # where this process fails, `main` ends it: the others may not have, and leaving them would wait for them
+    if resume is not None:
+        run = Run.resume(resume, on, processes)
+        if run.step >= run.config.run.steps and run.paths.model.is_file():
+            run.close()
+            if processes.first:
+                out.print(f"{resume} is finished: {run.step} steps")
+            distributed.leave()
+            return
+    else:
+        own, cards_own = config.model.sampled, found.described.sampled
+        same = own is not None and cards_own is not None and own.type == cards_own.type
+        folder = processes.told(folder or fresh_folder(found.id))
+        run = Run.create(config, folder, on, found.file.sampling if same else {}, processes)
+    stopped = loop(run, TrainConsole(out if processes.first else Console(quiet=True)))
+    distributed.leave()
+    if not processes.first:
+        return
+    for remark in run.feed.remarks():
+        say.print(remark, style="yellow", markup=False, soft_wrap=True)
+    if stopped is not None:
+        again = f"flexframe train --resume {run.folder}"
+        text = (
+            f"stopped by {stopped} after step {run.step} of {run.config.run.steps}, which is saved; go on with: {again}"
+        )
+        out.print(text, soft_wrap=True, markup=False)
+        return
+    kind = run.config.model.kind
+    also = f", kind={kind!r}" if kind != "tokenizer" else ""
+    out.print(f"trained {run.step} steps; load it with flexframe.load({str(run.folder)!r}{also})")
+
+
+def fresh_folder(card: str) -> Path:
+    """Name a folder under `runs` that is not there yet, for a run of this card."""
+    base = Path("runs") / card.replace("/", "-")
+    taken = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 10_000))]
+    return next(path for path in taken if not path.exists())

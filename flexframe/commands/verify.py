@@ -1,0 +1,63 @@
+"""`verify`: an import against what the reference computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from flexframe.commands.common import out, say
+from flexframe.commands.import_ import As, Assume, Drop, assumptions
+
+
+def verify(
+    folders: Annotated[list[str], typer.Argument(metavar="DIR...", help="Checkpoints with case*.safetensors beside.")],
+    table: Annotated[Path | None, typer.Option(help="Also write the errors as a Markdown table.")] = None,
+    assume: Assume = None,
+    drop: Drop = None,
+    importer: As = None,
+) -> None:
+    """Compare an import with what the reference computed, on a CPU as it did: is each largest error within bounds?"""
+    from rich.progress import Progress
+
+    from flexframe.importing.verify import markdown, verify_folder
+
+    runs: list[tuple[str, Any]] = []
+    with Progress(console=say, transient=True) as progress:
+        task = progress.add_task("verify", total=len(folders))
+        for each in folders:
+            progress.update(task, description=each)
+            found = verify_folder(Path(each), assume=assumptions(assume), drop=drop or [], importer=importer)
+            runs.append((each, found))
+            progress.advance(task)
+    for each, found in runs:
+        _print_comparisons(each, found)
+    if table is not None:
+        from flexframe.files import write_text
+
+        table.parent.mkdir(parents=True, exist_ok=True)
+        write_text(table, markdown([(Path(each).name, found) for each, found in runs]))
+        out.print(f"table: {table}", soft_wrap=True)
+    failed = sum(not c.passed for _, found in runs for c in found)
+    if failed:
+        say.print(f"{failed} tensors are past their tolerance", style="red")
+        raise typer.Exit(1)
+
+
+def _print_comparisons(folder: str, found: Any) -> None:
+    from flexframe.importing.compare import summary
+
+    table = Table(box=None, header_style="bold", pad_edge=False, title=folder, title_justify="left")
+    table.add_column("case", style="dim")
+    table.add_column("tensor", overflow="fold")
+    for name in ("largest error", "may be", ""):
+        table.add_column(name, justify="right", no_wrap=True)
+    for c in found:
+        error = f"{c.error:.0f} of {c.largest:.0f} differ" if c.exact else f"{c.error:.1e}"
+        verdict = "[green]ok[/]" if c.passed else "[red]NO[/]"
+        table.add_row(c.case, f"{c.tensor} {c.note}".strip(), error, "0" if c.exact else f"{c.tolerance:.0e}", verdict)
+    out.print(table)
+    out.print(summary(found), style="dim", highlight=False)
+    out.print()

@@ -1,0 +1,36 @@
+"""The contract of observers: who is told what a run logs, beside the run's own log."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Generic
+
+from typing_extensions import TypeVar
+
+from flexframe_registry import ObserverConfig, TrainConfig
+from flexframe_registry.runfolder import RunFolder
+
+ObserverC = TypeVar("ObserverC", bound=ObserverConfig, default=ObserverConfig)
+
+
+class Observer(ABC, Generic[ObserverC]):
+    """Is told of one run, by its first process. Built as `(config)`; changes nothing of what it is told of."""
+
+    def __init__(self, config: ObserverC) -> None:
+        self.config = config
+
+    @abstractmethod
+    def start(self, folder: RunFolder, step: int, training: TrainConfig) -> None:
+        """Begin: a run is built, in this folder, with so many steps done (more than 0 where it is resumed)."""
+
+    @abstractmethod
+    def line(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the numbers that were logged of a step; those that are not known are left out."""
+
+    def picture(self, step: int, path: Path) -> None:
+        """Take a picture of samples, drawn after a step; before that step's line, where there is one."""
+
+    def end(self, state: str, why: str) -> None:
+        """Take leave: the run `finished`, was `stopped` by a signal or `failed`, and why."""
