@@ -83,12 +83,15 @@ class Codec(Part[CodecConfig]):
         """Latents to images, not clamped: the tokenizer clamps at the border."""
 
     def moments(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b m y x"] | None:
-        """Of a codec that draws, what `encode` knows before it does, to be kept and drawn from at every step; None
-        where nothing is drawn."""
+        """Moments that `encode` draws from, to be kept and drawn from at every step; None where nothing is drawn."""
         return None
 
     def drawn(self, moments: Float[Tensor, "b m y x"], *, rng: Rng) -> Float[Tensor, "b c y x"]:
-        """The latents that `encode` gives of images with these `moments`."""
+        """Latents that `encode` gives of images with these `moments`.
+
+        Raises:
+            ValueError: the codec has no moments.
+        """
         raise ValueError(f"codec {self.config.type!r} has no moments to draw from")
 
 
@@ -113,7 +116,7 @@ class Quantizer(Part[QuantizerConfig]):
 
 
 class LengthMasker(Part[MaskerConfig]):
-    """How many tokens of each sample training keeps (nested dropout and its kin). Keeps prefixes of at least one."""
+    """A rule for the tokens of each sample that training keeps (nested dropout and its kin): a prefix, never empty."""
 
     @abstractmethod
     def draw(self, batch: int, length: int, *, rng: Rng) -> Kept:
@@ -130,7 +133,7 @@ class Decoder(Part[DecoderConfig]):
 
     @abstractmethod
     def forward(self, tokens: Tokens, batch: Batch, *, taps: frozenset[str], rng: Rng) -> Outputs:
-        """Training: losses of its own, what objectives need, features by `taps`; targets are in `batch.latents`."""
+        """Own losses, what objectives need and features by `taps`, in training; targets are in `batch.latents`."""
 
     @abstractmethod
     def decode(
@@ -157,18 +160,22 @@ class Objective(Part[ObjectiveConfig]):
     """
 
     own: ClassVar[frozenset[str]] = frozenset()
-    """Of its losses, those that train its own parameters alone: `weight` does not scale them."""
+    """Names of its losses that train its own parameters alone: `weight` does not scale them."""
 
     def check(self, model: TokenizerConfig) -> None:
-        """Raise `ValueError`, in one sentence, where it cannot train this model; asked before the first step."""
+        """Check, before the first step, that it can train this model.
+
+        Raises:
+            ValueError: it cannot; one sentence says why.
+        """
 
     def facts(self) -> Mapping[str, Any]:
-        """What moves its losses beyond its config, for the run's manifest: hashes of weights."""
+        """Facts that move its losses beyond its config, for the run's manifest: hashes of weights."""
         return {}
 
     def features(self, batch: Batch) -> Mapping[str, Tensor]:
-        """What it makes of a batch's images whatever the model does, a row a sample, by its name in `batch.features`:
-        what is found there is not made again, so it may be computed before training."""
+        """Features that it makes of a batch's images whatever the model does, a row a sample, by their names in
+        `batch.features`: those that are there already are not made again, so they may be computed before training."""
         return {}
 
     @abstractmethod
@@ -185,7 +192,7 @@ class Prior(nn.Module, ABC, Generic[PriorC]):
 
     @abstractmethod
     def forward(self, codes: Codes, condition: Condition | None, *, rng: Rng) -> Losses:
-        """Training: the losses of these codes, a value a sample."""
+        """Losses of these codes in training, a value a sample."""
 
     @abstractmethod
     def sample(

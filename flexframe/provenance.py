@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, commit, host, command."""
+"""The provenance of a result: versions, commit, host, command."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import torch
 from flexframe_registry import catalogue
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "torch-fidelity", "torchmetrics", "scikit-learn")
-"""What flexframe itself computes with, of all that it requires."""
+"""Libraries that flexframe itself computes with, of all that it requires."""
 AFTER = re.compile(r"[^A-Za-z0-9._-]")
-"""What ends the name in a requirement."""
+"""The end of the name in a requirement."""
 
 
 def versions() -> dict[str, str]:

@@ -73,7 +73,11 @@ class Rng:
         return self._fill(torch.stack(drawn, -1).float(), shape)
 
     def integers(self, purpose: str, high: int, shape: Sequence[int] = ()) -> Int[Tensor, b * shape]:
-        """Uniform integers in [0, high), for `high` up to 2**31."""
+        """Uniform integers in [0, high).
+
+        Raises:
+            ValueError: `high` is not in 1..2**31.
+        """
         if not 0 < high <= 2**31:
             raise ValueError(f"integers are drawn below a bound in 1..2**31, not {high}")
         return self._fill(torch.stack([(w * high) >> 32 for w in self._words(purpose, shape)], -1), shape)
@@ -91,7 +95,11 @@ class Rng:
 
 
 def as_rng(rng: Rng | torch.Generator | int | None, batch: int, device: torch.device) -> Rng:
-    """What a user passes at the border, as an `Rng` over rows 0..batch-1; None is seed 0."""
+    """An `Rng` over rows 0..batch-1 of whatever a user passes at the border; None is seed 0.
+
+    Raises:
+        ValueError: an `Rng` of another number of rows.
+    """
     if isinstance(rng, Rng):
         if len(rng.index) != batch:
             raise ValueError(f"the rng has {len(rng.index)} rows, the batch {batch}")

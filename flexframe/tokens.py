@@ -32,7 +32,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Codes:
-    """What a prior models and a token file holds: integers, or a continuous quantizer's values."""
+    """Codes, as a prior models and a token file holds them: integers, or a continuous quantizer's values."""
 
     codes: Int[Tensor, "b k q"] | Float[Tensor, "b k d"]
     keep: Bool[Tensor, "b k"]
@@ -52,7 +52,11 @@ class Tokens:
         return self.keep.sum(1)
 
     def truncate(self, length: int) -> Tokens:
-        """At most the first `length` tokens of every row; the tensors are really shorter."""
+        """At most the first `length` tokens of every row; the tensors are really shorter.
+
+        Raises:
+            ValueError: a length below 1.
+        """
         if length < 1:
             raise ValueError(f"a sequence keeps at least one token, not {length}")
         return Tokens(self.values[:, :length], self.keep[:, :length], self.codes[:, :length])
@@ -72,7 +76,7 @@ class Quantized:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a generation is conditioned on; `null` rows are unconditional."""
+    """The condition of a generation; `null` rows are unconditional."""
 
     null: Bool[Tensor, " b"]
     labels: Int[Tensor, " b"] | None = None
@@ -93,6 +97,7 @@ class Batch:
     features: Mapping[str, Tensor] = field(default_factory=dict)
 
     def with_latents(self, latents: Float[Tensor, "b c y x"]) -> Batch:
+        """This batch with these latents."""
         return replace(self, latents=latents)
 
     def __len__(self) -> int:
@@ -101,13 +106,13 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What a forward pass of training gives: the model's own losses, and what objectives read."""
+    """The outcome of a forward pass of training: the model's own losses, and what objectives read."""
 
     losses: Losses
     reconstruction: Float[Tensor, "b c h w"] | None = None
     """The decoder's latents, in the codec's range."""
     logits: Tensor | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
-    """What the taps asked for."""
+    """Features that the taps asked for."""
     codes: Codes | None = None
     """The batch's codes, for usage statistics."""

@@ -1,4 +1,4 @@
-"""What moves a number beside the model, how it is recognised in a protocol, and by how much it usually does.
+"""Causes that move a number beside the model: how each is recognised in a protocol, and by how much it usually does.
 
 What the settings of a metric do is said by its config (`MetricConfig.causes`).
 

@@ -1,4 +1,4 @@
-"""Why two results differ, and whether their numbers compare: differences of protocols, by cause. Imports no torch."""
+"""Differences of two results by cause, and whether their numbers compare. Imports no torch."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Difference:
 
     cause: Cause
     half: Half
-    """Of what it is a setting: of measuring, of using the model, or of the model itself."""
+    """The thing that it is a setting of: measuring, using the model, or the model itself."""
     details: Sequence[tuple[str, str, str]]
     """Name of the setting, what the first says, what the second says."""
 
     @property
     def forbids(self) -> bool:
-        """Whether numbers do not compare because of it."""
+        """True where numbers do not compare because of it."""
         return self.half == "measure" and self.cause.moves == "numbers"
 
 
@@ -48,14 +48,14 @@ class Pair:
 
     @property
     def comparable(self) -> bool:
-        """Whether they were measured alike: then what is between them is between the models, and how they are used."""
+        """True where they were measured alike: what is between them is then the models', and how they are used."""
         both = self.first["value"] is not None and self.second["value"] is not None
         return both and not any(difference.forbids for difference in self.differences)
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What is between two results."""
+    """The numbers that two results share, and the differences between them."""
 
     pairs: Sequence[Pair]
     notes: Sequence[str]
@@ -63,14 +63,14 @@ class Explanation:
     @property
     def differences(self) -> list[tuple[Difference, list[str]]]:
         """Each difference once, with the measures that it concerns; those that forbid comparing come first."""
-        found: dict[tuple[str, tuple[tuple[str, str, str], ...]], tuple[Difference, list[str]]] = {}
+        concerned: dict[tuple[str, tuple[tuple[str, str, str], ...]], tuple[Difference, list[str]]] = {}
         for pair in self.pairs:
             for difference in pair.differences:
                 key = difference.cause.name, tuple(difference.details)
-                names = found.setdefault(key, (difference, []))[1]
+                names = concerned.setdefault(key, (difference, []))[1]
                 if pair.measure not in names:
                     names.append(pair.measure)
-        order = sorted(found.values(), key=lambda item: (not item[0].forbids, item[0].cause.moves == "digits"))
+        order = sorted(concerned.values(), key=lambda item: (not item[0].forbids, item[0].cause.moves == "digits"))
         return [(difference, names) for difference, names in order]
 
     @property
@@ -107,8 +107,8 @@ def explain(first: Mapping[str, Any], second: Mapping[str, Any]) -> Explanation:
             for measure in [name for name in numbers[0] if name in numbers[1]]:
                 one, other = numbers[0][measure], numbers[1][measure]
                 records = _record(first, a, one), _record(second, b, other)
-                found = _differences(records[0], records[1], silent if unsaid else None)
-                pairs.append(Pair(measure, (a, b), int(k), one, other, found))
+                differences = _differences(records[0], records[1], silent if unsaid else None)
+                pairs.append(Pair(measure, (a, b), int(k), one, other, differences))
     if silent:
         schemas = f"schema {first.get('schema')} and {second.get('schema')}"
         notes.append(f"the files are of {schemas}; one does not say: {', '.join(sorted(silent))}")
@@ -135,8 +135,8 @@ def _record(results: Mapping[str, Any], name: str, number: Mapping[str, Any]) ->
     """All that a number rests on. One that could not be measured has what all numbers of its file have in common."""
     model = results["models"][name]
     about = {key: model.get(key) for key in ("fingerprint", "config", "trained")}
-    found = results["protocols"].get(number.get("protocol", ""), {"measure": results["protocol"]})
-    return {"measure": found["measure"], "use": found.get("use", {}), "model": about}
+    record = results["protocols"].get(number.get("protocol", ""), {"measure": results["protocol"]})
+    return {"measure": record["measure"], "use": record.get("use", {}), "model": about}
 
 
 def _differences(first: Mapping[str, Any], second: Mapping[str, Any], silent: set[str] | None) -> list[Difference]:
@@ -173,7 +173,7 @@ def _differences(first: Mapping[str, Any], second: Mapping[str, Any], silent: se
 
 
 def _half(path: str) -> tuple[Half, str]:
-    """Of what a path is a setting, and its name there."""
+    """The half of a record that a path leads into, and its name there."""
     first, _, name = path.partition(".")
     return ("measure" if first == "measure" else "use" if first == "use" else "model"), name
 
@@ -189,8 +189,8 @@ def _metrics_own(record: Mapping[str, Any]) -> list[Cause]:
     places = tuple(f"metric.{name}" for name, field in config.model_fields.items() if is_place(field))
     common = {cause.name: cause for cause in CAUSES}
     own = [Cause("where a file lies", places, "none: its content is hashed", moves="nothing"), *config.causes]
-    found = [cause if cause.size else replace(common[cause.name], paths=cause.paths) for cause in own]
-    return [replace(cause, paths=tuple(f"measure.{path}" for path in cause.paths)) for cause in found]
+    worded = [cause if cause.size else replace(common[cause.name], paths=cause.paths) for cause in own]
+    return [replace(cause, paths=tuple(f"measure.{path}" for path in cause.paths)) for cause in worded]
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Leaf]]:

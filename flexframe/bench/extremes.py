@@ -34,13 +34,13 @@ class Ranking:
 
 
 def graded(values: Sequence[float]) -> bool:
-    """Whether values order images, rather than part them in two: right and wrong have no best."""
+    """Say whether values order images, rather than part them in two: right and wrong have no best."""
     return len(set(values)) > 2
 
 
 def rank(results: Mapping[str, Any], each: int = EACH) -> list[Ranking]:
     """Rankings of all models by the suite's first measure that has a better, a worse and more than two values."""
-    found = []
+    rankings = []
     for model, lanes in results["per_image"].items():
         if not lanes:
             continue
@@ -54,12 +54,12 @@ def rank(results: Mapping[str, Any], each: int = EACH) -> list[Ranking]:
         order = torch.argsort(sign * values, stable=True).tolist()
         some = min(each, len(order) // 2)
         worst = order[len(order) - some :][::-1]
-        found.append(Ranking(model, int(budget), measure, order[:some], worst))
-    return found
+        rankings.append(Ranking(model, int(budget), measure, order[:some], worst))
+    return rankings
 
 
 def positions(results: Mapping[str, Any], each: int = EACH) -> list[int]:
-    """Where in the suite the images of all rankings stand, in order."""
+    """The positions in the suite of the images of all rankings, rising."""
     return sorted({i for ranking in rank(results, each) for i in (*ranking.best, *ranking.worst)})
 
 
@@ -92,4 +92,4 @@ def rebuild(
             tokens = model.encode(images.to(device).float() / 255, rng=rng)
             for k in counts:
                 fake[name][k].append(rounded(model.decode(tokens.truncate(k), rng=rng)).cpu())
-    return torch.cat(originals), {n: {k: torch.cat(found) for k, found in kept.items()} for n, kept in fake.items()}
+    return torch.cat(originals), {n: {k: torch.cat(batches) for k, batches in kept.items()} for n, kept in fake.items()}

@@ -1,4 +1,4 @@
-"""What a benchmark hands to its page and to hooks: the numbers, and pictures."""
+"""The report that a benchmark hands to its page and to hooks: numbers, and pictures."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run gives: `results` is the content of results.json (`flexframe.bench.results`)."""
+    """The report of a run: `results` is the content of results.json (`flexframe.bench.results`)."""
 
     results: Mapping[str, Any]
     images: Gallery
     out: Path
     remarks: Sequence[str] = ()
-    """What a user must know of the suite's images."""
+    """Remarks of the source that a user must know of the suite's images."""

@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap over images for means, disjoint subsets of the images for Fréchet distances.
+"""Intervals of numbers: bootstrap over images for means, disjoint subsets of the images for Fréchet distances.
 
 All at one level, 95 percent, each for itself: with many comparisons, about one in twenty that is told apart is so by
 chance. What varies here is which images were drawn. How a model came out of its training is not in these intervals.
@@ -54,15 +54,15 @@ def resampled_means(
         raise ValueError(f"{count} images are too few to resample; an interval needs {FEWEST} at least")
     if not np.isfinite(values).all():
         raise ValueError("a value of an image is not a finite number, so the mean has no interval")
-    rng, found = np.random.default_rng(seed), []
+    rng, means = np.random.default_rng(seed), []
     chunk = max(1, 4_000_000 // count)
     centre = values.mean(0)  # resampling what is left of it keeps digits where all values are near one another
     for start in range(0, draws, chunk):
         rows = min(chunk, draws - start)
         drawn = rng.integers(0, count, (rows, count)) + np.arange(rows)[:, None] * count
         times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
-        found.append(times @ (values - centre) / count + centre)
-    return np.concatenate(found)
+        means.append(times @ (values - centre) / count + centre)
+    return np.concatenate(means)
 
 
 def ends(samples: Float[np.ndarray, " draws"], level: float = LEVEL) -> Interval:
@@ -79,9 +79,9 @@ def compare(
     better: Better,
 ) -> Comparison:
     """Two means over the same images, by the paired bootstrap: both columns of one `resampled_means`."""
-    found = ends(first_drawn - second_drawn)
+    span = ends(first_drawn - second_drawn)
     difference = float(np.mean(first) - np.mean(second))
-    return Comparison(difference, found.low, found.high, verdict(found, better))
+    return Comparison(difference, span.low, span.high, verdict(span, better))
 
 
 def subset_interval(value: float, subsets: Sequence[float], level: float = LEVEL) -> Interval:
@@ -105,12 +105,12 @@ def compare_subsets(
 ) -> Comparison:
     """Two distances over the same images, by their differences on the same disjoint subsets, in which biases cancel."""
     apart = [a - b for a, b in zip(first_subsets, second_subsets, strict=True)]
-    found = subset_interval(first - second, apart)
-    return Comparison(first - second, found.low, found.high, verdict(found, better))
+    span = subset_interval(first - second, apart)
+    return Comparison(first - second, span.low, span.high, verdict(span, better))
 
 
 def verdict(difference: Interval, better: Better) -> Verdict:
-    """What an interval of a difference says; an end on zero is not apart from it."""
+    """The verdict of an interval of a difference; an end on zero is not apart from it."""
     if difference.low <= 0 <= difference.high:
         return "not distinguishable"
     return "better" if (difference.low > 0) == (better == "higher") else "worse"

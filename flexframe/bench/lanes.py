@@ -51,6 +51,7 @@ class Stopwatch:
         return images / max(seconds, 1e-9)
 
     def state(self) -> dict[str, Any]:
+        """The count so far, as plain data."""
         return {"images": self.images, "seconds": self.seconds}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -120,14 +121,14 @@ class Some:
     """Their positions in the suite."""
     real: UInt8[Tensor, "b 3 h w"]
     samples: Sequence[Sample]
-    """What the source knows of them."""
+    """Their samples, with all that the source knows of them."""
     rng: Rng
     """The draws of these positions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a model made at one token count, an image beside each of `Some`."""
+    """The images that a model made at one token count, one beside each of `Some`."""
 
     lane: Lane
     images: Float[Tensor, "b 3 h w"]
@@ -142,7 +143,7 @@ class Entrant(ABC):
 
     name: str
     model: Tokenizer
-    """What decodes."""
+    """The tokenizer that decodes."""
     weights: str
     """The hash of the measured model's tensors."""
     lanes: Sequence[Lane] = field(default_factory=list, kw_only=True)
@@ -159,11 +160,11 @@ class Entrant(ABC):
 
     @abstractmethod
     def used(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
-        """How the model is used: what moves its images beside its weights."""
+        """The use of the model: what moves its images beside its weights."""
 
     @abstractmethod
     def identity(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
-        """Which model it is, and how it samples, as `models.NAME` of results.json says it."""
+        """The model's identity and how it samples, as `models.NAME` of results.json says it."""
 
     @abstractmethod
     def entry(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Measure:
     unit: str = ""
     digits: int = 2
     note: str = ""
-    """What must not be concluded from it."""
+    """A warning of what must not be concluded from it, or a remark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Reconstructions:
 
     real: UInt8[Tensor, "b 3 h w"]
     fake: UInt8[Tensor, "b 3 h w"]
-    """What a file would hold: `exact` rounded to 8 bits."""
+    """The reconstructions as a file would hold them: `exact` rounded to 8 bits."""
     exact: Float[Tensor, "b 3 h w"]
     """The reconstructions in [0, 1] before rounding, so that a number need not jump where a last digit does."""
     labels: Sequence[int | None]
@@ -98,7 +98,7 @@ class Metric(ABC, Generic[MetricC]):
     """
 
     of_classes: ClassVar[bool] = False
-    """Whether it looks at the classes that samples were asked for: of a prior without classes it has no number."""
+    """True where it looks at the classes that samples were asked for: of a prior without classes it has no number."""
     tally: ClassVar[type[Tally[Any]]]
     """The class of its tallies."""
 
@@ -195,7 +195,7 @@ class Tally(ABC, Generic[MetricT]):
 
 
 COMMON = {each.name for each in fields(Tally)}
-"""What all tallies have, and what is no state."""
+"""Fields that all tallies have, which are no state."""
 
 
 class LegacyMetric(Metric[MetricC]):

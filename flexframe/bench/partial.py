@@ -1,4 +1,4 @@
-"""What an interrupted benchmark leaves in `<out>/partial`, and how the next one goes on from it.
+"""The state that an interrupted benchmark leaves in `<out>/partial`, and how the next one goes on from it.
 
 One file of plain data and tensors, replaced as a whole, so that a kill at any moment leaves a whole one; beside it the
 folders of what metrics keep on disk (`Scratch`), whose rows are addressed by position and so may be ahead of it.
@@ -101,7 +101,7 @@ def freeze(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
 
 
 def thaw(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What `freeze` froze; tuples come back as lists."""
+    """Undo `freeze`; tuples come back as lists."""
     if isinstance(value, dict):
         if set(value) == {LEAF}:
             return tensors[value[LEAF]]

@@ -1,4 +1,4 @@
-"""What a number rests on, as data: hashes, versions, fingerprints, and the short ids under which numbers compare."""
+"""Protocols of numbers, as data: hashes, versions, fingerprints, and the short ids under which numbers compare."""
 
 from __future__ import annotations
 
@@ -44,6 +44,11 @@ class Digest:
         self._shape: tuple[Any, ...] | None = None
 
     def add(self, batch: Tensor) -> None:
+        """Take in rows.
+
+        Raises:
+            ValueError: rows of another type or shape than the first.
+        """
         shape = (str(batch.dtype), *batch.shape[1:])
         if self._shape is None:
             self._shape = shape
@@ -53,7 +58,7 @@ class Digest:
         self._hash.update(_bytes(batch).tobytes())
 
     def hex(self) -> str:
-        """Of what was added so far."""
+        """The hash of what was added so far, in hexadecimal digits."""
         return self._hash.hexdigest()
 
 
@@ -65,6 +70,7 @@ class Chain:
         self.link = link
 
     def add(self, rows: Tensor) -> None:
+        """Take in rows, one after the other."""
         head = repr((str(rows.dtype), *rows.shape[1:])).encode()
         for row in _bytes(rows):
             self.link = hashlib.sha256(self.link.encode() + head + row.tobytes()).hexdigest()
@@ -78,13 +84,13 @@ def short_id(record: Mapping[str, Any]) -> str:
 
 def settings(config: BaseModel) -> dict[str, Any]:
     """A config without the fields that only say where a file lies: what is in the file is hashed elsewhere."""
-    dumped, found = config.model_dump(mode="json"), {}
+    dumped, moving = config.model_dump(mode="json"), {}
     for name, field in type(config).model_fields.items():
         if is_place(field):
             continue
         value = getattr(config, name)
-        found[name] = settings(value) if isinstance(value, BaseModel) else dumped[name]
-    return found
+        moving[name] = settings(value) if isinstance(value, BaseModel) else dumped[name]
+    return moving
 
 
 def providers(configs: Iterable[ComponentConfig]) -> list[str]:
@@ -93,9 +99,10 @@ def providers(configs: Iterable[ComponentConfig]) -> list[str]:
 
 
 def parts(config: TokenizerConfig) -> list[ComponentConfig]:
+    """The configs of a tokenizer's parts."""
     return [config.codec, config.encoder, config.quantizer, config.masker, config.decoder]
 
 
 def versions() -> dict[str, str]:
-    """Of what every number passes through. Metrics add their own libraries to their own protocols."""
+    """Versions of what every number passes through. Metrics add their own libraries to their own protocols."""
     return {"flexframe": version("flexframe"), "torch": torch.__version__, "numpy": np.__version__}

@@ -116,7 +116,7 @@ def _counts(budgets: Sequence[int]) -> str:
 
 
 def used(model: Tokenizer, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
-    """How a tokenizer is used: what moves its reconstructions beside its weights."""
+    """The use of a tokenizer: what moves its reconstructions beside its weights."""
     exact = {"float32": torch.get_float32_matmul_precision(), "tf32": torch.backends.cudnn.allow_tf32}
     return {
         "seed": suite.seed,

@@ -60,14 +60,14 @@ FILE = "results.json"
 
 @dataclass(frozen=True)
 class Seen:
-    """What a pass over the images tells of them."""
+    """Facts of the images that a pass over them tells."""
 
     sha256: str
     labels: Counter[int | None]
     suffixes: Counter[str]
-    """Of their ids, which are file names where there are files."""
+    """Counts of the suffixes of their ids, which are file names where there are files."""
     ids: Sequence[str]
-    """Of the first images."""
+    """Ids of the first images."""
 
 
 def assemble(
@@ -144,17 +144,17 @@ def refuse_others(path: Path, suite: SuiteConfig, models: Mapping[str, Mapping[s
         name, date, theirs = held["suite"]["name"], held["manifest"]["date"][:10], held["models"]
         asked = {**suite.model_dump(mode="json", exclude={"note", "show"}), "models": dict(models)}
         own = {name: {key: theirs[name].get(key) for key in each} for name, each in models.items() if name in theirs}
-        found = {**held["suite"], "models": {**theirs, **own}}
+        there = {**held["suite"], "models": {**theirs, **own}}
     except (ValueError, KeyError, TypeError, AttributeError):
         text = "is no results.json of this version; choose another folder by -o, or delete it"
         raise ConfigError.at(str(path), text) from None
     told = f"holds another benchmark, of suite {name} with {', '.join(theirs)} ({date})"
-    was = {key: found.get(key) for key in asked}
+    was = {key: there.get(key) for key in asked}
     refuse_other(path, told, was, asked, "choose another folder by -o, or delete it")
 
 
 def classes(labels: Counter[int | None]) -> dict[str, int] | None:
-    """How many images the classes have: a sample that is balanced is another one than a sample that is not."""
+    """The numbers of images that classes have: a sample that is balanced is another one than a sample that is not."""
     counts = [n for label, n in labels.items() if label is not None]
     if not counts:
         return None
@@ -183,11 +183,11 @@ def numbers(
     lane: Lane, common: Mapping[str, Any], use: Mapping[str, Any], protocols: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Each number with the id of its protocol: `<what is measured, and how>.<how the model is used>`."""
-    found: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
     for tally, refused in lane.tallies:
         why = refused or tally.unavailable()
         if why is not None:
-            found |= {m.name: {"value": None, "why": why} for m in tally.metric.measures()}
+            entries |= {m.name: {"value": None, "why": why} for m in tally.metric.measures()}
             continue
         values = tally.compute()
         measure = {**common, "metric": protocol.settings(tally.metric.config), "measured": dict(tally.protocol())}
@@ -196,7 +196,7 @@ def numbers(
         details = tally.details()
         for name, value in values.items():
             if math.isfinite(value):
-                found[name] = {"value": value, "protocol": key, **details.get(name, {})}
+                entries[name] = {"value": value, "protocol": key, **details.get(name, {})}
             else:
-                found[name] = {"value": None, "why": f"came out as {value}, which is no number to report"}
-    return found
+                entries[name] = {"value": None, "why": f"came out as {value}, which is no number to report"}
+    return entries

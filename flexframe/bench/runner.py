@@ -179,7 +179,7 @@ def rests_on(
     entrants: Sequence[Entrant],
     device: torch.device,
 ) -> dict[str, Any]:
-    """What decides the numbers, as far as it is known before the images are: the rest of a run must agree in it."""
+    """All that decides the numbers, as far as it is known before the images are: the rest of a run must agree in it."""
     # a model's widths do not move what a metric says of itself
     tallies = [metric.start(entrants[0].model.config.spec) for metric in metrics]
     for tally in tallies:
@@ -221,7 +221,7 @@ class Pass:
         self.shown: list[Tensor] = []
 
     def seen(self) -> results.Seen:
-        """What is known of the images so far."""
+        """Facts of the images so far."""
         return results.Seen(self.digest.hex(), self.labels, self.suffixes, self.ids)
 
     def run(self, partial: Partial, save_seconds: float) -> None:

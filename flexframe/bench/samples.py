@@ -250,7 +250,7 @@ def _chosen(suite: SuiteConfig, budgets: Mapping[str, Sequence[int]]) -> dict[st
 
 
 def unasked(prior: Generator, source: Source) -> str | None:
-    """Why the classes that a prior is asked for are not those of a source's images, or None."""
+    """The reason why the classes that a prior is asked for are not those of a source's images, or None."""
     classes, own, theirs = prior.config.classes, prior.config.class_names, tuple(source.class_names())
     if classes is None:
         return "the prior knows no classes, so that none was asked for"
@@ -262,7 +262,7 @@ def unasked(prior: Generator, source: Source) -> str | None:
 
 
 def _word(number: int, config: GeneratorConfig) -> str:
-    """What the class of a sample is called."""
+    """The name of a sample's class."""
     if config.classes is None:
         return ""
     label = number % config.classes

@@ -12,18 +12,18 @@ from rich.table import Table
 
 def columns(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Each measure that has a number, and the id of what was measured, and how: several where protocols differ."""
-    found: dict[tuple[str, str], None] = {}
+    pairs: dict[tuple[str, str], None] = {}
     for name in results["measures"]:
         for model in results["models"].values():
             for entry in model["budgets"].values():
                 number = entry["metrics"].get(name, {})
                 if number.get("value") is not None:
-                    found[name, measured(number)] = None
-    return list(found)
+                    pairs[name, measured(number)] = None
+    return list(pairs)
 
 
 def measured(number: Mapping[str, Any]) -> str:
-    """What of a number's protocol must be equal for it to compare with another: the part before the dot."""
+    """The part of a number's protocol that must be equal for it to compare with another: the part before the dot."""
     return str(number.get("protocol", "")).partition(".")[0]
 
 
@@ -51,16 +51,16 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
         best = {column: best_models(results, column[0], budget, column[1]) for column in found_columns}
         offered = [(m, entry["budgets"][str(budget)]) for m, entry in results["models"].items()
                    if str(budget) in entry["budgets"]]  # fmt: skip
-        for i, (model, found) in enumerate(offered):
+        for i, (model, entry) in enumerate(offered):
             first = str(budget) if i == 0 else ""
             cells = []
             for name, key in found_columns:
-                number = found["metrics"].get(name, {})
+                number = entry["metrics"].get(name, {})
                 alike = number.get("value") is not None and measured(number) == key
                 text = shown(number["value"] if alike else None, results["measures"][name])
                 cells.append(f"[bold]{text}[/]" if model in best[name, key] else text)
-            bits = shown_bits(found["bits"])
-            table.add_row(first, escape(model), bits, *cells, f"{found['speed']['decode_images_per_second']:.0f}")
+            bits = shown_bits(entry["bits"])
+            table.add_row(first, escape(model), bits, *cells, f"{entry['speed']['decode_images_per_second']:.0f}")
     console.print(table)
     unseen = dict.fromkeys(results["measures"][name]["label"] for name, _ in all_columns[len(found_columns) :])
     if unseen:
@@ -89,6 +89,7 @@ def shown(value: float | None, measure: Mapping[str, Any]) -> str:
 
 
 def shown_bits(bits: float | None) -> str:
+    """A number of bits as text, a dash for continuous tokens."""
     return "–" if bits is None else f"{bits:,.0f}" if bits >= 100 or bits == round(bits) else f"{bits:,.1f}"
 
 
@@ -121,11 +122,11 @@ def not_offered(results: Mapping[str, Any]) -> dict[str, list[int]]:
 
 
 def reasons(results: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Why numbers are missing, and which: labels of measures by reason, with the models where not all lack it."""
+    """The reasons why numbers are missing: labels of measures by reason, with the models where not all lack it."""
     lacking: dict[tuple[str, str], set[str]] = {}
     for model, entry in results["models"].items():
-        for found in entry["budgets"].values():
-            for name, number in found["metrics"].items():
+        for lane in entry["budgets"].values():
+            for name, number in lane["metrics"].items():
                 if number["value"] is None:
                     lacking.setdefault((number["why"], name), set()).add(model)
     told: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""What is measured: what models are asked for beside a suite's images."""
+"""Tasks: what models are asked for beside a suite's images."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from flexframe_registry import SuiteConfig
 
 
 class Task(ABC):
-    """What models are asked for beside a suite's images: reconstructions of these, or samples.
+    """A thing that models are asked for beside a suite's images: reconstructions of these, or samples.
 
     All else of a benchmark (the pass over the images, tallies, protocols, what an interruption leaves) is the runner's.
     """
 
     record: ClassVar[Mapping[str, str]]
-    """What is said of it in every number's protocol."""
+    """Facts of it in every number's protocol."""
     rests_on: ClassVar[Mapping[str, str]] = {}
-    """What an interrupted run must agree in beside all that the runner names."""
+    """Facts that an interrupted run must agree in beside all that the runner names."""
 
     @abstractmethod
     def models(self) -> Sequence[tuple[str, Tokenizer]]:

@@ -17,7 +17,7 @@ from flexframe.parts import Part
 
 
 class Allocator(Part[AllocatorConfig]):
-    """How many tokens each image gets at use, built as `(config, tokenizer.spec)`; never part of a model."""
+    """A rule for how many tokens each image gets at use, built as `(config, tokenizer.spec)`; never part of a model."""
 
     @abstractmethod
     def choose(self, tokenizer: Tokenizer, images: Float[Tensor, "b 3 h w"], *, rng: Rng) -> Int[Tensor, " b"]:

@@ -25,10 +25,15 @@ def assemble(
     sampling: Mapping[str, Any] | None = None,
     names: Mapping[str, str] | None = None,
 ) -> Model:
-    """A model of this config with these tensors. Tensors left over, missing or misshapen are all listed.
+    """A model of this config with these tensors, in evaluation mode.
 
     Args:
+        where: the model's name in errors.
+        sampling: settings of use.
         names: the tensors' names in the file that they are from, where those are others.
+
+    Raises:
+        ConfigError: tensors left over, missing or misshapen; all are listed.
     """
     with undrawn():
         model = build(config, sampling)

@@ -27,7 +27,7 @@ class CodecModel(nn.Module):
         self.id = ""  # where it was loaded from
         self.about: Mapping[str, Any] = {}  # what its file says of it, or of its import
         if sampling:
-            raise ValueError(f"a codec takes no sampling settings; found {', '.join(sampling)}")
+            raise ValueError(f"a codec takes no sampling settings, not {', '.join(sampling)}")
         self.codec = catalogue().build(config.codec, config.widths).eval().requires_grad_(False)
 
     @torch.no_grad()

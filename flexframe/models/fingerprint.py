@@ -1,4 +1,4 @@
-"""What makes token ids of two models comparable, as one hash."""
+"""Fingerprints: one hash of what makes token ids of two models comparable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flexframe.models.tokenizer import Tokenizer
 from flexframe.parts import Codec
 
 DECIDING = ("codec", "encoder", "quantizer")
-"""What decides a token id, in the order it acts."""
+"""Parts that decide a token id, in the order in which they act."""
 
 
 def weights(model: nn.Module) -> str:

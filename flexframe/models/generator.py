@@ -1,4 +1,4 @@
-"""Pictures from a prior: drawn codes, decoded at several lengths, as files, sheets and a token file."""
+"""A generator: a prior, and the codes that it is of."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class Generator(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device of its weights."""
         return next(self.parameters()).device
 
     def forward(self, codes: Codes, condition: Condition | None = None, *, rng: Random = None) -> Losses:
@@ -69,6 +70,11 @@ class Generator(nn.Module):
             rng: a seed, a generator, an `Rng`, or None for seed 0.
             sampling: the prior's settings, or a mapping that is laid on the model's own.
             on_token: told how many of the prior's steps are done.
+
+        Raises:
+            ConfigError: a setting that the prior has not.
+            ValueError: neither or both of `labels` and `count`, labels or lengths out of range, whole settings of
+                another prior.
         """
         if (labels is None) == (count is None):
             raise ValueError("give labels, or a count of unconditional rows; one of the two")

@@ -18,7 +18,7 @@ from flexframe_registry import SamplingConfig, TokenizerConfig, catalogue
 Random = Rng | torch.Generator | int | None
 Lengths = int | Sequence[int] | Tensor | None
 SLACK = 0.2
-"""How far beyond [0, 1] images may be: resizing overshoots, and what is in [-1, 1] is further out."""
+"""Tolerance beyond [0, 1] of images: resizing overshoots, and what is in [-1, 1] is further out."""
 
 
 @final
@@ -49,19 +49,25 @@ class Tokenizer(nn.Module):
         self.decoder = build(config.decoder, self.spec)
 
     def train(self, mode: bool = True) -> Tokenizer:
+        """Set the mode of all parts but the codec, which stays in evaluation."""
         super().train(mode)
         self.codec.eval()  # frozen, dropout and statistics included
         return self
 
     @property
     def device(self) -> torch.device:
+        """The device of its weights."""
         return next(self.parameters()).device
 
     # --- training ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def prepare(self, batch: Batch, *, rng: Rng) -> Batch:
-        """The batch with latents: its own, or the frozen codec's of its images."""
+        """The batch with latents: its own, or the frozen codec's of its images.
+
+        Raises:
+            ValueError: the batch holds neither latents nor images, or images of another type or shape.
+        """
         if batch.latents is not None:
             return batch
         if batch.images is None:
@@ -118,7 +124,11 @@ class Tokenizer(nn.Module):
     def tokens(
         self, codes: Int[Tensor, "b k q"] | Int[Tensor, "b k"] | Float[Tensor, "b k d"], *, lengths: Lengths = None
     ) -> Tokens:
-        """Codes of any length up to the model's, as tokens. Integers of shape `b k` stand for one codebook."""
+        """Codes of any length up to the model's, as tokens. Integers of shape `b k` stand for one codebook.
+
+        Raises:
+            ValueError: codes of another shape, or that the model does not have.
+        """
         spec = self.spec.tokens
         if codes.ndim == 2:
             codes = codes[..., None]
@@ -168,8 +178,8 @@ class Tokenizer(nn.Module):
 
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            found = f"{images.dtype} of shape {tuple(images.shape)}"
-            raise ValueError(f"images are floats of shape b 3 h w in [0, 1], not {found}")
+            given = f"{images.dtype} of shape {tuple(images.shape)}"
+            raise ValueError(f"images are floats of shape b 3 h w in [0, 1], not {given}")
 
     def _keep(self, lengths: Lengths, batch: int, most: int, device: torch.device) -> Tensor:
         if lengths is None:
@@ -185,5 +195,5 @@ class Tokenizer(nn.Module):
 
 
 def _tells(decoder: Decoder) -> bool:
-    """Whether a decoder can be given an `on_step`; those of before it was an argument cannot."""
+    """Tell whether a decoder can be given an `on_step`; those of before it was an argument cannot."""
     return "on_step" in signature(decoder.decode).parameters

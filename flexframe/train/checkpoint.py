@@ -101,22 +101,32 @@ def read_last(folder: Path) -> Checkpoint | None:
     return None if path is None else read(path)
 
 
+NUMBER = ".number"
+"""End of the name of what is no tensor in an optimizer's state, but a number."""
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, keep: bool = True) -> dict[str, Tensor]:
     """An optimizer's state as flat tensors `<parameter number>.<name>`, whole ones; none where they are not kept."""
-    flat = {
-        f"{number}.{name}": torch.as_tensor(value)
-        for number, entries in optimizer.state_dict()["state"].items()
-        for name, value in entries.items()
-    }
+    flat: dict[str, Tensor] = {}
+    for number, entries in optimizer.state_dict()["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor):
+                flat[f"{number}.{name}"] = value
+            else:  # of Python's own precision
+                kind = torch.float64 if isinstance(value, float) else None
+                flat[f"{number}.{name}{NUMBER}"] = torch.tensor(value, dtype=kind)
     return {name: value.clone() for name, value in gathered(flat, keep).items()}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """The inverse of `optimizer_tensors`; what is sharded here takes its shards."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         number, _, name = key.partition(".")
+        if name.endswith(NUMBER):
+            state.setdefault(int(number), {})[name.removesuffix(NUMBER)] = value.item()
+            continue
         same = value.shape == parameters[int(number)].shape
         state.setdefault(int(number), {})[name] = like(value, parameters[int(number)]) if same else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

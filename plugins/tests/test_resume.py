@@ -1,6 +1,8 @@
 """Runs of real parts that are broken off."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from safetensors.torch import load_file
 
 from flexframe.train import checkpoint
 from flexframe.train.run import Run
-from flexframe_registry import hookimpl, manager
+from flexframe_registry import TrainConfig, hookimpl, manager
 
 LONGER = ("run.steps=12", "run.transforms=[flip, {type: shift, pixels: 1}]")
 REVIVING = "quantizer={type: vq, codebook_size: 64, dim: 8, l2_norm: false, ema: true, dead_code_threshold: 0.5}"
@@ -75,3 +77,32 @@ def test_draws_inside_a_library_go_on_where_they_were(create, go, register):
     stop.step = 99
     torch.rand(7)  # somebody else draws in between
     assert_equal_runs(go(resume(whole.folder.parent / "cut")), whole)
+
+
+# --- of before feeds, transforms, observers and optimizers were components ----------------------------------------
+
+
+EARLIER = Path(__file__).parent / "earlier-run"
+"""`config.json` and `log.jsonl` of a run by the code of commit 4eb066f."""
+
+
+def test_a_run_of_before_goes_on_with_its_own_numbers(create, go, register, tmp_path):
+    folder = tmp_path / "earlier"
+    raw = json.loads((EARLIER / "config.json").read_text())
+    with pytest.warns(FutureWarning, match=r"run\.shift is now run\.transforms=.*run\.lr is now run\.optimizer\.lr"):
+        config = TrainConfig.read({name: raw[name] for name in ("model", "run")})
+    whole = go(Run.create(config, tmp_path / "whole", torch.device("cpu"), raw["sampling"]))
+    register(Stop(3))
+    with pytest.raises(InterruptedError):
+        go(Run.create(config, folder, torch.device("cpu"), raw["sampling"]))
+    shutil.copytree(whole.folder / "checkpoints/step-00000003", folder / "checkpoints/step-00000003")
+    shutil.copy(EARLIER / "config.json", folder / "config.json")
+    with pytest.warns(FutureWarning, match="earlier spellings"):
+        resumed = resume(folder)
+    assert resumed.step == 3
+    go(resumed)
+    assert_equal_runs(resumed, whole)
+    earlier = [json.loads(line) for line in (EARLIER / "log.jsonl").read_text().splitlines()]
+    for line, told in zip(lines(resumed), earlier, strict=True):
+        for name in told.keys() - {"images_per_s", "data_wait", "codes_used", "codes_dead"}:
+            assert line[name] == pytest.approx(told[name], rel=1e-3), name

@@ -40,7 +40,7 @@ MAX_HEADER = 100_000_000
 
 
 class Weights(Config):
-    """Where a card's weights are: a file beside it, which must hash to `sha256`, or a repository of the hub."""
+    """The place of a card's weights: a file beside it, which must hash to `sha256`, or a repository of the hub."""
 
     path: str | None = None
     """File beside the card."""
@@ -62,14 +62,14 @@ class Weights(Config):
 
 
 class Preprocessing(Config):
-    """From an image file to the model's input."""
+    """The way from an image file to the model's input."""
 
     resize: Resize = "torchvision-bicubic"
-    """How the shorter edge is brought to size (Pillow, antialiased), before a centre crop."""
+    """The filter that brings the shorter edge to size (Pillow, antialiased), before a centre crop."""
 
 
 class Shown(Config):
-    """Where `flexframe demo` shows a model."""
+    """The place of a model in `flexframe demo`."""
 
     suite: str
     """The suite on which it is compared."""
@@ -90,9 +90,9 @@ class CardFile(Config):
     licence: str = "Apache-2.0"
     """Licence of the weights."""
     source: str = ""
-    """Where the model comes from: paper, repository, data."""
+    """Origin of the model: paper, repository, data."""
     kind: ModelKind = "tokenizer"
-    """What `model` is."""
+    """The kind of `model`."""
     model: dict[str, Any]
     """A `TokenizerConfig`, `GeneratorConfig` or `CodecModelConfig`, as `kind` says."""
     run: dict[str, Any] | None = None
@@ -102,13 +102,13 @@ class CardFile(Config):
     weights: Weights | None = None
     """The trained weights: shipped with the card, or on the hub."""
     preprocessing: Preprocessing = Preprocessing()
-    """What images go through before the model."""
+    """Steps that images go through before the model."""
     verified: str = ""
-    """How the import of these weights was checked against the reference; empty: it was not."""
+    """The check of the import of these weights against the reference; empty: there was none."""
     metrics: dict[str, Any] = {}
     """Measured or published numbers, each with its origin."""
     demo: Shown | None = None
-    """Where `flexframe demo` shows it; a card that builds on this one is not shown for that."""
+    """Its place in `flexframe demo`; a card that builds on this one is not shown for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,7 @@ class Card:
 
     @property
     def run(self) -> RunConfig:
+        """The run that trains it, as `train` gives it."""
         return self.train().run
 
     def train(self, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -142,7 +143,7 @@ class Card:
         Raises:
             ConfigError: the card does not say how to train it, or what is wrong with the outcome.
         """
-        raw = {"kind": self.file.kind, "model": self.file.model, "run": self.file.run or {}}
+        raw: dict[str, Any] = {"kind": self.file.kind, "model": self.file.model, "run": self.file.run or {}}
         if self.file.run is None and not any(o.startswith("run.") for o in overrides):
             text = "has no `run`, so it does not say how to train it; give at least run.data=SOURCE"
             raise ConfigError.at(self.id, text)
@@ -181,7 +182,11 @@ class Card:
         return owner
 
     def weights_path(self) -> Path:
-        """The checked weights file; `ConfigError` if the card has none, or it is missing or not the one described."""
+        """The weights file, checked.
+
+        Raises:
+            ConfigError: the card has none, or the file is missing or not the one described.
+        """
         owner = self.weighted()
         if owner is not self:
             return owner.weights_path()
@@ -191,10 +196,10 @@ class Card:
         path = self.folder / weights.path
         if not path.is_file():
             raise ConfigError.at(self.id, f"its weights {path} are missing; reinstall the card's plugin")
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != weights.sha256:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        if sha256 != weights.sha256:
             expected = f"the card says {weights.sha256[:12]}"
-            raise ConfigError.at(self.id, f"{path} hashes to {found[:12]}, {expected}; fetch it again")
+            raise ConfigError.at(self.id, f"{path} hashes to {sha256[:12]}, {expected}; fetch it again")
         return path
 
 
@@ -206,10 +211,16 @@ class Cards:
     broken: Sequence[Broken] = field(default=())
 
     def names(self) -> list[str]:
+        """The ids of all cards, sorted."""
         return sorted(self.files)
 
     def get(self, name: str, above: tuple[str, ...] = ()) -> Card:
-        """The card of this id; `UnknownName`, with the nearest right id, if there is none. `above` builds on it."""
+        """The card of this id, on which the cards `above` build.
+
+        Raises:
+            UnknownName: there is none; the nearest right id is named.
+            ConfigError: the card cannot be read.
+        """
         if name not in self.files:
             known = ", ".join(self.names()) or "none is installed"
             lost = "".join(f" (plugin {b.plugin!r} could not be read: {b.error})" for b in self.broken)
@@ -223,7 +234,11 @@ class Cards:
         return self.get(base, above)
 
     def read(self, path: Path, name: str, above: tuple[str, ...] = ()) -> Card:
-        """The card in a file, laid on its base."""
+        """The card in a file, laid on its base.
+
+        Raises:
+            ConfigError: what is wrong with the file, or a base that builds on it in turn.
+        """
         raw, below = _parsed(path, path.stat().st_mtime_ns) if path.is_file() else read_yaml(path), None
         if isinstance(raw.get("run"), Mapping):
             raw = {**raw, "run": present(raw["run"])}
@@ -254,7 +269,11 @@ def _kind_of_before(model: Any, path: Path) -> ModelKind:
 
 
 def find_cards(plugins: Manager) -> Cards:
-    """All cards of the plugins of a manager; two cards of one id are an error that names both files."""
+    """All cards of the plugins of a manager.
+
+    Raises:
+        ValueError: two cards of one id; both files are named.
+    """
     files: dict[str, Path] = {}
     for folder in plugins.card_folders():
         for path in sorted(folder.glob("*/*.yaml")):
@@ -272,7 +291,7 @@ def cards() -> Cards:
 
 
 def is_card_file(path: Path) -> bool:
-    """Whether a path is that of a card's file, by its suffix."""
+    """Tell by the suffix whether a path is that of a card's file."""
     return path.suffix in (".yaml", ".yml") and path.is_file()
 
 
@@ -315,13 +334,13 @@ def with_codes(kind: str, data: Mapping[str, Any], path: str = "") -> dict[str, 
     known = kind not in MODELS or "tokenizer" not in MODELS[kind].model_fields or wanted <= data.keys()
     if known or not isinstance(name, str):
         return dict(data)
-    at, found = f"{path}.tokenizer" if path else "tokenizer", tokenizer_of(name)
-    if found is None:
+    at, tokenizer = f"{path}.tokenizer" if path else "tokenizer", tokenizer_of(name)
+    if tokenizer is None:
         missing = " and ".join(sorted(wanted - data.keys()))
         raise ConfigError.at(at, f"{name!r} is no card and not on this disk, so its codes are unknown: give {missing}")
-    tokens = found.spec.tokens
+    tokens = tokenizer.spec.tokens
     if tokens.codebook_size is None:
-        raise ConfigError.at(at, continuous(name, found))
+        raise ConfigError.at(at, continuous(name, tokenizer))
     return {"length": tokens.length, "codebook_size": tokens.codebook_size, "codebooks": tokens.codebooks, **data}
 
 
@@ -345,10 +364,10 @@ def read_training(data: Mapping[str, Any], path: str = "") -> TrainConfig:
 
 def _mapping(text: bytes, path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        data = json.loads(text)
     except ValueError as error:
         raise ConfigError.at(str(path), f"cannot be read ({error})") from None
-    return found if isinstance(found, dict) else {}
+    return data if isinstance(data, dict) else {}
 
 
 def card(name: str) -> Card:

@@ -1,4 +1,4 @@
-"""What is installed: components by (kind, name), who provides each, and which plugins could not be read."""
+"""The catalogue of what is installed: components by (kind, name), who provides each, and plugins that failed."""
 
 from __future__ import annotations
 
@@ -25,24 +25,34 @@ class Component:
 
     @property
     def kind(self) -> str:
+        """The kind of part, by the config's base class."""
         return self.config.kind
 
     @property
     def name(self) -> str:
+        """The name in configs, by the default of the config's `type`.
+
+        Raises:
+            TypeError: the config has no such default.
+        """
         name = self.config.model_fields["type"].default
         if not isinstance(name, str):
             raise TypeError(f'{self.config.__qualname__} needs `type: Literal["its-name"] = "its-name"`')
         return name
 
     def load(self) -> type:
-        """Import the class and check that it fulfils the contract of its kind."""
-        found = attribute(self.target)
+        """Import the class and check that it fulfils the contract of its kind.
+
+        Raises:
+            TypeError: it does not.
+        """
+        part = attribute(self.target)
         contract = attribute(self.config.contract)
-        if not (isinstance(found, type) and issubclass(found, contract)):
+        if not (isinstance(part, type) and issubclass(part, contract)):
             raise TypeError(
                 f"{self.kind} {self.name!r} of {self.provider}: {self.target} is no {contract.__qualname__}"
             )
-        return found
+        return part
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +84,15 @@ class Catalogue:
         return iter(self._by_key.values())
 
     def names(self, kind: str) -> list[str]:
+        """The names of this kind's components, sorted."""
         return sorted(name for k, name in self._by_key if k == kind)
 
     def get(self, kind: str, name: str) -> Component:
-        """The component of this kind and name; `UnknownName`, with the nearest right word, if there is none."""
+        """The component of this kind and name.
+
+        Raises:
+            UnknownName: there is none; the nearest right name is given.
+        """
         try:
             return self._by_key[kind, name]
         except KeyError:
@@ -96,6 +111,6 @@ class Catalogue:
 
 
 def attribute(target: str) -> Any:
-    """What "module:attribute" names; its module is imported."""
+    """The object that "module:attribute" names; its module is imported."""
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ValidationError
 
 MISSING = "is required and is not given"
-"""What is said of a field without which there is no config."""
+"""The sentence about a field without which there is no config."""
 
 
 class UnknownName(LookupError):
@@ -23,7 +23,7 @@ def nearest(name: str, known: Iterable[str], likeness: float = 0.5) -> str:
 
 
 class ConfigError(ValueError):
-    """What is wrong with a config: `problems` holds (path, sentence) pairs."""
+    """The problems of a config that cannot be used: `problems` holds (path, sentence) pairs."""
 
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
         self.problems = tuple(problems)
@@ -47,7 +47,7 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
         path = ".".join([prefix, *loc] if prefix else loc)
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, ConfigError):
-            problems += [(".".join(p for p in (path, inner) if p), text) for inner, text in cause.problems]
+            problems += cause.below(path).problems
         elif item["type"] == "extra_forbidden":
             owner = _model_at(model, item["loc"][:-1])
             known = list(owner.model_fields) if owner else []
@@ -63,10 +63,10 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
 
 
 def _model_at(model: type[BaseModel], loc: Sequence[Any]) -> type[BaseModel] | None:
-    found: Any = model
+    owner: Any = model
     for part in loc:
-        fields = getattr(found, "model_fields", {})
+        fields = getattr(owner, "model_fields", {})
         if part not in fields:
             return None
-        found = fields[part].annotation
-    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
+        owner = fields[part].annotation
+    return owner if isinstance(owner, type) and issubclass(owner, BaseModel) else None

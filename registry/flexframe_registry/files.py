@@ -19,24 +19,32 @@ SLOTS = frozenset(KINDS) | {"data"}
 
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-"""Of a command or an address; of two letters at least, for `C:` is a drive."""
+"""The beginning of a command or an address; of two letters at least, for `C:` is a drive."""
 MAX_PIXELS = 89_478_485
 """256 MiB as RGB; Pillow's own limit, at which it begins to warn. At twice that it refuses."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML 1.2 mapping; `ConfigError` names the file and line of what is wrong, duplicate keys included."""
+    """A YAML 1.2 mapping from a file.
+
+    Raises:
+        ConfigError: file and line of what is wrong, duplicate keys included.
+    """
     try:
-        found = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError.at(str(path), " ".join(str(error).split())) from None
-    if not isinstance(found, dict):
-        raise ConfigError.at(str(path), f"holds {type(found).__name__}, not a mapping")
-    return found
+    if not isinstance(data, dict):
+        raise ConfigError.at(str(path), f"holds {type(data).__name__}, not a mapping")
+    return data
 
 
 def split_override(text: str) -> tuple[str, Any]:
-    """`key.path=value` as its key and its value, which is read as YAML."""
+    """Split `key.path=value` into its key and its value, which is read as YAML.
+
+    Raises:
+        ConfigError: it is not of this form, or the value is no YAML.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError.at(text, "is not of the form key.path=value")
@@ -49,9 +57,12 @@ def split_override(text: str) -> tuple[str, Any]:
 
 
 def put(data: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
-    """A copy of nested data with `value` at `path`; a part given as a bare name becomes a mapping on the way.
+    """Copy nested data with `value` at `path`; a part given as a bare name becomes a mapping on the way.
 
-    What stands in a list is named by its number: `metrics.0.type`.
+    Entries of a list are named by number: `metrics.0.type`.
+
+    Raises:
+        ConfigError: there is nothing on the way that could hold the rest of the path.
     """
     head, *rest = path
     if not rest:
@@ -74,13 +85,13 @@ def _put_in_list(items: Sequence[Any], path: Sequence[str], value: Any, name: st
     number, *rest = path
     if not number.isdecimal() or int(number) >= len(items):
         raise ConfigError.at(f"{name}.{number}", f"there are {len(items)}, numbered from 0")
-    found = list(items)
-    found[int(number)] = put({"": found[int(number)]}, ["", *rest], value)[""]
-    return found
+    changed = list(items)
+    changed[int(number)] = put({"": changed[int(number)]}, ["", *rest], value)[""]
+    return changed
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`; a part of another `type` replaces the whole part."""
+    """Lay `over` on `base`; a part of another `type` replaces the whole part."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)

@@ -19,7 +19,7 @@ from .errors import ConfigError, explain
 Size = Literal["tiny", "small", "base", "large"]
 SIZES: tuple[Size, ...] = get_args(Size)
 Resize = Literal["torchvision-bicubic", "torchvision-bilinear", "adm"]
-"""How an image file is brought to a model's size; `flexframe.data.images` does it."""
+"""Ways to bring an image file to a model's size; `flexframe.data.images` does it."""
 PLACE: JsonDict = {"place": True}
 """Marks a field that says where a file lies. What is in it moves a number, and is hashed; its place does not."""
 
@@ -34,19 +34,19 @@ def is_place(field: FieldInfo) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LatentSpec:
-    """What the codec hands to the encoder: `b channels height width`, bounded by `range` or unbounded."""
+    """Latents, as the codec hands them to the encoder: `b channels height width`, bounded by `range` or unbounded."""
 
     channels: int
     height: int
     width: int
     range: tuple[float, float] | None = (0.0, 1.0)
     images: bool = False
-    """Whether they are the images themselves, in [0, 1], so that a reconstruction of one is of the other."""
+    """True where they are the images themselves, in [0, 1], so that a reconstruction of one is of the other."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSpec:
-    """What travels: at most `length` slots of `dim` values, `codebooks` codes each out of `codebook_size` entries.
+    """Tokens that travel: at most `length` slots of `dim` values, `codebooks` codes each of `codebook_size` entries.
 
     `codebook_size` is None for a continuous quantizer, whose codes are its values.
     """
@@ -56,7 +56,7 @@ class TokenSpec:
     codebooks: int = 1
     codebook_size: int | None = None
     masked: bool = False
-    """Whether training puts a learned mask token in an absent one's place, for decoders that have one; else, and in
+    """True where training puts a learned mask token in an absent one's place, for decoders that have one; else, and in
     all others, an absent token is not there at all."""
 
 
@@ -85,7 +85,7 @@ class CodesSpec:
 
 @dataclass(frozen=True, slots=True)
 class TargetSpec:
-    """What stands in a batch's features for an objective: `shape` values a sample."""
+    """An entry of a batch's features for an objective: `shape` values a sample."""
 
     shape: tuple[int, ...]
     below: int | None = None
@@ -102,7 +102,11 @@ class Config(BaseModel):
 
     @classmethod
     def read(cls, value: Any, path: str = "") -> Self:
-        """Validate plain data; raises `ConfigError` with one sentence a problem."""
+        """Validate plain data, which stands at `path` of a larger whole.
+
+        Raises:
+            ConfigError: one sentence a problem.
+        """
         try:
             return cls.model_validate(value)
         except ValidationError as error:
@@ -196,6 +200,8 @@ class ComponentConfig(Config):
 
 
 class CodecConfig(ComponentConfig):
+    """Base of codecs' configs."""
+
     kind = "codec"
     contract = "flexframe.parts:Codec"
 
@@ -205,6 +211,8 @@ class CodecConfig(ComponentConfig):
 
 
 class EncoderConfig(ComponentConfig):
+    """Base of encoders' configs."""
+
     kind = "encoder"
     contract = "flexframe.parts:Encoder"
 
@@ -214,6 +222,8 @@ class EncoderConfig(ComponentConfig):
 
 
 class QuantizerConfig(ComponentConfig):
+    """Base of quantizers' configs."""
+
     kind = "quantizer"
     contract = "flexframe.parts:Quantizer"
 
@@ -223,10 +233,12 @@ class QuantizerConfig(ComponentConfig):
 
 
 class MaskerConfig(ComponentConfig):
+    """Base of length maskers' configs."""
+
     kind = "masker"
     contract = "flexframe.parts:LengthMasker"
     masked: ClassVar[bool] = True
-    """Whether an absent token is replaced by a learned mask token or is not there at all."""
+    """True where an absent token is replaced by a learned mask token, False where it is not there at all."""
 
     def budgets(self, length: int) -> tuple[int, ...]:
         """The lengths at which a model trained this way is meant to be used, rising, `length` among them."""
@@ -234,16 +246,18 @@ class MaskerConfig(ComponentConfig):
 
 
 class DecoderConfig(ComponentConfig):
+    """Base of decoders' configs."""
+
     kind = "decoder"
     contract = "flexframe.parts:Decoder"
     sampling: ClassVar[type[SamplingConfig]] = SamplingConfig
 
     def provides(self) -> frozenset[str]:
-        """What its outputs hold for objectives: of `reconstruction`, `logits`, and the names of features by tap."""
+        """Names of what its outputs hold for objectives: `reconstruction`, `logits`, features by tap."""
         return frozenset()
 
     def taps(self) -> Mapping[str, int]:
-        """Of the features that it provides, `b h w e` over the grid of its patches: their width `e` by name."""
+        """Widths `e`, by name, of the features that it provides: `b h w e` over the grid of its patches."""
         return {}
 
     def logits(self, spec: Spec) -> tuple[int, int, int] | None:
@@ -270,6 +284,8 @@ class StepConfig(Config):
 
 
 class ObjectiveConfig(ComponentConfig):
+    """Base of objectives' configs: losses of a run beside the model's own."""
+
     kind = "objective"
     contract = "flexframe.parts:Objective"
 
@@ -279,16 +295,20 @@ class ObjectiveConfig(ComponentConfig):
     """The first step at which it counts."""
 
     def needs(self) -> frozenset[str]:
-        """What it reads of the decoder's outputs: `reconstruction`, `logits`, or features by tap."""
+        """Names of what it reads of the decoder's outputs: `reconstruction`, `logits`, or features by tap."""
         return frozenset()
 
     def precomputes(self) -> Mapping[str, Mapping[str, Any]]:
-        """What it computes of the images alone and can be given instead, by its name in `batch.features`, each with the
-        settings that decide it. `ValueError` where it cannot be told before a model is there."""
+        """Features that it computes of the images alone and can be given instead, by their names in `batch.features`,
+        each with the settings that decide it.
+
+        Raises:
+            ValueError: they cannot be told before a model is there.
+        """
         return {}
 
     def targets(self, grid: tuple[int, int], classes: int) -> Mapping[str, TargetSpec]:
-        """What must be in `batch.features` for it, by name, because it cannot make it of the images itself.
+        """Entries of `batch.features` that it must be given, by name, because it cannot make them of the images itself.
 
         Args:
             grid: rows and columns of the decoder's logits or features.
@@ -297,7 +317,7 @@ class ObjectiveConfig(ComponentConfig):
         return {}
 
     def stepped(self) -> StepConfig:
-        """How parameters of its own are stepped, if it has any."""
+        """Steps of its own parameters, if it has any."""
         return StepConfig()
 
 
@@ -366,11 +386,15 @@ class OptimizerConfig(ComponentConfig):
 
 
 class AllocatorConfig(ComponentConfig):
+    """Base of allocators' configs."""
+
     kind = "allocator"
     contract = "flexframe.models.allocator:Allocator"
 
 
 class SourceConfig(ComponentConfig):
+    """Base of image sources' configs."""
+
     kind = "source"
     contract = "flexframe.data.source:Source"
 
@@ -379,7 +403,7 @@ class SourceConfig(ComponentConfig):
         return self
 
     def way(self) -> Resize | None:
-        """How images are brought to size; None where there are no files to be resized."""
+        """The way images are brought to size; None where there are no files to be resized."""
         return None
 
     def like(self, other: SourceConfig) -> SourceConfig:
@@ -419,6 +443,8 @@ class MetricConfig(ComponentConfig):
 
 
 class PriorConfig(ComponentConfig):
+    """Base of priors' configs."""
+
     kind = "prior"
     contract = "flexframe.parts:Prior"
     sampling: ClassVar[type[SamplingConfig]] = SamplingConfig
@@ -428,6 +454,8 @@ class PriorConfig(ComponentConfig):
 
 
 class ImporterConfig(ComponentConfig):
+    """Base of importers' configs."""
+
     kind = "importer"
     contract = "flexframe.importing.importer:Importer"
 

@@ -48,7 +48,7 @@ class Manager(pluggy.PluginManager):
 
     def components(self) -> list[Component]:
         """Every plugin's components, stamped with their provider."""
-        found: list[Component] = []
+        components: list[Component] = []
         for impl in list(self.hook.flexframe_components.get_hookimpls()):
             provider = self.providers[impl.plugin_name]
             try:
@@ -59,18 +59,18 @@ class Manager(pluggy.PluginManager):
                 self.broken.append(Broken(impl.plugin_name, provider, _one_line(error)))
                 self.unregister(name=impl.plugin_name)
             else:
-                found += stamped
-        return found
+                components += stamped
+        return components
 
     def card_folders(self) -> list[Path]:
         """Every plugin's folders of cards."""
-        found: list[Path] = []
+        folders: list[Path] = []
         for impl in self.hook.flexframe_cards.get_hookimpls():
             try:
-                found += [Path(folder) for folder in cast(Iterable[Path], impl.function())]
+                folders += [Path(folder) for folder in cast(Iterable[Path], impl.function())]
             except Exception as error:  # see add_entry_point
                 self.broken.append(Broken(impl.plugin_name, self.providers[impl.plugin_name], _one_line(error)))
-        return found
+        return folders
 
 
 def create_manager(plugins: Iterable[object] = (), *, points: bool = True) -> Manager:
@@ -97,8 +97,8 @@ def manager() -> Manager:
 @cache
 def catalogue() -> Catalogue:
     """The process's catalogue over the installed plugins."""
-    found = manager().components()
-    return Catalogue(found, manager().broken)
+    components = manager().components()  # first, for it is what finds the broken
+    return Catalogue(components, manager().broken)
 
 
 def _one_line(error: BaseException) -> str:

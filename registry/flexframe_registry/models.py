@@ -44,7 +44,7 @@ class ModelConfig(Config):
     target: ClassVar[str]
     """Its class, as "module:attribute"; constructed with `(config, sampling)`."""
     trainee: ClassVar[str | None] = None
-    """What trains it, as "module:attribute"; constructed with the `TrainConfig`. None where nothing does."""
+    """The class that trains it, as "module:attribute"; constructed with the `TrainConfig`. None where nothing does."""
 
     @classmethod
     def of(cls, config: ModelConfig, where: str) -> Self:
@@ -119,7 +119,7 @@ class TokenizerConfig(ModelConfig):
     quantizer: Slot[QuantizerConfig]
     """Features to tokens, discrete or continuous."""
     masker: Slot[MaskerConfig] = Field(default="full", validate_default=True)
-    """How many tokens training keeps."""
+    """The rule by which training keeps some tokens only."""
     decoder: Slot[DecoderConfig]
     """Tokens to latents."""
 
@@ -218,7 +218,7 @@ class GeneratorConfig(ModelConfig):
     classes: int | None = Field(None, ge=1)
     """Class labels it is conditioned on; None without."""
     class_names: tuple[str, ...] = ()
-    """What the classes are called, in order; training takes the data's."""
+    """Names of the classes, in order; training takes the data's."""
     fingerprint: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """Fingerprint of the tokenizer whose codes it was trained on; training fills it in."""
     prior: Slot[PriorConfig]

@@ -15,7 +15,7 @@ from .files import put, split_override
 from .kinds import Config
 
 FORMS: Mapping[Any, str] = {bool: "true|false", int: "N", float: "X", str: "TEXT"}
-"""What stands for a value in help texts, by its type."""
+"""Placeholders for a value in help texts, by its type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,9 @@ class Setting:
     name: str
     """The field's name: `top_k`."""
     form: str
-    """What a value looks like: `N`, `X`, `true|false`, `euler|heun|midpoint`; `VALUE` for what YAML alone can say."""
+    """The look of a value: `N`, `X`, `true|false`, `euler|heun|midpoint`; `VALUE` for what YAML alone can say."""
     default: str
-    """What holds where it is not given."""
+    """The value where none is given."""
     help: str
     """The field's docstring in one line."""
 

@@ -14,7 +14,11 @@ from .manager import catalogue
 
 
 def resolve(kind: str, value: Any, size: Size | None = None) -> Any:
-    """A bare name, a mapping with `type`, or a config, as a config of this kind."""
+    """A bare name, a mapping with `type`, or a config, as a config of this kind.
+
+    Raises:
+        ConfigError: no type, no such component, or what is wrong with its settings.
+    """
     if isinstance(value, str):
         value = {"type": value}
     if not isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""How models are measured, as data."""
+"""Suites: how models are measured, as data."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class SuiteConfig(Config):
     budgets: tuple[int, ...] | None = None
     """Token counts; not given: each model's own budgets. A model is measured at those of them that it supports."""
     metrics: tuple[Slot[MetricConfig], ...]
-    """What is measured."""
+    """Metrics that are computed."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the decoders' draws."""
     rounding: Literal["nearest", "down"] = "nearest"
-    """How reconstructions become 8-bit where a metric takes them so: 255 times the value, to the nearest, or cut off as
-    code bases do that cast without rounding."""
+    """Rounding of reconstructions where a metric takes them as 8-bit: 255 times the value, to the nearest, or cut off
+    as code bases do that cast without rounding."""
     show: int = Field(12, ge=0)
     """Images shown on the report page."""
     note: str = ""

@@ -56,7 +56,7 @@ def _joined(images: Gallery) -> tuple[torch.Tensor, dict[str, dict[int, torch.Te
 
 
 def _fewer(first: int, count: int) -> Iterator[list[int]]:
-    """Which images to show, in ever smaller numbers: fewer of the first ones, then none of the others, then one."""
+    """Choices of images to show, ever fewer: fewer of the first ones, then none of the others, then one."""
     further, some = list(range(first, count)), first
     yield [*range(first), *further]
     while some > 4:

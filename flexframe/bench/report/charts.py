@@ -14,6 +14,8 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 24, 14, 40
 
 @dataclass(frozen=True)
 class Point:
+    """A mark on a curve, in the coordinates of the chart."""
+
     x: float
     y: float
     tokens: int
@@ -32,6 +34,7 @@ class Line:
 
     @property
     def path(self) -> str:
+        """The curve as data of an SVG path."""
         return "M" + "L".join(f"{p.x:.1f} {p.y:.1f}" for p in self.points)
 
 

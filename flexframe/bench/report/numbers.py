@@ -25,43 +25,48 @@ class Column:
     protocol: str
     """Id of what is measured, and how; the part of a number's protocol before the dot."""
     alone: bool
-    """Whether all numbers of the measure are of this protocol."""
+    """True where all numbers of the measure are of this protocol."""
 
     @property
     def label(self) -> str:
+        """The measure's label, with the protocol's id where there are several."""
         return str(self.measure["label"]) + ("" if self.alone else f" ({self.protocol})")
 
     @property
     def unit(self) -> str:
+        """The measure's unit; empty where it has none."""
         return str(self.measure["unit"])
 
     @property
     def directed(self) -> bool:
+        """True where one end is the better one."""
         return self.measure["better"] is not None
 
     def text(self, value: float | None, unit: bool = False) -> str:
+        """A value with the measure's digits, and its unit on request; a dash for None."""
         written = shown(value, self.measure)
         return f"{written} {self.unit}" if unit and self.unit and value is not None else written
 
     def signed(self, value: float) -> str:
+        """A difference with its sign and the measure's digits."""
         return f"{value:+,.{self.measure['digits']}f}".replace("-", "−")
 
 
 class Numbers:
-    """What the page looks up. A number of another protocol is not found in a column."""
+    """The numbers of a result, by column, model and token count. One of another protocol is in no column of these."""
 
     def __init__(self, results: Mapping[str, Any]) -> None:
         self.results = results
-        found: dict[str, dict[str, None]] = {}
+        protocols: dict[str, dict[str, None]] = {}
         for model in results["models"].values():
             for entry in model["budgets"].values():
                 for name, number in entry["metrics"].items():
                     if number["value"] is not None:
-                        found.setdefault(name, {})[_measured(number)] = None
+                        protocols.setdefault(name, {})[_measured(number)] = None
         self.columns = [
-            Column(name, measure, protocol, len(found[name]) == 1)
+            Column(name, measure, protocol, len(protocols[name]) == 1)
             for name, measure in results["measures"].items()
-            for protocol in found.get(name, {})
+            for protocol in protocols.get(name, {})
         ]
         self._drawn: dict[tuple[str, str], dict[Lane, tuple[np.ndarray, np.ndarray]]] = {}
         for column in self.columns:
@@ -73,6 +78,7 @@ class Numbers:
         return next((column for column in self.columns if column.directed), None)
 
     def number(self, column: Column, model: str, budget: int) -> Mapping[str, Any] | None:
+        """The entry of a number, or None where there is none in this column."""
         entry = self.results["models"][model]["budgets"].get(str(budget), {"metrics": {}})
         number = entry["metrics"].get(column.name)
         if number is None or number["value"] is None or _measured(number) != column.protocol:
@@ -80,6 +86,7 @@ class Numbers:
         return dict(number)
 
     def value(self, column: Column, model: str, budget: int) -> float | None:
+        """The value of a number, or None where there is none in this column."""
         number = self.number(column, model, budget)
         return None if number is None else float(number["value"])
 
@@ -92,6 +99,7 @@ class Numbers:
         return list(each)
 
     def interval(self, column: Column, model: str, budget: int) -> Interval | None:
+        """The 95 % interval of a number, or None where neither images nor subsets tell one."""
         drawn = self._drawn[column.name, column.protocol].get((model, budget))
         if drawn is not None:
             return intervals.ends(drawn[1]) if np.ptp(drawn[0]) else None  # equal values cannot tell a spread
@@ -115,9 +123,11 @@ class Numbers:
         return intervals.compare_subsets(values[0], values[1], a, b, better)
 
     def by_subsets(self) -> bool:
+        """True where some number has values over subsets."""
         return any(number.get("subsets") for number in self._all())
 
     def by_images(self) -> bool:
+        """True where some number is a mean over images."""
         return any(self._drawn.values())
 
     def _subsets(self, column: Column, model: str, budget: int) -> Sequence[float]:

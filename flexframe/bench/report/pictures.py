@@ -32,18 +32,22 @@ class Sheets:
 
     @property
     def count(self) -> int:
+        """Images on a sheet."""
         return len(self.numbers)
 
     @property
     def columns(self) -> int:
+        """Images beside each other."""
         return min(COLUMNS, max(1, self.count))
 
     @property
     def rows(self) -> int:
+        """Images below each other."""
         return max(1, -(-self.count // COLUMNS))
 
     @property
     def exact(self) -> bool:
+        """True where sheets hold pixels as they are."""
         return exact(self.height, self.width)
 
     def at(self, place: int) -> str:
@@ -52,6 +56,7 @@ class Sheets:
 
 
 def exact(height: int, width: int) -> bool:
+    """Say whether images of this size are kept without loss."""
     return max(height, width) <= EXACT
 
 

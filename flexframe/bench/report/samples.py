@@ -43,16 +43,18 @@ class Row:
 
     @property
     def columns(self) -> int:
+        """Samples beside each other."""
         return min(COLUMNS, len(self.labels))
 
     @property
     def rows(self) -> int:
+        """Samples below each other."""
         return -(-len(self.labels) // COLUMNS)
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What one prior drew, by length."""
+    """The samples of one prior, by length."""
 
     prior: str
     rows: Sequence[Row]
@@ -64,7 +66,7 @@ def read(results: Mapping[str, Any], folder: Path) -> list[Drawn]:
     Raises:
         ValueError: an entry that is not as described above, a file that is none, or pictures of unequal size.
     """
-    found: dict[str, list[Row]] = {}
+    by_prior: dict[str, list[Row]] = {}
     for i, entry in enumerate(results.get("samples") or []):
         where = f"samples[{i}]"
         if not NEEDED <= set(entry) <= KNOWN:
@@ -82,8 +84,8 @@ def read(results: Mapping[str, Any], folder: Path) -> list[Drawn]:
             entry["length"], uri(stack), labels[:MOST], str(entry.get("about") or ""), len(files) - len(pictures),
             *stack.shape[2:],
         )  # fmt: skip
-        found.setdefault(str(entry["prior"]), []).append(row)
-    return [Drawn(prior, sorted(rows, key=lambda row: row.length)) for prior, rows in found.items()]
+        by_prior.setdefault(str(entry["prior"]), []).append(row)
+    return [Drawn(prior, sorted(rows, key=lambda row: row.length)) for prior, rows in by_prior.items()]
 
 
 def _read(path: Path, where: str) -> np.ndarray:

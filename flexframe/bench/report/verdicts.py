@@ -23,7 +23,7 @@ class Row:
     first: str
     second: str
     at: str
-    """What is equal, and what it does not say."""
+    """The expense that is equal, `tokens` or `bits`."""
     equal: str
     """"tokens" or "bits"."""
     expense: float
@@ -41,6 +41,7 @@ class Verdicts:
 
     @property
     def made(self) -> int:
+        """The number of comparisons."""
         return sum(cell is not None for row in self.rows for cell in row.cells)
 
 
@@ -50,9 +51,9 @@ def judge(numbers: Numbers) -> Verdicts:
     rows: list[Row] = []
     apart: list[tuple[str, str]] = []
     for first, second in combinations(models, 2):
-        found = [_row(numbers, a, b, equal) for a, b, equal in _meetings(models, first, second)]
-        rows += [row for row in found if any(row.cells)]
-        if not found:
+        compared = [_row(numbers, a, b, equal) for a, b, equal in _meetings(models, first, second)]
+        rows += [row for row in compared if any(row.cells)]
+        if not compared:
             apart.append((first, second))
     rows.sort(key=lambda row: (row.equal != "tokens", row.expense))
     told = [i for i, column in enumerate(_directed(numbers)) if any(row.cells[i] for row in rows)]
@@ -119,4 +120,5 @@ def _row(numbers: Numbers, first: Lane, second: Lane, equal: str) -> Row:
 
 
 def tokens(count: int) -> str:
+    """A number of tokens as text."""
     return f"{count:,} token" + ("" if count == 1 else "s")

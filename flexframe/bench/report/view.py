@@ -1,4 +1,4 @@
-"""What the page shows, worked out of a run's results. Nothing here knows a metric or a method by name."""
+"""The content of the page, worked out of a run's results. Nothing here knows a metric or a method by name."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _headline(results: Mapping[str, Any]) -> str:
 
 
 def _start(results: Mapping[str, Any], chosen: Sequence[int]) -> int:
-    """Where the slider stands at first: where most models can be compared, first those at that very count."""
+    """The slider's first place: where most models can be compared, first those at that very count."""
 
     def seen(k: int) -> tuple[int, int]:
         own = [[int(b) for b in m["budgets"]] for m in results["models"].values()]
@@ -129,6 +129,7 @@ def _start(results: Mapping[str, Any], chosen: Sequence[int]) -> int:
 
 
 def millions(count: int) -> str:
+    """A number of parameters as text."""
     return f"{count / 1e6:,.1f} M" if count >= 1e6 else f"{count / 1e3:,.0f} k"
 
 
@@ -145,14 +146,14 @@ def _hero(numbers: Numbers, sheets: Sheets, chosen: Sequence[int]) -> dict[str, 
         size = "continuous tokens" if each is None else f"{shown_bits(each)} bits a token"
         rows.append({"name": name, "about": f"{millions(model['parameters']['total'])} parameters, {size}"})
     for row in rows:
-        found = sheets.fake.get(row["name"], {})
+        drawn_at = sheets.fake.get(row["name"], {})
         row["cells"] = [
             {
                 "k": k,
-                "sheet": found[k],
+                "sheet": drawn_at[k],
                 "text": numbers.lead.text(numbers.value(numbers.lead, row["name"], k)) if numbers.lead else "",
             }
-            if k in found
+            if k in drawn_at
             else {"k": k, "sheet": None}
             for k in columns
         ]
@@ -176,7 +177,7 @@ def _row(numbers: Numbers, name: str, sheets: Sheets, chosen: Sequence[int]) -> 
 
 
 def _lanes(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the script knows of the models."""
+    """The data of the page's script."""
     kept = ("k", "sheet", "captions")
     return [{"name": row["name"], "lanes": [{key: v[key] for key in kept} for v in row["variants"]]} for row in rows]
 
@@ -206,8 +207,8 @@ def _series(numbers: Numbers, column: Column, name: str) -> list[dict[str, Any]]
 
 
 def _books(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How often each model's codes are used at its largest count, from the histograms that numbers bring along."""
-    found = []
+    """Curves of the use of each model's codes at its largest count, from the histograms that numbers bring along."""
+    books = []
     for i, (name, model) in enumerate(results["models"].items()):
         for k in [k for k in model["budgets"] if k == max(model["budgets"], key=int)]:
             for number in model["budgets"][k]["metrics"].values():
@@ -217,12 +218,12 @@ def _books(results: Mapping[str, Any]) -> list[dict[str, Any]]:
                     about = f"{tokens(int(k))} an image, {seen:,} tokens over {codes:,} codes"
                     if len(number["ranked"]) > 1:
                         about += f" in each of {len(number['ranked'])} books"
-                    found.append({"name": name, "model": i, "path": path, "about": about})
-    return found
+                    books.append({"name": name, "model": i, "path": path, "about": about})
+    return books
 
 
 def _extremes(numbers: Numbers, sheets: Sheets) -> list[dict[str, Any]]:
-    place, found = {n: i for i, n in enumerate(sheets.numbers)}, []
+    place, shown_at = {n: i for i, n in enumerate(sheets.numbers)}, []
     for ranking in extremes.rank(numbers.results):
         column = next((c for c in numbers.columns if c.name == ranking.measure), None)
         sheet = sheets.fake.get(ranking.model, {}).get(ranking.budget)
@@ -237,8 +238,8 @@ def _extremes(numbers: Numbers, sheets: Sheets) -> list[dict[str, Any]]:
         }
         if any(ends.values()):
             model = list(numbers.results["models"]).index(ranking.model)
-            found.append({"model": model, "budget": ranking.budget, "column": column, "sheet": sheet, "ends": ends})
-    return found
+            shown_at.append({"model": model, "budget": ranking.budget, "column": column, "sheet": sheet, "ends": ends})
+    return shown_at
 
 
 def _table(numbers: Numbers, chosen: Sequence[int]) -> list[dict[str, Any]]:
@@ -277,7 +278,7 @@ def _cell(numbers: Numbers, column: Column, name: str, k: int) -> dict[str, Any]
 
 
 def _how_sure(numbers: Numbers) -> str:
-    """How the intervals came about."""
+    """A sentence on how the intervals came about."""
     told, count = [], numbers.results["protocol"]["count"]
     if numbers.by_images():
         told.append(

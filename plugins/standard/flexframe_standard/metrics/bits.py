@@ -1,4 +1,4 @@
-"""What an image costs: its tokens, and their bits."""
+"""The cost of an image: its tokens, and their bits."""
 
 from __future__ import annotations
 

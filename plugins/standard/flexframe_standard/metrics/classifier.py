@@ -1,4 +1,4 @@
-"""What a classifier reads off images and off their reconstructions."""
+"""Agreement of a classifier on images and on their reconstructions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flexframe_standard.metrics.support_vectors import Machine
 
 @dataclass
 class Readings(Tally["Classifier"]):
-    """How often the classifier agreed with itself, and how often it was right, by what it reads."""
+    """Counts of images in which the classifier agreed with itself, and in which it was right, by what it reads."""
 
     count: int = 0
     agreed: int = 0
@@ -63,7 +63,7 @@ class Readings(Tally["Classifier"]):
 
 
 class Classifier(Metric[ClassifierConfig]):
-    """What a classifier reads off reconstructions, beside what it reads off the originals and what is true.
+    """Shares of what a classifier reads off reconstructions, beside what it reads off the originals and what is true.
 
     Of one image, a number is 100 or 0: so shares have intervals as other means of per-image values have.
     """

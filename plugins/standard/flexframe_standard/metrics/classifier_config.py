@@ -14,7 +14,7 @@ from flexframe_registry.slots import resolve
 
 
 class ClassifierConfig(MetricConfig):
-    """Whether a classifier sees the same in an image and in its reconstruction.
+    """Agreement of a classifier on an image and on its reconstruction.
 
     A support vector machine on pixels, trained on `data`; or the one that comes with the suite's source, which may also
     read attributes, each of them a number of its own.

@@ -17,7 +17,7 @@ from flexframe_standard.metrics.codebook_config import CodebookConfig
 
 @dataclass
 class CodeCounts(Tally["Codebook"]):
-    """How often each code was seen."""
+    """Counts of how often each code was seen."""
 
     counts: Int[Tensor, "q v"] = field(init=False)
 

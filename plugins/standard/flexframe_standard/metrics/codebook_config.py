@@ -8,6 +8,6 @@ from flexframe_registry import MetricConfig
 
 
 class CodebookConfig(MetricConfig):
-    """How much of the codebook the images use: the fraction of entries, and the perplexity of their frequencies."""
+    """Use of the codebook by the images: the fraction of entries, and the perplexity of their frequencies."""
 
     type: Literal["codebook"] = "codebook"

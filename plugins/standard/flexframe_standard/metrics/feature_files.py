@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 def digests(images: UInt8[Tensor, "b c h w"]) -> UInt8[Tensor, "b 16"]:
     """The start of the sha256 of each image's shape and pixels."""
     shape = repr(tuple(images.shape[1:])).encode()
-    found = [hashlib.sha256(shape + image.tobytes()).digest()[:DIGEST] for image in images.cpu().numpy()]
-    return torch.from_numpy(np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, DIGEST).copy())
+    hashes = [hashlib.sha256(shape + image.tobytes()).digest()[:DIGEST] for image in images.cpu().numpy()]
+    return torch.from_numpy(np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, DIGEST).copy())
 
 
 class Rows:
@@ -101,8 +101,8 @@ class Cache:
 
     def find(self, image: bytes) -> Float[Tensor, " d"] | None:
         """The features of the image with this hash."""
-        found = self._rows.get(image)
-        return None if found is None else found.file.get_slice("features")[found.row]
+        place = self._rows.get(image)
+        return None if place is None else place.file.get_slice("features")[place.row]
 
     def publish(self, images: np.ndarray, features: np.ndarray) -> list[Path]:
         """Keep those rows that no file holds yet, each image once, in files of `BLOCK` rows at most."""

@@ -1,4 +1,4 @@
-"""What metrics over Inception's features have in common: the shared network, and rows kept on disk until the end."""
+"""Base of the metrics over Inception's features: the shared network, and rows kept on disk until the end."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from flexframe_standard.metrics.inception_config import LayerConfig
 LayerC = TypeVar("LayerC", bound=LayerConfig, default=LayerConfig)
 ComparedM = TypeVar("ComparedM", bound="Compared[Any]", default="Compared[Any]")
 CHECK = "a check of the pipeline, not comparable to any published number"
-"""What is said of distances in layers other than the last."""
+"""The remark on distances in layers other than the last."""
 PARTS, FEWEST, PARTS_SEED = 10, 3, 2020
 """Disjoint parts of the images over which distances are given apart, and the images that each has at least."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is measured, in words: what models make, and what stands beside it."""
+    """A task in words: what models make, and what stands beside it."""
 
     made: str
     reference: str
     own: str
     prefix: str
-    """What a Fréchet distance's label begins with."""
+    """The beginning of a Fréchet distance's label."""
 
 
 REBUILT = Task("reconstructions", "the suite's own images, as the models saw them", "against these same images", "")
@@ -87,7 +87,7 @@ class Compared(Metric[LayerC]):
     """
 
     paired = True
-    """Whether the suite's own images are what is compared with."""
+    """True where the suite's own images are what is compared with."""
 
     def __init__(self, config: LayerC, source: Source, task: Task = REBUILT) -> None:
         super().__init__(config, source)

@@ -18,13 +18,12 @@ from torch import Tensor, nn
 
 from flexframe.bench.metric import Scratch
 from flexframe.data.source import Source
-from flexframe.store.weights import fetch
+from flexframe.store.weights import hub_file, published
 from flexframe_standard.metrics.feature_files import DIGEST, Cache, Rows, digests
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
-URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
-HASH = "6726825d"
-"""What the file's sha256 starts with; torch-fidelity publishes it in the name."""
+SITE = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+URL = SITE + FILE
 LOGITS = "logits_unbiased"
 WIDTHS = {"64": 64, "192": 192, "768": 768, "2048": 2048, LOGITS: 1008}
 """Width of each layer."""
@@ -41,6 +40,7 @@ class Moments:
         self.outer = torch.zeros(width, width, dtype=torch.float64)
 
     def add(self, features: Float[Tensor, "b d"]) -> None:
+        """Take in vectors."""
         features = features.double().cpu()
         self.count += len(features)
         self.total += features.sum(0)
@@ -58,14 +58,14 @@ class Inception:
 
     def __init__(self, weights: str | None) -> None:
         self.given = weights
-        self.path = Path(weights).expanduser() if weights else Path(torch.hub.get_dir()) / "checkpoints" / FILE
+        self.path = Path(weights).expanduser() if weights else hub_file(FILE)
         self.sha256: str | None = None
         self.layers: list[str] = []
         self._net: nn.Module | None = None
         self._why: str | None = None
         self._last: tuple[Tensor, Mapping[str, Tensor]] | None = None
         self.device = torch.device("cpu")
-        """Where it last ran."""
+        """The device that it last ran on."""
 
     def want(self, layer: str) -> None:
         """Ask for a layer, before the first images."""
@@ -74,6 +74,7 @@ class Inception:
             self._net = self._last = None
 
     def on_disk(self) -> bool:
+        """Say whether the weights are there without a download."""
         return self.path.is_file()
 
     def unavailable(self) -> str | None:
@@ -105,7 +106,7 @@ class Inception:
     def _fetch(self) -> None:
         if self.given is not None:
             raise FileNotFoundError(f"no file {self.path}")
-        fetch(URL, HASH, self.path)
+        published(FILE, SITE)
 
 
 def build(content: bytes, layers: list[str]) -> nn.Module:
@@ -150,7 +151,7 @@ class Features:
             self.layers.append(layer)
 
     def facts(self, layer: str, device: torch.device | None = None) -> dict[str, Any]:
-        """What moves a feature beside the image; without `device` it is the one that the network last ran on."""
+        """Facts that move a feature beside the image; without `device` it is the one that the network last ran on."""
         device = device or self.net.device
         exact = {"float32": torch.get_float32_matmul_precision(), "tf32": torch.backends.cudnn.allow_tf32}
         return {
@@ -183,8 +184,8 @@ class Features:
                 raise ValueError(f"originals from {at} on are others than before; all models see the same images")
             return
         self._hashes().write(at, hashes)
-        found = self._features(images, hashes)
-        for layer, rows in found.items():
+        features = self._features(images, hashes)
+        for layer, rows in features.items():
             self.finite[layer] = self.finite.get(layer, True) and bool(torch.isfinite(rows).all())
             self.rows(self._scratch.common, layer, "originals").write(at, rows)
         self._done, self._last = at + len(images), images
@@ -195,18 +196,18 @@ class Features:
         return self.rows(self._scratch.common, layer, "originals")
 
     def moments(self, layer: str, count: int) -> Moments:
-        """Of the first `count` originals."""
+        """Moments of the first `count` originals."""
 
         def compute() -> Moments:
-            found = Moments(WIDTHS[layer])
+            moments = Moments(WIDTHS[layer])
             for block in self.reference(layer).blocks(count):
-                found.add(block)
-            return found
+                moments.add(block)
+            return moments
 
         return self.derived(("moments", layer, count), compute)
 
     def derived(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
-        """What follows from the originals alone, computed when the first model asks for it."""
+        """A value that follows from the originals alone, computed when the first model asks for it."""
         if key not in self._derived:
             self._derived[key] = make()
         value: T = self._derived[key]
@@ -230,12 +231,12 @@ class Features:
             known[layer] = [self._caches[layer].find(key) for key in keys]
         lacking = [i for i in range(len(keys)) if any(rows[i] is None for rows in known.values())]
         made = self.net(images[lacking]) if lacking else {}
-        found = {}
+        whole = {}
         for layer, rows in known.items():
             for place, i in enumerate(lacking):
                 rows[i] = made[layer][place].float().cpu()
-            found[layer] = torch.stack([row for row in rows if row is not None])
-        return found
+            whole[layer] = torch.stack([row for row in rows if row is not None])
+        return whole
 
 
 _SHARED: WeakKeyDictionary[Source, dict[str | None, Features]] = WeakKeyDictionary()

@@ -11,13 +11,13 @@ from flexframe_registry import MetricConfig
 from flexframe_registry.kinds import PLACE, Cause
 
 UNITS = "distances in different features have different units: they never compare"
-"""What is said of two extractors."""
+"""The size of a change of the extractor."""
 REFERENCES = (
     "an rFID is taken against the very images that were rebuilt, a gFID against a training set: they never "
     "compare (1d-tokenizer #46). One model, two references: FID 4.28 and 2.19 (LlamaGen #34), 2.70 and 0.92 "
     "(guided-diffusion #161), 1.90 and 0.58 (RAE #11)"
 )
-"""What is said of two references."""
+"""The size of a change of the reference."""
 
 
 class InceptionConfig(MetricConfig):

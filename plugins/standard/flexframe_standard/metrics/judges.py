@@ -1,4 +1,4 @@
-"""What the `classifier` metric asks: a support vector machine that it trains, or the classifier of the source."""
+"""Judges, which the `classifier` metric asks: the classifier of the source, or one that it trains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Judge(ABC):
     """Reads labels, and attributes if it knows any, off images. One is shared by all tallies."""
 
     label = "label"
-    """What it calls the label."""
+    """The name that it gives the label."""
     values: Mapping[str, int] = {}
     """The attributes that it reads beside the label, and how many values each takes."""
     _last: tuple[Tensor, Mapping[str, np.ndarray]] | None = None
@@ -28,14 +28,14 @@ class Judge(ABC):
 
     @abstractmethod
     def unavailable(self) -> str | None:
-        """Why it cannot judge, and how to mend it, or None."""
+        """The reason why it cannot judge, and how to mend it, or None."""
 
     @abstractmethod
     def protocol(self) -> Mapping[str, Any]:
-        """What it is."""
+        """Plain data that says which judge it is."""
 
     def originals(self, images: UInt8[Tensor, "b 3 h w"]) -> Mapping[str, np.ndarray]:
-        """What it reads off a batch of originals, which all models and budgets see one after the other."""
+        """The readings of a batch of originals, which all models and budgets see one after the other."""
         if self._last is None or self._last[0] is not images:
             self._last = (images, self.read(images))
         return self._last[1]
@@ -57,7 +57,7 @@ class SourceJudge(Judge):
 
     def read(self, images: UInt8[Tensor, "b 3 h w"]) -> Mapping[str, np.ndarray]:
         assert self._classifier is not None
-        return {name: found.cpu().numpy() for name, found in self._classifier(images).items()}
+        return {name: read.cpu().numpy() for name, read in self._classifier(images).items()}
 
     def unavailable(self) -> str | None:
         return self._why if self._classifier is None else None

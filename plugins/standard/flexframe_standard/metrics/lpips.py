@@ -14,7 +14,7 @@ from torch import Tensor
 from flexframe.bench.metric import Measure
 from flexframe.data.source import Source
 from flexframe.nn.lpips import BACKBONES, TILE, Perceptual
-from flexframe.store.weights import URL, backbone_file, linear_file, read_weights
+from flexframe.store.weights import TORCHVISION, backbone_file, linear_file, read_weights
 from flexframe_registry import Spec
 from flexframe_standard.metrics.lpips_config import LpipsConfig
 from flexframe_standard.metrics.per_image import PerImage
@@ -65,8 +65,8 @@ class _Judge:
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
                 self._why = f"LPIPS weights cannot be had ({reason}); {self._how()}"
             else:
-                found = net.vanishes(self.size)
-                self._why = found and f"{found}; use larger images"
+                vanishing = net.vanishes(self.size)
+                self._why = vanishing and f"{vanishing}; use larger images"
         return self._why
 
     @torch.no_grad()
@@ -81,10 +81,10 @@ class _Judge:
     def _how(self) -> str:
         _, file, _ = BACKBONES[self.config.net]
         return (
-            f"download {URL}{file} and name it as `backbone` of the lpips metric, or put it in torch's hub folder; "
-            "the linear layers come with torchmetrics, or name their file as `linear`"
+            f"download {TORCHVISION}{file} and name it as `backbone` of the lpips metric, or put it in torch's hub "
+            "folder; the linear layers come with torchmetrics, or name their file as `linear`"
         )
 
     def _read(self, what: str, path: Path) -> Mapping[str, Tensor]:
-        found, self.hashes[f"{what}_sha256"] = read_weights(path)
-        return found
+        tensors, self.hashes[f"{what}_sha256"] = read_weights(path)
+        return tensors

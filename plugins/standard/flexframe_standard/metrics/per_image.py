@@ -1,4 +1,4 @@
-"""What metrics have in common that are a mean over images of one value each."""
+"""Base of the metrics that are a mean over images of one value each."""
 
 from __future__ import annotations
 

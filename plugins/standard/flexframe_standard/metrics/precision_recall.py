@@ -26,24 +26,24 @@ TILE = 1024
 
 def radii(features: np.ndarray, k: int) -> Float[Tensor, " n"]:
     """Squared distance of each vector to its k-th nearest other one."""
-    found = []
+    squared = []
     for some in _blocks(features, TILE):
         nearest = some.new_zeros(len(some), 0)
         for distances in _distances(some, features):
             nearest = torch.cat([nearest, distances], 1)
             nearest = nearest.topk(min(k + 1, nearest.shape[1]), largest=False).values
-        found.append(nearest[:, k])  # the nearest is the vector itself
-    return torch.cat(found)
+        squared.append(nearest[:, k])  # the nearest is the vector itself
+    return torch.cat(squared)
 
 
 def within(points: np.ndarray, centres: np.ndarray, radius: Float[Tensor, " n"]) -> float:
     """The share of points that lie in any centre's ball."""
     inside = 0
     for some in _blocks(points, TILE):
-        found = torch.zeros(len(some), dtype=torch.bool)
+        covered = torch.zeros(len(some), dtype=torch.bool)
         for distances, ball in zip(_distances(some, centres), torch.split(radius, BLOCK), strict=True):
-            found |= (distances <= ball).any(1)
-        inside += int(found.sum())
+            covered |= (distances <= ball).any(1)
+        inside += int(covered.sum())
     return inside / len(points)
 
 
