@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from flexframe.importing import Settings, compare, open_foreign
 from flexframe.importing.plain import MAX_CONFIG, MAX_DEPTH, parse, read_config
 from flexframe.importing.verify import markdown, verify_folder
+from flexframe.testing.golden import assert_parity
 from flexframe.testing.refusals import WEIGHTS, Bomb
 from flexframe_registry import ConfigError
 
@@ -275,10 +276,33 @@ def test_comparisons_pass_and_fail_where_they_should():
     assert compare("c", "t", ones * 100 + 1e-4, ones * 100, rtol=1e-5).passed
     assert not compare("c", "t", torch.ones(2), ones).passed
     assert not compare("c", "t", ones * float("nan"), ones).passed
+    assert not compare("c", "t", ones * 100 * float("nan"), ones * 100).passed
     ids = torch.arange(3)
     assert compare("c", "t", ids, ids).passed
     wrong = compare("c", "t", ids + torch.tensor([0, 0, 1]), ids)
     assert (wrong.error, wrong.largest, wrong.passed) == (1, 3, False)
+
+
+def test_a_tolerance_grows_with_large_entries_and_with_no_others():
+    def tolerance(largest, *given):
+        return compare("c", "t", torch.zeros(2), torch.tensor([0.0, -largest]), *given).tolerance
+
+    assert [tolerance(largest) for largest in (0.0, 0.1, 1.0, 5.0)] == [2e-5] * 4
+    assert tolerance(26.0) == pytest.approx(32 * 2**-23 * 26)
+    assert tolerance(5.0, 2e-4) == tolerance(26.0, 2e-4) == 2e-4
+    assert tolerance(26.0, 1e-8, 1e-3) == pytest.approx(0.026)
+    golden = torch.tensor([0.1, 26.0])
+    sampled = golden + torch.tensor([0.0, 3.6e-5])  # as another processor draws it
+    assert compare("c", "t", sampled, golden).passed
+    assert not compare("c", "t", golden + torch.tensor([0.0, 2e-4]), golden).passed
+    assert not compare("c", "t", golden[:1] + 3.6e-5, golden[:1]).passed
+    assert_parity("t", sampled, golden)
+    with pytest.raises(AssertionError, match=r"largest error 3\.60e-05 of 2e-05"):
+        assert_parity("t", golden[:1] + 3.6e-5, golden[:1])
+    with pytest.raises(AssertionError, match=r"golden \(2,\)"):
+        assert_parity("t", golden[:1], golden)
+    with pytest.raises(AssertionError, match="1 of 2 differ"):
+        assert_parity("t", torch.tensor([0, 1]), torch.tensor([0, 2]))
 
 
 def test_nothing_to_compare_with_is_told(folder, tmp_path):

@@ -115,6 +115,40 @@ def test_show_config_of_a_file_is_what_it_was_saved_with(command, tmp_path):
     assert shown["about"]["overrides"] == ["length=4"]
 
 
+def test_show_tells_the_cause_of_all_that_is_not_known(command, monkeypatch):
+    from flexframe.models import profile
+
+    whole = profile.measure
+
+    def measure(*args, **settings):
+        found, costs = whole(*args, **settings), {}
+        for (use, precision), cost in found.costs.items():
+            why = "it is odd" if (use, precision) == ("decode", "bf16") else "" if use == "encode" else "it is broken"
+            costs[use, precision] = profile.Cost({}, 0, failed=why) if why else cost
+        return profile.Profile(found.parts, found.batch_size, costs)
+
+    monkeypatch.setattr(profile, "measure", measure)
+    answer = command("show", CARD)
+    assert answer.code == 0, answer.err
+    assert row(answer, "one", "pass,", "decode,", "train", "cannot", "be", "measured:") == ["it", "is", "broken"]
+    assert row(answer, "decode", "in", "bf16", "cannot", "be", "measured:") == ["it", "is", "odd"]
+    assert row(answer, "encode", "encoder")[1].endswith("FLOP")
+
+
+def test_show_and_doctor_tell_that_counting_does_not_work(command, monkeypatch):
+    from flexframe.models import profile
+
+    monkeypatch.setattr(profile, "_FORMULAS", {})
+    shown = " ".join(command("show", CARD).out.split())
+    assert "one pass, encode, decode, train cannot be measured: counting does not work with torch" in shown
+    monkeypatch.setattr(doctor, "CHECKS", {"profile": doctor.CHECKS["profile"]})
+    answer = command("doctor", "--json")
+    assert answer.code == 1
+    (broken,) = json.loads(answer.out)["findings"]
+    assert (broken["section"], broken["name"], broken["state"]) == ("profile", "FLOPs and memory", "broken")
+    assert f"counting does not work with torch {torch.__version__}" in broken["text"]
+
+
 def test_show_needs_something_on_this_disk(command, tmp_path):
     assert "no card named 'toy/digits-tyny'" in failed(command("show", "toy/digits-tyny"))
     assert "flexframe import hf:someone/model" in failed(command("show", "hf:someone/model"))
@@ -216,7 +250,8 @@ def test_doctor_looks_at_everything_and_this_machine_is_well(health):
     assert {"python", "torchvision", "numpy", "flexframe", "flexframe-toy"} <= versions.keys()
     assert re.search(r"[\d.]+ of [\d.]+ GiB memory free", of("devices", health)["cpu"].text)
     assert {"bf16", "compile", "flex attention"} <= of("torch", health).keys()
-    assert re.match(r"11 components, 4 cards \(flexframe-toy", of("plugins", health)["toy"].text)
+    assert of("profile", health)["FLOPs and memory"].text == "counted right of a small network"
+    assert re.match(r"11 components, 5 cards \(flexframe-toy", of("plugins", health)["toy"].text)
     assert "toy-values" in of("components", health)["quantizer"].text
     assert of("metrics", health)["psnr"].text == "can be computed"
     assert "GiB free" in of("disk", health)["here"].text

@@ -1,10 +1,12 @@
 """What a model costs: how it is counted, on toys. Real models by hand and by torch's profiler: plugins/tests."""
 
+import pytest
 import torch
 from flexframe_toy.parts import ToyDecoder
 from torch import nn
 
-from flexframe.models.profile import PARTS, Live, Uses, build, measure
+from flexframe.models import profile
+from flexframe.models.profile import PARTS, Live, Uses, build, measure, trial
 from flexframe_registry import TokenizerConfig
 
 LATENTS = {"type": "identity", "channels": 16, "downsample": 8, "range": None}
@@ -19,12 +21,6 @@ def test_a_codec_is_never_trained():
     (codec, *_), _ = build(config(codec="toy"))[1], None
     assert (codec.kind, codec.trainable) == ("codec", 0)
     assert codec.parameters > 0
-
-
-def test_flops_are_for_one_image_and_memory_for_all():
-    one, four = (measure(config(), batch_size=n, uses=("encode",)).costs["encode", "fp32"] for n in (1, 4))
-    assert one.flops == four.flops
-    assert 3.5 < four.peak / one.peak <= 4
 
 
 def test_what_is_freed_is_not_counted():
@@ -77,6 +73,34 @@ def test_uses_need_no_more_than_their_parts():
     uses = Uses(config(), {"decoder": nn.Identity()}, {"encoder": "is not here"}, 1)
     assert uses.run(Uses.encode, ("encoder",), bf16=False).failed == "encoder: is not here"
     assert set(parts) == set(PARTS)
+
+
+def wrapped_twice(shapes, *rest, out_shape=None, out_val=None):
+    """A formula of torch's own, given as a custom one, fails like this."""
+    raise TypeError("sdpa_flop() got multiple values for keyword argument 'out_shape'")
+
+
+BROKEN = {
+    "raises": ("_FORMULAS", dict.fromkeys(profile._FORMULAS, wrapped_twice), "TypeError: sdpa_flop() got multiple"),
+    "counts nothing": ("_FORMULAS", {}, "count as {'forward': 512.0, 'backward': 512.0} FLOPs and are"),
+    "sees no memory": ("Live._see", lambda self, storage: None, "results of 256 bytes in fp32 count as 0"),
+}
+
+
+def test_counting_is_tried_and_leaves_random_numbers_alone():
+    before = torch.get_rng_state()
+    assert trial() == ""
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("name", "value", "told"), BROKEN.values(), ids=BROKEN)
+def test_where_counting_does_not_work_that_is_the_cause(monkeypatch, name, value, told):
+    monkeypatch.setattr(f"flexframe.models.profile.{name}", value)
+    assert told in trial()
+    assert f"counting does not work with torch {torch.__version__}, whatever the model: " in trial()
+    found = measure(config(), {"steps": 1})
+    assert {cost.failed for cost in found.costs.values()} == {trial()}
+    assert found.parts == tuple(build(config())[1])  # which need no counting
 
 
 def test_frozen_parts_are_not_trained():

@@ -105,10 +105,22 @@ def _flops(profile: Profile, sampling: Mapping[str, Any]) -> None:
     for use, cost in (("encode", encode), ("decode", decode), ("train", train)):
         if cost.without and not any(part.missing for part in profile.parts):
             _note(f"{use} without the codec: {cost.without}", "yellow")
-        if cost.failed:
-            _note(f"{use} cannot be measured: {cost.failed}", "yellow")
         if cost.guessed:
             _note(f"{use}: numbers that the code reads from data were taken as 0 ({cost.guessed} times)")
+    for cause, uses in _causes(profile).items():
+        _note(f"{', '.join(uses)} cannot be measured: {cause}", "yellow")
+
+
+def _causes(profile: Profile) -> dict[str, list[str]]:
+    """All that is not known, by cause: a use, or a use in one precision where the other can be measured."""
+    causes: dict[str, list[str]] = {}
+    for (use, precision), cost in profile.costs.items():
+        names = causes.setdefault(cost.failed, [])
+        name = "one pass" if use == "pass" else use
+        if name not in names:
+            names.append(name if precision == "fp32" else f"{name} in {precision}")
+    causes.pop("", None)  # what did not fail
+    return causes
 
 
 def _memory(profile: Profile) -> None:

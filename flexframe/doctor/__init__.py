@@ -12,12 +12,13 @@ from typing import Any
 
 from flexframe.doctor.findings import Finding, Rows, one_line
 from flexframe.doctor.installed import components, extras, metrics, plugins
-from flexframe.doctor.machine import devices, disk, features, versions, weights
+from flexframe.doctor.machine import devices, disk, features, profile, versions, weights
 
 CHECKS: dict[str, Callable[[], Rows]] = {
     "versions": versions,
     "devices": devices,
     "torch": features,
+    "profile": profile,
     "plugins": plugins,
     "components": components,
     "extras": extras,

@@ -99,6 +99,14 @@ def features() -> Rows:
         yield "flex attention", "forward only: no backward pass on this device; masks are used in its place"
 
 
+def profile() -> Rows:
+    """A small network of known cost is measured, as `show` measures models."""
+    from flexframe.models.profile import trial
+
+    broken = trial()
+    yield "FLOPs and memory", broken or "counted right of a small network", "broken" if broken else "ok"
+
+
 def _cpu_bf16() -> bool | None:
     """Whether the CPU multiplies in bf16; None where torch cannot tell."""
     import torch

@@ -6,7 +6,7 @@ An importer is a component (kind `importer`). `convert` finds the one that knows
 
 from __future__ import annotations
 
-from flexframe.importing.compare import Comparison, compare
+from flexframe.importing.compare import ATOL, Comparison, compare
 from flexframe.importing.foreign import Foreign, Imported, TensorFile, open_foreign
 from flexframe.importing.settings import Settings
 from flexframe_registry import ConfigError, catalogue
@@ -30,4 +30,14 @@ def importer_of(source: Foreign, name: str | None = None):  # type: ignore[no-un
     raise ConfigError.at(str(source.path), text)
 
 
-__all__ = ["Comparison", "Foreign", "Imported", "Settings", "TensorFile", "compare", "importer_of", "open_foreign"]
+__all__ = [
+    "ATOL",
+    "Comparison",
+    "Foreign",
+    "Imported",
+    "Settings",
+    "TensorFile",
+    "compare",
+    "importer_of",
+    "open_foreign",
+]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flexframe.importing import importer_of
-from flexframe.importing.compare import Comparison, cases
+from flexframe.importing.compare import ROUNDING, Comparison, cases
 from flexframe.importing.foreign import open_foreign
 from flexframe_registry import ConfigError
 
@@ -48,7 +48,8 @@ def markdown(runs: Sequence[tuple[str, Sequence[Comparison]]]) -> str:
         "",
         "Written by `flexframe verify DIR... --table docs/parity.md`. Each row is a tensor that the reference computed",
         "from random weights (fp32, CPU), and the largest absolute difference of ours, through the importer. For whole",
-        "numbers it is how many differ.",
+        "numbers it is how many differ. Tolerances are absolute for small numbers, and never less than",
+        f"{ROUNDING:.1e} of a tensor's largest entry: sums of large numbers move with the processor.",
         "",
     ]
     for name, found in runs:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode
 
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Tokens
@@ -28,9 +28,8 @@ from flexframe_registry.models import PARTS
 
 PRECISIONS = ("fp32", "bf16")
 USES = ("pass", "encode", "decode", "train")
+Shape = Sequence[int]
 _READ = torch.ops.aten._local_scalar_dense.default
-_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_FORMULAS = {} if _ATTENTION in flop_registry else {_ATTENTION: sdpa_flop}  # older releases count GPU kernels only
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ def measure(
     uses: Sequence[str] = USES,
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> Profile:
-    """Sizes and costs of a tokenizer.
+    """Sizes and costs of a tokenizer. Where counting itself does not work, each cost says so in `failed`.
 
     Args:
         sampling: the decoder's settings, over its defaults.
@@ -109,6 +108,7 @@ def measure(
         on_stage: told what is measured next.
     """
     settings = config.decoder.sampling.read(dict(sampling or {}), "sampling")
+    broken = trial()
     ways = {
         "pass": (Uses.once, ("decoder",)),
         "encode": (Uses.encode, ("encoder", "quantizer")),
@@ -125,7 +125,8 @@ def measure(
         for use, precision in product(uses, PRECISIONS):
             if (use, precision) != ("pass", "bf16"):  # its FLOPs are the same, and its memory is in `decode`
                 on_stage(f"{use}, {precision}")
-                costs[use, precision] = run(*ways[use], bf16=precision == "bf16")
+                measured = run(*ways[use], bf16=precision == "bf16") if not broken else Cost({}, 0, failed=broken)
+                costs[use, precision] = measured
     return Profile(tuple(sizes), batch_size, costs)
 
 
@@ -199,7 +200,7 @@ class Uses:
                 with meter.live, meter.counter:
                     use(self, meter)
             except Exception as error:  # a stranger's part may raise anything
-                lacking = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                lacking = _told(error)
         return meter.cost(lacking)
 
     def encode(self, meter: Meter) -> None:
@@ -287,6 +288,67 @@ class Uses:
 # --- counting ----------------------------------------------------------------------------------------------------
 
 
+def attention_flops(query: Shape, key: Shape, value: Shape, *rest: Any, **named: Any) -> int:
+    """FLOPs of attention: two products, scores `q k^T` and mixture `scores v`; a multiply and an add are two.
+
+    Shapes are `b h n d`: as many heads are counted as queries have. The softmax is not counted, nor what a mask
+    could spare. So are torch's formulas for its GPU kernels; for those of the CPU it has none.
+    """
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[-2] * (width + value[-1])
+
+
+def attention_backward_flops(grad: Shape, query: Shape, key: Shape, value: Shape, *rest: Any, **named: Any) -> int:
+    """FLOPs of attention's backward pass: five products, for the scores once more and four gradients.
+
+    The kernel stores no scores and computes them again: `q k^T`. The gradients are of scores and values, each as
+    large as `scores v`, and of queries and keys, each as large as `q k^T`.
+    """
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[-2] * (3 * width + 2 * value[-1])
+
+
+_FORMULAS: Mapping[Any, Callable[..., int]] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_flops,
+}
+
+
+def trial() -> str:
+    """Cause for which nothing can be counted with this torch, whatever the model; empty where counting works.
+
+    A layer and an attention over it, of known cost, are run forward and backward in each precision. Takes milliseconds.
+    """
+    rows, width = 4, 8
+    layer, attention = 2 * rows * width**2, 2 * rows**2 * width
+    wanted = {"forward": layer + 2 * attention, "backward": layer + 5 * attention}
+    told = f"counting does not work with torch {torch.__version__}, whatever the model"
+    for precision in PRECISIONS:
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                inputs, weight = torch.empty(1, 1, rows, width), torch.empty(width, width, requires_grad=True)
+                meter = Meter((), 1, precision == "bf16")
+                with meter.live, meter.counter:
+                    with meter.autocast():
+                        mixed = nn.functional.linear(inputs, weight)
+                        mixed = nn.functional.scaled_dot_product_attention(mixed, mixed, mixed)
+                    meter.mark("forward")
+                    torch.autograd.backward(mixed.float().sum())
+                    meter.mark("backward")
+        except Exception as error:  # of torch's own, of whatever type
+            return f"{told}: {_told(error)}"
+        if meter.flops != wanted:
+            return f"{told}: a layer and an attention in {precision} count as {meter.flops} FLOPs and are {wanted}"
+        least = 2 * rows * width * (2 if meter.bf16 else 4)
+        if meter.live.peak < least:
+            return f"{told}: results of {least} bytes in {precision} count as {meter.live.peak}"
+    return ""
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 class Live(TorchDispatchMode):
     """Bytes of all storages alive that were made inside, and the most there ever were; `known` ones do not count."""
 
@@ -323,7 +385,7 @@ class Meter:
 
     def __init__(self, parts: Iterable[nn.Module], batch: int, bf16: bool) -> None:
         known = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
-        self.live, self.counter = Live(known), FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+        self.live, self.counter = Live(known), FlopCounterMode(display=False, custom_mapping=dict(_FORMULAS))
         self.batch, self.bf16 = batch, bf16
         self.flops: dict[str, float] = {}
         self.kept, self._before = 0, 0

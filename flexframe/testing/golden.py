@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import torch
 from torch import Tensor
+
+from flexframe.importing.compare import ATOL, compare
 
 
 def shared(start: Path) -> Path:
@@ -17,14 +18,12 @@ def shared(start: Path) -> Path:
     return (roots[0].parent if roots else start.parent) / "shared"
 
 
-def assert_parity(name: str, found: Tensor, golden: Tensor, atol: float = 2e-5, rtol: float = 0.0) -> None:
-    """Print the largest error, and fail past the tolerance; integers must be equal."""
-    assert found.shape == golden.shape, f"{name}: shape {tuple(found.shape)}, golden {tuple(golden.shape)}"
-    if not golden.is_floating_point():
-        wrong = int((found != golden).sum())
-        print(f"{name:<44} {wrong} of {golden.numel()} differ")
-        assert wrong == 0, f"{name}: {wrong} of {golden.numel()} differ"
-        return
-    error = (found - golden).abs()
-    print(f"{name:<44} largest error {error.max():.2e}")
-    torch.testing.assert_close(found, golden, atol=atol, rtol=rtol, msg=lambda text: f"{name}: {text}")
+def assert_parity(name: str, found: Tensor, golden: Tensor, atol: float = ATOL) -> None:
+    """Print the largest error, and fail past the tolerance, which is `compare`'s; integers must be equal."""
+    compared = compare("", name, found, golden, atol)
+    if compared.exact:
+        told = f"{compared.error:.0f} of {golden.numel()} differ"
+    else:
+        told = f"largest error {compared.error:.2e} of {compared.tolerance:.0e}"
+    print(f"{name:<44} {told} {compared.note}".rstrip())
+    assert compared.passed, f"{name}: {told} {compared.note}"

@@ -79,6 +79,16 @@ def test_a_small_flextok_by_hand():
     assert found.costs["decode", "fp32"].flops == {"decoder": 3 * 2 * once, "codec": 0}
 
 
+def test_training_a_small_flextok_by_hand():
+    """Products of the forward pass are two of the backward, and those of attention two and a half."""
+    uses = measure(config(), uses=("encode", "pass", "train")).costs
+    flops = uses["train", "fp32"].flops
+    assert flops["forward"] == sum(uses["encode", "fp32"].flops.values()) + uses["pass", "fp32"].flops["decoder"]
+    attention = 5 * 4 * 24**2 * 64  # five blocks of 24 positions
+    inputs = 2 * (2 * 16 * 48 * 64) + 2 * 256 * 64  # of images, noise and time there is no gradient
+    assert flops["backward"] == 2 * flops["forward"] + attention / 2 - inputs
+
+
 def test_a_small_titok_by_hand():
     model = model_of("titok/digits-tiny")
     found = measure(model, uses=("encode", "pass", "decode"))
@@ -163,7 +173,8 @@ def test_a_use_is_that_of_the_tokenizer(name):
 
 def allocated(run):
     """The most that torch's allocator held at once, beyond what there was, by torch's profiler."""
-    with torch_profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    # torch 2.11 warns, once a process, where it is not told to keep events
+    with torch_profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         run()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     now = most = 0
@@ -230,3 +241,9 @@ def test_a_number_read_from_data_is_taken_as_nought_and_told():
 def test_every_quantizer_can_be_measured(quantizer):
     found = measure(config(quantizer=quantizer, decoder="vit"), uses=("encode", "decode", "train"))
     assert [cost.failed for cost in found.costs.values()] == [""] * 6
+
+
+def test_flops_are_for_one_image_and_memory_for_all():
+    one, four = (measure(config(), batch_size=n, uses=("encode",)).costs["encode", "fp32"] for n in (1, 4))
+    assert one.flops == four.flops
+    assert 3.5 < four.peak / one.peak <= 4

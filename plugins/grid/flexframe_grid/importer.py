@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from flexframe.importing import Comparison, Foreign, Imported, Settings, TensorFile, compare
+from flexframe.importing import ATOL, Comparison, Foreign, Imported, Settings, TensorFile, compare
 from flexframe.importing.importer import Importer
 from flexframe.models.build import Model, assemble
 from flexframe.models.tokenizer import Tokenizer
@@ -23,7 +23,6 @@ from .reference import convert, convert_taef2, translate
 
 RESOLUTION = 256
 """Of the published MaskGIT-VQGAN, whose file does not say it."""
-ATOL = 2e-5
 PIXELS = 2e-5
 """Of the largest value, more: through this decoder the reference's own pixels move with the number of threads."""
 MARKS = frozenset({"encoder.mid.0.conv1.weight", "decoder.mid.0.conv1.weight"})

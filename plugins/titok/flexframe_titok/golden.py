@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flexframe.importing import Comparison, Foreign, Settings, TensorFile, compare
+from flexframe.importing import ATOL, Comparison, Foreign, Settings, TensorFile, compare
 from flexframe.importing.plain import read_config
 from flexframe.models.build import Model, assemble
 from flexframe.models.tokenizer import Tokenizer
@@ -32,7 +32,6 @@ ENCODED = frozenset({"enc_z", "indices", "z_quantized", "mean", "logvar", "commi
 BATCHES = ("images", "indices", "z_quantized", "mean", "z_sampled")
 """Tensors of one row a sample, one of which any case has."""
 DECODED = re.compile(r"(stage[12]_)?(decode_tokens_)?(logits|pixels|soft_code)(_mode|_sampled)?")
-ATOL = 2e-5
 SECOND_STAGE = 2e-4
 """Pixels of the second stage: the reference's own move by 3e-5 with the number of threads."""
 GRADIENTS = 1e-3

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flexframe.importing import TensorFile
-from flexframe.importing.compare import Comparison, compare
+from flexframe.importing.compare import ATOL, Comparison, compare
 from flexframe.models.build import Model, assemble
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
@@ -70,7 +70,7 @@ class Case:
         return [found for name in self.tensors if (found := re.fullmatch(pattern, name))]
 
     def check(
-        self, name: str, found: Callable[[], Tensor], atol: float = 2e-5, rtol: float = 0.0, note: str = ""
+        self, name: str, found: Callable[[], Tensor], atol: float = ATOL, rtol: float = 0.0, note: str = ""
     ) -> Iterator[Comparison]:
         """Compare a result, if the case has it."""
         if name in self.tensors:
