@@ -145,6 +145,7 @@ class Darkness(Metric):
     def update(self, batch):
         self.dark += int((batch.fake < 128).sum())
         self.pixels += batch.fake.numel()
+        return {}
 
     def compute(self):
         return {"before-darkness": 100 * self.dark / self.pixels}
