@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flexframe.files import replaced
 from flexframe_registry import ConfigError
 from flexframe_registry.errors import nearest
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0")
-STYLES = ("-", "--", "-.", ":")
+STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 GRADIENTS = "grad_norm/"
 NOT_SHOWN = ("step", "lr", "images_per_s", "data_wait", "skipped", "codes_dead")
 """What is plotted only when it is asked for."""

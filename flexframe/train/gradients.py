@@ -27,7 +27,8 @@ class Gradients:
         found: dict[str, Tensor] = {}
         for owner, parameters in self.owners.items():
             with_gradient = [p for p in parameters if p.grad is not None]
-            norms = torch._foreach_norm([p.grad for p in with_gradient]) if with_gradient else []
+            gradients = [p.grad for p in with_gradient if p.grad is not None]
+            norms = torch._foreach_norm(gradients) if gradients else ()
             total = self._norm(norms)
             torch.nn.utils.clip_grads_with_norm_(with_gradient, self.limit, total)
             if owner != "model":

@@ -59,10 +59,10 @@ def initialise(model: Tokenizer, init: Sequence[InitConfig]) -> list[dict[str, A
     if drawn and not any(t["part"] == "codec" for t in taken):
         text = f"codec {model.config.codec.type!r} has weights, and no model is named that has them"
         raise ConfigError.at("run.init", f"{text}: a frozen codec cannot start random. Give run.init.from=MODEL")
-    for own_part, names in filled.items():
-        random = sorted(getattr(model, own_part).state_dict().keys() - names)
+    for name, given_names in filled.items():
+        random = sorted(getattr(model, name).state_dict().keys() - given_names)
         if random:
-            taken.append({"from": None, "part": own_part, "tensors": len(random), "random": random})
+            taken.append({"from": None, "part": name, "tensors": len(random), "random": random})
     return taken
 
 

@@ -89,7 +89,7 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
                     losses, codes = run.trained(part, step=step, rng=Rng(config.seed, part.index, step))
                     loss = total(losses) / config.accumulate
                 watch.at(step, "backward")
-                loss.backward()
+                torch.autograd.backward(loss)
             seen.append(codes)
             for name, value in losses.items():
                 values[name] = values.get(name, 0) + value.detach().float().mean() / config.accumulate

@@ -26,7 +26,15 @@ from flexframe.train.optim import Average, create_optimizer
 from flexframe.train.random_state import _prefix, random_state, set_random_state
 from flexframe.train.tally import Tally, Usage
 from flexframe.train.trainee import create_trainee
-from flexframe_registry import ConfigError, RunConfig, TrainConfig, catalogue, manager
+from flexframe_registry import (
+    ConfigError,
+    ObserverConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+    catalogue,
+    manager,
+)
 from flexframe_registry.cards import read_training
 from flexframe_registry.runfolder import CONFIG, EMA, INTERVAL, OPTIMIZER, RANDOM, TRAINEE, RunFolder
 
@@ -248,8 +256,9 @@ def check_packages(run: RunConfig) -> None:
     Raises:
         ConfigError: a package is not, and how to install it.
     """
-    named = [(f"run.observers.{i}", each) for i, each in enumerate(run.observers)]
-    for place, each in (*named, ("run.optimizer", run.optimizer)):
+    named: list[tuple[str, ObserverConfig | OptimizerConfig]] = [("run.optimizer", run.optimizer)]
+    named += [(f"run.observers.{i}", each) for i, each in enumerate(run.observers)]
+    for place, each in named:
         for package, words in each.packages.items():
             if find_spec(package) is None:
                 text = f"{each.type!r} needs the package {package}: pip install {words}, or leave it out"

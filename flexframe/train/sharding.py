@@ -39,7 +39,7 @@ def recompute(model: nn.Module) -> None:
     Before `compiled`, which then compiles both passes.
     """
     for block in blocks(model):
-        block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
+        block.forward = _recomputed(block.forward)
 
 
 def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,7 +63,7 @@ def spread(trainee: Learner, run: RunConfig, device: torch.device) -> nn.Module:
     parts = [part for part in trainee.modules() if isinstance(part, Part)]
     late = any(part.config.start for part in parts if isinstance(part, Objective))
     unused = late or any(part.config.unused() for part in parts)  # asked for only then: it walks the graph each step
-    settings = {"find_unused_parameters": unused, "gradient_as_bucket_view": True}
+    settings: dict[str, Any] = {"find_unused_parameters": unused, "gradient_as_bucket_view": True}
     # buffers are equal by how they are made; torch 2.15 has another name for saying so
     names = signature(DistributedDataParallel).parameters
     settings["forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"] = False
@@ -77,7 +77,8 @@ def _shard(trainee: Learner, device: torch.device) -> nn.Module:
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for block in blocks(trainee.model):
         fully_shard(block, mesh=mesh)
-    return fully_shard(trainee, mesh=mesh)
+    fully_shard(trainee, mesh=mesh)
+    return trainee
 
 
 def whole(value: Tensor) -> Tensor:

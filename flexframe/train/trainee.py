@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from flexframe.models.generator import Generator
 from flexframe.models.tokenizer import Tokenizer
+from flexframe.parts import Objective
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Codes, Losses
 from flexframe.train.init import initialise
@@ -119,16 +120,20 @@ class Trainee(Learner):
         super().__init__()
         model = TokenizerConfig.of(config.model, "model")
         self.model = Tokenizer(model)
-        self.objectives = nn.ModuleList()
+        judges: list[Objective] = []
         for i, each in enumerate(config.objectives):
             try:
                 objective = catalogue().build(each, self.model.spec)
                 objective.check(model)
             except (ValueError, LookupError, OSError) as error:
                 raise ConfigError.at(f"run.objectives.{i}", f"objective {each.type!r}: {error}") from None
-            self.objectives.append(objective)
+            judges.append(objective)
+        self.objectives = nn.ModuleList(judges)
         types = [o.type for o in config.objectives]
-        self.names = [t if types.count(t) == 1 else f"{t}.{i}" for i, t in enumerate(types)]
+        names = [t if types.count(t) == 1 else f"{t}.{i}" for i, t in enumerate(types)]
+        self.judges = dict(zip(names, judges, strict=True))
+        """The objectives by the name that losses and parameters of theirs have; of a type that is there twice with its
+        number."""
         self.latents = Latents() if config.run.feed.keeps_latents() else None
         self.freeze(config.run.freeze)
         self.taps = frozenset().union(*(o.needs() for o in config.objectives)) - {"reconstruction", "logits"}
@@ -145,7 +150,7 @@ class Trainee(Learner):
         batch = self.model.prepare(batch, rng=rng) if kept is None else kept.prepare(self.model, batch, rng)
         out = self.model(batch, taps=self.taps, rng=rng)
         losses: dict[str, Tensor] = dict(out.losses)
-        for owner, objective in zip(self.names, self.objectives, strict=True):
+        for owner, objective in self.judges.items():
             config = objective.config
             if step >= config.start:
                 for name, loss in objective(out, batch, step=step, rng=rng).items():
@@ -157,15 +162,14 @@ class Trainee(Learner):
 
     def groups(self) -> Mapping[str, ParameterGroup]:
         found = dict(super().groups())
-        for owner, objective in zip(self.names, self.objectives, strict=True):
+        for owner, objective in self.judges.items():
             group = ParameterGroup.of(objective, objective.config.stepped(), objective.config.start)
             found |= {owner: group} if group.parameters else {}
         return found
 
     def facts(self) -> Mapping[str, Any]:
         """What the objectives were made of, by name, where that is more than their configs."""
-        found = zip(self.names, (objective.facts() for objective in self.objectives), strict=True)
-        return {owner: facts for owner, facts in found if facts}
+        return {owner: facts for owner, objective in self.judges.items() if (facts := objective.facts())}
 
 
 class PriorTrainee(Learner):
@@ -204,7 +208,7 @@ def find_module(model: nn.Module, name: str, place: str) -> nn.Module:
     Raises:
         ConfigError: there is none; at `place`, with the nearest name.
     """
-    known = dict(model.named_modules())
+    known: dict[str, nn.Module] = dict(model.named_modules())
     if not name or name not in known:
         near = nearest(name, known)
         parts = ", ".join(each for each, _ in model.named_children())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 T = TypeVar("T")
+EVENT: Any = torch.cuda.Event
+"""Untyped by torch."""
 
 
 class Waits:
@@ -40,13 +42,13 @@ class Waits:
 
     def take(self) -> float:
         """Seconds of the steps since the last call, all of which the device has done."""
-        found = self.seconds + sum(before.elapsed_time(after) for before, after in self.marks) / 1000
-        self.seconds, self.marks = 0.0, []
-        return found
+        device = sum(float(before.elapsed_time(after)) for before, after in self.marks) / 1000
+        seconds, self.seconds, self.marks = self.seconds + device, 0.0, []
+        return seconds
 
     def _mark(self) -> torch.cuda.Event | None:
         if not self.cuda:
             return None
-        event = torch.cuda.Event(enable_timing=True)
+        event: torch.cuda.Event = EVENT(enable_timing=True)
         event.record()
         return event

@@ -18,10 +18,12 @@ from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any
 
-import torch.distributed as dist
+import torch.distributed
 
 from flexframe.train.distributed import Processes
 
+DISTRIBUTED: Any = torch.distributed
+"""Untyped: torch does not name its store among what it exports."""
 STAGES = "waiting for data", "forward", "backward", "update", "logging and saving"
 """What a step consists of, in order."""
 EXIT = 124
@@ -43,7 +45,7 @@ class Watch:
         if self.processes.size > 1:
             address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
             wait = timedelta(seconds=2 * BEAT)
-            self.store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=wait)
+            self.store = DISTRIBUTED.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=wait)
             self._tell(0)
             threading.Thread(target=self._look, daemon=True, name="flexframe watch").start()
         return self

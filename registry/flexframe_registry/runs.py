@@ -217,13 +217,14 @@ class TrainConfig(Config):
     def _fields_fit(self) -> TrainConfig:
         """Settings of the run that are another kind of model's are refused, not ignored."""
         run, kind = self.run, self.model.kind
-        wrong = []
+        wrong: list[tuple[str, str]] = []
         if isinstance(self.model, GeneratorConfig):
             given = {"objectives": run.objectives, "init": run.init, "sample_every": run.sample_every}
             why = "is a tokenizer's, and this trains a prior, which has its own loss and starts random; leave it out"
             wrong = [(f"run.{name}", why) for name, value in given.items() if value]
         if kind not in run.feed.models:
-            known = ", ".join(n for n in catalogue().names("feed") if kind in catalogue().get("feed", n).config.models)
+            feeds = [each for each in catalogue() if issubclass(each.config, FeedConfig) and kind in each.config.models]
+            known = ", ".join(sorted(each.name for each in feeds))
             text = f"{run.feed.type!r} feeds a {' or a '.join(sorted(run.feed.models))}, and this trains a {kind}"
             wrong.append(("run.feed", f"{text}; take one of: {known}"))
         if wrong:

@@ -13,7 +13,7 @@ from flexframe.nn.init import redraw_zeros
 from flexframe.parts import Decoder, OnStep
 from flexframe.rng import Rng
 from flexframe.tokens import Tokens, prefix
-from flexframe_registry import Component, LatentSpec, Spec, TokenSpec
+from flexframe_registry import Component, LatentSpec, Spec, TokenizerConfig, TokenSpec, catalogue
 from flexframe_registry.kinds import (
     CodecConfig,
     ComponentConfig,
@@ -71,6 +71,22 @@ def build(component: Component, fields: Fields, masked: bool = True) -> tuple[An
     part = component.load()(config, spec)
     redraw_zeros(part)
     return part.eval(), spec
+
+
+def small_model() -> TokenizerConfig:
+    """A tiny tokenizer of the first installed part of each kind, and of the masker of most budgets.
+
+    Raises:
+        LookupError: nothing is installed of one of the kinds.
+    """
+    known = catalogue()
+    missing = [kind for kind in ("encoder", "quantizer", "decoder", "masker") if not known.names(kind)]
+    if missing:
+        raise LookupError(f"this is checked with a tokenizer, and no {missing[0]} is installed; install one")
+    parts = {kind: known.names(kind)[0] for kind in ("encoder", "quantizer", "decoder")}
+    raw = {"size": "tiny", "image_size": SIZE, "length": LENGTH, **parts}
+    models = [TokenizerConfig.read({**raw, "masker": name}) for name in known.names("masker")]
+    return max(models, key=lambda model: len(model.budgets))
 
 
 def rng(batch: int = BATCH, step: int = 0) -> Rng:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,7 @@ class Wandb(Observer[WandbConfig]):
     """Writes `<run>/wandb`, to be sent by `wandb sync` whenever its owner wants."""
 
     def start(self, folder: RunFolder, step: int, training: TrainConfig) -> None:
-        import wandb
-
-        self.package: Any = wandb
+        self.package: Any = import_module("wandb")
         name = hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:12]
         self.run = self.package.init(
             project=self.config.project, name=folder.path.name, id=name, dir=str(folder.path), mode="offline",

@@ -39,7 +39,7 @@ class Lion(Optimizer[LionConfig]):
     """Lion of timm."""
 
     def create(self, groups: Sequence[Group], *, fused: bool) -> torch.optim.Optimizer:
-        from timm.optim import Lion as TimmLion
+        from timm.optim.lion import Lion as TimmLion
 
         own = self.config
         return TimmLion(_with_betas(groups, own.betas), lr=own.lr, betas=own.betas)
@@ -60,8 +60,12 @@ class Muon(Optimizer[MuonConfig]):
         both: list[torch.optim.Optimizer] = []
         if muons:
             entries = [group.entry() for group in muons]
-            settings = {"momentum": own.momentum, "nesterov": own.nesterov, "adjust_lr_fn": "match_rms_adamw"}
-            both.append(torch.optim.Muon(entries, lr=own.lr, weight_decay=0.0, **settings))
+            both.append(
+                torch.optim.Muon(
+                    entries, lr=own.lr, weight_decay=0.0, momentum=own.momentum, nesterov=own.nesterov,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )  # fmt: skip
         if others:
             both.append(torch.optim.AdamW(_with_betas(others, own.betas), lr=own.lr, betas=own.betas))
         return Together(both)

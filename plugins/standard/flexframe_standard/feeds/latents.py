@@ -93,7 +93,9 @@ class Latents(Feed[LatentsFeedConfig]):
             text = f"holds latents of another codec ({of['codec']}) than the run's, or of this one with other weights"
             raise ConfigError.at(str(self.latents.folder), f"{text}; precompute them again, or name their codec")
         features, own = self.rows_of.features, trainee.facts()
-        for name in self.rows_of.names if features is not None and check else ():
+        if features is None or not check:
+            return
+        for name in self.rows_of.names:
             there = features.about.of[name]
             if any(each == there["objective"] for each in map(_kind, own)) and there["facts"] not in own.values():
                 text = f"holds features {name!r} of a teacher with other weights; precompute them again"
@@ -104,7 +106,7 @@ class Latents(Feed[LatentsFeedConfig]):
         loader: DataLoader[Any] = DataLoader(
             self.rows_of,
             batch_size=None,
-            sampler=steps(len(self), run, start, self.share),  # type: ignore[arg-type]
+            sampler=steps(len(self), run, start, self.share),
             num_workers=self.config.workers,
             generator=torch.Generator(),
             pin_memory=self.device.type == "cuda",
