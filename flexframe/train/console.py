@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a progress bar and a table of recent log lines; plain lines elsewhere."""
+"""A training run as a person sees it: a progress bar and a table of recent log lines; plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Console:
         return Group(table, self.progress)
 
     def _left(self, line: Mapping[str, Any]) -> str:
-        """What is left of the run at the pace of the last steps; nothing at its end, or where no pace is known."""
+        """Time that is left at the pace of the last steps; nothing at its end, or where no pace is known."""
         images, pace = (self.config.steps - line["step"]) * self.config.batch_size, line.get("images_per_s")
         return f"{duration(images / pace)} left" if images and pace else ""
 

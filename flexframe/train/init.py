@@ -25,12 +25,12 @@ def initialise(model: Tokenizer, init: Sequence[InitConfig]) -> list[dict[str, A
     filled: dict[str, set[str]] = {}
     for i, config in enumerate(init):
         place = locate(config.source)
-        found, about = imported(place)
-        spec = found.config.widths
+        given_model, about = imported(place)
+        spec = given_model.config.widths
         if spec is None:
-            kind = found.config.kind
+            kind = given_model.config.kind
             raise ConfigError.at(f"run.init.{i}", f"{config.source} is a {kind}, not a tokenizer or a codec")
-        state = {_rename(name, config.rename): value for name, value in found.state.items()}
+        state = {_rename(name, config.rename): value for name, value in given_model.state.items()}
         there = {name.partition(".")[0] for name in state}
         for part in config.parts or tuple(p for p in PARTS if p in there):
             own: Part[Any] = getattr(model, part)

@@ -93,12 +93,12 @@ class Lock:
 
 
 def holder(folder: Path) -> tuple[str, bool] | None:
-    """Who trains in a folder, or was killed there, and whether he lives; None where the folder is free. Changes
+    """The holder of a folder, or who was killed there, and whether he lives; None where the folder is free. Changes
     nothing. A holder on another host counts as living until his lock is stale."""
     path = RunFolder(folder).lock
     try:
-        found, touched = json.loads(path.read_text()), path.stat().st_mtime
-        host, pid, began = found["host"], found["pid"], found["began"]
+        told, touched = json.loads(path.read_text()), path.stat().st_mtime
+        host, pid, began = told["host"], told["pid"], told["began"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     here = host == socket.gethostname()

@@ -27,7 +27,7 @@ class Group:
 
     parameters: list[nn.Parameter]
     matrices: bool
-    """Whether they are weights of linear and convolution layers."""
+    """True for weights of linear and convolution layers."""
     weight_decay: float
     scale: float
     """Their learning rate's ratio to the run's."""

@@ -77,7 +77,7 @@ class Run:
         if config.run.compile:
             sharding.compiled(model)
         self.trained: nn.Module = trainee
-        """What is called in training: the trainee, or what wraps it."""
+        """The trainee, or its wrapper: called in training."""
         if processes.size > 1:
             self.trained = sharding.spread(trainee, config.run, device)
             torch.manual_seed(config.run.seed + processes.rank)  # rows of other processes have dropout of their own
@@ -88,7 +88,7 @@ class Run:
         self.usage = Usage(trainee.codebook, device, processes)
         self.hooks = manager().hook
         self.observers: list[Observer[Any]] = []
-        """Who is told of it, from `begin` to `end`."""
+        """Observers that are told of it, from `begin` to `end`."""
 
     @classmethod
     def create(
@@ -270,8 +270,8 @@ def check_packages(run: RunConfig) -> None:
 def timeout(folder: Path) -> float:
     """The `run.timeout` of a run that is there; 600 where its config does not say, or is not there."""
     path = RunFolder(folder).config
-    found = json.loads(path.read_text(encoding="utf-8"))["run"].get("timeout", 600.0) if path.is_file() else 600.0
-    return float(found)
+    seconds = json.loads(path.read_text(encoding="utf-8"))["run"].get("timeout", 600.0) if path.is_file() else 600.0
+    return float(seconds)
 
 
 def _step_of(line: str) -> float:

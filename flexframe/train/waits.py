@@ -1,4 +1,4 @@
-"""How long training stood still for its data, without making it wait for the device."""
+"""Time that training stood still for its data, measured without making it wait for the device."""
 
 from __future__ import annotations
 
