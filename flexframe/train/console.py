@@ -31,6 +31,7 @@ class Console:
         self.live: Live | None = None
 
     def start(self, run: Run) -> None:
+        """Show what is about to be trained."""
         parts = ", ".join(f"{name} {count:,}" for name, count in run.parameters().items() if count)
         many = run.processes.size
         device = f"{many} processes on {run.device.type} ({run.config.run.parallel})" if many > 1 else f"{run.device}"
@@ -45,6 +46,7 @@ class Console:
             self.live.start()
 
     def show(self, line: Mapping[str, Any]) -> None:
+        """Show a line of the log."""
         self.rows.append(line)
         left = self._left(line)
         self.progress.update(self.task, completed=line["step"], left=left)
@@ -55,6 +57,7 @@ class Console:
             self.terminal.print("  ".join([*words, left] if left else words), highlight=False)
 
     def stop(self) -> None:
+        """Leave the terminal as it was."""
         if self.live is not None:
             self.live.stop()
             self.live = None

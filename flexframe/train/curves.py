@@ -34,7 +34,10 @@ def choose(runs: Mapping[str, Lines], wanted: Sequence[str]) -> list[list[str]]:
     """Panels, each with the metrics in it: those that are wanted, else losses, codes and gradient norms.
 
     A part of a name that ends in a slash means all that begin so (`grad_norm/`). The norms of a single run's parts
-    share a panel; of several runs each part has its own. `ConfigError` where no run has logged a metric.
+    share a panel; of several runs each part has its own.
+
+    Raises:
+        ConfigError: no run has logged a metric.
     """
     known = names(runs)
     if wanted:

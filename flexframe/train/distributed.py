@@ -44,6 +44,7 @@ class Processes:
 
     @property
     def share(self) -> Share:
+        """This process's rows of each batch."""
         return Share(self.rank, self.size)
 
     def mean(self, values: Tensor) -> Tensor:
@@ -96,7 +97,11 @@ def rank() -> int:
 
 
 def local_device(name: str, environment: Mapping[str, str] = os.environ) -> str:
-    """The device of one of several processes: the CPU, or the GPU of its number on this host."""
+    """The device of one of several processes: the CPU, or the GPU of its number on this host.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes, or one GPU is named for all.
+    """
     if name in ("auto", "cuda") and torch.cuda.is_available():
         number, count = int(environment.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if number >= count:

@@ -39,10 +39,12 @@ class History:
 
     @property
     def step(self) -> int:
+        """The last step that is known of."""
         return max(self.ended, int(self.lines[-1]["step"]) if self.lines else 0)
 
     @property
     def last(self) -> Mapping[str, Any]:
+        """The last line that was logged; empty where there is none."""
         return self.lines[-1] if self.lines else {}
 
     @property
@@ -52,7 +54,11 @@ class History:
 
 
 def read(folder: Path) -> History:
-    """The run of a folder. `ConfigError` where there is none, or its config cannot be read."""
+    """The run of a folder.
+
+    Raises:
+        ConfigError: there is none, or its config cannot be read.
+    """
     paths = RunFolder(folder)
     path = paths.config
     if not path.is_file():
@@ -82,7 +88,11 @@ def log(folder: Path) -> tuple[Mapping[str, Any], ...]:
 
 
 def find(root: Path) -> Iterator[Path]:
-    """Folders of runs under a folder, itself included, in the order of their names."""
+    """Folders of runs under a folder, itself included, in the order of their names.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
     if not root.is_dir():
         raise ConfigError.at(str(root), "is no folder; name the one that holds your runs")
     for path in sorted(root.rglob(CONFIG)):

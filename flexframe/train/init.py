@@ -20,6 +20,9 @@ def initialise(model: Tokenizer, init: Sequence[InitConfig]) -> list[dict[str, A
     Each part fits the tensors to its own widths where that has a meaning (`Part.adapt`: positions of another grid, a
     shorter sequence). What then is missing, left over or of another shape is an error that lists all of it; what is
     missing from a model that is taken in part is left to the others, and listed if it stays random.
+
+    Raises:
+        ConfigError: a model has none of these parts, tensors do not fit, or a codec with weights is given none.
     """
     taken, problems = list[dict[str, Any]](), list[tuple[str, str]]()
     filled: dict[str, set[str]] = {}

@@ -175,5 +175,6 @@ class Average:
             local(self.state[name]).copy_(local(now[name]))
 
     def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over another average's tensors, sharded as these are."""
         for name, value in self.state.items():
             local(value).copy_(local(like(state[name], value)))

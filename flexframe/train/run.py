@@ -99,7 +99,11 @@ class Run:
         sampling: Mapping[str, Any],
         processes: Processes = ALONE,
     ) -> Run:
-        """A fresh run in a folder that holds none yet. `close` it, if it is not trained."""
+        """A fresh run in a folder that holds none yet. `close` it, if it is not trained.
+
+        Raises:
+            ConfigError: the folder holds a run or is in use, a package is missing, or data and model do not fit.
+        """
         check_packages(config.run)
         if processes.first and RunFolder(folder).config.exists():
             raise ConfigError.at(
@@ -119,7 +123,11 @@ class Run:
     @classmethod
     def resume(cls, folder: Path, device: torch.device, processes: Processes = ALONE) -> Run:
         """The run of a folder, at its last whole checkpoint, or at its beginning if it has none yet. By as many
-        processes as before or others. `close` it, if it is not trained."""
+        processes as before or others. `close` it, if it is not trained.
+
+        Raises:
+            ConfigError: the folder holds no run, another process trains there, or a package is missing.
+        """
         paths = RunFolder(folder)
         if not paths.config.is_file():
             raise ConfigError.at(str(folder), f"holds no run to resume; there is no {CONFIG}")
@@ -209,7 +217,11 @@ class Run:
         return {name: sum(p.numel() for p in part.parameters()) for name, part in self.trainee.model.named_children()}
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Add a line to the run's log. `OSError` where the disk does not take it."""
+        """Add a line to the run's log.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
         self.last = dict(line)
         path = self.paths.log
         try:

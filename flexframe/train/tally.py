@@ -141,8 +141,10 @@ class Usage:
         return {"codes_used": used, "codes_dead": len(self.seen) - used}
 
     def state(self) -> dict[str, Tensor]:
+        """Entries seen since the last log line, of all processes, for a checkpoint."""
         return {} if self.seen is None else {"seen": self.processes.most(self.seen).clone()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a checkpoint's entries."""
         if self.seen is not None and "seen" in tensors:
             self.seen.copy_(tensors["seen"])

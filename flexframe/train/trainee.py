@@ -32,14 +32,17 @@ class ParameterGroup:
 
     @property
     def decayed(self) -> list[nn.Parameter]:
+        """Parameters that decay."""
         return [p for p in self.parameters if id(p) in self.matrices]
 
     @property
     def plain(self) -> list[nn.Parameter]:
+        """Parameters that do not decay."""
         return [p for p in self.parameters if id(p) not in self.matrices]
 
     @classmethod
     def of(cls, module: nn.Module, how: StepConfig, start: int = 0) -> ParameterGroup:
+        """Group a module's parameters that learn."""
         layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
         matrices = frozenset(id(m.weight) for m in module.modules() if isinstance(m, layers))
         return cls([p for p in module.parameters() if p.requires_grad], matrices, how, start)
@@ -73,7 +76,11 @@ class Learner(nn.Module, ABC):
     model: Tokenizer | Generator
 
     def freeze(self, names: Sequence[str]) -> None:
-        """Keep parts, or modules within them, from learning."""
+        """Keep parts, or modules within them, from learning.
+
+        Raises:
+            ConfigError: the model has no such module, or nothing is left to train.
+        """
         self.frozen = [find_module(self.model, name, "run.freeze") for name in names]
         for module in self.frozen:
             module.requires_grad_(False)
@@ -82,6 +89,7 @@ class Learner(nn.Module, ABC):
         self.train()
 
     def train(self, mode: bool = True) -> Learner:
+        """Enter training or evaluation; what is frozen stays in evaluation."""
         super().train(mode)
         for module in self.frozen:  # dropout and running statistics included
             module.eval()

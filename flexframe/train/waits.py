@@ -26,6 +26,7 @@ class Waits:
         self.marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def over(self, batches: Iterable[T]) -> Iterator[T]:
+        """Pass batches on, and measure the waiting for each."""
         waiting = iter(batches)
         while True:
             since, before = time.perf_counter(), self._mark()

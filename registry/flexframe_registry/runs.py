@@ -206,10 +206,10 @@ class TrainConfig(Config):
     @classmethod
     def _usual_feed(cls, value: Any, info: ValidationInfo) -> Any:
         """The run with the feed that is usual for its model, where it names none."""
-        model = info.data.get("model")
-        if not isinstance(value, Mapping) or model is None:
+        kind = info.data.get("kind")
+        if not isinstance(value, Mapping) or kind not in USUAL_FEEDS:
             return value
-        run, usual = present(value), USUAL_FEEDS[model.kind]
+        run, usual = present(value), USUAL_FEEDS[kind]
         given = run.get("feed", {})
         return {**run, "feed": {"type": usual, **given}} if isinstance(given, Mapping) else run
 
