@@ -86,6 +86,16 @@ class Foreign:
         """The settings, none of them read yet."""
         return Settings(self.settings)
 
+    def unlike_card(self, config: ModelConfig) -> tuple[str, ...]:
+        """A note, where the card that names the checkpoint describes another model than `config`, which is the
+        checkpoint's own: cards of published models are reconstructions."""
+        if self.card_model is None or type(self.card_model) is not type(config):
+            return ()
+        own, card = (_flat(model.model_dump(mode="json")) for model in (config, self.card_model))
+        other = [path for path in sorted(own | card) if own.get(path) != card.get(path)]
+        told = [f"{path} {own.get(path)} (card: {card.get(path)})" for path in other]
+        return (f"its config is not the card's, and counts: {', '.join(told)}",) if told else ()
+
     def beside(self, name: str) -> Path | None:
         """A file in the checkpoint's folder, if it is there."""
         path = (self.path if self.path.is_dir() else self.path.parent) / name
@@ -211,6 +221,14 @@ def _settings(path: Path, weights: Path, metadata: Mapping[str, str]) -> dict[st
 
 def _scalar(text: str) -> Any:
     return {"None": None, "null": None, "True": True, "False": False}.get(text, text)
+
+
+def _flat(data: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested settings by dotted path."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat |= _flat(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
+    return flat
 
 
 def _below(name: str, prefix: str) -> bool:

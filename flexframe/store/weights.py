@@ -1,4 +1,4 @@
-"""Features of torch-fidelity's Inception network, which all metrics of a run that are made of them share."""
+"""Weights that others publish for judges and teachers: fetched once into torch's hub folder, read as tensors only."""
 
 from __future__ import annotations
 
@@ -15,47 +15,57 @@ from flexframe.files import sha256, write_bytes
 from flexframe.importing.foreign import TensorFile
 from flexframe.nn.lpips import BACKBONES
 
-
-def fetch(url: str, start: str, path: Path) -> None:
-    """Download a file whose sha256 is known to begin with `start`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with urllib.request.urlopen(url, timeout=20) as answer:
-        content = answer.read()
-    if not hashlib.sha256(content).hexdigest().startswith(start):
-        raise ValueError(f"{url} did not give the published file")
-    write_bytes(path, content)
+TORCHVISION = "https://download.pytorch.org/models/"
 
 
-URL = "https://download.pytorch.org/models/"
+def hub_file(file: str) -> Path:
+    """The place of a file in torch's hub folder, where other programs look for it too."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / file
+
+
+def published(file: str, site: str = TORCHVISION) -> Path:
+    """A published file in torch's hub folder, fetched from `site` if need be.
+
+    Args:
+        file: its name, which ends in the first digits of its sha256, as torch's hub names files: `NAME-6726825d.pth`.
+
+    Raises:
+        OSError: it cannot be fetched.
+        ValueError: the site gave something else.
+    """
+    path = hub_file(file)
+    if not path.is_file():
+        with urllib.request.urlopen(site + file, timeout=20) as answer:
+            content = answer.read()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not hashlib.sha256(content).hexdigest().startswith(Path(file).stem.rpartition("-")[2]):
+            raise ValueError(f"{site}{file} did not give the published file")
+        write_bytes(path, content)
+    return path
 
 
 def backbone_file(net: str, given: str | None) -> Path:
     """The file of torchvision's weights: the given one, or the published one, fetched if need be."""
-    if given is not None:
-        return Path(given).expanduser()
-    return published(BACKBONES[net][1])
-
-
-def published(file: str) -> Path:
-    """A file of torchvision's in torch's hub folder, fetched if need be; its name says what it hashes to."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file
-    if not path.is_file():
-        fetch(URL + file, file.rpartition("-")[2].removesuffix(".pth"), path)
-    return path
+    return published(BACKBONES[net][1]) if given is None else Path(given).expanduser()
 
 
 def linear_file(net: str, given: str | None) -> Path:
     """The file of the weights by channel: the given one, or torchmetrics'."""
     if given is not None:
         return Path(given).expanduser()
-    found = find_spec("torchmetrics")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent / "functional" / "image" / "lpips_models" / f"{net}.pth"
+    package = find_spec("torchmetrics")
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).parent / "functional" / "image" / "lpips_models" / f"{net}.pth"
 
 
 def read_weights(path: Path) -> tuple[Mapping[str, Tensor], str]:
-    """Tensors of a file, and its sha256. A pickle is read as tensors only."""
+    """Tensors of a file, and its sha256. A pickle is read as tensors only.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConfigError: it is broken, or holds more than tensors.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     return dict(TensorFile([path])), sha256(path)

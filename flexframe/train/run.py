@@ -15,13 +15,11 @@ from torch import Tensor, nn
 
 from flexframe import provenance
 from flexframe.files import write_json, write_text
-from flexframe.models.tokenizer import Tokenizer
 from flexframe.store import modelfile
 from flexframe.train import checkpoint, sharding
 from flexframe.train.distributed import ALONE, Processes
 from flexframe.train.feeds.create import create_feed
 from flexframe.train.gradients import Gradients
-from flexframe.train.init import initialise
 from flexframe.train.lock import Lock
 from flexframe.train.observer import Observer
 from flexframe.train.optim import Average, create_optimizer
@@ -68,7 +66,7 @@ class Run:
         torch.manual_seed(config.run.seed)  # initial weights, and draws inside libraries
         self.trainee = trainee = create_trainee(config)
         model = trainee.model
-        self.taken = initialise(model, config.run.init) if initial and isinstance(model, Tokenizer) else []
+        self.taken = trainee.initialise(config.run.init) if initial else []
         if initial:
             self.feed.attach(trainee, check=True)
         trainee.to(device)

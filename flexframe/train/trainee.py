@@ -15,9 +15,11 @@ from flexframe.models.tokenizer import Tokenizer
 from flexframe.parts import Objective
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Codes, Losses
+from flexframe.train.init import initialise
 from flexframe_registry import ConfigError, GeneratorConfig, StepConfig, TokenizerConfig, TrainConfig, catalogue
 from flexframe_registry.catalogue import attribute
 from flexframe_registry.errors import nearest
+from flexframe_registry.runs import InitConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,10 @@ class Learner(nn.Module, ABC):
     def codebook(self) -> int | None:
         """Entries of the codebook whose use is logged; None where there is none."""
 
+    def initialise(self, init: Sequence[InitConfig]) -> list[dict[str, Any]]:
+        """Start from other models' weights, where this kind of model can; says what was taken from where."""
+        return []
+
     def facts(self) -> Mapping[str, Any]:
         """Facts that move training beyond the config, for the manifest."""
         return {}
@@ -120,13 +126,13 @@ class Trainee(Learner):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
-        assert isinstance(config.model, TokenizerConfig)
-        self.model = Tokenizer(config.model)
+        model = TokenizerConfig.of(config.model, "model")
+        self.model = Tokenizer(model)
         judges: list[Objective] = []
         for i, each in enumerate(config.objectives):
             try:
                 objective = catalogue().build(each, self.model.spec)
-                objective.check(config.model)
+                objective.check(model)
             except (ValueError, LookupError, OSError) as error:
                 raise ConfigError.at(f"run.objectives.{i}", f"objective {each.type!r}: {error}") from None
             judges.append(objective)
@@ -143,6 +149,9 @@ class Trainee(Learner):
     @property
     def codebook(self) -> int | None:
         return self.model.spec.tokens.codebook_size
+
+    def initialise(self, init: Sequence[InitConfig]) -> list[dict[str, Any]]:
+        return initialise(self.model, init)
 
     def forward(self, batch: Batch, *, step: int, rng: Rng) -> tuple[Losses, Codes]:
         kept = self.latents
@@ -178,8 +187,7 @@ class PriorTrainee(Learner):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
-        assert isinstance(config.model, GeneratorConfig)
-        self.model = Generator(config.model)
+        self.model = Generator(GeneratorConfig.of(config.model, "model"))
         self.freeze(config.run.freeze)
 
     @property

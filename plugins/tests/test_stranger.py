@@ -106,8 +106,8 @@ PARTS = '''
 import torch
 from torch import nn
 
-from flexframe.contracts import Decoder, Objective, Quantizer
 from flexframe.nn.ranges import Rescale
+from flexframe.parts import Decoder, Objective, Quantizer
 from flexframe.tokens import Outputs, Quantized
 
 
@@ -273,7 +273,7 @@ def test_it_joins_the_matrix(stranger: Stranger) -> None:
 
 def test_it_is_measured(stranger: Stranger, trained: Path) -> None:
     suite, out = stranger.home / "eight.yaml", stranger.home / "measured"
-    copy = "from flexframe_registry.cards import SUITES; print((SUITES / 'digits-smoke.yaml').read_text())"
+    copy = "from flexframe_registry.suites import SUITES; print((SUITES / 'digits-smoke.yaml').read_text())"
     suite.write_text(stranger.python("-c", copy).replace("count: 64", "count: 8"))
     stranger.flexframe("bench", suite, trained, "-o", out)
     found = json.loads((out / "results.json").read_text())

@@ -1,18 +1,12 @@
 """Every distribution of this repository, and one that `flexframe new-plugin` makes, built as wheels and installed.
 
-They are installed into a virtual environment of their own. What they depend on is taken from the environment that
-runs the tests, without its editable installs: so nothing is fetched, and no file of this repository can be imported.
+They are installed into a virtual environment of their own, where no file of this repository can be imported.
 """
 
 from __future__ import annotations
 
-import ast
-import os
-import re
 import subprocess
 import sys
-import tomllib
-import venv
 import zipfile
 from configparser import ConfigParser
 from dataclasses import dataclass
@@ -23,89 +17,60 @@ import pytest
 from flexframe_registry import cards, catalogue
 from flexframe_registry.suites import SUITES
 
+from . import environments
+from .distributions import DISTRIBUTIONS, Distribution
+from .environments import Environment
+
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
-PROJECTS = [ROOT, *sorted(path.parent for path in (ROOT / "plugins").glob("*/pyproject.toml"))]
-NAMES = ["flexframe", *(f"flexframe-{path.name}" for path in PROJECTS[1:])]
+NAMES = [each.name for each in DISTRIBUTIONS]
 MINE = "flexframe-wheel-made"
 """The distribution that `flexframe new-plugin wheel-made` makes."""
-DISTRIBUTIONS = {"PIL": "pillow", "ruamel": "ruamel.yaml", "sklearn": "scikit_learn"}
-"""By import name, where it is another."""
 COMPONENTS = [component for component in catalogue() if not component.provider.startswith("flexframe-toy ")]
 CARDS = [name for name in cards().names() if not name.startswith("toy/")]
 """Both without the toys of the core's tests, where both run together."""
-BUILD = """
-import os, sys
-from hatchling.build import build_wheel
-to, *projects = sys.argv[1:]
-for project in projects:
-    os.chdir(project)
-    build_wheel(to)
-"""
 
 
 @dataclass
 class Installed:
-    """A virtual environment with the wheels in it, and a folder far from this repository to work in."""
+    """All wheels, the environment that they are installed in, and the source of the plugin that was made."""
 
     wheels: dict[str, Path]
-    folder: Path
-    home: Path
+    environment: Environment
     plugin: Path
-    """Source of the plugin that was made; nothing of its package is imported from there."""
 
-    def run(self, *command: object) -> str:
-        """Runs one of the environment's programs."""
-        program, *arguments = map(str, command)
-        env = {**os.environ, "COLUMNS": "200", "PYTHONSAFEPATH": "1"}
-        env.pop("PYTHONPATH", None)
-        whole = [str(self.folder / "bin" / program), *arguments]
-        done = subprocess.run(whole, capture_output=True, text=True, cwd=self.home, env=env, timeout=250)
-        assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
-        return done.stdout
+    @property
+    def home(self) -> Path:
+        return self.environment.home
+
+    def run(self, program: str, *arguments: object) -> str:
+        return self.environment.run(program, *arguments)
 
     def python(self, code: str) -> str:
         return self.run("python", "-W", "error", "-c", code)
 
 
-def run(*command: object) -> None:
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
-
-
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     root = tmp_path_factory.mktemp("wheels")
-    wheels, folder, home, plugin = (root / name for name in ("wheels", "venv", "home", MINE))
-    for each in (wheels, home):
-        each.mkdir()
-    run(sys.executable, "-m", "flexframe.cli", "new-plugin", "wheel-made", "-o", plugin)
-    run(sys.executable, "-c", BUILD, wheels, *PROJECTS, plugin)
-    found = {path.name.split("-")[0].replace("_", "-"): path for path in wheels.glob("*.whl")}
-    venv.create(folder, symlinks=True)
-    pip = sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "--disable-pip-version-check"
-    run(*pip, "install", "--quiet", "--no-deps", "--no-index", "--no-compile", *found.values())
-    (site,) = folder.glob("lib/python*/site-packages")
-    ours = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    assert ours, sys.path
-    (site / "dependencies.pth").write_text("\n".join(ours) + "\n")  # their own .pth files are not read
-    return Installed(found, folder, home, plugin)
+    plugin = root / MINE
+    command = [sys.executable, "-m", "flexframe.cli", "new-plugin", "wheel-made", "-o", plugin]
+    subprocess.run([*map(str, command)], check=True, capture_output=True, timeout=100)
+    wheels = environments.build_wheels(root / "wheels", [*(each.folder for each in DISTRIBUTIONS), plugin])
+    return Installed(wheels, environments.create(root, wheels.values(), ["pytest"]), plugin)
 
 
 # --- what is in them ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "project"), [*zip(NAMES, PROJECTS, strict=True)], ids=NAMES)
-def test_a_wheel_holds_all_that_its_packages_hold(installed: Installed, name: str, project: Path) -> None:
-    about = tomllib.loads((project / "pyproject.toml").read_text())
-    packages = about["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=NAMES)
+def test_a_wheel_holds_all_that_its_packages_hold(installed: Installed, distribution: Distribution) -> None:
     expected = set()
-    for package in map(Path, packages):
-        for path in (project / package).rglob("*"):
+    for package in distribution.packages:
+        for path in package.rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
-                expected.add((package.name / path.relative_to(project / package)).as_posix())
-    with zipfile.ZipFile(installed.wheels[name]) as wheel:
+                expected.add((package.name / path.relative_to(package)).as_posix())
+    with zipfile.ZipFile(installed.wheels[distribution.name]) as wheel:
         held = {path for path in wheel.namelist() if ".dist-info/" not in path}
         (points,) = [path for path in wheel.namelist() if path.endswith("/entry_points.txt")]
         written = ConfigParser()
@@ -113,7 +78,7 @@ def test_a_wheel_holds_all_that_its_packages_hold(installed: Installed, name: st
         written.read_string(wheel.read(points).decode())
     assert held == expected
     assert any(path.endswith("/__init__.py") for path in held)
-    assert dict(written["flexframe"]) == about["project"]["entry-points"]["flexframe"]
+    assert dict(written["flexframe"]) == distribution.about["project"]["entry-points"]["flexframe"]
 
 
 def test_data_files_of_each_sort_are_in_wheels(installed: Installed) -> None:
@@ -128,26 +93,6 @@ def test_data_files_of_each_sort_are_in_wheels(installed: Installed) -> None:
     assert "flexframe_titok/cards/titok/digits-tiny.yaml" in held["flexframe-titok"]
     assert "flexframe_titok/cards/titok/digits-tiny.safetensors" in held["flexframe-titok"]
     assert "flexframe_wheel_made/cards/wheel-made/digits-tiny.yaml" in held[MINE]
-
-
-@pytest.mark.parametrize(("name", "project"), [*zip(NAMES, PROJECTS, strict=True)], ids=NAMES)
-def test_what_is_imported_is_required(name: str, project: Path) -> None:
-    """No package leans on what another happens to bring; a plugin has what flexframe requires."""
-    about = tomllib.loads((project / "pyproject.toml").read_text())
-    core = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = [line for lines in about["project"].get("optional-dependencies", {}).values() for line in lines]
-    lines = [*about["project"]["dependencies"], *core["dependencies"], *extras]
-    required = {re.split(r"[^\w.-]", line)[0].lower().replace("-", "_") for line in lines}
-    packages = about["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    there = {"flexframe", "flexframe_registry", *(Path(package).name for package in packages), *sys.stdlib_module_names}
-    for path in (path for package in packages for path in (project / package).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                names = [node.module]
-            for module in {each.split(".")[0] for each in names} - there:
-                told = f"{path.name}:{node.lineno} imports {module}, which {name} does not require"
-                assert DISTRIBUTIONS.get(module, module) in required, told
 
 
 # --- what they do, away from here --------------------------------------------------------------------------------
@@ -171,8 +116,8 @@ def test_the_registry_is_whole_without_torch(installed: Installed) -> None:
         "print(r.catalogue().broken, r.__file__)"
     )
     first, second = told.splitlines()
-    assert first == f"{len(COMPONENTS) + 2} {len(CARDS) + 1} 8"
-    assert second.startswith(f"() {installed.folder}")
+    assert first == f"{len(COMPONENTS) + 3} {len(CARDS) + 1} 8"
+    assert second.startswith(f"() {installed.environment.folder}")
 
 
 def test_a_shipped_model_works_and_nothing_comes_from_the_repository(installed: Installed) -> None:
@@ -187,7 +132,7 @@ def test_a_shipped_model_works_and_nothing_comes_from_the_repository(installed: 
     shape, *files = told.splitlines()
     assert shape == "(1, 3, 16, 16)"
     assert len(files) > 10
-    assert [path for path in files if not path.startswith(str(installed.folder))] == []
+    assert [path for path in files if not path.startswith(str(installed.environment.folder))] == []
 
 
 # --- the plugin that was made ------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from .models import (
     kind_by_keys,
     read_model,
 )
+from .moved import moved
 from .slots import Slot, resolve
 from .spellings import present
 
@@ -293,3 +294,6 @@ class TrainConfig(Config):
 def check_codes(model: GeneratorConfig, tokenizer: TokenizerConfig, name: str) -> None:
     """Check a prior's codes against a tokenizer's: `model.check_tokenizer`."""
     model.check_tokenizer(tokenizer, name)
+
+
+__getattr__ = moved(__name__, {"flexframe_registry.suites": "SuiteConfig"})

@@ -8,21 +8,27 @@ import torch
 from torch import nn
 
 from flexframe.bench.metric import Measure, Metric, Tally
+from flexframe.data.transform import Transform
 from flexframe.nn.priors import class_ids, gumbel
 from flexframe.parts import Encoder, LengthMasker, LikelihoodPrior, Objective, Quantizer
 from flexframe.testing import checks, iter_checks, parametrize_contracts
 from flexframe.testing.tables import TableRng
-from flexframe.tokens import Codes, Kept, Quantized, prefix
+from flexframe.tokens import Batch, Codes, Kept, Quantized, prefix
+from flexframe.train.feeds.base import Feed
+from flexframe.train.optim import Optimizer
 from flexframe_registry import (
     Component,
     EncoderConfig,
+    FeedConfig,
     MaskerConfig,
     MetricConfig,
     ObjectiveConfig,
+    OptimizerConfig,
     PriorConfig,
     QuantizerConfig,
     TargetSpec,
     TokenSpec,
+    TransformConfig,
     catalogue,
 )
 from flexframe_registry.kinds import KINDS
@@ -536,3 +542,116 @@ def test_targets_are_made_up_for_an_objective_that_names_them(monkeypatch):
     monkeypatch.setattr(AskingConfig, "targets", ObjectiveConfig.targets)
     with pytest.raises(KeyError, match="means"):
         run(checks.check_objective, AskingConfig, Asking, monkeypatch)
+
+
+class DarkenConfig(TransformConfig):
+    """Darker images."""
+
+    type: Literal["darken"] = "darken"
+
+
+class Darken(Transform):
+    """Sound: each image by a draw of its own."""
+
+    def __call__(self, images, *, rng):
+        factor = rng.uniform("darken")[:, None, None, None]
+        return (images * factor).to(images.dtype)
+
+
+class DarkenAlike(Darken):
+    def __call__(self, images, *, rng):
+        return (images * rng.uniform("darken")[0]).to(images.dtype)
+
+
+class DarkenInPlace(Darken):
+    def __call__(self, images, *, rng):
+        images[:] = super().__call__(images, rng=rng)
+        return images
+
+
+class DarkenNothing(Darken):
+    def __call__(self, images, *, rng):
+        return images.clone()
+
+
+def test_a_sound_transform_passes_and_flawed_ones_do_not(monkeypatch):
+    run(checks.check_transform, DarkenConfig, Darken, monkeypatch)
+    for part, words in (
+        (DarkenAlike, "depend on its batch"), (DarkenInPlace, "wrote into"), (DarkenNothing, "no image is ever changed")
+    ):  # fmt: skip
+        with pytest.raises(AssertionError, match=words):
+            run(checks.check_transform, DarkenConfig, part, monkeypatch)
+
+
+class PlainConfig(OptimizerConfig):
+    """Gradient descent."""
+
+    type: Literal["plain"] = "plain"
+
+
+class Plain(Optimizer):
+    """Sound: torch's."""
+
+    def create(self, groups, *, fused):
+        return torch.optim.SGD([group.entry() for group in groups], lr=self.config.lr, momentum=0.9)
+
+
+class Mute(Plain):
+    def create(self, groups, *, fused):
+        return torch.optim.SGD([{"params": group.parameters} for group in groups], lr=self.config.lr)
+
+
+class Uphill(Plain):
+    def create(self, groups, *, fused):
+        return torch.optim.SGD([group.entry() for group in groups], lr=self.config.lr, maximize=True)
+
+
+class Forgetting(torch.optim.SGD):
+    def load_state_dict(self, state_dict):
+        pass
+
+
+class Amnesiac(Plain):
+    def create(self, groups, *, fused):
+        return Forgetting([group.entry() for group in groups], lr=self.config.lr, momentum=0.9)
+
+
+def test_a_sound_optimizer_passes_and_flawed_ones_do_not(monkeypatch):
+    run(checks.check_optimizer, PlainConfig, Plain, monkeypatch)
+    for part, words in ((Uphill, "the loss does not fall"), (Amnesiac, "not close")):
+        with pytest.raises(AssertionError, match=words):
+            run(checks.check_optimizer, PlainConfig, part, monkeypatch)
+    with pytest.raises((AssertionError, KeyError)):
+        run(checks.check_optimizer, PlainConfig, Mute, monkeypatch)
+
+
+class RowsConfig(FeedConfig):
+    """The images 0 to 3 at every step."""
+
+    type: Literal["rows"] = "rows"
+
+
+class Rows(Feed):
+    """Sound: row i of a step is image i, and a colour by the step."""
+
+    first = 0
+
+    def __len__(self):
+        return 4
+
+    def rows(self, step):
+        return [0, 1, 2, 3]
+
+    def batches(self, start):
+        for step in range(start, self.training.run.steps):
+            yield Batch(torch.tensor(self.rows(step)), torch.full((4, 3, 8, 16), float(step - start * self.first)))
+
+
+class Late(Rows):
+    first = 1
+
+
+def test_a_sound_feed_passes_and_a_flawed_one_does_not(monkeypatch):
+    run(checks.check_feed_batches, RowsConfig, Rows, monkeypatch)
+    with pytest.raises(AssertionError, match="images of a step depend on when it is entered"):
+        run(checks.check_feed_batches, RowsConfig, Late, monkeypatch)

@@ -12,13 +12,17 @@ from . import (
     component,
     decoder,
     encoder,
+    feed,
     importer,
     masker,
     metric,
     objective,
+    observer,
+    optimizer,
     prior,
     quantizer,
     source,
+    transform,
 )
 from .materials import Check, Fields, assert_gradients, sampling, spec_of
 
@@ -34,13 +38,17 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "prior": prior.CHECKS,
     "importer": importer.CHECKS,
     "metric": metric.CHECKS,
+    "feed": feed.CHECKS,
+    "transform": transform.CHECKS,
+    "observer": observer.CHECKS,
+    "optimizer": optimizer.CHECKS,
 }
-"""What is checked of a kind beyond what is checked of every component."""
+"""Checks of a kind beyond those of every component."""
 
 
 def of(kind: str) -> Sequence[Check]:
     """The checks of a kind."""
-    return (*component.CHECKS, *CHECKS.get(kind, ()))
+    return (*component.CHECKS, *CHECKS[kind])
 
 
 def __getattr__(name: str) -> Check:

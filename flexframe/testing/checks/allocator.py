@@ -6,27 +6,16 @@ import torch
 
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.nn.init import redraw_zeros
-from flexframe_registry import Component, TokenizerConfig, catalogue
+from flexframe_registry import Component
 
 from . import part
-from .materials import BATCH, LENGTH, SIZE, Check, Fields, images, rng, sampling, tiny
+from .materials import BATCH, LENGTH, Check, Fields, images, rng, sampling, small_model, tiny
 
 
 def small_tokenizer() -> Tokenizer:
-    """A tiny model with random weights, of the first installed part of each kind and the masker of most budgets.
-
-    Raises:
-        LookupError: nothing is installed of one of the kinds.
-    """
-    known = catalogue()
-    missing = [kind for kind in ("encoder", "quantizer", "decoder", "masker") if not known.names(kind)]
-    if missing:
-        raise LookupError(f"an allocator is checked with a tokenizer, and no {missing[0]} is installed; install one")
-    parts = {kind: known.names(kind)[0] for kind in ("encoder", "quantizer", "decoder")}
-    raw = {"size": "tiny", "image_size": SIZE, "length": LENGTH, **parts}
-    models = [TokenizerConfig.read({**raw, "masker": name}) for name in known.names("masker")]
+    """A tiny model with random weights."""
     torch.manual_seed(0)
-    tokenizer = Tokenizer(max(models, key=lambda model: len(model.budgets)))
+    tokenizer = Tokenizer(small_model())
     tokenizer.sampling = sampling(tokenizer.config.decoder)
     redraw_zeros(tokenizer)
     return tokenizer.eval()

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from flexframe.nn.init import redraw_zeros
-from flexframe.parts import Decoder
+from flexframe.parts import Decoder, OnStep
 from flexframe.rng import Rng
 from flexframe.tokens import Tokens, prefix
-from flexframe_registry import Component, LatentSpec, Spec, TokenSpec
+from flexframe_registry import Component, LatentSpec, Spec, TokenizerConfig, TokenSpec, catalogue
 from flexframe_registry.kinds import (
     CodecConfig,
     ComponentConfig,
@@ -73,6 +73,22 @@ def build(component: Component, fields: Fields, masked: bool = True) -> tuple[An
     return part.eval(), spec
 
 
+def small_model() -> TokenizerConfig:
+    """A tiny tokenizer of the first installed part of each kind, and of the masker of most budgets.
+
+    Raises:
+        LookupError: nothing is installed of one of the kinds.
+    """
+    known = catalogue()
+    missing = [kind for kind in ("encoder", "quantizer", "decoder", "masker") if not known.names(kind)]
+    if missing:
+        raise LookupError(f"this is checked with a tokenizer, and no {missing[0]} is installed; install one")
+    parts = {kind: known.names(kind)[0] for kind in ("encoder", "quantizer", "decoder")}
+    raw = {"size": "tiny", "image_size": SIZE, "length": LENGTH, **parts}
+    models = [TokenizerConfig.read({**raw, "masker": name}) for name in known.names("masker")]
+    return max(models, key=lambda model: len(model.budgets))
+
+
 def rng(batch: int = BATCH, step: int = 0) -> Rng:
     """The draws of a batch of the first samples."""
     return Rng(1, torch.arange(batch), step)
@@ -110,12 +126,13 @@ def sampling(config: DecoderConfig | PriorConfig) -> SamplingConfig:
     return config.sampling.quick()
 
 
-def decode(decoder: Decoder, values: Tokens, draws: Rng) -> Tensor:
-    """Latents of the size that the decoder was built for."""
+def decode(decoder: Decoder, values: Tokens, draws: Rng, on_step: OnStep | None = None) -> Tensor:
+    """Latents of the size that the decoder was built for; one without `on_step` is called without it."""
     size = (decoder.spec.latents.height, decoder.spec.latents.width)
     settings = sampling(decoder.config)
+    told = {} if on_step is None else {"on_step": on_step}
     with torch.no_grad():
-        return decoder.decode(values, condition=None, size=size, rng=draws, sampling=settings)
+        return decoder.decode(values, condition=None, size=size, rng=draws, sampling=settings, **told)
 
 
 def close(actual: Any, expected: Any) -> None:

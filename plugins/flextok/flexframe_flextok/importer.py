@@ -9,7 +9,7 @@ from flexframe.importing import Foreign, Imported
 from flexframe.importing.compare import Comparison
 from flexframe.importing.importer import Importer
 from flexframe.models.build import Model
-from flexframe_registry import CodecModelConfig, ConfigError, ModelConfig, TokenizerConfig
+from flexframe_registry import CodecModelConfig, ConfigError, TokenizerConfig
 
 from .autoencoder import DOWNSAMPLE, codec_of, prefix_of, read_vae, vae_tensors
 from .blocks import stored_table
@@ -66,7 +66,7 @@ def _tokenizer(source: Foreign) -> Imported:
     height, width = raw["image_size"]
     size = f"the image size, {height} x {width}, is what its tables of positions cover; a config does not say it"
     config = TokenizerConfig.read(raw)
-    unlike = _unlike_card(source, config)
+    unlike = source.unlike_card(config)
     return Imported(config, state, notes=(*notes, size, *reading.notes, *unlike), names=names)
 
 
@@ -169,20 +169,4 @@ def _vae(source: Foreign) -> Imported:
     state = {ours: source.tensors[theirs] for ours, theirs in names.items()}
     state |= {name: source.tensors[name] for name in source.tensors if name not in set(names.values())}
     model = CodecModelConfig.read({"codec": codec})
-    return Imported(model, state, notes=(*notes, *_unlike_card(source, model)), names=names)
-
-
-def _unlike_card(source: Foreign, config: ModelConfig) -> list[str]:
-    """Where the card through which a checkpoint was named is wrong about it; cards are reconstructions."""
-    if source.card_model is None:
-        return []
-    here, card = (_flat(each.model_dump(mode="json")) for each in (config, source.card_model))
-    other = [f"{key} {here.get(key)} (card: {card.get(key)})" for key in here | card if here.get(key) != card.get(key)]
-    return [f"its config is not the card's, and counts: {', '.join(sorted(other))}"] if other else []
-
-
-def _flat(data: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in data.items():
-        found |= _flat(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
-    return found
+    return Imported(model, state, notes=(*notes, *source.unlike_card(model)), names=names)

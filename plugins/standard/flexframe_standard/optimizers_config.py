@@ -43,7 +43,7 @@ class LionConfig(OptimizerConfig):
     weight decay as many times larger."""
 
     type: Literal["lion"] = "lion"
-    packages = {"timm": "timm"}
+    packages = {"timm": "'flexframe[lion]'"}
     lr: float = Field(1e-4, gt=0)
     """Peak learning rate."""
     betas: Betas = (0.9, 0.99)

@@ -24,6 +24,10 @@ FIELDS = {
     "source/images": {"path": str(PHOTOGRAPHS)},
     "source/tar": {"path": str(shard())},
     "metric/classifier": {"data": "digits"},
+    "feed/latents": {"path": "/nowhere"},
+    "feed/token-file": {"path": "/nowhere"},
+    "transform/shift": {"pixels": 2},
+    "observer/wandb": {"project": "checks"},
 }
 
 

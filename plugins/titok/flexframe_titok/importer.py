@@ -47,7 +47,7 @@ class TiTokImporter(Importer):
             if raw[part]["heads"] is None:
                 raw[part]["heads"] = reader.settle_heads(raw, part, state)
         config = TokenizerConfig.read(raw, str(source.path))
-        notes = (*reader.notes, *against_card(source, config))
+        notes = (*reader.notes, *source.unlike_card(config))
         return Imported(config, state, notes=notes, names=names)
 
     def compare(self, source: Foreign, model: Model) -> Iterable[Comparison]:
@@ -244,20 +244,3 @@ def from_card(source: Foreign) -> TokenizerConfig:
         text += "configs/infer), or name a card whose weights it is, such as titok/l-32"
         raise ConfigError.at(str(source.path), text)
     return source.card_model
-
-
-def against_card(source: Foreign, config: TokenizerConfig) -> Iterable[str]:
-    """What the card through which a checkpoint was named says otherwise than the checkpoint."""
-    if not isinstance(source.card_model, TokenizerConfig):
-        return
-    here, there = flat(config.model_dump(mode="json")), flat(source.card_model.model_dump(mode="json"))
-    other = [f"{k} {here.get(k)} (card: {there.get(k)})" for k in sorted(here | there) if here.get(k) != there.get(k)]
-    if other:
-        yield f"its config is not its card's, and counts: {', '.join(other)}"
-
-
-def flat(data: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in data.items():
-        found |= flat(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
-    return {key: value for key, value in found.items() if value is not None}

@@ -348,7 +348,7 @@ def test_a_card_that_says_otherwise_is_told(folder, tmp_path, monkeypatch, shelf
     shelf({"summary": "x", "model": raw, "weights": {"hub": "some/one"}})
     with caplog.at_level(logging.WARNING, "flexframe"):
         assert load("shelf/model").config.quantizer.commitment == 0.5
-    assert "its config is not its card's, and counts: quantizer.commitment 0.5 (card: 0.25)" in caplog.text
+    assert "its config is not the card's, and counts: quantizer.commitment 0.5 (card: 0.25)" in caplog.text
 
 
 def test_a_whole_training_config_is_accepted(folder):

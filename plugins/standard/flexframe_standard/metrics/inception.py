@@ -18,13 +18,12 @@ from torch import Tensor, nn
 
 from flexframe.bench.metric import Scratch
 from flexframe.data.source import Source
-from flexframe.store.weights import fetch
+from flexframe.store.weights import hub_file, published
 from flexframe_standard.metrics.feature_files import DIGEST, Cache, Rows, digests
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
-URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
-HASH = "6726825d"
-"""The start of the file's sha256; torch-fidelity publishes it in the name."""
+SITE = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+URL = SITE + FILE
 LOGITS = "logits_unbiased"
 WIDTHS = {"64": 64, "192": 192, "768": 768, "2048": 2048, LOGITS: 1008}
 """Width of each layer."""
@@ -59,7 +58,7 @@ class Inception:
 
     def __init__(self, weights: str | None) -> None:
         self.given = weights
-        self.path = Path(weights).expanduser() if weights else Path(torch.hub.get_dir()) / "checkpoints" / FILE
+        self.path = Path(weights).expanduser() if weights else hub_file(FILE)
         self.sha256: str | None = None
         self.layers: list[str] = []
         self._net: nn.Module | None = None
@@ -94,7 +93,11 @@ class Inception:
 
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Mapping[str, Float[Tensor, "b d"]]:
-        """Features by layer. Metrics ask for the same batch one after the other; it goes through the network once."""
+        """Features by layer. Metrics ask for the same batch one after the other; it goes through the network once.
+
+        Raises:
+            ValueError: the weights cannot be had.
+        """
         if self._last is None or self._last[0] is not images:
             why = self.unavailable()
             if self._net is None:
@@ -107,7 +110,7 @@ class Inception:
     def _fetch(self) -> None:
         if self.given is not None:
             raise FileNotFoundError(f"no file {self.path}")
-        fetch(URL, HASH, self.path)
+        published(FILE, SITE)
 
 
 def build(content: bytes, layers: list[str]) -> nn.Module:

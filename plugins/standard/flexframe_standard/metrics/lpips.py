@@ -14,7 +14,7 @@ from torch import Tensor
 from flexframe.bench.metric import Measure
 from flexframe.data.source import Source
 from flexframe.nn.lpips import BACKBONES, TILE, Perceptual
-from flexframe.store.weights import URL, backbone_file, linear_file, read_weights
+from flexframe.store.weights import TORCHVISION, backbone_file, linear_file, read_weights
 from flexframe_registry import Spec
 from flexframe_standard.metrics.lpips_config import LpipsConfig
 from flexframe_standard.metrics.per_image import PerImage
@@ -81,8 +81,8 @@ class _Judge:
     def _how(self) -> str:
         _, file, _ = BACKBONES[self.config.net]
         return (
-            f"download {URL}{file} and name it as `backbone` of the lpips metric, or put it in torch's hub folder; "
-            "the linear layers come with torchmetrics, or name their file as `linear`"
+            f"download {TORCHVISION}{file} and name it as `backbone` of the lpips metric, or put it in torch's hub "
+            "folder; the linear layers come with torchmetrics, or name their file as `linear`"
         )
 
     def _read(self, what: str, path: Path) -> Mapping[str, Tensor]:

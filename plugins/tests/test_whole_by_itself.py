@@ -1,0 +1,125 @@
+"""Each distribution by itself: its cards resolve, build and train with what its own `dependencies` name, and no more.
+
+So does the card of a package that `flexframe new-plugin` makes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from . import environments
+from .distributions import CORE, DISTRIBUTIONS, PLUGINS, Distribution
+
+pytestmark = pytest.mark.slow
+
+LARGEST = 10_000_000
+"""Parameters of a card that is trained here; larger ones are built without data."""
+INIT = {
+    "flextok/scenes-64": "flextok/scenes-64",
+    "flextok/scenes-64-vit": "{from: flextok/scenes-64, parts: [codec]}",
+    "titok/scenes-64-16": "titok/scenes-64-16",
+    "titok/scenes-64-4": "titok/scenes-64-4",
+}
+"""Of cards that do not say how they are trained, and whose frozen codec cannot start random: who has its weights."""
+WORK = """
+import json, sys, torch
+from pathlib import Path
+from flexframe.cli import app
+from flexframe.models.build import build
+from flexframe_registry import catalogue, cards
+
+assert not catalogue().broken, catalogue().broken
+package, largest, INIT = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+short = "run.steps=2", "run.batch_size=4", "run.accumulate=1", "run.warmup=1", "run.log_every=1", "--device", "cpu"
+for component in catalogue():
+    if component.target.startswith(package):
+        component.load()
+built, trained = [], []
+for name, path in cards().files.items():
+    if package not in path.parts:
+        continue
+    card = cards().get(name)
+    with torch.device("meta"):
+        model = build(card.described)
+    built.append(name)
+    if sum(p.numel() for p in model.parameters()) > largest or card.described.kind == "codec":
+        continue
+    run = () if card.file.run else ("run.data={type: scenes, complexity: 1}", "run.init=" + INIT.get(name, "[]"))
+    app(["train", name, *run, *short, "-o", f"runs/{name}"], standalone_mode=False)
+    assert Path(f"runs/{name}/model.safetensors").is_file()
+    trained.append(name)
+Path("told.json").write_text(json.dumps([built, trained]))
+"""
+
+TRAINED = {
+    "flexframe": set(),
+    "flexframe-flextok": {"flextok/digits-tiny", "flextok/scenes-64", "flextok/scenes-64-vit"},
+    "flexframe-grid": {"grid/digits-tiny", "grid/scenes-64"},
+    "flexframe-lengths": set(),
+    "flexframe-objectives": set(),
+    "flexframe-priors": {"gpt/scenes-64-flextok", "gpt/scenes-64-titok-16", "gpt/scenes-64-titok-4"},
+    "flexframe-quantizers": set(),
+    "flexframe-titok": {"titok/digits-tiny", "titok/digits-tiny-4", "titok/scenes-64-16", "titok/scenes-64-4"},
+}
+"""Cards that are small enough."""
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every distribution's wheel, and that of a made plugin."""
+    root = tmp_path_factory.mktemp("wheels")
+    made = root / "made"
+    command = [sys.executable, "-m", "flexframe.cli", "new-plugin", "whole-made", "-o", made]
+    subprocess.run([*map(str, command)], check=True, capture_output=True, timeout=100)
+    return environments.build_wheels(root / "wheels", [*(each.folder for each in DISTRIBUTIONS), made])
+
+
+def own(name: str, wheels: dict[str, Path], dependencies: set[str]) -> list[Path]:
+    """The wheels of a distribution and of those of this repository that it declares, and these in turn."""
+    declared = {each.name: each.dependencies for each in DISTRIBUTIONS}
+    names, waiting = {name}, {"flexframe", *dependencies}
+    while waiting:
+        names.add(one := waiting.pop())
+        waiting |= declared.get(one, set()) - names
+    return [wheels[each] for each in sorted(names) if each in wheels]
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=lambda each: each.name)
+def test_its_cards_resolve_build_and_train(distribution: Distribution, wheels: dict[str, Path], tmp_path: Path) -> None:
+    environment = environments.create(tmp_path, own(distribution.name, wheels, distribution.dependencies))
+    package = distribution.packages[-1].name
+    environment.run("python", "-c", WORK, package, LARGEST, json.dumps(INIT))
+    built, trained = json.loads((environment.home / "told.json").read_text())
+    files = [path for each in distribution.packages for path in each.rglob("cards/*/*.yaml")]
+    assert set(built) == {f"{path.parent.name}/{path.stem}" for path in files}
+    assert set(trained) == TRAINED[distribution.name]
+
+
+def test_what_is_not_declared_is_not_there(wheels: dict[str, Path], tmp_path: Path) -> None:
+    """Else the test above could not fail."""
+    environment = environments.create(tmp_path, [wheels["flexframe"], wheels["flexframe-flextok"]])
+    code = (
+        "import importlib.util as u; from flexframe_registry import cards\n"
+        "names = 'flexframe_quantizers', 'timm', 'vector_quantize_pytorch', 'pytest', 'torch', 'diffusers'\n"
+        "print(*(n for n in names if u.find_spec(n)))\n"
+        "try: cards().get('flextok/digits-tiny').described\n"
+        "except ValueError as error: print(error)"
+    )
+    there, refusal = environment.run("python", "-c", code).splitlines()
+    assert there == "torch diffusers"
+    assert "no quantizer named 'fsq'" in refusal
+
+
+def test_a_made_plugin_trains_its_card(wheels: dict[str, Path], tmp_path: Path) -> None:
+    environment = environments.create(tmp_path, own("flexframe-whole-made", wheels, {"flexframe-lengths"}))
+    environment.run("python", "-c", WORK, "flexframe_whole_made", LARGEST, "{}")
+    assert json.loads((environment.home / "told.json").read_text()) == [["whole-made/digits-tiny"]] * 2
+    others = {each.name for each in [CORE, *PLUGINS]} - {"flexframe", "flexframe-lengths"}
+    told = environment.run("flexframe", "--version")
+    assert "flexframe-whole-made 0.1.0" in told
+    assert not [name for name in others if name in told]
