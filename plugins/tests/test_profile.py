@@ -241,3 +241,9 @@ def test_a_number_read_from_data_is_taken_as_nought_and_told():
 def test_every_quantizer_can_be_measured(quantizer):
     found = measure(config(quantizer=quantizer, decoder="vit"), uses=("encode", "decode", "train"))
     assert [cost.failed for cost in found.costs.values()] == [""] * 6
+
+
+def test_flops_are_for_one_image_and_memory_for_all():
+    one, four = (measure(config(), batch_size=n, uses=("encode",)).costs["encode", "fp32"] for n in (1, 4))
+    assert one.flops == four.flops
+    assert 3.5 < four.peak / one.peak <= 4

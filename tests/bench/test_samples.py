@@ -402,7 +402,7 @@ def test_the_command(command: Any, tmp_path: Path) -> None:
     tok = Tokenizer(TokenizerConfig.read({"size": "tiny", "image_size": 16, "length": 4, "masker": "toy", **parts}))
     modelfile.save(tok.state_dict(), tok.config, tmp_path / "tok.safetensors")
     raw = {"tokenizer": str(tmp_path / "tok.safetensors"), "classes": 10, "fingerprint": fingerprint(tok)}
-    drawn = Generator(GeneratorConfig.read(with_codes({**raw, "prior": "toy"})))
+    drawn = Generator(GeneratorConfig.read(with_codes("generator", {**raw, "prior": "toy"})))
     modelfile.save(drawn.state_dict(), drawn.config, tmp_path / "prior.safetensors")
     data = "{type: scenes, complexity: 0, count: 20}"
     (tmp_path / "suite.yaml").write_text(f"data: {data}\nmetrics: [classifier, codebook, psnr]\nshow: 4\n")

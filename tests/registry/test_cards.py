@@ -265,7 +265,7 @@ def test_every_installed_card_says_its_kind_itself_or_by_its_base(card):
     assert found.described.kind == found.file.kind
 
 
-PRIOR = "model: {length: 4, codebook_size: 8, prior: {type: gpt, width: 16, depth: 1, heads: 2}}\n"
+PRIOR = "model: {length: 4, codebook_size: 8, prior: toy}\n"
 CODEC = "model: {codec: identity}\n"
 
 

@@ -268,7 +268,7 @@ def test_a_part_of_no_plugin_can_stand_in_a_slot_as_an_object():
 
 
 def test_a_training_config_says_its_kind_and_reads_one_of_before_it_did():
-    prior = {"length": 4, "codebook_size": 8, "fingerprint": "0" * 64, "prior": "gpt"}
+    prior = {"length": 4, "codebook_size": 8, "fingerprint": "0" * 64, "prior": "toy"}
     data = {"model": prior, "run": {"data": "digits", "feed": {"type": "token-file", "path": "tokens.safetensors"}}}
     config = TrainConfig.read(data)
     assert config.kind == config.model.kind == "generator"

@@ -187,7 +187,7 @@ def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_whole(create, go, 
 
     def full_at_eight():
         if run.step == 8:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
         return save()
 
     run.save = full_at_eight

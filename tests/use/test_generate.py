@@ -26,7 +26,7 @@ DATA = {"type": "scenes", "complexity": 0, "count": 11}
 NAMES = ("cat", "dog", "cow")
 TOKENIZER = {
     "size": "tiny", "image_size": 16, "length": 6, "codec": "identity", "encoder": "toy",
-    "quantizer": {"type": "toy", "levels": [4, 4]}, "masker": "toy", "decoder": "toy",
+    "quantizer": {"type": "toy", "levels": [4, 4]}, "masker": {"type": "toy", "every": True}, "decoder": "toy",
 }  # fmt: skip
 
 
