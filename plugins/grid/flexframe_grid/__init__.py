@@ -47,7 +47,7 @@ class NetworkConfig(ComponentConfig):
 
 
 class VQGANConfig(NetworkConfig):
-    """What encoder and decoder of token grids share."""
+    """Base of the encoder and the decoder of token grids."""
 
     def grid(self, spec: Spec) -> tuple[int, int]:
         """Rows and columns of tokens on these latents."""

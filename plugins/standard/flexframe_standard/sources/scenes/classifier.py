@@ -40,8 +40,8 @@ class SceneNet(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 64 64"]) -> dict[str, Float[Tensor, "b v"]]:
         """Logits of each attribute's values, of images in [0, 1]."""
         places = self.get_buffer("places").to(images.dtype).expand(len(images), -1, -1, -1)
-        found = self.trunk(torch.cat([2 * images - 1, places], 1))
-        pooled = torch.cat([found.mean((2, 3)), found.amax((2, 3))], 1)
+        features = self.trunk(torch.cat([2 * images - 1, places], 1))
+        pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)
         return {name: head(pooled) for name, head in self.heads.items()}
 
 
