@@ -288,8 +288,3 @@ class TrainConfig(Config):
         if not isinstance(self.model, TokenizerConfig):
             return ()
         return tuple(resolve("objective", name) for name in self.model.decoder.usual_objectives())
-
-
-def check_codes(model: GeneratorConfig, tokenizer: TokenizerConfig, name: str) -> None:
-    """Check a prior's codes against a tokenizer's: `model.check_tokenizer`."""
-    model.check_tokenizer(tokenizer, name)
