@@ -1,4 +1,4 @@
-"""What the loop trains: a tokenizer and the run's objectives, or a prior, as one module with one forward."""
+"""Trainees: a tokenizer and the run's objectives, or a prior, as one module with one forward."""
 
 from __future__ import annotations
 
@@ -34,14 +34,17 @@ class ParameterGroup:
 
     @property
     def decayed(self) -> list[nn.Parameter]:
+        """Parameters that decay."""
         return [p for p in self.parameters if id(p) in self.matrices]
 
     @property
     def plain(self) -> list[nn.Parameter]:
+        """Parameters that do not decay."""
         return [p for p in self.parameters if id(p) not in self.matrices]
 
     @classmethod
     def of(cls, module: nn.Module, how: StepConfig, start: int = 0) -> ParameterGroup:
+        """Group a module's parameters that learn."""
         layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
         matrices = frozenset(id(m.weight) for m in module.modules() if isinstance(m, layers))
         return cls([p for p in module.parameters() if p.requires_grad], matrices, how, start)
@@ -63,19 +66,23 @@ class Latents:
             places = torch.tensor(new, device=batch.index.device)
             part = Batch(batch.index[places], batch.images[places])
             # drawn once, so at no step: whatever order, process or resumed run meets an image first
-            found = model.prepare(part, rng=rng.at(0).rows(part.index)).latents
-            assert found is not None
-            self.rows |= {numbers[place]: row.clone() for place, row in zip(new, found, strict=True)}
+            latents = model.prepare(part, rng=rng.at(0).rows(part.index)).latents
+            assert latents is not None
+            self.rows |= {numbers[place]: row.clone() for place, row in zip(new, latents, strict=True)}
         return batch.with_latents(torch.stack([self.rows[number] for number in numbers]))
 
 
 class Learner(nn.Module, ABC):
-    """What is common to all that is trained. `model` is what is averaged and exported."""
+    """Base of all that the loop trains. `model` is what is averaged and exported."""
 
     model: Tokenizer | Generator
 
     def freeze(self, names: Sequence[str]) -> None:
-        """Keep parts, or modules within them, from learning."""
+        """Keep parts, or modules within them, from learning.
+
+        Raises:
+            ConfigError: the model has no such module, or nothing is left to train.
+        """
         self.frozen = [find_module(self.model, name, "run.freeze") for name in names]
         for module in self.frozen:
             module.requires_grad_(False)
@@ -84,6 +91,7 @@ class Learner(nn.Module, ABC):
         self.train()
 
     def train(self, mode: bool = True) -> Learner:
+        """Enter training or evaluation; what is frozen stays in evaluation."""
         super().train(mode)
         for module in self.frozen:  # dropout and running statistics included
             module.eval()
@@ -99,7 +107,7 @@ class Learner(nn.Module, ABC):
         return []
 
     def facts(self) -> Mapping[str, Any]:
-        """What moves training beyond the config, for the manifest."""
+        """Facts that move training beyond the config, for the manifest."""
         return {}
 
     @abstractmethod
@@ -161,14 +169,14 @@ class Trainee(Learner):
         return losses, out.codes
 
     def groups(self) -> Mapping[str, ParameterGroup]:
-        found = dict(super().groups())
+        groups = dict(super().groups())
         for owner, objective in self.judges.items():
             group = ParameterGroup.of(objective, objective.config.stepped(), objective.config.start)
-            found |= {owner: group} if group.parameters else {}
-        return found
+            groups |= {owner: group} if group.parameters else {}
+        return groups
 
     def facts(self) -> Mapping[str, Any]:
-        """What the objectives were made of, by name, where that is more than their configs."""
+        """Facts of the objectives by name, where they were made of more than their configs."""
         return {owner: facts for owner, objective in self.judges.items() if (facts := objective.facts())}
 
 
@@ -196,7 +204,7 @@ class PriorTrainee(Learner):
 
 
 def create_trainee(config: TrainConfig) -> Learner:
-    """What trains this model."""
+    """Build what trains this model."""
     assert config.model.trainee is not None  # as the config sees to
     learner: Learner = attribute(config.model.trainee)(config)
     return learner
