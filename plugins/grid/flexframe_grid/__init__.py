@@ -98,7 +98,7 @@ class AutoencoderCodecConfig(NetworkConfig, CodecConfig):
         init: {from: grid/scenes-64, parts: [codec], rename: {encoder.net: codec.encoder, quantizer.project:
           codec.project, decoder.net: codec.decoder}}
 
-    `benchmarks/latents.py` measures the `scaling_factor`.
+    `tools/latents.py` measures the `scaling_factor`.
     """
 
     type: Literal["autoencoder"] = "autoencoder"

@@ -1,4 +1,4 @@
-"""The classifier of scenes' attributes that ships with the source. `benchmarks/train_scene_classifier.py` trains it."""
+"""The classifier of scenes' attributes that ships with the source. `tools/train_scene_classifier.py` trains it."""
 
 from __future__ import annotations
 
@@ -96,15 +96,13 @@ def shipped(config: ScenesConfig) -> SceneClassifier:
 def load(path: Path) -> tuple[SceneNet, Mapping[str, Any]]:
     """A network and what its file says of it."""
     if not path.is_file():
-        raise ValueError(
-            f"there is no classifier of scenes at {path}; train it with benchmarks/train_scene_classifier.py"
-        )
+        raise ValueError(f"there is no classifier of scenes at {path}; train it with tools/train_scene_classifier.py")
     with safe_open(path, "pt") as file:
         facts = json.loads((file.metadata() or {}).get("scenes", "{}"))
         if facts.get("renderer") != VERSION:
             raise ValueError(
                 f"the scenes' classifier {path} was trained on scenes of renderer {facts.get('renderer')}, and these "
-                f"are of renderer {VERSION}; train it anew with benchmarks/train_scene_classifier.py"
+                f"are of renderer {VERSION}; train it anew with tools/train_scene_classifier.py"
             )
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     net = SceneNet()
