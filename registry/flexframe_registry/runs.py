@@ -291,9 +291,4 @@ class TrainConfig(Config):
         return tuple(resolve("objective", name) for name in self.model.decoder.usual_objectives())
 
 
-def check_codes(model: GeneratorConfig, tokenizer: TokenizerConfig, name: str) -> None:
-    """Check a prior's codes against a tokenizer's: `model.check_tokenizer`."""
-    model.check_tokenizer(tokenizer, name)
-
-
 __getattr__ = moved(__name__, {"flexframe_registry.suites": "SuiteConfig"})

@@ -22,7 +22,6 @@ from flexframe.store.places import preprocessing
 from flexframe.tokens import Batch, Codes, prefix
 from flexframe.train.feeds.base import Feed
 from flexframe_registry import ConfigError, GeneratorConfig, TrainConfig, catalogue
-from flexframe_registry.runs import check_codes
 from flexframe_standard.feeds.configs import CodesFeedConfig, TokenFileFeedConfig, TokensFeedConfig
 
 
@@ -33,7 +32,7 @@ class Tokenized(Feed[TokensFeedConfig]):
         model = _prior(training)
         assert model.tokenizer is not None  # as the config sees to
         tokenizer = load(model.tokenizer)
-        check_codes(model, tokenizer.config, model.tokenizer)
+        model.check_tokenizer(tokenizer.config, model.tokenizer)
         data = training.run.data.resized(preprocessing(model.tokenizer).resize)
         source: Source = catalogue().build(data, tokenizer.config.image_size)
         super().__init__(config, _described(training, fingerprint(tokenizer), source.class_names()), device)
