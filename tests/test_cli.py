@@ -97,6 +97,8 @@ def test_every_cards_config_can_be_shown(command, name):
         (["train", CARD, "run.steps"], ["run.steps: is not of the form key.path=value"]),
         (["train"], ["name a card to train, or a run's folder with --resume"]),
         (["train", CARD, "--resume", "x"], ["one of the two"]),
+        (["train", "--resume", "x", "run.steps=4"], ["--resume: a resumed run keeps its settings"]),
+        (["train", "nothere.yaml"], ["nothere.yaml: there is no such file; give a card's file"]),
         (["train", "--resume", "x", "-o", "y"], ["--out: a resumed run stays in its folder"]),
         (["train", "--resume", "no-such-run"], ["no-such-run: holds no run to resume"]),
         (["train", CARD, "--device", "abacus"], ["--device: there is no 'abacus'. Known: auto, cpu, cuda, mps"]),

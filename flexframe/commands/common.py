@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -140,7 +141,7 @@ def tell(error: Exception) -> int:
     """Say an error in one line, and give the exit code: 2 where the caller can mend it, 1 where it is unexpected."""
     from flexframe_registry import ConfigError, UnknownName
 
-    words = " ".join(str(error).split())
+    words = " ".join(_words(error).split())
     plain = ConfigError, UnknownName, ValueError, ImportError, OSError, FloatingPointError
     expected = isinstance(error, plain) and words != ""  # these say in their own words what is wrong and what to do
     if not expected:
@@ -150,6 +151,24 @@ def tell(error: Exception) -> int:
     if rank == "0" or not isinstance(error, ConfigError):
         say.print(f"flexframe: {f'rank {rank}: ' * (rank != '0')}{words}", style="red", markup=False, soft_wrap=True)
     return 2 if expected else 1
+
+
+REMEDIES: dict[int, str] = {
+    errno.EEXIST: "is there already; name another place",
+    errno.ENOTDIR: "lies below a file, not in a folder; name another place",
+    errno.EISDIR: "is a folder, and a file is wanted",
+    errno.EACCES: "may not be read or written by this user; name another place, or ask for the right to",
+    errno.EROFS: "is on a disk that cannot be written to; name another place",
+    errno.ENOSPC: "cannot be written: the disk is full",
+}
+"""Sentences about a file or folder that the system refuses, by its number of the error."""
+
+
+def _words(error: Exception) -> str:
+    """An error's own words; the system's about a file begin with the file, as all others do."""
+    if not isinstance(error, OSError) or error.filename is None or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {REMEDIES.get(error.errno or 0, error.strerror)}"
 
 
 def _advice(error: Exception) -> str:

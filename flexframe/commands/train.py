@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import out, pick_device, refuse, say
+from flexframe.commands.common import names_and_settings, out, pick_device, refuse, say
 from flexframe.commands.options import Device, Overrides
 
 
@@ -29,6 +29,8 @@ def train(
 
     On several GPUs: `torchrun --nproc-per-node=8 -m flexframe train CARD ...`; see docs/training.md.
     """
+    if resume is not None and (overrides or overfit_batch or names_and_settings([card] if card else [])[1]):
+        refuse("--resume", "a resumed run keeps its settings; leave others out, or begin another run with them")
     if (card is None) == (resume is None):
         refuse("", "name a card to train, or a run's folder with --resume; one of the two")
     if resume is not None and folder is not None:
@@ -39,8 +41,6 @@ def train(
         found = find_card(card)
         given = [*(overrides or []), *(["run.overfit_batch=true"] if overfit_batch else [])]
         config = found.train(given)  # a typo is told before torch is imported
-    elif overrides or overfit_batch:
-        refuse("", "a resumed run keeps its settings; leave them out")
     from rich.console import Console
 
     from flexframe.train import distributed

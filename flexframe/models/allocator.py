@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flexframe.parts import Part
 from flexframe.rng import Rng
 from flexframe_registry.kinds import AllocatorConfig
 
 if TYPE_CHECKING:
     from flexframe.models.tokenizer import Tokenizer
-from flexframe.parts import Part
 
 
 class Allocator(Part[AllocatorConfig]):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from flexframe.files import sha256, sync, write_json
 from flexframe.train.sharding import gathered, like
+from flexframe_registry import ConfigError
 from flexframe_registry.runfolder import STATE, STEPS, step_name
 
 
@@ -47,6 +48,20 @@ def write(folder: Path, step: int, files: Mapping[str, Any], state: Mapping[str,
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         text = f"the checkpoint of step {step} could not be written in {folder} ({reason}); {kept}"
         raise OSError(f"{text}. Make room, and go on with --resume") from error
+
+
+def refuse_other(own: Mapping[str, Tensor], held: Mapping[str, Tensor], config: Path) -> None:
+    """See that a checkpoint's tensors are those of the model that a run's config describes.
+
+    Raises:
+        ConfigError: they are another model's; the first tensor that differs is named.
+    """
+    same = {name for name in own.keys() & held.keys() if own[name].shape == held[name].shape}
+    others = sorted((own.keys() | held.keys()) - same)
+    if others:
+        text = f"describes another model than its checkpoints hold: {others[0].removeprefix('model.')} is another"
+        text = f"{text} ({len(others)} tensors in all); put back the config with which the run began"
+        raise ConfigError.at(str(config), text)
 
 
 def _clear(folder: Path) -> None:

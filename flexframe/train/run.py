@@ -132,7 +132,7 @@ class Run:
         lock = Lock(folder)
         if processes.first:
             lock.take()  # before anything is read that another process may be writing
-        raw = json.loads(paths.config.read_text(encoding="utf-8"))
+        raw = _config(paths.config)
         sampling = raw.pop("sampling", {})
         last = processes.told(checkpoint.find_last(paths.checkpoints) if processes.first else None)
         config = read_training(raw, str(paths.config))
@@ -188,6 +188,7 @@ class Run:
 
     def _restore(self, last: checkpoint.Checkpoint) -> None:
         own, given = self.trainee.state_dict(), last.tensors[TRAINEE]
+        checkpoint.refuse_other(own, given, self.paths.config)
         shards = {name: sharding.like(value, own[name]) if name in own else value for name, value in given.items()}
         self.trainee.load_state_dict(shards)
         self.average.load(last.tensors[EMA])
@@ -280,8 +281,17 @@ def check_packages(run: RunConfig) -> None:
 def timeout(folder: Path) -> float:
     """The `run.timeout` of a run that is there; 600 where its config does not say, or is not there."""
     path = RunFolder(folder).config
-    seconds = json.loads(path.read_text(encoding="utf-8"))["run"].get("timeout", 600.0) if path.is_file() else 600.0
-    return float(seconds)
+    run = _config(path).get("run", {}) if path.is_file() else {}
+    return float(run.get("timeout", 600.0))
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """A run's config as it was written."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        text = f"cannot be read ({error}); it was written whole when the run began, so put that one back"
+        raise ConfigError.at(str(path), text) from None
 
 
 def _step_of(line: str) -> float:

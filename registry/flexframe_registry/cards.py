@@ -39,6 +39,9 @@ from .spellings import present
 MAX_HEADER = 100_000_000
 """Bytes of a safetensors file's header, as its format bounds it."""
 
+FEW = 12
+"""Cards that an error lists one by one."""
+
 
 class Weights(Config):
     """The place of a card's weights: a file beside it, which must hash to `sha256`, or a repository of the hub."""
@@ -223,10 +226,21 @@ class Cards:
             ConfigError: the card cannot be read.
         """
         if name not in self.files:
-            known = ", ".join(self.names()) or "none is installed"
+            known = self._near(name)
             lost = "".join(f" (plugin {b.plugin!r} could not be read: {b.error})" for b in self.broken)
             raise UnknownName(f"no card named {name!r}.{nearest(name, self.files)} Known: {known}{lost}")
         return self.read(self.files[name], name, above)
+
+    def _near(self, name: str) -> str:
+        """The cards that an error about a name lists: all where they are few, else those of its family, or families."""
+        names = self.names()
+        families = sorted({each.partition("/")[0] for each in names})
+        family = name.partition("/")[0]
+        if len(names) <= FEW:
+            return ", ".join(names) or "none is installed"
+        if family in families:
+            return ", ".join(each for each in names if each.startswith(f"{family}/"))
+        return f"{', '.join(f'{each}/...' for each in families)}; `flexframe list` has all"
 
     def _base(self, base: str, above: tuple[str, ...]) -> Card:
         file = Path(base)
@@ -383,8 +397,15 @@ def _mapping(text: bytes, path: Path) -> dict[str, Any]:
 
 
 def card(name: str) -> Card:
-    """A card by id, or by path to a YAML file of the same form."""
+    """A card by id, or by path to a YAML file of the same form.
+
+    Raises:
+        UnknownName: there is no such card, or no such file.
+        ConfigError: the card cannot be read.
+    """
     path = Path(name)
+    if path.suffix in (".yaml", ".yml") and not path.is_file() and name not in cards().files:
+        raise UnknownName(f"{name}: there is no such file; give a card's file, or a card's id as `flexframe list` has")
     if name in cards().files or not path.is_file():
         return cards().get(name)
     return cards().read(path, path.stem)

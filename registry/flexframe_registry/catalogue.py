@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import UnknownName, nearest
-from .kinds import ComponentConfig
+from .kinds import KINDS, ComponentConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,18 @@ class Broken:
 class Catalogue:
     """A read-only view of every component that the installed plugins provide."""
 
-    def __init__(self, components: Iterable[Component], broken: Iterable[Broken] = ()) -> None:
+    def __init__(self, components: Iterable[Component], broken: Iterable[Broken] = (), limit: str = "") -> None:
         self._by_key: dict[tuple[str, str], Component] = {}
         self.broken = tuple(broken)
+        self.limit = limit
+        """A sentence that says why not all that is installed is here, where that is so."""
         for component in components:
+            if component.kind not in KINDS:
+                raise ValueError(
+                    f"{component.name!r} is of a kind that there is not, {component.kind!r}."
+                    f"{nearest(component.kind, KINDS)} Its config's base is one of: "
+                    f"{', '.join(base.__name__ for base in KINDS.values())}"
+                )
             key = (component.kind, component.name)
             if key in self._by_key:
                 other = self._by_key[key].provider
@@ -99,6 +107,7 @@ class Catalogue:
             names = self.names(kind)
             known = ", ".join(names) or "none is installed"
             lost = "".join(f" (plugin {b.plugin!r} could not be imported: {b.error})" for b in self.broken)
+            lost += f" ({self.limit})" if self.limit else ""
             raise UnknownName(f"no {kind} named {name!r}.{nearest(name, names)} Known: {known}{lost}") from None
 
     def of(self, config: ComponentConfig) -> Component:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from types import NoneType, UnionType
+from typing import Any, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -42,9 +43,19 @@ class ConfigError(ValueError):
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> ConfigError:
     """Turn pydantic's report into `ConfigError`: the path, what was found, what was expected, the nearest name."""
     problems: list[tuple[str, str]] = []
+    either: dict[str, list[str]] = {}
     for item in error.errors(include_url=False):
-        loc = [str(part) for part in item["loc"]]
+        place, alternatives = _place(model, item["loc"])
+        loc = [str(part) for part in place]
         path = ".".join([prefix, *loc] if prefix else loc)
+        if alternatives:  # one field that may be several things is one problem
+            expected = item["msg"].removeprefix("Input should be ").replace("a valid tuple", "a list")
+            if path in either:
+                either[path].append(expected)
+            else:
+                either[path] = [expected]
+                problems.append((path, ""))
+            continue
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, ConfigError):
             problems += cause.below(path).problems
@@ -55,11 +66,31 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
             problems.append((path, f"there is no such setting.{nearest(loc[-1], known)}{listed}"))
         elif item["type"] == "missing":
             problems.append((path, MISSING))
+        elif item["type"] == "tuple_type":
+            shown = "" if isinstance(item["input"], Mapping) else f", as [{item['input']}]"
+            problems.append((path, f"is a list{shown}"))
         else:
             text = str(cause) if cause is not None else item["msg"]
             shown = "" if cause is not None or isinstance(item["input"], Mapping) else f" (found {item['input']!r})"
             problems.append((path, f"{text}{shown}"))
-    return ConfigError(problems)
+    told = {path: f"should be {', or '.join(dict.fromkeys(texts))}" for path, texts in either.items()}
+    return ConfigError([(path, text or told[path]) for path, text in problems])
+
+
+def _place(model: type[BaseModel], loc: Sequence[Any]) -> tuple[Sequence[Any], bool]:
+    """Where an error is, up to the first field that may be one of several things; True where there is such a field."""
+    owner: Any = model
+    for i, part in enumerate(loc[:-1]):
+        fields = getattr(owner, "model_fields", {})
+        if part not in fields:
+            return loc, False
+        owner = fields[part].annotation
+        if (
+            get_origin(owner) in (Union, UnionType)
+            and len([each for each in get_args(owner) if each is not NoneType]) > 1
+        ):
+            return loc[: i + 1], True
+    return loc, False
 
 
 def _model_at(model: type[BaseModel], loc: Sequence[Any]) -> type[BaseModel] | None:

@@ -187,7 +187,7 @@ class ComponentConfig(Config):
     type: str
 
     @classmethod
-    def sized(cls, size: Size | None = None, **fields: Any) -> Any:
+    def sized(cls, size: Size | None = None, /, **fields: Any) -> Any:
         """The config at a size, with `fields` set on top."""
         return cls.read({**cls.sizes.get(size or "", {}), **fields})
 

@@ -15,6 +15,7 @@ import pluggy
 
 from . import hookspecs
 from .catalogue import Broken, Catalogue, Component
+from .errors import nearest
 
 ONLY = "FLEXFRAME_PLUGINS"
 """Environment variable: a comma-separated list of the only entry points to load (tests, bisecting)."""
@@ -83,9 +84,14 @@ def create_manager(plugins: Iterable[object] = (), *, points: bool = True) -> Ma
     if points:
         only = os.environ.get(ONLY)
         wanted = None if only is None else {_renamed(name.strip()) for name in only.split(",")}
-        for point in sorted(entry_points(group=hookspecs.PROJECT), key=lambda p: p.name):
+        installed = sorted(entry_points(group=hookspecs.PROJECT), key=lambda p: p.name)
+        for point in installed:
             if wanted is None or point.name in wanted:
                 manager.add_entry_point(point)
+        known = [point.name for point in installed]
+        for name in sorted((wanted or set()) - {*known, ""}):
+            text = f"no plugin of this name is installed.{nearest(name, known)} Known: {', '.join(known)}"
+            manager.broken.append(Broken(name, ONLY, text))
     return manager
 
 
@@ -107,7 +113,8 @@ def manager() -> Manager:
 def catalogue() -> Catalogue:
     """The process's catalogue over the installed plugins."""
     components = manager().components()  # first, for it is what finds the broken
-    return Catalogue(components, manager().broken)
+    only = os.environ.get(ONLY)
+    return Catalogue(components, manager().broken, "" if only is None else f"{ONLY} loads {only or 'none'} alone")
 
 
 def _one_line(error: BaseException) -> str:

@@ -333,6 +333,8 @@ def read_model(kind: str, data: Any, path: str = "") -> ModelConfig:
     """
     if kind not in MODELS:
         raise ConfigError.at(path, f"holds a {kind!r}; this version knows: {', '.join(MODELS)}")
+    if kind != "generator" and kind_by_keys(data) == "generator":
+        raise ConfigError.at(path, f"is said to be a {kind}, and has a prior; write `kind: generator` beside it")
     return MODELS[kind].read(data, path)
 
 

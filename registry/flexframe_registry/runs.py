@@ -130,7 +130,7 @@ class RunConfig(Config):
         given = (value,) if isinstance(value, (str, Mapping)) else value
         return tuple({"from": v} if isinstance(v, str) else v for v in given) if isinstance(given, Iterable) else given
 
-    @field_validator("transforms", "observers", mode="before")
+    @field_validator("transforms", "objectives", "observers", mode="before")
     @classmethod
     def _one_component(cls, value: Any) -> Any:
         return (value,) if isinstance(value, (str, Mapping)) else value

@@ -49,7 +49,10 @@ def failing(monkeypatch, command):
     [
         (ConfigError.at("a.b", "is wrong"), 2, "flexframe: a.b: is wrong"),
         (ValueError("of two\nlines"), 2, "flexframe: of two lines"),
-        (FileNotFoundError(2, "No such file or directory", "x.png"), 2, "No such file or directory: 'x.png'"),
+        (FileNotFoundError(2, "No such file or directory", "x.png"), 2, "flexframe: x.png: No such file or directory"),
+        (FileExistsError(17, "File exists", "x"), 2, "flexframe: x: is there already; name another place"),
+        (NotADirectoryError(20, "Not a directory", "x/y"), 2, "flexframe: x/y: lies below a file, not in a folder"),
+        (OSError("the disk is full"), 2, "flexframe: the disk is full"),
         (RuntimeError("a shape\n  is wrong."), 1, "flexframe: RuntimeError: a shape is wrong. This was not expected"),
         (KeyError("weight"), 1, "flexframe: KeyError: 'weight'. This was not expected"),
         (ValueError(), 1, "flexframe: ValueError. This was not expected"),

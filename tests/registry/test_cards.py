@@ -16,7 +16,7 @@ from flexframe_registry import (
     hookimpl,
     suite,
 )
-from flexframe_registry.cards import CardFile, find_cards, tokenizer_of
+from flexframe_registry.cards import CardFile, Cards, find_cards, tokenizer_of
 from flexframe_registry.files import merge, put, read_yaml, split_override
 
 TOYS = ("toy/digits-tiny", "toy/prior")
@@ -177,6 +177,14 @@ def test_an_unknown_card_is_answered_with_the_nearest():
         cards().get("toy/digits-tyny")
 
 
+def test_an_unknown_card_among_many_is_answered_with_its_family_or_the_families():
+    many = Cards({f"a/{i:02}": Path() for i in range(12)} | {"b/one": Path(), "b/two": Path()})
+    with pytest.raises(UnknownName, match=r"Known: b/one, b/two$"):
+        many.get("b/three")
+    with pytest.raises(UnknownName, match=r"Known: a/\.\.\., b/\.\.\.; `flexframe list` has all$"):
+        many.get("nothing")
+
+
 def test_a_card_without_a_run_does_not_train(shelf):
     text = "".join(line + "\n" for line in WHOLE.splitlines() if not line.startswith("run"))
     with pytest.raises(ConfigError, match="toy/card: has no `run`"):
@@ -286,7 +294,9 @@ def test_a_card_takes_its_kind_from_its_base(shelf):
 
 def test_what_a_card_is_not_is_told_by_its_kind(shelf):
     found = shelf(one=f"summary: one\nkind: tokenizer\n{PRIOR}", two="summary: two\nkind: prior\nmodel: {}\n")
-    with pytest.raises(ConfigError, match=r"toy/one\.prior: there is no such setting"):
+    with pytest.raises(
+        ConfigError, match=r"toy/one: is said to be a tokenizer, and has a prior; write `kind: generator`"
+    ):
         found.get("toy/one").described  # noqa: B018
     with pytest.raises(ConfigError, match=r"two\.yaml\.kind: .*'tokenizer', 'generator' or 'codec' \(found 'prior'\)"):
         found.get("toy/two")

@@ -10,6 +10,7 @@ from flexframe_registry import (
     ConfigError,
     LatentSpec,
     RunConfig,
+    SamplingConfig,
     Spec,
     SuiteConfig,
     TokenizerConfig,
@@ -276,5 +277,26 @@ def test_a_training_config_says_its_kind_and_reads_one_of_before_it_did():
     assert TrainConfig.read({"kind": "generator", **data}) == TrainConfig(model=config.model, run=config.run) == config
     with pytest.raises(ConfigError, match=r"^model: is a codec by itself; train it as a tokenizer"):
         TrainConfig.read({"model": {"codec": "identity"}, "run": {"data": "digits"}})
-    with pytest.raises(ConfigError, match=r"model\.prior: there is no such setting"):
+    with pytest.raises(ConfigError, match=r"^model: .* has a prior; write `kind: generator`"):
         TrainConfig.read({"kind": "tokenizer", **data})
+
+
+def test_a_size_within_a_part_is_a_setting_that_there_is_not():
+    with pytest.raises(ConfigError, match=r"^encoder\.size: there is no such setting\. .*Known: type"):
+        read(encoder={"type": "toy", "size": "tiny"})
+
+
+def test_a_bare_word_where_a_list_stands_is_told_how_to_write_it():
+    one = RunConfig.read({"data": "digits", "objectives": "mse"})
+    assert one == RunConfig.read({"data": "digits", "objectives": ["mse"]})
+    with pytest.raises(ConfigError, match=r"^metrics: is a list, as \[psnr\]$"):
+        SuiteConfig.read({"data": {"type": "digits", "split": "val"}, "count": 1, "metrics": "psnr"})
+
+
+def test_a_setting_that_may_be_several_things_is_one_problem():
+    class Either(SamplingConfig):
+        guidance: float | tuple[tuple[float, float], ...] = 1.0
+
+    with pytest.raises(ConfigError) as refused:
+        Either.read({"guidance": {0: 1}}, "sampling")
+    assert refused.value.problems == (("sampling.guidance", "should be a valid number, or a list"),)

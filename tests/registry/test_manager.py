@@ -26,6 +26,19 @@ def flexframe_components():
     return [Component(NamelessConfig, "nowhere:Nothing")]
 """
 
+OTHER_KIND = """
+from flexframe_registry import Component, hookimpl
+from flexframe_registry.kinds import ComponentConfig
+from typing import Literal
+class SthConfig(ComponentConfig):
+    kind = "thing"
+    contract = "nowhere:Thing"
+    type: Literal["sth"] = "sth"
+@hookimpl
+def flexframe_components():
+    return [Component(SthConfig, "nowhere:Sth")]
+"""
+
 TWIN = """
 from flexframe_registry import Component, QuantizerConfig, hookimpl
 from typing import Literal
@@ -127,6 +140,29 @@ def test_the_environment_names_the_only_plugins_to_load(monkeypatch, install):
     assert found.names("encoder") == found.names("decoder") == []
     monkeypatch.setenv("FLEXFRAME_PLUGINS", "")
     assert create_manager().components() == []
+
+
+def test_a_plugin_that_is_asked_for_and_not_there_is_told(monkeypatch):
+    monkeypatch.setenv("FLEXFRAME_PLUGINS", "standrad")
+    (broken,) = create_manager().broken
+    assert (broken.plugin, broken.provider) == ("standrad", "FLEXFRAME_PLUGINS")
+    assert broken.error.startswith("no plugin of this name is installed. Did you mean 'standard'? Known: ")
+
+
+def test_what_is_not_loaded_is_told_with_the_reason(forked):
+    code = "from flexframe.cli import main; main()"
+    done = forked(code, "show", "encoder/toy", FLEXFRAME_PLUGINS="standard")
+    assert "no encoder named 'toy'. Known: none is installed (FLEXFRAME_PLUGINS loads standard alone)" in done.stderr
+
+
+def test_a_component_of_a_kind_that_there_is_not_is_refused_with_its_plugin(install):
+    install("badplugin", OTHER_KIND)
+    manager = create_manager()
+    assert "thing" not in {component.kind for component in manager.components()}
+    (broken,) = manager.broken
+    assert broken.error.startswith(
+        "ValueError: 'sth' is of a kind that there is not, 'thing'. Its config's base is one of: CodecConfig"
+    )
 
 
 def test_importing_and_listing_import_no_torch(python):

@@ -259,3 +259,15 @@ def test_what_is_not_finite_never_reaches_a_checkpoint(create, go, register):
         go(run)
     assert resume(run.folder).step == 4
     assert [p.name for p in (run.folder / "checkpoints").iterdir()] == ["step-00000004"]
+
+
+def test_a_config_that_was_cut_or_changed_is_told_with_its_file(create, go):
+    run = go(create("run", "run.steps=1"))
+    path = run.folder / "config.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({**whole, "model": {**whole["model"], "length": 4}}))
+    with pytest.raises(ConfigError, match=r"config\.json: describes another model than its checkpoints hold: \S+ is"):
+        resume(run.folder)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match=r"config\.json: cannot be read \(Expecting .*; it was written whole"):
+        resume(run.folder)
