@@ -71,6 +71,7 @@ def main() -> None:
     """Entry point: an error is one line, and a traceback only with --debug or FLEXFRAME_DEBUG=1."""
     debug = take_debug(sys.argv)
     warnings.showwarning = show_warning
+    warnings.filterwarnings("once", r"flexframe|FLEXFRAME", DeprecationWarning)  # which Python keeps to itself
     try:
         app()
     except BrokenPipeError:  # as in `flexframe list | head`: who reads has enough

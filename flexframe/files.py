@@ -143,8 +143,9 @@ def _shown(value: Any) -> str:
 
 
 class Journal:
-    """What a piece of work has done so far, in one SQLite file beside its output: killed at any moment, the work goes
-    on from there. One process at a time may hold it; where nothing was done, and when all is, it is deleted.
+    """The record of what a piece of work has done so far, in one SQLite file beside its output. Killed at any moment,
+    the work goes on from there. One process at a time may hold it; where nothing was done, and when all is, it is
+    deleted.
 
     A kind of work derives from it, and says which tables it has.
 
@@ -185,7 +186,7 @@ class Journal:
             self.path.unlink()
 
     def done(self) -> int:
-        """How many things are done: the first ones."""
+        """Number of things that are done: the first ones."""
         return int(self.db.execute("SELECT count(*) FROM rows").fetchone()[0])
 
     def add(self, rows: Iterable[Sequence[Any]]) -> None:

@@ -27,7 +27,7 @@ class Strip:
 
     id: str
     original: UInt8[Tensor, "3 h w"]
-    found: Mapping[int, UInt8[Tensor, "3 h w"]]
+    reconstructions: Mapping[int, UInt8[Tensor, "3 h w"]]
     psnr: Mapping[int, float]
 
 
@@ -43,7 +43,7 @@ def grid(strips: Sequence[Strip]) -> Image.Image:
     height, width = strips[0].original.shape[1:]
     scale = max(1, -(-TILE // max(height, width)))
     cell = (width * scale, height * scale)
-    lengths = list(strips[0].found)
+    lengths = list(strips[0].reconstructions)
     step = (cell[0] + MARGIN, cell[1] + 2 * LINE + MARGIN)
     sheet = Image.new("RGB", (MARGIN + step[0] * (1 + len(lengths)), MARGIN + step[1] * len(strips)), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
@@ -51,7 +51,7 @@ def grid(strips: Sequence[Strip]) -> Image.Image:
         tiles = [(strip.original, _short(strip.id, draw, font, cell[0]), "original")]
         for length in lengths:
             tokens = f"{length} token{'s' if length > 1 else ''}"
-            tiles.append((strip.found[length], tokens, f"{strip.psnr[length]:.2f} dB"))
+            tiles.append((strip.reconstructions[length], tokens, f"{strip.psnr[length]:.2f} dB"))
         for x, (image, above, below) in enumerate(tiles):
             left, top = MARGIN + x * step[0], MARGIN + y * step[1]
             tile = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(cell, Image.Resampling.NEAREST)
@@ -79,15 +79,15 @@ def sheet(rows: Sequence[Sequence[tuple[Picture, str]]]) -> Image.Image:
     scale = max(1, -(-TILE // max(height, width)))
     cell = (width * scale, height * scale)
     step = (cell[0] + MARGIN, cell[1] + LINE + MARGIN)
-    found = Image.new("RGB", (MARGIN + step[0] * len(rows[0]), MARGIN + step[1] * len(rows)), PAPER)
-    draw, font = ImageDraw.Draw(found), ImageFont.load_default(FONT)
+    page = Image.new("RGB", (MARGIN + step[0] * len(rows[0]), MARGIN + step[1] * len(rows)), PAPER)
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(FONT)
     for y, row in enumerate(rows):
         for x, (image, word) in enumerate(row):
             left, top = MARGIN + x * step[0], MARGIN + y * step[1]
             tile = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(cell, Image.Resampling.NEAREST)
-            found.paste(tile, (left, top))
+            page.paste(tile, (left, top))
             draw.text((left, top + cell[1] + 2), word, INK, font)
-    return found
+    return page
 
 
 def to_uint8(images: Tensor) -> UInt8[Tensor, "b 3 h w"]:

@@ -26,7 +26,6 @@ EXAMPLE = re.compile(
 )
 
 ALLOWED = {
-    "flexframe/cli.py": (r"^DEMO_\w+ = .*$", "`flexframe demo` is an example itself, and these are the cards it shows"),
     "flexframe/bench/causes.py": (
         r"\(\S+ #\d+(?:, #\d+)*\)|\(semanticist's README .*?\)",
         "cites where such numbers were seen",

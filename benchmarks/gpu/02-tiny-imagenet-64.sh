@@ -5,7 +5,7 @@
 #   TRAIN='data/train-{00000..00002}.tar' VAL='data/val-{00000..00001}.tar' bash benchmarks/gpu/02-tiny-imagenet-64.sh
 #
 # TRAIN, VAL        the images, a folder or tar shards; whole paths
-# OUT               where runs and results go (benchmarks/results/tiny-imagenet-64-FORM)
+# OUT               where runs and results go (benchmarks/results/trainings/tiny-imagenet-64-FORM)
 # BACKBONE, LINEAR  files of SqueezeNet's and LPIPS's weights; not given: fetched
 # INCEPTION         file of Inception's weights; not given: fetched
 # SECONDS_A_PART    after so long a training stops with a checkpoint; the same command goes on (500)
@@ -16,7 +16,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${TRAIN:?give TRAIN, the training images}" "${VAL:?give VAL, the validation images}"
 form=${FORM:-gpu}
-out=${OUT:-benchmarks/results/tiny-imagenet-64-$form}
+out=${OUT:-benchmarks/results/trainings/tiny-imagenet-64-$form}
 mkdir -p "$out"
 overrides=("run.data.path=$TRAIN") suite=("data.path=$VAL") device=cuda
 if [ "$form" = cpu ]; then

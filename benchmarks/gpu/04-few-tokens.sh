@@ -5,5 +5,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 for batch in 1 32 128; do
-  python benchmarks/speed/few_tokens.py --device cuda --batch "$batch" --steps 20 --tokens 1 8 32 64 128 192
-done | tee "${OUT:-benchmarks/results}/few-tokens-gpu.jsonl"
+  python benchmarks/scripts/few_tokens.py --device cuda --batch "$batch" --steps 20 --tokens 1 8 32 64 128 192
+done | tee "${OUT:-benchmarks/results/speed}/few-tokens-gpu.jsonl"

@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from flexframe_registry import ComponentConfig, TokenizerConfig, catalogue
+from flexframe_registry import ComponentConfig, catalogue
 from flexframe_registry.kinds import is_place
 
 SCHEMA = 2
@@ -96,11 +96,6 @@ def settings(config: BaseModel) -> dict[str, Any]:
 def providers(configs: Iterable[ComponentConfig]) -> list[str]:
     """The distributions, with versions, that provide these parts."""
     return sorted({catalogue().of(config).provider for config in configs})
-
-
-def parts(config: TokenizerConfig) -> list[ComponentConfig]:
-    """The configs of a tokenizer's parts."""
-    return [config.codec, config.encoder, config.quantizer, config.masker, config.decoder]
 
 
 def versions() -> dict[str, str]:

@@ -124,7 +124,7 @@ def used(model: Tokenizer, suite: SuiteConfig, device: torch.device) -> dict[str
         "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
         "device": device.type,
         **({"matmul": exact} if device.type == "cuda" else {}),
-        "providers": protocol.providers(protocol.parts(model.config)),
+        "providers": protocol.providers(model.config.parts.values()),
     }
 
 

@@ -31,7 +31,11 @@ log = logging.getLogger(__name__)
 
 
 class Head(Source):
-    """The first images of a source."""
+    """The first images of a source.
+
+    Raises:
+        ValueError: there are fewer.
+    """
 
     def __init__(self, source: Source, count: int | None) -> None:
         super().__init__(source.config, source.size)
@@ -246,15 +250,20 @@ class Pass:
         """Go on from a `state`: the originals so far are read again, for they must be the same.
 
         Raises:
-            ValueError: they are not, or the state is of other metrics.
+            ValueError: they are not, or other metrics take part now.
         """
+        remedy = "give another folder by -o, or delete its `partial` to begin anew"
         for start in range(0, state["done"], self.size):
             self._read(range(start, min(start + self.size, state["done"])))
         if self.digest.hex() != state["data_sha256"]:
             told = f"the suite's first {state['done']:,} images are others than when the run was interrupted"
-            raise ValueError(f"{told}; give another folder by -o, or delete its `partial` to begin anew")
-        for entrant in self.entrants:
-            entrant.restore(state["models"][entrant.name])
+            raise ValueError(f"{told}; {remedy}")
+        try:
+            for entrant in self.entrants:
+                entrant.restore(state["models"][entrant.name])
+        except KeyError as error:  # weights that came or went in between, or a state of another version
+            told = f"what the interrupted run counted is not what is counted now ({error.args[0]})"
+            raise ValueError(f"{told}; {remedy}") from None
         self.done = state["done"]
         _tell(f"going on with an interrupted run at image {self.done + 1:,} of {len(self.source):,}", self.progress)
 

@@ -219,7 +219,11 @@ class Draw(Task):
 
 
 def of_samples(metrics: Sequence[Metric]) -> list[Metric]:
-    """The metrics as they are of samples; `ConfigError` names those that make no sense of them."""
+    """The metrics as they are of samples.
+
+    Raises:
+        ConfigError: some make no sense of them.
+    """
     pairs = [(metric.config.type, metric.of_samples()) for metric in metrics]
     without = [name for name, metric in pairs if metric is None]
     if without:

@@ -68,7 +68,7 @@ def reconstruct(
         numbers.parent.mkdir(parents=True, exist_ok=True)
         write_json(numbers, record)
     _table(strips)
-    columns_shown, budgets = len(strips[0].found), len(tokenizer.config.budgets)
+    columns_shown, budgets = len(strips[0].reconstructions), len(tokenizer.config.budgets)
     if not lengths and columns_shown < budgets:
         say.print(f"{columns_shown} of the model's {budgets} lengths; --lengths names others", style="dim")
     shown = f"{len(strips)} of {total:,} images" if total > len(strips) else f"{total} image{'s'[: total > 1]}"
@@ -79,7 +79,7 @@ def _table(strips: Sequence[Any]) -> None:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("PSNR, dB, by tokens", overflow="ellipsis", no_wrap=True, max_width=40)
-    for length in strips[0].found:
+    for length in strips[0].reconstructions:
         table.add_column(str(length), justify="right")
     for strip in strips:
         table.add_row(strip.id, *(f"{value:.2f}" for value in strip.psnr.values()))

@@ -20,7 +20,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Held:
-    """All images of a source: RGB uint8 on the device, and labels, -1 for none, on the CPU."""
+    """The images of a source, all of them: RGB uint8 on the device, and labels, -1 for none, on the CPU."""
 
     images: Tensor
     labels: Tensor

@@ -44,7 +44,11 @@ def read_image(file: Path | BytesIO, name: str, max_pixels: int = MAX_PIXELS) ->
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as upright 8-bit RGB."""
+    """An image of any mode as upright 8-bit RGB.
+
+    Raises:
+        ValueError: pixels of no stated range.
+    """
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
     image = ImageOps.exif_transpose(image)
     if sixteen:
@@ -57,6 +61,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
+    """An image's RGB pixels, 8 bits a value."""
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
@@ -102,8 +107,8 @@ def _bilinear(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _halved(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """As ADM prepares images (Dhariwal and Nichol, 2021), and the statistics that generators are compared with:
-    halved by boxes while it stays twice the size, then bicubic."""
+    """An image prepared as by ADM (Dhariwal and Nichol, 2021), and for the statistics that generators are compared
+    with: halved by boxes while it stays twice the size, then bicubic."""
     height, width = size
     while min(image.height / height, image.width / width) >= 2:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
@@ -113,7 +118,7 @@ def _halved(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _torchvision_middle(spare: int) -> int:
-    """As torchvision's CenterCrop has it: half a pixel goes to the even number."""
+    """The middle as torchvision's CenterCrop has it: half a pixel goes to the even number."""
     return round(spare / 2)
 
 
@@ -124,7 +129,7 @@ def _adm_middle(spare: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How an image comes to cover a size, and where its middle then is, of so many pixels to spare."""
+    """A way in which an image comes to cover a size, and where its middle then is, of so many pixels to spare."""
 
     cover: Callable[[Image.Image, tuple[int, int]], Image.Image]
     middle: Callable[[int], int]

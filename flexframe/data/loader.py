@@ -39,7 +39,7 @@ class _Rows(Dataset[Row]):
         return index, self.source[index]
 
     def __getitems__(self, indices: list[int]) -> list[Row]:
-        """What torch's loader calls for a whole batch."""
+        """Rows of a whole batch; torch's loader calls this."""
         return list(zip(indices, self.source.samples(indices), strict=True))
 
 
@@ -101,8 +101,8 @@ def batches(
     Others are decoded in so many `workers`; 0 decodes in this process.
     """
     rows = _Steps(len(source) if count is None else count, run, start, run.steps, share)
-    found = ahead(_read(source, workers, rows, device), device) if held is None else map(held.rows, rows)
-    for step, (index, images, labels) in enumerate(found, start):
+    loaded = ahead(_read(source, workers, rows, device), device) if held is None else map(held.rows, rows)
+    for step, (index, images, labels) in enumerate(loaded, start):
         condition = conditioned(labels, device)
         occasion = 0 if run.overfit_batch else step
         pictures = transformed(images.float() / 255, transforms, Rng(run.seed, index, occasion))
@@ -126,7 +126,7 @@ def _read(source: Source, workers: int, rows: _Steps, device: torch.device) -> I
 
 
 def ahead(loaded: Iterator[tuple[Tensor, ...]], device: torch.device) -> Iterator[tuple[Tensor, ...]]:
-    """What is loaded, on a GPU one batch ahead: while it computes on one, the next is copied to it."""
+    """Batches as they are loaded, on a GPU one ahead: while it computes on one, the next is copied to it."""
     if device.type != "cuda":
         yield from loaded
         return
@@ -156,19 +156,21 @@ def conditioned(labels: Int[Tensor, " b"], device: torch.device) -> Condition | 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
     """A batch as the loader gives it in equal parts, for gradient accumulation."""
-    found = [Batch(index) for index in batch.index.chunk(parts)]
+    portions = [Batch(index) for index in batch.index.chunk(parts)]
     if batch.images is not None:
-        found = [replace(part, images=each) for part, each in zip(found, batch.images.chunk(parts), strict=True)]
+        portions = [replace(part, images=each) for part, each in zip(portions, batch.images.chunk(parts), strict=True)]
     if batch.latents is not None:
-        found = [replace(part, latents=each) for part, each in zip(found, batch.latents.chunk(parts), strict=True)]
+        portions = [
+            replace(part, latents=each) for part, each in zip(portions, batch.latents.chunk(parts), strict=True)
+        ]
     for name, values in batch.features.items():
-        chunks = zip(found, values.chunk(parts), strict=True)
-        found = [replace(part, features={**part.features, name: each}) for part, each in chunks]
+        chunks = zip(portions, values.chunk(parts), strict=True)
+        portions = [replace(part, features={**part.features, name: each}) for part, each in chunks]
     if batch.codes is not None:
         pairs = zip(batch.codes.codes.chunk(parts), batch.codes.keep.chunk(parts), strict=True)
-        found = [replace(part, codes=Codes(*pair)) for part, pair in zip(found, pairs, strict=True)]
+        portions = [replace(part, codes=Codes(*pair)) for part, pair in zip(portions, pairs, strict=True)]
     if batch.condition is None or batch.condition.labels is None:
-        return found
+        return portions
     nulls, labels = batch.condition.null.chunk(parts), batch.condition.labels.chunk(parts)
     conditions = [Condition(*rows) for rows in zip(nulls, labels, strict=True)]
-    return [replace(part, condition=condition) for part, condition in zip(found, conditions, strict=True)]
+    return [replace(part, condition=condition) for part, condition in zip(portions, conditions, strict=True)]

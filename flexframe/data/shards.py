@@ -25,7 +25,7 @@ Kind = Literal["latents", "features"]
 
 
 class About(Config):
-    """What a folder's shards of one kind are."""
+    """The description of a folder's shards of one kind."""
 
     format: Literal["flexframe-shards/1"] = "flexframe-shards/1"
     kind: Kind
@@ -46,6 +46,7 @@ class About(Config):
 
     @property
     def shards(self) -> int:
+        """Number of files."""
         return -(-self.count // self.rows)
 
 
@@ -58,7 +59,11 @@ class Shards:
 
     @classmethod
     def begin(cls, folder: Path, about: About) -> Shards:
-        """A folder to be filled, or to be filled on. `ConfigError` where it was begun otherwise."""
+        """Make a folder to be filled, or take one to be filled on.
+
+        Raises:
+            ConfigError: it was begun otherwise.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{about.kind}.json"
         if path.is_file():
@@ -70,17 +75,21 @@ class Shards:
 
     @classmethod
     def read(cls, folder: Path, kind: Kind) -> Shards:
-        """What a folder holds. `ConfigError` where it holds nothing of this kind, or not all of it."""
+        """Open what a folder holds.
+
+        Raises:
+            ConfigError: it holds nothing of this kind, or not all of it.
+        """
         path = folder / f"{kind}.json"
         if not path.is_file():
             text = f"holds no {kind}; make them: flexframe precompute {kind}"
             raise ConfigError.at(str(folder), text)
-        found = cls(folder, cls._about(path))
-        missing = [number for number in range(found.about.shards) if not found.path(number).is_file()]
+        shards = cls(folder, cls._about(path))
+        missing = [number for number in range(shards.about.shards) if not shards.path(number).is_file()]
         if missing:
-            text = f"lacks {len(missing)} of {found.about.shards} shards, {found.path(missing[0]).name} first"
+            text = f"lacks {len(missing)} of {shards.about.shards} shards, {shards.path(missing[0]).name} first"
             raise ConfigError.at(str(folder), f"{text}; repeat the command that makes them, which goes on")
-        return found
+        return shards
 
     @staticmethod
     def _about(path: Path) -> About:
@@ -95,6 +104,7 @@ class Shards:
         return self.about.count
 
     def path(self, shard: int) -> Path:
+        """The file of a shard."""
         return self.folder / f"{self.about.kind}-{shard:05d}.safetensors"
 
     def range(self, shard: int) -> range:
@@ -108,13 +118,13 @@ class Shards:
 
     def take(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Tensors of these rows, as they are stored."""
-        found: dict[str, list[Tensor]] = {}
+        pieces: dict[str, list[Tensor]] = {}
         for row in rows:
             shard, place = divmod(row, self.about.rows)
             file = self._file(shard)
             for name in file.keys():  # noqa: SIM118 (not a mapping)
-                found.setdefault(name, []).append(file.get_slice(name)[place : place + 1])
-        return {name: torch.cat(parts) for name, parts in found.items()}
+                pieces.setdefault(name, []).append(file.get_slice(name)[place : place + 1])
+        return {name: torch.cat(parts) for name, parts in pieces.items()}
 
     def _file(self, shard: int) -> Any:
         if shard not in self._open:

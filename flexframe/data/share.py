@@ -1,4 +1,4 @@
-"""Which rows of a step's batch a process loads."""
+"""The rows of a step's batch that a process loads."""
 
 from __future__ import annotations
 

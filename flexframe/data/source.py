@@ -43,7 +43,7 @@ class AttributeClassifier(ABC):
 
     @abstractmethod
     def protocol(self) -> Mapping[str, Any]:
-        """What it is: network, input size, hash of its weights, what it was trained on and how well it reads."""
+        """The facts of it: network, input size, hash of its weights, what it was trained on and how well it reads."""
 
 
 class Source(ABC, Generic[SourceC]):
@@ -59,11 +59,11 @@ class Source(ABC, Generic[SourceC]):
     def __getitem__(self, index: int) -> Sample: ...
 
     def samples(self, indices: Sequence[int]) -> Sequence[Sample]:
-        """Several at once, the same as one by one; for sources that are faster so."""
+        """Samples of several indices at once, the same as one by one; for sources that are faster so."""
         return [self[index] for index in indices]
 
     def class_names(self) -> Sequence[str]:
-        """What the labels 0, 1, ... are called; nothing where nobody knows."""
+        """Names of the labels 0, 1, ...; none where nobody knows."""
         return ()
 
     def classifier(self) -> AttributeClassifier | None:
@@ -72,8 +72,8 @@ class Source(ABC, Generic[SourceC]):
 
     @abstractmethod
     def protocol(self) -> Mapping[str, Any]:
-        """What was done to the images: resize, crop, library versions; part of every number's fingerprint."""
+        """The record of what was done to the images (resize, crop, library versions), part of every fingerprint."""
 
     def remarks(self) -> Sequence[str]:
-        """What a user must know of these images, in sentences that stand at the end of what a command prints."""
+        """Sentences that a user of these images must know, which stand at the end of what a command prints."""
         return ()

@@ -91,15 +91,19 @@ def members(path: Path) -> Iterator[Member]:
 
 
 def braces(pattern: str) -> list[str]:
-    """A pattern with `{000..009}` and `{a,b}` written out, in order; others' digits keep their zeros."""
-    found = [pattern]
-    while any(_BRACES.search(each) for each in found):
-        before, found = found, []
+    """A pattern with `{000..009}` and `{a,b}` written out, in order; others' digits keep their zeros.
+
+    Raises:
+        ConfigError: they are too many.
+    """
+    written = [pattern]
+    while any(_BRACES.search(each) for each in written):
+        before, written = written, []
         for each in before:
-            found += _first_brace(each)
-            if len(found) > MOST:
+            written += _first_brace(each)
+            if len(written) > MOST:
                 raise ConfigError.at("path", f"{pattern!r} names more than {MOST:,} files; name fewer")
-    return found
+    return written
 
 
 def _first_brace(pattern: str) -> list[str]:
@@ -128,27 +132,27 @@ def shards(pattern: str) -> list[Path]:
     Raises:
         ConfigError: one that is not there, is no .tar, or is named twice.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     for text in braces(str(Path(pattern).expanduser())) if not Path(pattern).expanduser().exists() else [pattern]:
         path = Path(text).expanduser()
         if glob.has_magic(text) and not path.exists():
             matches = sorted(Path(match) for match in glob.iglob(text, recursive=True))
             if not matches:
                 raise ConfigError.at("path", f"no file matches {text!r}")
-            found += matches
+            paths += matches
         else:
-            found.append(path)
-    for path in found:
+            paths.append(path)
+    for path in paths:
         if path.is_dir():
             raise ConfigError.at("path", f"{str(path)!r} is a folder; name its shards, as {path}/*.tar")
         if not path.is_file():
             raise ConfigError.at("path", f"there is no shard {str(path)!r}")
         if path.suffix.lower() != ".tar":
             raise ConfigError.at("path", f"{str(path)!r} is no uncompressed .tar, whose members can be found by place")
-    if len(set(found)) < len(found):
-        twice = next(path for path in found if found.count(path) > 1)
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
         raise ConfigError.at("path", f"{pattern!r} names {str(twice)!r} twice")
-    return found
+    return paths
 
 
 # --- the index -----------------------------------------------------------------------------------------------------
@@ -183,9 +187,9 @@ class Index:
         dtype = _dtype(self.width)
         with self.file.open("rb", buffering=0) as file:
             file.seek(HEADER.size + number * dtype.itemsize)
-            found = np.frombuffer(file.read(dtype.itemsize), dtype)[0]
-        places = {part: (int(found[part][0]), int(found[part][1])) for part in PARTS if found[part][0] != ABSENT}
-        return Row(found["key"].decode(), found["suffix"].decode(), places)
+            record = np.frombuffer(file.read(dtype.itemsize), dtype)[0]
+        places = {part: (int(record[part][0]), int(record[part][1])) for part in PARTS if record[part][0] != ABSENT}
+        return Row(record["key"].decode(), record["suffix"].decode(), places)
 
     def read(self, row: Row, part: str) -> bytes | None:
         """The bytes of a part of a sample; None where it has none. A file is open only while this reads it, so that
@@ -209,7 +213,7 @@ class Index:
         return content
 
     def shown(self, row: Row, part: str = "image") -> str:
-        """What an error calls it."""
+        """The name that an error gives it."""
         return f"{self.shard}:{row.key}.{row.suffix if part == 'image' else part}"
 
 
@@ -223,14 +227,14 @@ def index(shard: Path) -> Index:
     stamp = (about.st_size, about.st_mtime_ns)
     name = hashlib.sha256(repr((FORMAT, str(shard.resolve()), *stamp)).encode()).hexdigest()[:32]
     file = home() / "shards" / f"{name}.index"
-    found = _open(shard, stamp, file)
-    if found is None:
+    kept = _open(shard, stamp, file)
+    if kept is None:
         content = _build(shard)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(file, content)
-        found = _open(shard, stamp, file)
-        assert found is not None
-    return found
+        kept = _open(shard, stamp, file)
+        assert kept is not None
+    return kept
 
 
 def _open(shard: Path, stamp: tuple[int, int], file: Path) -> Index | None:
@@ -263,12 +267,12 @@ def _build(shard: Path) -> bytes:
         unused += sum(1 for part in parts if part not in (image, *PARTS[1:]))
         rows.append((_place(parts[image]), *places, image.encode()[:32], key.encode()))
     width = max((len(row[-1]) for row in rows), default=1)
-    found = np.array(rows, dtype=_dtype(width))
-    keys, counts = np.unique(found["key"], return_counts=True)
-    if len(keys) < len(found):
+    table = np.array(rows, dtype=_dtype(width))
+    keys, counts = np.unique(table["key"], return_counts=True)
+    if len(keys) < len(table):
         twice = keys[counts > 1][0].decode()
         raise ConfigError.at(f"{shard}:{twice}", "stands twice in the shard, not in a row; ids must be unique")
-    return HEADER.pack(MAGIC, width, unused, len(found)) + found.tobytes()
+    return HEADER.pack(MAGIC, width, unused, len(table)) + table.tobytes()
 
 
 def _place(member: Member | None) -> tuple[int, int]:

@@ -42,7 +42,7 @@ LABELS = {"labels": 1}
 
 
 class About(Config):
-    """What a token file says of itself: enough to know which model reads it, and how it came about."""
+    """The description that a token file gives of itself: enough to know which model reads it, and how it came about."""
 
     model: str
     """The model as `flexframe.load` takes it."""
@@ -72,6 +72,7 @@ class About(Config):
 
     @property
     def spec(self) -> TokenSpec:
+        """The widths of its tokens."""
         return TokenSpec(self.length, self.dim, self.codebooks, self.codebook_size)
 
     @property
@@ -213,7 +214,11 @@ class TokenFile:
         return self.count
 
     def rows(self, start: int, stop: int) -> Rows:
-        """Rows start..stop-1, checked: lengths, token ids, names. Reads no others."""
+        """Rows start..stop-1, checked: lengths, token ids, names. Reads no others.
+
+        Raises:
+            ConfigError: a row is not what the file says of it.
+        """
         stop = min(stop, self.count)
         lengths = self._read("lengths", start, stop).astype(np.int64)
         if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= self.longest:
@@ -224,17 +229,21 @@ class TokenFile:
         return Rows(codes, torch.from_numpy(lengths), torch.from_numpy(index), self._ids(start, stop))
 
     def batches(self, size: int) -> Iterator[Rows]:
-        """All rows, `size` at a time."""
+        """Read the rows, `size` at a time."""
         for start in range(0, self.count, size):
             yield self.rows(start, start + size)
 
     def ids(self) -> Iterator[str]:
-        """All ids, in order, without the codes."""
+        """Read the ids, in order, without the codes."""
         for start in range(0, self.count, SLICE):
             yield from self._ids(start, min(start + SLICE, self.count))
 
     def table(self) -> Table:
-        """All codes, lengths and labels, checked: what training reads in any order."""
+        """Read codes, lengths and labels of the whole file, checked, for training, which takes them in any order.
+
+        Raises:
+            ConfigError: a row is not what the file says of it.
+        """
         self.check()
         labels = np.full(self.count, -1, np.int64)
         if "labels" in self._slices:
@@ -261,10 +270,10 @@ class TokenFile:
         if len(text) > MAX_ABOUT:
             raise self._error(f"its metadata has {len(text)} characters; at most {MAX_ABOUT} are read")
         try:
-            found = json.loads(text)
+            raw = json.loads(text)
         except ValueError as error:
             raise self._error(f"its metadata cannot be read ({error}); encode the images again") from None
-        return About.read(found, str(self.path))
+        return About.read(raw, str(self.path))
 
     def _shapes(self) -> tuple[int, int]:
         """The number of rows and the longest sequence, where all tensors agree on them."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def walk(root: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """All files at any depth, behind links too. A link that leads back above itself leads to nothing new."""
+    """Files at any depth, behind links too. A link that leads back above itself leads to nothing new."""
     here = root.resolve()
     above |= {here, *here.parents}
-    with os.scandir(root) as found:
-        for each in found:
+    with os.scandir(root) as entries:
+        for each in entries:
             path = Path(each.path)
             if not each.is_dir():
                 yield path

@@ -14,16 +14,20 @@ from flexframe_registry.slots import resolve
 
 
 def importer_of(source: Foreign, name: str | None = None):  # type: ignore[no-untyped-def]
-    """The importer of a checkpoint: the named one, or the one that recognises it."""
+    """The importer of a checkpoint: the named one, or the one that recognises it.
+
+    Raises:
+        ConfigError: none recognises it, or several do.
+    """
     known = catalogue().names("importer")
     built = {each: catalogue().build(resolve("importer", each)) for each in ([name] if name else known)}
     if name:
         return built[name]
-    found = [each for each, importer in built.items() if importer.recognises(source)]
-    if len(found) == 1:
-        return built[found[0]]
-    if found:
-        text = f"could be of several formats: {', '.join(found)}; say which with --as"
+    names = [each for each, importer in built.items() if importer.recognises(source)]
+    if len(names) == 1:
+        return built[names[0]]
+    if names:
+        text = f"could be of several formats: {', '.join(names)}; say which with --as"
     else:
         keys, tensors = ", ".join(list(source.settings)[:6]) or "none", ", ".join(list(source.tensors)[:4]) or "none"
         text = f"is of no format known here ({', '.join(known)}). Its settings: {keys}; its tensors: {tensors}"

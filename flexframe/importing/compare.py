@@ -36,35 +36,36 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
+        """True where the error is within the tolerance."""
         return self.error <= self.tolerance
 
 
 def compare(
-    case: str, tensor: str, found: Tensor, golden: Tensor, atol: float = ATOL, rtol: float = 0.0, note: str = ""
+    case: str, tensor: str, ours: Tensor, golden: Tensor, atol: float = ATOL, rtol: float = 0.0, note: str = ""
 ) -> Comparison:
     """Compare a tensor of ours with the golden one, to `atol` and `rtol` together, or to `ROUNDING` where that is more.
 
     `rtol` and `ROUNDING` are of the golden tensor's largest magnitude. Integers must be equal.
     """
-    if found.shape != golden.shape:
-        told = f"shape {tuple(found.shape)}, golden {tuple(golden.shape)}"
+    if ours.shape != golden.shape:
+        told = f"shape {tuple(ours.shape)}, golden {tuple(golden.shape)}"
         return Comparison(case, tensor, float("inf"), atol, exact=not golden.is_floating_point(), note=told)
     if not golden.is_floating_point():
-        return Comparison(case, tensor, float((found != golden).sum()), 0.0, float(golden.numel()), True, note)
+        return Comparison(case, tensor, float((ours != golden).sum()), 0.0, float(golden.numel()), True, note)
     largest = float(golden.abs().max()) if golden.numel() else 0.0
-    error = float((found.detach().double() - golden.double()).abs().max()) if golden.numel() else 0.0
+    error = float((ours.detach().double() - golden.double()).abs().max()) if golden.numel() else 0.0
     error = error if error == error else float("inf")  # NaN passes no comparison
     return Comparison(case, tensor, error, max(atol + rtol * largest, ROUNDING * largest), largest, False, note)
 
 
-def summary(found: Sequence[Comparison]) -> str:
+def summary(comparisons: Sequence[Comparison]) -> str:
     """One line: how many, how many past their tolerance, the largest error against its tolerance."""
-    failed = [c for c in found if not c.passed]
-    worst = max(found, key=lambda c: (not c.passed, c.error / c.tolerance if c.tolerance else c.error))
-    told = f"{len(found)} tensors, {len(failed)} past tolerance"
+    failed = [c for c in comparisons if not c.passed]
+    worst = max(comparisons, key=lambda c: (not c.passed, c.error / c.tolerance if c.tolerance else c.error))
+    told = f"{len(comparisons)} tensors, {len(failed)} past tolerance"
     return f"{told}; nearest to it: {worst.case}/{worst.tensor} {worst.error:.1e} of {worst.tolerance:.0e}"
 
 
-def cases(found: Iterable[Comparison]) -> list[str]:
+def cases(comparisons: Iterable[Comparison]) -> list[str]:
     """The cases that were run, in order, each once."""
-    return list(dict.fromkeys(c.case for c in found))
+    return list(dict.fromkeys(c.case for c in comparisons))

@@ -66,7 +66,7 @@ class TensorFile(Mapping[str, Tensor]):
 
 @dataclass(frozen=True)
 class Foreign:
-    """What an importer sees of a checkpoint."""
+    """A checkpoint as an importer sees it."""
 
     path: Path
     """The folder or file that was named."""
@@ -130,6 +130,9 @@ def open_foreign(
     Args:
         assume: settings, by dotted path, that the config lacks or has otherwise.
         drop: dotted paths of settings and of tensors (with all below them) to go without.
+
+    Raises:
+        ConfigError: it is broken, would run code, or has nothing of what is to be dropped.
     """
     weights = _weights(path)
     tensors = TensorFile(weights, drop)
@@ -161,14 +164,14 @@ def _weights(path: Path) -> list[Path]:
     for name in WEIGHTS:
         if (path / name).is_file():
             return [path / name]
-    found = sorted(
+    files = sorted(
         p for p in path.iterdir() if p.suffix in (".safetensors", *PICKLES) and not p.stem.startswith("case")
     )
     # a model in two halves is opened by its first; the importer finds the other beside it
-    halves = [p for p in found if "encoder" in p.stem and p.with_name(p.name.replace("encoder", "decoder")) in found]
-    if len(found) == 1 or len(halves) == 1:
-        return halves or found
-    listed = ", ".join(p.name for p in found) or "no weights"
+    halves = [p for p in files if "encoder" in p.stem and p.with_name(p.name.replace("encoder", "decoder")) in files]
+    if len(files) == 1 or len(halves) == 1:
+        return halves or files
+    listed = ", ".join(p.name for p in files) or "no weights"
     raise ConfigError.at(str(path), f"holds {listed}; name the one file to read, or call it model.safetensors")
 
 
@@ -183,13 +186,13 @@ def _open(path: Path) -> Any:
     try:
         with warnings.catch_warnings():  # of protocols that torch did not write
             warnings.simplefilter("ignore", UserWarning)
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a broken or hostile stream makes the unpickler raise anything, and run nothing
         text = f"is not a plain file of tensors, so nothing in it was run ({_why(error)}); ask for it as safetensors"
         raise ConfigError.at(str(path), text) from None
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) and isinstance(k, str) for k, v in found.items()):
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) and isinstance(k, str) for k, v in state.items()):
         raise ConfigError.at(str(path), "holds something else than tensors by name; ask for the bare state dict")
-    return found
+    return state
 
 
 def _why(error: Exception) -> str:
@@ -208,15 +211,15 @@ def _settings(path: Path, weights: Path, metadata: Mapping[str, str]) -> dict[st
     for name in (*stems, *CONFIGS):
         if (folder / name).is_file():
             return read_config(folder / name)
-    found = {}
+    settings = {}
     for key, text in metadata.items():
         where = f"{weights} (metadata {key!r})"
         if len(text) > MAX_CONFIG:
             raise ConfigError.at(where, f"has {len(text):,} characters; a config has at most {MAX_CONFIG:,}")
         if key != "format":
             # a mapping is what we are after; any other text is a plain value, such as a name
-            found[key] = plain(parse(text, where), where) if text.lstrip()[:1] in ("{", "[", "(") else _scalar(text)
-    return found
+            settings[key] = plain(parse(text, where), where) if text.lstrip()[:1] in ("{", "[", "(") else _scalar(text)
+    return settings
 
 
 def _scalar(text: str) -> Any:

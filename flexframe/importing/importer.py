@@ -31,7 +31,7 @@ class Importer(ABC, Generic[ImporterC]):
 
     @abstractmethod
     def recognises(self, source: Foreign) -> bool:
-        """Whether the checkpoint is of this format, judged by names only; it may still be broken."""
+        """True where the checkpoint is of this format, judged by names only; it may still be broken."""
 
     @abstractmethod
     def convert(self, source: Foreign) -> Imported:

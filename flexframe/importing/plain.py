@@ -23,7 +23,11 @@ MAX_DEPTH = 64
 
 
 def parse(text: str, where: str) -> Any:
-    """JSON, or a Python literal: what a config inside a checkpoint's metadata is written as."""
+    """Parse JSON or a Python literal, as configs inside of a checkpoint's metadata are.
+
+    Raises:
+        ConfigError: it is neither, or too long or too deep.
+    """
     check_bounds(text, where)
     try:
         return json.loads(text)
@@ -36,7 +40,11 @@ def parse(text: str, where: str) -> Any:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A `.json`, `.yaml` or `.yml` file that holds a mapping."""
+    """Read a `.json`, `.yaml` or `.yml` file that holds a mapping.
+
+    Raises:
+        ConfigError: it holds something else, or is too long or too deep.
+    """
     size = path.stat().st_size
     if size > MAX_CONFIG:
         raise ConfigError.at(str(path), f"has {size:,} bytes; a config has at most {MAX_CONFIG:,}, so this is none")
@@ -46,17 +54,21 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ConfigError.at(str(path), f"is not text ({_one_line(error)})") from None
     check_bounds(text, str(path))
     try:
-        found = json.loads(text) if path.suffix == ".json" else YAML(typ="safe", pure=True).load(text)
+        raw = json.loads(text) if path.suffix == ".json" else YAML(typ="safe", pure=True).load(text)
     except (ValueError, YAMLError, RecursionError) as error:
         raise ConfigError.at(str(path), f"cannot be read: {_one_line(error)}") from None
-    if not isinstance(found, dict):
-        raise ConfigError.at(str(path), f"holds {type(found).__name__}, not a mapping")
-    settings: dict[str, Any] = plain(found, str(path))
+    if not isinstance(raw, dict):
+        raise ConfigError.at(str(path), f"holds {type(raw).__name__}, not a mapping")
+    settings: dict[str, Any] = plain(raw, str(path))
     return settings
 
 
 def check_bounds(text: str, where: str) -> None:
-    """Refuse text that is too long or too deep, before a parser meets it."""
+    """Refuse text that is too long or too deep, before a parser meets it.
+
+    Raises:
+        ConfigError: it is.
+    """
     if len(text) > MAX_CONFIG:
         raise ConfigError.at(where, f"has {len(text):,} characters; a config has at most {MAX_CONFIG:,}")
     depth, quote, escaped = 0, "", False
@@ -82,7 +94,11 @@ def check_bounds(text: str, where: str) -> None:
 
 
 def plain(value: Any, where: str) -> Any:
-    """The value with every mapping a dict of text keys; anything that is no plain data is refused."""
+    """The value with every mapping a dict of text keys.
+
+    Raises:
+        ConfigError: something in it is no plain data.
+    """
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):

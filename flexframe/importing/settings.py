@@ -33,7 +33,11 @@ class Settings:
         return f"{self.path}.{name}" if self.path else name
 
     def take(self, name: str, kind: type | tuple[type, ...], default: Any = _MISSING) -> Any:
-        """A setting's value; `kind` is its type, ints passing for floats, None only where `type(None)` is named."""
+        """A setting's value; `kind` is its type, ints passing for floats, None only where `type(None)` is named.
+
+        Raises:
+            ConfigError: it is not given and has no default, or is of another type.
+        """
         path = self.at(name)
         self._read.add(path)
         if name not in self.data:
@@ -50,21 +54,33 @@ class Settings:
         return value
 
     def number(self, name: str, default: Any = _MISSING) -> Any:
-        """A positive whole number."""
+        """A positive whole number.
+
+        Raises:
+            ConfigError: it is none.
+        """
         value = self.take(name, int, default)
         if value is not None and value < 1:
             raise ConfigError.at(self.at(name), f"is {value}; expected at least 1")
         return value
 
     def numbers(self, name: str, default: Any = _MISSING) -> tuple[int, ...]:
-        """A list of positive whole numbers."""
+        """A list of positive whole numbers.
+
+        Raises:
+            ConfigError: it is none.
+        """
         value = self.take(name, (list, tuple), default)
         if not value or not all(type(v) is int and v > 0 for v in value):
             raise ConfigError.at(self.at(name), f"is {value!r}; expected whole numbers above 0")
         return tuple(value)
 
     def choice(self, name: str, known: Collection[Any], default: Any = _MISSING) -> Any:
-        """One of the values that are supported."""
+        """One of the values that are supported.
+
+        Raises:
+            ConfigError: it is another.
+        """
         value = self.take(name, (str, int, float, bool, list, type(None)), default)
         if value not in known:
             listed = ", ".join(repr(k) for k in known)
@@ -85,23 +101,27 @@ class Settings:
 
     def unread(self) -> list[tuple[str, Any]]:
         """Path and value of every setting that was not taken."""
-        found: list[tuple[str, Any]] = []
+        left: list[tuple[str, Any]] = []
         for name, value in self.data.items():
             path = self.at(name)
             if path in self._read:
                 continue
             if isinstance(value, Mapping) and any(r.startswith(path + ".") for r in self._read):
-                found += Settings(value, path, self._read).unread()
+                left += Settings(value, path, self._read).unread()
             else:
-                found.append((path, value))
-        return found
+                left.append((path, value))
+        return left
 
-    def agreed(self, name: str, found: int) -> int:
-        """A whole number that the tensors tell; where it is set too, it must be the same."""
-        value = self.take(name, int, found)
-        if value != found:
-            raise ConfigError.at(self.at(name), f"is {value}, but the tensors have {found}; one of the two is wrong")
-        return found
+    def agreed(self, name: str, held: int) -> int:
+        """A whole number that the tensors tell; where it is set too, it must be the same.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        value = self.take(name, int, held)
+        if value != held:
+            raise ConfigError.at(self.at(name), f"is {value}, but the tensors have {held}; one of the two is wrong")
+        return held
 
     def finish(self) -> None:
         """Raise `ConfigError` over all that was never read."""

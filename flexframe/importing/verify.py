@@ -33,12 +33,12 @@ def verify_folder(
     reader = importer_of(source, importer)
     converted = reader.convert(source)
     model = assemble(converted.config, converted.state, str(folder), converted.sampling, converted.names)
-    found = list(reader.compare(source, model))
-    lost = [name for name in files if name not in cases(found)]
+    comparisons = list(reader.compare(source, model))
+    lost = [name for name in files if name not in cases(comparisons)]
     if lost:
         text = f"importer {reader.config.type!r} compares nothing with {', '.join(f'{n}.safetensors' for n in lost)}"
         raise ConfigError.at(str(folder), text)
-    return found
+    return comparisons
 
 
 def markdown(runs: Sequence[tuple[str, Sequence[Comparison]]]) -> str:
@@ -52,11 +52,11 @@ def markdown(runs: Sequence[tuple[str, Sequence[Comparison]]]) -> str:
         f"{ROUNDING:.1e} of a tensor's largest entry: sums of large numbers move with the processor.",
         "",
     ]
-    for name, found in runs:
-        passed = sum(c.passed for c in found)
-        lines += [f"## {name}", "", f"{passed} of {len(found)} within tolerance.", ""]
+    for name, comparisons in runs:
+        passed = sum(c.passed for c in comparisons)
+        lines += [f"## {name}", "", f"{passed} of {len(comparisons)} within tolerance.", ""]
         lines += ["| case | tensor | largest error | tolerance | |", "|---|---|---:|---:|---|"]
-        for c in found:
+        for c in comparisons:
             error = f"{c.error:.0f} of {c.largest:.0f}" if c.exact else f"{c.error:.1e}"
             note = f" ({c.note})" if c.note else ""
             bound = "0" if c.exact else f"{c.tolerance:.0e}"

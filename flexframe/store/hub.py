@@ -18,20 +18,24 @@ CONFIGS = ["config.json", "config.yaml", "*.safetensors.index.json"]
 
 
 def home() -> Path:
-    """Where what was recorded is kept."""
+    """The folder of what is recorded and cached: `$FLEXFRAME_HOME`, or `~/.cache/flexframe`."""
     return Path(os.environ.get("FLEXFRAME_HOME") or Path.home() / ".cache" / "flexframe")
 
 
 def recorded(repo: str) -> str | None:
-    """The commit of this repository's first download here."""
+    """The commit of this repository's first download here.
+
+    Raises:
+        ConfigError: the record is broken.
+    """
     path = home() / "revisions.json"
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8")).get(repo)
+        commit = json.loads(path.read_text(encoding="utf-8")).get(repo)
     except (ValueError, AttributeError) as error:
         raise ConfigError.at(str(path), f"is broken ({error}); delete it, and revisions are recorded anew") from None
-    return found if isinstance(found, str) else None
+    return commit if isinstance(commit, str) else None
 
 
 def record(repo: str, commit: str) -> None:
@@ -49,6 +53,9 @@ def fetch(repo: str, revision: str | None = None, file: str | None = None) -> tu
     Args:
         revision: a commit, branch or tag; None takes the recorded commit, or the newest if there is none yet.
         file: the one weights file to fetch; None takes all safetensors, and a pickled file only where there is none.
+
+    Raises:
+        ConfigError: there is no such repository, revision or file, or it cannot be fetched.
     """
     wanted = revision or recorded(repo) or "main"
     patterns = [file] if file else ["*.safetensors"]

@@ -93,21 +93,21 @@ def load(
         ConfigError: an unknown name, a file that is broken or of another format, tensors that do not fit.
     """
     place = locate(where)
-    found, about = imported(place, assume=assume, drop=drop)
-    if kind is not None and found.config.kind != kind:
-        held = found.config.kind
+    checkpoint, about = imported(place, assume=assume, drop=drop)
+    if kind is not None and checkpoint.config.kind != kind:
+        held = checkpoint.config.kind
         raise ConfigError.at(str(where), f"holds a {held}, not a {kind}; load it with kind={held!r}")
-    for note in found.notes:
+    for note in checkpoint.notes:
         log.warning("%s: %s", place.id, note)
-    sampling = dict(found.sampling)
+    sampling = dict(checkpoint.sampling)
     if place.card is not None:
         sampling |= place.card.file.sampling
-    config = found.config
+    config = checkpoint.config
     if overrides:
         config, sampling = override(config, sampling, overrides)
     if place.card is not None and config.sampling is not None:
         config.sampling.read(sampling, f"{place.card.id}: sampling")  # what is wrong is told with the card's name
-    model = assemble(config, found.state, place.id, sampling, found.names)
+    model = assemble(config, checkpoint.state, place.id, sampling, checkpoint.names)
     model.id = place.id.removeprefix("card:")
     model.about = about
     return model.eval().to(device)
@@ -121,7 +121,11 @@ def load_file(path: Path, *, device: str | torch.device = "cpu") -> Tokenizer:
 def imported(
     place: Place, *, assume: Mapping[str, Any] | None = None, drop: Sequence[str] = (), importer: str | None = None
 ) -> tuple[Imported, dict[str, Any]]:
-    """Config and state of a place, whatever its format, and what is known about them."""
+    """Config and state of a place, whatever its format, and what is known about them.
+
+    Raises:
+        ConfigError: it is broken, of no known format, or of ours with something to assume or to drop.
+    """
     path, commit = fetch(place)
     if path.is_file() and header_of(path) is not None:
         if assume or drop:
@@ -131,18 +135,18 @@ def imported(
         return Imported(config, state, header["sampling"]), header["about"]
     described = None if place.card is None else place.card.described
     source = open_foreign(path, assume=assume, drop=drop, origin=place.id, revision=commit, card_model=described)
-    found = importer_of(source, importer).convert(source)
-    return found, about_import(source, found)
+    checkpoint = importer_of(source, importer).convert(source)
+    return checkpoint, about_import(source, checkpoint)
 
 
-def about_import(source: Foreign, found: Imported) -> dict[str, Any]:
-    """What is recorded of an import: where it is from, what was assumed and dropped, what a user must know."""
+def about_import(source: Foreign, checkpoint: Imported) -> dict[str, Any]:
+    """The record of an import: where it is from, what was assumed and dropped, what a user must know."""
     about = {
         "source": source.origin,
         "revision": source.revision,
         "assumed": dict(source.assumed),
         "dropped": list(source.dropped),
-        "notes": list(found.notes),
+        "notes": list(checkpoint.notes),
     }
     return {"import": about}
 

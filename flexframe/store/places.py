@@ -21,7 +21,7 @@ log = logging.getLogger("flexframe")
 
 @dataclass(frozen=True)
 class Place:
-    """What a name stands for: a card, a path, or a repository of the hub. Nothing is fetched to find out."""
+    """The thing that a name stands for: a card, a path, or a repository of the hub. Nothing is fetched to find out."""
 
     id: str
     """The name in full, with its prefix: what `load` takes again."""
@@ -37,6 +37,9 @@ def locate(where: str | Path) -> Place:
     `card:`, `path:` and `hf:` (`hf:owner/name@revision`) say which is meant. A published model's name on the hub finds
     its card. A bare name that starts with a family of cards, is nearly a card's, or whose first part is a folder here
     never means the hub: nothing that is local is sent there.
+
+    Raises:
+        ConfigError: there is nothing of that name.
     """
     text = str(where)
     prefix, _, rest = text.partition(":")
@@ -80,7 +83,11 @@ def find(where: str | Path) -> Path:
 
 
 def fetch(place: Place) -> tuple[Path, str | None]:
-    """A place's file or folder on this disk, and its commit if it is from the hub."""
+    """A place's file or folder on this disk, and its commit if it is from the hub.
+
+    Raises:
+        ConfigError: it cannot be fetched, holds no model, or is not what its card says.
+    """
     if place.path is not None:
         return _model_in(place.path), None
     if place.repo is not None:
@@ -93,15 +100,15 @@ def fetch(place: Place) -> tuple[Path, str | None]:
         return card.weights_path(), None
     path, commit = hub.fetch(weights.hub, weights.revision, weights.file)
     if weights.sha256 is not None and path.is_file():
-        found = sha256(path)
-        if found != weights.sha256:
-            text = f"{path} hashes to {found[:12]}, the card says {weights.sha256[:12]}; delete it and fetch it again"
+        digest = sha256(path)
+        if digest != weights.sha256:
+            text = f"{path} hashes to {digest[:12]}, the card says {weights.sha256[:12]}; delete it and fetch it again"
             raise ConfigError.at(card.id, text)
     return _model_in(path), commit
 
 
 def preprocessing(where: str | Path) -> Preprocessing:
-    """How image files are made a model's input: as its card says, or its file; else the usual way."""
+    """The way in which image files are made a model's input: its card's, or its file's; else the usual one."""
     place = locate(where)
     if place.card is not None:
         return place.card.file.preprocessing

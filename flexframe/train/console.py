@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a progress bar and a table of recent log lines; plain lines elsewhere."""
+"""A training run as a person sees it: a progress bar and a table of recent log lines; plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Console:
         self.live: Live | None = None
 
     def start(self, run: Run) -> None:
+        """Show what is about to be trained."""
         parts = ", ".join(f"{name} {count:,}" for name, count in run.parameters().items() if count)
         many = run.processes.size
         device = f"{many} processes on {run.device.type} ({run.config.run.parallel})" if many > 1 else f"{run.device}"
@@ -45,6 +46,7 @@ class Console:
             self.live.start()
 
     def show(self, line: Mapping[str, Any]) -> None:
+        """Show a line of the log."""
         self.rows.append(line)
         left = self._left(line)
         self.progress.update(self.task, completed=line["step"], left=left)
@@ -55,6 +57,7 @@ class Console:
             self.terminal.print("  ".join([*words, left] if left else words), highlight=False)
 
     def stop(self) -> None:
+        """Leave the terminal as it was."""
         if self.live is not None:
             self.live.stop()
             self.live = None
@@ -69,7 +72,7 @@ class Console:
         return Group(table, self.progress)
 
     def _left(self, line: Mapping[str, Any]) -> str:
-        """What is left of the run at the pace of the last steps; nothing at its end, or where no pace is known."""
+        """Time that is left at the pace of the last steps; nothing at its end, or where no pace is known."""
         images, pace = (self.config.steps - line["step"]) * self.config.batch_size, line.get("images_per_s")
         return f"{duration(images / pace)} left" if images and pace else ""
 

@@ -15,9 +15,9 @@ COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a
 STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 GRADIENTS = "grad_norm/"
 NOT_SHOWN = ("step", "lr", "images_per_s", "data_wait", "skipped", "codes_dead")
-"""What is plotted only when it is asked for."""
+"""Numbers that are plotted only when they are asked for."""
 LINEAR = ("codes_used", "codes_dead", "data_wait", "images_per_s", "skipped", "lr")
-"""What may be 0, or is no loss: never on a logarithm unless all is."""
+"""Numbers that may be 0, or are no losses: never on a logarithm unless all are."""
 COLUMNS, WIDTH, HEIGHT = 3, 4.6, 3.1
 """Panels in a row; inches of a panel."""
 
@@ -25,26 +25,29 @@ Lines = Sequence[Mapping[str, Any]]
 
 
 def names(runs: Mapping[str, Lines]) -> list[str]:
-    """What any of the runs has logged as a number, in the order in which it appears."""
-    found = {name: None for lines in runs.values() for line in lines for name, v in line.items() if _is_number(v)}
-    return list(found)
+    """Names of the numbers that any of the runs has logged, in the order in which they appear."""
+    known = {name: None for lines in runs.values() for line in lines for name, v in line.items() if _is_number(v)}
+    return list(known)
 
 
 def choose(runs: Mapping[str, Lines], wanted: Sequence[str]) -> list[list[str]]:
     """Panels, each with the metrics in it: those that are wanted, else losses, codes and gradient norms.
 
     A part of a name that ends in a slash means all that begin so (`grad_norm/`). The norms of a single run's parts
-    share a panel; of several runs each part has its own. `ConfigError` where no run has logged a metric.
+    share a panel; of several runs each part has its own.
+
+    Raises:
+        ConfigError: no run has logged a metric.
     """
     known = names(runs)
     if wanted:
         panels = []
         for name in wanted:
-            found = [each for each in known if each == name or (name.endswith("/") and each.startswith(name))]
-            if not found:
+            chosen = [each for each in known if each == name or (name.endswith("/") and each.startswith(name))]
+            if not chosen:
                 text = f"no run has logged {name!r}.{nearest(name, known)} Logged: {', '.join(known) or 'nothing'}"
                 raise ConfigError.at("--metric", text)
-            panels += [found] if len(runs) == 1 else [[each] for each in found]
+            panels += [chosen] if len(runs) == 1 else [[each] for each in chosen]
         return panels
     order = [n for n in known if n not in NOT_SHOWN and not n.startswith(GRADIENTS) and not _is_all(runs, n)]
     order.sort(key=lambda n: (n != "loss", n == "grad_norm", n == "codes_used"))
@@ -53,7 +56,7 @@ def choose(runs: Mapping[str, Lines], wanted: Sequence[str]) -> list[list[str]]:
 
 
 def _is_all(runs: Mapping[str, Lines], name: str) -> bool:
-    """Whether a loss is the only one, so that its curve is that of `loss`."""
+    """True for a loss that is the only one, so that its curve is that of `loss`."""
     if name == "loss":
         return False
     return all(line.get(name) == line.get("loss") for lines in runs.values() for line in lines)
@@ -61,11 +64,11 @@ def _is_all(runs: Mapping[str, Lines], name: str) -> bool:
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:
     """The mean of each value and the `window` - 1 before it, of those that are finite; NaN where none is."""
-    found = []
+    means = []
     for end in range(1, len(values) + 1):
         part = [v for v in values[max(0, end - window) : end] if math.isfinite(v)]
-        found.append(sum(part) / len(part) if part else math.nan)
-    return found
+        means.append(sum(part) / len(part) if part else math.nan)
+    return means
 
 
 def series(lines: Lines, name: str) -> tuple[list[int], list[float]]:

@@ -39,11 +39,12 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and shows the console."""
+        """True for the process that writes files and shows the console."""
         return self.rank == 0
 
     @property
     def share(self) -> Share:
+        """This process's rows of each batch."""
         return Share(self.rank, self.size)
 
     def mean(self, values: Tensor) -> Tensor:
@@ -70,9 +71,9 @@ class Processes:
         """Every process's value, on each of them."""
         if self.size == 1:
             return [value]
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
     def _reduced(self, values: Tensor, how: Any) -> Tensor:
         if self.size == 1:
@@ -86,7 +87,7 @@ ALONE = Processes()
 
 
 def launched() -> bool:
-    """Whether torchrun started this process as one of several."""
+    """True where torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
@@ -96,7 +97,11 @@ def rank() -> int:
 
 
 def local_device(name: str, environment: Mapping[str, str] = os.environ) -> str:
-    """The device of one of several processes: the CPU, or the GPU of its number on this host."""
+    """The device of one of several processes: the CPU, or the GPU of its number on this host.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes, or one GPU is named for all.
+    """
     if name in ("auto", "cuda") and torch.cuda.is_available():
         number, count = int(environment.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if number >= count:
@@ -123,9 +128,9 @@ def join(device: torch.device, timeout: float) -> Processes:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout + MARGIN))
     own = f"rank {dist.get_rank()} on {socket.gethostname()} (process {os.getpid()})"
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, own)
-    return Processes(dist.get_rank(), len(found), tuple(found))
+    names: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(names, own)
+    return Processes(dist.get_rank(), len(names), tuple(names))
 
 
 def leave() -> None:
@@ -135,7 +140,7 @@ def leave() -> None:
 
 
 def joined() -> bool:
-    """Whether this process is one of several that have met."""
+    """True where this process is one of several that have met."""
     return dist.is_initialized()
 
 

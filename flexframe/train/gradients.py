@@ -24,7 +24,7 @@ class Gradients:
     def clip(self) -> dict[str, Tensor]:
         """Scale each owner's gradients to the norm allowed. Returns the norms before: `grad_norm` of the model and
         `grad_norm/PART` of its parts, `grad_norm/OWNER` of others. The same on every process."""
-        found: dict[str, Tensor] = {}
+        norms_before: dict[str, Tensor] = {}
         for owner, parameters in self.owners.items():
             with_gradient = [p for p in parameters if p.grad is not None]
             gradients = [p.grad for p in with_gradient if p.grad is not None]
@@ -32,14 +32,14 @@ class Gradients:
             total = self._norm(norms)
             torch.nn.utils.clip_grads_with_norm_(with_gradient, self.limit, total)
             if owner != "model":
-                found[f"grad_norm/{owner}"] = total
+                norms_before[f"grad_norm/{owner}"] = total
                 continue
-            found["grad_norm"] = total
+            norms_before["grad_norm"] = total
             parts: dict[str, list[Tensor]] = {}
             for p, norm in zip(with_gradient, norms, strict=True):
                 parts.setdefault(self.part[id(p)], []).append(norm)
-            found |= {f"grad_norm/{name}": self._norm(each) for name, each in parts.items()}
-        return found
+            norms_before |= {f"grad_norm/{name}": self._norm(each) for name, each in parts.items()}
+        return norms_before
 
     def _norm(self, norms: Sequence[Tensor]) -> Tensor:
         if not norms:

@@ -1,4 +1,4 @@
-"""What the folders of runs say of them: how far they are, what they logged, how they ended. Imports no torch."""
+"""Runs as their folders have them: how far they are, what they logged, how they ended. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class History:
     folder: Path
     model: str
     steps: int
-    """How many it is to take."""
+    """Steps that it is to take."""
     lines: tuple[Mapping[str, Any], ...]
-    """What was logged, in order of the steps; a line that a kill cut short is left out."""
+    """Lines of its log, in order of the steps; one that a kill cut short is left out."""
     state: str
     """`running`, `finished`, `stopped` (by a signal; it can go on), `failed` (an error, or killed)."""
     why: str
-    """Of one that failed or was stopped."""
+    """The reason, where it failed or was stopped."""
     touched: float
     """When it last logged, or was begun: seconds since 1970."""
 
@@ -39,10 +39,12 @@ class History:
 
     @property
     def step(self) -> int:
+        """The last step that is known of."""
         return max(self.ended, int(self.lines[-1]["step"]) if self.lines else 0)
 
     @property
     def last(self) -> Mapping[str, Any]:
+        """The last line that was logged; empty where there is none."""
         return self.lines[-1] if self.lines else {}
 
     @property
@@ -52,7 +54,11 @@ class History:
 
 
 def read(folder: Path) -> History:
-    """The run of a folder. `ConfigError` where there is none, or its config cannot be read."""
+    """The run of a folder.
+
+    Raises:
+        ConfigError: there is none, or its config cannot be read.
+    """
     paths = RunFolder(folder)
     path = paths.config
     if not path.is_file():
@@ -70,7 +76,11 @@ def read(folder: Path) -> History:
 
 
 def log(folder: Path) -> tuple[Mapping[str, Any], ...]:
-    """What the run of a folder has logged. `ConfigError` where there is no log, as before its first line."""
+    """Lines that the run of a folder has logged; none before its first one.
+
+    Raises:
+        ConfigError: the folder holds no run.
+    """
     paths = RunFolder(folder)
     if not paths.log.is_file() and not paths.config.is_file():
         raise ConfigError.at(str(folder), f"holds no run: neither a {LOG} nor a {CONFIG}")
@@ -78,7 +88,11 @@ def log(folder: Path) -> tuple[Mapping[str, Any], ...]:
 
 
 def find(root: Path) -> Iterator[Path]:
-    """Folders of runs under a folder, itself included, in the order of their names."""
+    """Folders of runs under a folder, itself included, in the order of their names.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
     if not root.is_dir():
         raise ConfigError.at(str(root), "is no folder; name the one that holds your runs")
     for path in sorted(root.rglob(CONFIG)):
@@ -87,12 +101,12 @@ def find(root: Path) -> Iterator[Path]:
 
 
 def _is_run(path: Path) -> bool:
-    """Whether a config is a run's; published models have a config.json too."""
+    """True for a run's config; published models have a config.json too."""
     try:
-        found = json.loads(path.read_text())
+        config = json.loads(path.read_text())
     except (OSError, ValueError):
         return (path.parent / LOG).is_file()  # a run's, and broken: to be told
-    return isinstance(found, dict) and found.keys() >= {"model", "run"}
+    return isinstance(config, dict) and config.keys() >= {"model", "run"}
 
 
 def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -108,7 +122,7 @@ def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _model(config: Mapping[str, Any]) -> str:
-    """In a few words what a model is."""
+    """A model in a few words."""
     if "prior" in config:
         return f"{config['prior']['type']} {config['length']}"
     return " ".join([*(config[part]["type"] for part in PARTS), str(config["length"])])

@@ -20,17 +20,20 @@ def initialise(model: Tokenizer, init: Sequence[InitConfig]) -> list[dict[str, A
     Each part fits the tensors to its own widths where that has a meaning (`Part.adapt`: positions of another grid, a
     shorter sequence). What then is missing, left over or of another shape is an error that lists all of it; what is
     missing from a model that is taken in part is left to the others, and listed if it stays random.
+
+    Raises:
+        ConfigError: a model has none of these parts, tensors do not fit, or a codec with weights is given none.
     """
     taken, problems = list[dict[str, Any]](), list[tuple[str, str]]()
     filled: dict[str, set[str]] = {}
     for i, config in enumerate(init):
         place = locate(config.source)
-        found, about = imported(place)
-        spec = found.config.widths
+        given_model, about = imported(place)
+        spec = given_model.config.widths
         if spec is None:
-            kind = found.config.kind
+            kind = given_model.config.kind
             raise ConfigError.at(f"run.init.{i}", f"{config.source} is a {kind}, not a tokenizer or a codec")
-        state = {_rename(name, config.rename): value for name, value in found.state.items()}
+        state = {_rename(name, config.rename): value for name, value in given_model.state.items()}
         there = {name.partition(".")[0] for name in state}
         for part in config.parts or tuple(p for p in PARTS if p in there):
             own: Part[Any] = getattr(model, part)

@@ -30,7 +30,11 @@ class Lock:
         self.held = False
 
     def take(self) -> None:
-        """`ConfigError` where another process trains in this folder."""
+        """Take the folder.
+
+        Raises:
+            ConfigError: another process trains in it.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         own = {"host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
         beside = self.path.with_name(f".{self.path.name}-{own['host']}-{own['pid']}")
@@ -51,6 +55,7 @@ class Lock:
         threading.Thread(target=self._refresh, daemon=True, name="flexframe lock").start()
 
     def release(self) -> None:
+        """Leave the folder to others; nothing where it is not held."""
         if self.held:
             self.held = False
             self.ended.set()
@@ -93,12 +98,12 @@ class Lock:
 
 
 def holder(folder: Path) -> tuple[str, bool] | None:
-    """Who trains in a folder, or was killed there, and whether he lives; None where the folder is free. Changes
+    """The holder of a folder, or who was killed there, and whether he lives; None where the folder is free. Changes
     nothing. A holder on another host counts as living until his lock is stale."""
     path = RunFolder(folder).lock
     try:
-        found, touched = json.loads(path.read_text()), path.stat().st_mtime
-        host, pid, began = found["host"], found["pid"], found["began"]
+        told, touched = json.loads(path.read_text()), path.stat().st_mtime
+        host, pid, began = told["host"], told["pid"], told["began"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     here = host == socket.gethostname()

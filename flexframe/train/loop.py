@@ -179,12 +179,12 @@ def _check(run: Run, reading: Reading) -> None:
 
 
 def _advice(run: Run, reading: Reading, step: int, place: Path) -> str:
-    found = f"{', '.join(reading.troubles)} {'is' if len(reading.troubles) == 1 else 'are'} not finite"
+    trouble = f"{', '.join(reading.troubles)} {'is' if len(reading.troubles) == 1 else 'are'} not finite"
     if run.tally.skip:
-        text = f"{reading.in_a_row} steps in a row were skipped: {found}"
+        text = f"{reading.in_a_row} steps in a row were skipped: {trouble}"
         advice = "try a lower run.optimizer.lr"
     else:
-        text = f"{found} at step {step + 1}"
+        text = f"{trouble} at step {step + 1}"
         advice = "try a lower run.optimizer.lr, or run.nonfinite=skip for single bad steps"
     kept = f"the batch's rows are in {place}, the last whole checkpoint in {run.paths.checkpoints}"
     return f"{text}; {kept}; {advice}"

@@ -27,7 +27,7 @@ class Group:
 
     parameters: list[nn.Parameter]
     matrices: bool
-    """Whether they are weights of linear and convolution layers."""
+    """True for weights of linear and convolution layers."""
     weight_decay: float
     scale: float
     """Their learning rate's ratio to the run's."""
@@ -175,5 +175,6 @@ class Average:
             local(self.state[name]).copy_(local(now[name]))
 
     def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over another average's tensors, sharded as these are."""
         for name, value in self.state.items():
             local(value).copy_(local(like(state[name], value)))

@@ -15,13 +15,11 @@ from torch import Tensor, nn
 
 from flexframe import provenance
 from flexframe.files import write_json, write_text
-from flexframe.models.tokenizer import Tokenizer
 from flexframe.store import modelfile
 from flexframe.train import checkpoint, sharding
 from flexframe.train.distributed import ALONE, Processes
 from flexframe.train.feeds.create import create_feed
 from flexframe.train.gradients import Gradients
-from flexframe.train.init import initialise
 from flexframe.train.lock import Lock
 from flexframe.train.observer import Observer
 from flexframe.train.optim import Average, create_optimizer
@@ -68,7 +66,7 @@ class Run:
         torch.manual_seed(config.run.seed)  # initial weights, and draws inside libraries
         self.trainee = trainee = create_trainee(config)
         model = trainee.model
-        self.taken = initialise(model, config.run.init) if initial and isinstance(model, Tokenizer) else []
+        self.taken = trainee.initialise(config.run.init) if initial else []
         if initial:
             self.feed.attach(trainee, check=True)
         trainee.to(device)
@@ -77,7 +75,7 @@ class Run:
         if config.run.compile:
             sharding.compiled(model)
         self.trained: nn.Module = trainee
-        """What is called in training: the trainee, or what wraps it."""
+        """The trainee, or its wrapper: called in training."""
         if processes.size > 1:
             self.trained = sharding.spread(trainee, config.run, device)
             torch.manual_seed(config.run.seed + processes.rank)  # rows of other processes have dropout of their own
@@ -88,7 +86,7 @@ class Run:
         self.usage = Usage(trainee.codebook, device, processes)
         self.hooks = manager().hook
         self.observers: list[Observer[Any]] = []
-        """Who is told of it, from `begin` to `end`."""
+        """Observers that are told of it, from `begin` to `end`."""
 
     @classmethod
     def create(
@@ -99,7 +97,11 @@ class Run:
         sampling: Mapping[str, Any],
         processes: Processes = ALONE,
     ) -> Run:
-        """A fresh run in a folder that holds none yet. `close` it, if it is not trained."""
+        """A fresh run in a folder that holds none yet. `close` it, if it is not trained.
+
+        Raises:
+            ConfigError: the folder holds a run or is in use, a package is missing, or data and model do not fit.
+        """
         check_packages(config.run)
         if processes.first and RunFolder(folder).config.exists():
             raise ConfigError.at(
@@ -119,7 +121,11 @@ class Run:
     @classmethod
     def resume(cls, folder: Path, device: torch.device, processes: Processes = ALONE) -> Run:
         """The run of a folder, at its last whole checkpoint, or at its beginning if it has none yet. By as many
-        processes as before or others. `close` it, if it is not trained."""
+        processes as before or others. `close` it, if it is not trained.
+
+        Raises:
+            ConfigError: the folder holds no run, another process trains there, or a package is missing.
+        """
         paths = RunFolder(folder)
         if not paths.config.is_file():
             raise ConfigError.at(str(folder), f"holds no run to resume; there is no {CONFIG}")
@@ -209,7 +215,11 @@ class Run:
         return {name: sum(p.numel() for p in part.parameters()) for name, part in self.trainee.model.named_children()}
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Add a line to the run's log. `OSError` where the disk does not take it."""
+        """Add a line to the run's log.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
         self.last = dict(line)
         path = self.paths.log
         try:
@@ -270,8 +280,8 @@ def check_packages(run: RunConfig) -> None:
 def timeout(folder: Path) -> float:
     """The `run.timeout` of a run that is there; 600 where its config does not say, or is not there."""
     path = RunFolder(folder).config
-    found = json.loads(path.read_text(encoding="utf-8"))["run"].get("timeout", 600.0) if path.is_file() else 600.0
-    return float(found)
+    seconds = json.loads(path.read_text(encoding="utf-8"))["run"].get("timeout", 600.0) if path.is_file() else 600.0
+    return float(seconds)
 
 
 def _step_of(line: str) -> float:

@@ -47,10 +47,10 @@ def _draw(run: Run, state: dict[str, torch.Tensor]) -> None:
         images = model.codec.decode(batch.latents).clamp(0, 1)
     rng = Rng(run.config.run.seed, batch.index)
     tokens, originals = model.encode(images, rng=rng), to_uint8(images)
-    found = {length: to_uint8(model.decode(tokens.truncate(length), rng=rng)) for length in lengths(model)}
+    decoded = {length: to_uint8(model.decode(tokens.truncate(length), rng=rng)) for length in lengths(model)}
     strips = []
     for i, number in enumerate(batch.index.tolist()):
-        row = {length: pictures[i] for length, pictures in found.items()}
+        row = {length: pictures[i] for length, pictures in decoded.items()}
         psnr = {length: psnr_of(originals[i], picture) for length, picture in row.items()}
         strips.append(Strip(f"image {number}", originals[i], row, psnr))
     path = run.paths.sample(run.step)

@@ -57,7 +57,7 @@ def compiled(model: nn.Module, backend: str = "inductor") -> None:
 
 
 def spread(trainee: Learner, run: RunConfig, device: torch.device) -> nn.Module:
-    """What is called in training in place of the trainee, whose parameters stay where they are by name."""
+    """Wrap a trainee for several processes. The wrapper is called in its place; its parameters keep their names."""
     if run.parallel == "fsdp":
         return _shard(trainee, device)
     parts = [part for part in trainee.modules() if isinstance(part, Part)]
@@ -102,9 +102,9 @@ def like(value: Tensor, reference: Tensor) -> Tensor:
 def gathered(state: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     """A state's whole tensors, as they are stored. Where they were sharded they come to the CPU one by one, and go
     again where they are not kept."""
-    found = {}
+    kept = {}
     for name, value in state.items():
         full = whole(value.detach())
         if keep:
-            found[name] = (full.cpu() if isinstance(value, DTensor) else full).contiguous()
-    return found
+            kept[name] = (full.cpu() if isinstance(value, DTensor) else full).contiguous()
+    return kept

@@ -1,4 +1,4 @@
-"""What a run counts between two log lines, kept on the device: means of losses and gradient norms, and what of them was
+"""Counts of a run between two log lines, kept on the device: means of losses and gradient norms, and what of them was
 not finite. Read in one go, when a line is written."""
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Reading:
     first: int | None
     """The first step of the interval, from 0, at which something was not finite."""
     troubles: list[str]
-    """What was not finite at that step."""
+    """Names of what was not finite at that step."""
 
 
 class Sums:
@@ -82,11 +82,11 @@ class Tally:
         means = torch.cat([sums.values / sums.counted.clamp(min=1) for sums in self.sums.values()])
         counts = torch.stack([sums.counted for sums in self.sums.values()])
         first = self.processes.least(torch.cat([sums.first for sums in self.sums.values()]))
-        found = torch.cat([self.processes.mean(means), first, self.row[1:], counts]).tolist()
+        numbers = torch.cat([self.processes.mean(means), first, self.row[1:], counts]).tolist()
         count = len(names)
-        firsts, in_a_row, counted = found[count : 2 * count], found[2 * count], found[2 * count + 1 :]
+        firsts, in_a_row, counted = numbers[count : 2 * count], numbers[2 * count], numbers[2 * count + 1 :]
         steps = [each for each, group in zip(counted, self.sums, strict=True) for _ in group]
-        values = {name: value if own else None for name, value, own in zip(names, found, steps, strict=False)}
+        values = {name: value if own else None for name, value, own in zip(names, numbers, steps, strict=False)}
         start = int(min(firsts))
         bad = [name for name, step in zip(names, firsts, strict=True) if step == start and step < NEVER]
         parts = [name for name in bad if name not in ("loss", "grad_norm")] or bad  # sums of the others
@@ -94,13 +94,13 @@ class Tally:
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The interval so far, for a checkpoint within it: what is no tensor, and tensors."""
-        found = {}
+        tensors = {}
         for i, sums in enumerate(self.sums.values()):
-            found[f"{i}.values"] = self.processes.mean(sums.values)
-            found[f"{i}.counted"], found[f"{i}.first"] = sums.counted.clone(), self.processes.least(sums.first)
+            tensors[f"{i}.values"] = self.processes.mean(sums.values)
+            tensors[f"{i}.counted"], tensors[f"{i}.first"] = sums.counted.clone(), self.processes.least(sums.first)
         if self.skip:
-            found["row"] = self.row.clone()
-        return {"steps": self.steps, "names": [list(names) for names in self.sums]}, found
+            tensors["row"] = self.row.clone()
+        return {"steps": self.steps, "names": [list(names) for names in self.sums]}, tensors
 
     def load(self, facts: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> None:
         """Go on within the interval of a checkpoint, if it says of one."""
@@ -117,7 +117,7 @@ class Tally:
 
 
 class Usage:
-    """Which codebook entries were used since the last log line, counted on the device without a sync."""
+    """The codebook entries that were used since the last log line, counted on the device without a sync."""
 
     def __init__(self, size: int | None, device: torch.device, processes: Processes) -> None:
         self.processes = processes
@@ -129,8 +129,8 @@ class Usage:
             first = codes.codes[:, :1]  # a present token stands in for absent ones
             present = torch.where(codes.keep[..., None], codes.codes, first)
             # features that are not finite have codes that are none; the loss tells of them, an index must not
-            found = present.clamp(0, len(self.seen) - 1).flatten()
-            self.seen[found] = 1 if skip is None else torch.maximum(self.seen[found], (1 - skip).to(torch.uint8))
+            entries = present.clamp(0, len(self.seen) - 1).flatten()
+            self.seen[entries] = 1 if skip is None else torch.maximum(self.seen[entries], (1 - skip).to(torch.uint8))
 
     def take(self) -> dict[str, int | None]:
         """Entries that any process has used, and those that none has (`codes_dead`); the count begins again."""
@@ -141,8 +141,10 @@ class Usage:
         return {"codes_used": used, "codes_dead": len(self.seen) - used}
 
     def state(self) -> dict[str, Tensor]:
+        """Entries seen since the last log line, of all processes, for a checkpoint."""
         return {} if self.seen is None else {"seen": self.processes.most(self.seen).clone()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a checkpoint's entries."""
         if self.seen is not None and "seen" in tensors:
             self.seen.copy_(tensors["seen"])

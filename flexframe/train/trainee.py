@@ -1,4 +1,4 @@
-"""What the loop trains: a tokenizer and the run's objectives, or a prior, as one module with one forward."""
+"""Trainees: a tokenizer and the run's objectives, or a prior, as one module with one forward."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from flexframe.models.tokenizer import Tokenizer
 from flexframe.parts import Objective
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Codes, Losses
+from flexframe.train.init import initialise
 from flexframe_registry import ConfigError, GeneratorConfig, StepConfig, TokenizerConfig, TrainConfig, catalogue
 from flexframe_registry.catalogue import attribute
 from flexframe_registry.errors import nearest
+from flexframe_registry.runs import InitConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +34,17 @@ class ParameterGroup:
 
     @property
     def decayed(self) -> list[nn.Parameter]:
+        """Parameters that decay."""
         return [p for p in self.parameters if id(p) in self.matrices]
 
     @property
     def plain(self) -> list[nn.Parameter]:
+        """Parameters that do not decay."""
         return [p for p in self.parameters if id(p) not in self.matrices]
 
     @classmethod
     def of(cls, module: nn.Module, how: StepConfig, start: int = 0) -> ParameterGroup:
+        """Group a module's parameters that learn."""
         layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
         matrices = frozenset(id(m.weight) for m in module.modules() if isinstance(m, layers))
         return cls([p for p in module.parameters() if p.requires_grad], matrices, how, start)
@@ -61,19 +66,23 @@ class Latents:
             places = torch.tensor(new, device=batch.index.device)
             part = Batch(batch.index[places], batch.images[places])
             # drawn once, so at no step: whatever order, process or resumed run meets an image first
-            found = model.prepare(part, rng=rng.at(0).rows(part.index)).latents
-            assert found is not None
-            self.rows |= {numbers[place]: row.clone() for place, row in zip(new, found, strict=True)}
+            latents = model.prepare(part, rng=rng.at(0).rows(part.index)).latents
+            assert latents is not None
+            self.rows |= {numbers[place]: row.clone() for place, row in zip(new, latents, strict=True)}
         return batch.with_latents(torch.stack([self.rows[number] for number in numbers]))
 
 
 class Learner(nn.Module, ABC):
-    """What is common to all that is trained. `model` is what is averaged and exported."""
+    """Base of all that the loop trains. `model` is what is averaged and exported."""
 
     model: Tokenizer | Generator
 
     def freeze(self, names: Sequence[str]) -> None:
-        """Keep parts, or modules within them, from learning."""
+        """Keep parts, or modules within them, from learning.
+
+        Raises:
+            ConfigError: the model has no such module, or nothing is left to train.
+        """
         self.frozen = [find_module(self.model, name, "run.freeze") for name in names]
         for module in self.frozen:
             module.requires_grad_(False)
@@ -82,6 +91,7 @@ class Learner(nn.Module, ABC):
         self.train()
 
     def train(self, mode: bool = True) -> Learner:
+        """Enter training or evaluation; what is frozen stays in evaluation."""
         super().train(mode)
         for module in self.frozen:  # dropout and running statistics included
             module.eval()
@@ -92,8 +102,12 @@ class Learner(nn.Module, ABC):
     def codebook(self) -> int | None:
         """Entries of the codebook whose use is logged; None where there is none."""
 
+    def initialise(self, init: Sequence[InitConfig]) -> list[dict[str, Any]]:
+        """Start from other models' weights, where this kind of model can; says what was taken from where."""
+        return []
+
     def facts(self) -> Mapping[str, Any]:
-        """What moves training beyond the config, for the manifest."""
+        """Facts that move training beyond the config, for the manifest."""
         return {}
 
     @abstractmethod
@@ -112,13 +126,13 @@ class Trainee(Learner):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
-        assert isinstance(config.model, TokenizerConfig)
-        self.model = Tokenizer(config.model)
+        model = TokenizerConfig.of(config.model, "model")
+        self.model = Tokenizer(model)
         judges: list[Objective] = []
         for i, each in enumerate(config.objectives):
             try:
                 objective = catalogue().build(each, self.model.spec)
-                objective.check(config.model)
+                objective.check(model)
             except (ValueError, LookupError, OSError) as error:
                 raise ConfigError.at(f"run.objectives.{i}", f"objective {each.type!r}: {error}") from None
             judges.append(objective)
@@ -136,6 +150,9 @@ class Trainee(Learner):
     def codebook(self) -> int | None:
         return self.model.spec.tokens.codebook_size
 
+    def initialise(self, init: Sequence[InitConfig]) -> list[dict[str, Any]]:
+        return initialise(self.model, init)
+
     def forward(self, batch: Batch, *, step: int, rng: Rng) -> tuple[Losses, Codes]:
         kept = self.latents
         batch = self.model.prepare(batch, rng=rng) if kept is None else kept.prepare(self.model, batch, rng)
@@ -152,14 +169,14 @@ class Trainee(Learner):
         return losses, out.codes
 
     def groups(self) -> Mapping[str, ParameterGroup]:
-        found = dict(super().groups())
+        groups = dict(super().groups())
         for owner, objective in self.judges.items():
             group = ParameterGroup.of(objective, objective.config.stepped(), objective.config.start)
-            found |= {owner: group} if group.parameters else {}
-        return found
+            groups |= {owner: group} if group.parameters else {}
+        return groups
 
     def facts(self) -> Mapping[str, Any]:
-        """What the objectives were made of, by name, where that is more than their configs."""
+        """Facts of the objectives by name, where they were made of more than their configs."""
         return {owner: facts for owner, objective in self.judges.items() if (facts := objective.facts())}
 
 
@@ -170,8 +187,7 @@ class PriorTrainee(Learner):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
-        assert isinstance(config.model, GeneratorConfig)
-        self.model = Generator(config.model)
+        self.model = Generator(GeneratorConfig.of(config.model, "model"))
         self.freeze(config.run.freeze)
 
     @property
@@ -188,7 +204,7 @@ class PriorTrainee(Learner):
 
 
 def create_trainee(config: TrainConfig) -> Learner:
-    """What trains this model."""
+    """Build what trains this model."""
     assert config.model.trainee is not None  # as the config sees to
     learner: Learner = attribute(config.model.trainee)(config)
     return learner

@@ -1,4 +1,4 @@
-"""How long training stood still for its data, without making it wait for the device."""
+"""Time that training stood still for its data, measured without making it wait for the device."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Waits:
         self.marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def over(self, batches: Iterable[T]) -> Iterator[T]:
+        """Pass batches on, and measure the waiting for each."""
         waiting = iter(batches)
         while True:
             since, before = time.perf_counter(), self._mark()

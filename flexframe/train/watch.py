@@ -1,4 +1,4 @@
-"""Who is missing when a run of several processes stands still.
+"""The watch over several processes: when a run stands still, it tells who is missing.
 
 A collective that times out says that it did, and not whom it waited for. So every process tells the others by a thread
 of its own how far it is, through the store that torchrun keeps; and one that has not moved for too long names those
@@ -25,7 +25,7 @@ from flexframe.train.distributed import Processes
 DISTRIBUTED: Any = torch.distributed
 """Untyped: torch does not name its store among what it exports."""
 STAGES = "waiting for data", "forward", "backward", "update", "logging and saving"
-"""What a step consists of, in order."""
+"""Stages of a step, in order."""
 EXIT = 124
 """Exit code of a process that ends because another hangs, as `timeout` has it."""
 BEAT = 10.0
@@ -54,7 +54,7 @@ class Watch:
         self.ended.set()
 
     def at(self, step: int, stage: str) -> None:
-        """What this process begins now."""
+        """Note what this process begins now."""
         self.place, self.since = (step, STAGES.index(stage)), time.monotonic()
 
     def _tell(self, beat: int) -> None:
@@ -106,7 +106,7 @@ class Watch:
 
 
 def _stacks() -> str:
-    """Where each thread of this process is."""
+    """Stacks of this process's threads."""
     with suppress(OSError), TemporaryFile() as file:
         faulthandler.dump_traceback(file=file, all_threads=True)
         file.seek(0)

@@ -33,7 +33,7 @@ Progress = Callable[[float, int], None]
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a decoding came to."""
+    """The outcome of a decoding."""
 
     folder: Path
     count: int
@@ -122,9 +122,12 @@ def compatible(file: TokenFile, tokenizer: Tokenizer, force: bool = False) -> No
 
 
 def names(file: TokenFile) -> Callable[[str], str]:
-    """Where each image goes, below the folder: its id, with `.png` for its suffix.
+    """The place of each image below the folder: its id, with `.png` for its suffix.
 
     Where two ids would meet (`a.jpg`, `a.png`), each keeps its suffix before the `.png`. Costs 8 bytes an image.
+
+    Raises:
+        ConfigError: two images would still be written to one place.
     """
     meeting = _twice(file, _short)
 
@@ -134,13 +137,17 @@ def names(file: TokenFile) -> Callable[[str], str]:
 
     clash = _twice(file, name)
     if clash:
-        found = next(id_ for id_ in file.ids() if _hash(name(id_)) in clash)
-        raise ConfigError.at(str(file.path), f"two of its images would be written to {name(found)!r}")
+        clashing = next(id_ for id_ in file.ids() if _hash(name(id_)) in clash)
+        raise ConfigError.at(str(file.path), f"two of its images would be written to {name(clashing)!r}")
     return name
 
 
 def save(image: UInt8[Tensor, "3 h w"], target: Path, folder: Path) -> None:
-    """Write a PNG whole or not at all, and nowhere but below `folder`."""
+    """Write a PNG whole or not at all, and nowhere but below `folder`.
+
+    Raises:
+        ConfigError: a link leads out of the folder.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.parent.resolve().is_relative_to(folder.resolve()):
         raise ConfigError.at(str(target), f"leads out of {folder}, by a link; remove the link")

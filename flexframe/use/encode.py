@@ -33,7 +33,7 @@ Work = list[tuple[int, Entry, int | None]]
 
 @dataclass(frozen=True)
 class Encoded:
-    """What an encoding came to."""
+    """The outcome of an encoding."""
 
     path: Path
     count: int
@@ -110,7 +110,7 @@ def load(entry: Entry, size: tuple[int, int], resize: str) -> Tensor:
 
 
 def preprocessing(resize: str) -> dict[str, str]:
-    """What `load` does, for the record."""
+    """The record of what `load` does."""
     return {"resize": resize, "crop": "centre", "colour": COLOUR, "pillow": pillow_version}
 
 
@@ -161,8 +161,8 @@ def _encode(
         batch = torch.stack(pixels).to(tokenizer.device).float() / 255
         rng = Rng(about.seed, torch.tensor(numbers, device=tokenizer.device))
         lengths = rule.lengths(tokenizer, batch, wanted, rng).tolist()
-        found = tokenizer.encode(batch, rng=rng).codes.cpu().numpy().astype(DTYPES[about.dtype])
-        codes = {n: each[:length] for n, each, length in zip(numbers, found, lengths, strict=True)}
+        whole_codes = tokenizer.encode(batch, rng=rng).codes.cpu().numpy().astype(DTYPES[about.dtype])
+        codes = {n: each[:length] for n, each, length in zip(numbers, whole_codes, lengths, strict=True)}
     for (number, _, _), image in zip(work, images, strict=True):
         yield number, codes.get(number), str(image) if isinstance(image, BrokenImage) else ""
 

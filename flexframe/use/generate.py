@@ -33,7 +33,7 @@ STRIPS = 8
 
 @dataclass(frozen=True)
 class Generated:
-    """What a generation came to."""
+    """The outcome of a generation."""
 
     folder: Path
     count: int
@@ -43,24 +43,28 @@ class Generated:
 
 
 def read_classes(text: str | None, config: GeneratorConfig) -> list[int]:
-    """`3`, `star`, `3,star` or `all` as class numbers; none given is none."""
+    """`3`, `star`, `3,star` or `all` as class numbers; none given is none.
+
+    Raises:
+        ConfigError: the prior knows no such class.
+    """
     if text is None:
         return []
     if config.classes is None:
         raise ConfigError.at("--class", "this prior knows no classes; leave it out")
     if text == "all":
         return list(range(config.classes))
-    found = []
+    numbers = []
     for part in (each.strip() for each in text.split(",")):
         if part in config.class_names:
-            found.append(config.class_names.index(part))
+            numbers.append(config.class_names.index(part))
         elif part.isdecimal() and int(part) < config.classes:
-            found.append(int(part))
+            numbers.append(int(part))
         else:
             known = f"names: {', '.join(config.class_names)}" if config.class_names else "they have no names here"
             text = f"there is no class {part!r}.{nearest(part, config.class_names)} Classes are 0..{config.classes - 1}"
             raise ConfigError.at("--class", f"{text}; {known}")
-    return found
+    return numbers
 
 
 def generate(
@@ -89,6 +93,9 @@ def generate(
         decoding: settings of the decoder, laid on its own.
         force: go on where the prior was trained on another tokenizer's codes.
         progress: told how many pictures are done, with fractions, and of how many.
+
+    Raises:
+        ConfigError: a prior of another tokenizer's codes, lengths that do not fit, a folder with other things in it.
     """
     fits(generator, tokenizer, force)
     lengths = tuple(sorted(set(lengths))) or (generator.spec.length,)
@@ -156,10 +163,11 @@ class _Job:
     total: int = 0
 
     def label(self, number: int) -> int | None:
+        """The class of a picture; None without classes."""
         return self.classes[number % len(self.classes)] if self.classes else None
 
     def word(self, number: int) -> str:
-        """What a picture's class is called."""
+        """The name of a picture's class."""
         label, names = self.label(number), self.generator.config.class_names
         return "" if label is None else names[label] if names else f"class {label}"
 

@@ -1,4 +1,4 @@
-"""Which images a command is given: files, folders, globs and `.tar` shards, as entries that hold no pixels."""
+"""The images that a command is given: files, folders, globs and `.tar` shards, as entries that hold no pixels."""
 
 from __future__ import annotations
 
@@ -38,11 +38,15 @@ class Entry:
 
     @property
     def shown(self) -> str:
-        """What an error calls it."""
+        """The name that an error gives it."""
         return self.path if self.offset < 0 else f"{self.path}:{self.id}"
 
     def open(self) -> Path | BytesIO:
-        """What `read_image` takes; `BrokenImage` where there is nothing to read."""
+        """The argument for `read_image`.
+
+        Raises:
+            BrokenImage: there is nothing to read.
+        """
         if self.problem:
             raise BrokenImage(f"cannot read image {self.shown}: {self.problem}")
         if self.offset < 0:
@@ -58,7 +62,7 @@ class Entry:
 
 
 def entries(inputs: Iterable[str | Path]) -> Iterator[Entry]:
-    """All images of all inputs, in no particular order within one; nothing is held.
+    """The images of all inputs, in no particular order within one; nothing is held.
 
     Raises:
         ConfigError: an input that is not there, is no local path, or holds no image.
@@ -67,12 +71,12 @@ def entries(inputs: Iterable[str | Path]) -> Iterator[Entry]:
     if not given:
         raise ConfigError.at("", "name at least one image, folder, glob or .tar shard")
     for number, text in enumerate(given):
-        found = False
+        any_entry = False
         for entry in _of(number, text):
-            found = True
+            any_entry = True
             check_id(entry.id)
             yield entry
-        if not found:
+        if not any_entry:
             raise ConfigError.at(text, f"holds no images; looked for {KNOWN} (shards in it are given as '*.tar')")
 
 

@@ -1,4 +1,5 @@
-"""What an encoding has done so far, in one SQLite file beside its output: killed at any moment, it goes on from there.
+"""The work that an encoding has done so far, in one SQLite file beside its output: killed at any moment, it goes on
+from there.
 
 The file also holds the list of images, so that a directory of any size is sorted, counted and searched for names that
 occur twice on disk and not in memory.
@@ -31,6 +32,7 @@ class Digest:
             yield entry
 
     def text(self) -> str:
+        """Count and sum, as they are kept."""
         return f"{self.count} {self.sum:064x}"
 
 
@@ -49,11 +51,11 @@ class ImageJournal(Journal):
     # --- what is to be done --------------------------------------------------------------------------------------
 
     def settings(self) -> dict[str, Any] | None:
-        """What `fill` was given; None where not one image was done, so that nothing binds what is done now."""
+        """The settings that `fill` was given; None where not one image was done, so that they bind nothing."""
         if not self.done():
             return None
-        found = self.db.execute("SELECT value FROM about WHERE key = 'settings'").fetchone()
-        return None if found is None else json.loads(found[0])
+        settings = self.db.execute("SELECT value FROM about WHERE key = 'settings'").fetchone()
+        return None if settings is None else json.loads(settings[0])
 
     def inputs(self) -> str:
         """`digest` of the images that were taken down."""
@@ -118,15 +120,15 @@ class ImageJournal(Journal):
         """Number, image and wanted length of those still to be done, `size` at a time; more may be done meanwhile."""
         start = self.done()
         while True:
-            found = self.db.execute(
+            images = self.db.execute(
                 "SELECT number, id, path, start, size, problem, wanted FROM images WHERE number >= ? "
                 "ORDER BY number LIMIT ?",
                 [start, size],
             ).fetchall()
-            if not found:
+            if not images:
                 return
-            yield [(n, Entry(0, id_, path, at, long, 0, why), want) for n, id_, path, at, long, why, want in found]
-            start += len(found)
+            yield [(n, Entry(0, id_, path, at, long, 0, why), want) for n, id_, path, at, long, why, want in images]
+            start += len(images)
 
     def put(self, rows: Iterable[tuple[int, np.ndarray | None, str]]) -> None:
         """Take down codes by image number, or why there are none."""
@@ -139,6 +141,6 @@ class ImageJournal(Journal):
             yield Row(number, name, np.frombuffer(codes, dtype).reshape(-1, width))
 
     def broken(self) -> Iterator[str]:
-        """Why each image that was put aside was, in order."""
+        """The reasons of the images that were put aside, in order."""
         for (error,) in self.db.execute("SELECT error FROM rows WHERE error IS NOT NULL ORDER BY number"):
             yield error

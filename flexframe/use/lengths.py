@@ -1,4 +1,4 @@
-"""How many tokens each image gets: one number, a number each, or what an allocator chooses."""
+"""Numbers of tokens that images get: one number, a number each, or what an allocator chooses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from flexframe_registry.slots import resolve
 
 
 class Rule(ABC):
-    """How images get their lengths."""
+    """A rule by which images get their lengths."""
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class Table(_Given):
 
 @dataclass(frozen=True)
 class Chosen(Rule):
-    """What an allocator chooses."""
+    """Lengths that an allocator chooses."""
 
     config: AllocatorConfig
     allocator: Allocator
@@ -121,13 +121,13 @@ class Chosen(Rule):
     def lengths(
         self, tokenizer: Tokenizer, images: Float[Tensor, "b 3 h w"], wanted: Sequence[int | None], rng: Rng
     ) -> Int[Tensor, " b"]:
-        found = self.allocator.choose(tokenizer, images, rng=rng)
-        low, high, most = int(found.min()), int(found.max()), tokenizer.config.length
-        if found.shape != (len(images),) or low < 1 or high > most:
-            name, shape = self.config.type, tuple(found.shape)
+        chosen = self.allocator.choose(tokenizer, images, rng=rng)
+        low, high, most = int(chosen.min()), int(chosen.max()), tokenizer.config.length
+        if chosen.shape != (len(images),) or low < 1 or high > most:
+            name, shape = self.config.type, tuple(chosen.shape)
             text = f"allocator {name!r} chose lengths {low}..{high} of shape {shape} for {len(images)} images"
             raise ValueError(f"{text}; they must be one each in 1..{most}")
-        return found
+        return chosen
 
 
 def fewest(tokenizer: Tokenizer) -> int:
@@ -137,7 +137,11 @@ def fewest(tokenizer: Tokenizer) -> int:
 
 
 def whole(text: str, most: int, place: str, least: int = 1) -> int:
-    """A length in least..most, read from text."""
+    """A length in least..most, read from text.
+
+    Raises:
+        ConfigError: it is none.
+    """
     try:
         value = int(text)
     except ValueError:
@@ -161,6 +165,9 @@ def read_rule(lengths: str | None, allocator: str | None, settings: Sequence[str
         lengths: `16`, `4,8,16`, or `@table.csv`.
         allocator: an allocator's name.
         settings: `key.path=value` of the allocator.
+
+    Raises:
+        ConfigError: both are given, or what is given is no rule of this model.
     """
     most, least = tokenizer.config.length, fewest(tokenizer)
     if lengths is not None and allocator is not None:
@@ -178,8 +185,8 @@ def read_rule(lengths: str | None, allocator: str | None, settings: Sequence[str
         if not path.is_file():
             raise ConfigError.at("--lengths", f"there is no file {str(path)!r}")
         return Table(path, most, least)
-    found = read_lengths(lengths, most, least=least)
-    return Fixed(found[0]) if len(found) == 1 else Listed(found)
+    numbers = read_lengths(lengths, most, least=least)
+    return Fixed(numbers[0]) if len(numbers) == 1 else Listed(numbers)
 
 
 def _chosen(name: str, settings: Sequence[str], tokenizer: Tokenizer) -> Chosen:

@@ -25,7 +25,7 @@ from flexframe_registry import ConfigError
 
 @dataclass(frozen=True)
 class Precomputed:
-    """What a precomputation came to."""
+    """The outcome of a precomputation."""
 
     path: Path
     count: int
@@ -52,6 +52,9 @@ def precompute_tokens(
     Args:
         model: the name that the file gives for the model.
         progress: told how many images are done, and of how many.
+
+    Raises:
+        ConfigError: an output that is there, no folder for it, a part that was begun otherwise.
     """
     if out.exists():
         raise ConfigError.at(str(out), "is there already; delete it or choose another -o")
@@ -100,7 +103,7 @@ class TokenJournal(Journal):
             self.db.execute("INSERT INTO settings VALUES (?)", [json.dumps(settings, sort_keys=True)])
 
     def labelled(self) -> bool:
-        """Whether any image has a label."""
+        """True where any image has a label."""
         return bool(self.db.execute("SELECT count(label) FROM rows").fetchone()[0])
 
     def rows(self, dtype: str, width: int) -> Iterator[Row]:

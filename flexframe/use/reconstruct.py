@@ -62,18 +62,18 @@ def reconstruct(
         original = torch.stack([load(entry, tokenizer.config.image_size, resize) for _, entry in batch])
         rng = Rng(seed, torch.tensor([number for number, _ in batch], device=tokenizer.device))
         tokens = tokenizer.encode(original.to(tokenizer.device).float() / 255, rng=rng)
-        found: dict[int, Tensor] = {}
+        pictures: dict[int, Tensor] = {}
         for length in lengths:
 
             def on_step(step: int, of: int, start: int = done, share: int = len(batch)) -> None:
                 progress(start + share * step / of, total)
 
             decoded = tokenizer.decode(tokens.truncate(length), rng=rng, sampling=sampling, on_step=on_step)
-            found[length] = to_uint8(decoded)
+            pictures[length] = to_uint8(decoded)
             done += len(batch)
             progress(done, total)
         for i, (_, entry) in enumerate(batch):
-            own = {length: images[i] for length, images in found.items()}
+            own = {length: images[i] for length, images in pictures.items()}
             psnr = {length: psnr_of(original[i], image) for length, image in own.items()}
             strips.append(Strip(entry.id, original[i], own, psnr))
     return strips, seen
@@ -86,7 +86,7 @@ def usual_lengths(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def spread(budgets: Sequence[int], most: int) -> tuple[int, ...]:
-    """All budgets, or `most` of them, first and last among them, spaced evenly in proportion."""
+    """Budgets, all or `most` of them, first and last among them, spaced evenly in proportion."""
     if len(budgets) <= most:
         return tuple(budgets)
     first, last = math.log(budgets[0]), math.log(budgets[-1])

@@ -29,7 +29,7 @@ Posterior = Literal["moments", "sample"]
 
 @dataclass(frozen=True)
 class Filled:
-    """What a precomputation came to."""
+    """The outcome of a precomputation."""
 
     folder: Path
     count: int
@@ -64,8 +64,8 @@ def precompute_latents(
         return codec.moments(images) if posterior == "moments" else None
 
     def compute(images: Tensor, numbers: Tensor) -> dict[str, Tensor]:
-        found = moments(images, numbers)
-        return {"latents": codec.encode(images, rng=Rng(seed, numbers)) if found is None else found}
+        statistics = moments(images, numbers)
+        return {"latents": codec.encode(images, rng=Rng(seed, numbers)) if statistics is None else statistics}
 
     draws = codec.moments(torch.zeros(1, 3, *source.size, device=device)) is not None
     kept = posterior if draws else "none"
@@ -84,7 +84,11 @@ def precompute_features(
     batch_size: int = 32,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Filled:
-    """Write what objectives compute of the images alone (a teacher's features) to the folder `out`."""
+    """Write what objectives compute of the images alone (a teacher's features) to the folder `out`.
+
+    Raises:
+        ConfigError: they compute nothing of the kind, or the folder was begun otherwise.
+    """
     of = {
         name: {"objective": objective.config.type, **settings, "facts": dict(objective.facts())}
         for objective in objectives
@@ -134,7 +138,7 @@ def _fill(
         if shards.path(shard).is_file():
             resumed += len(rows)
             continue
-        found: dict[str, list[Tensor]] = {}
+        pieces: dict[str, list[Tensor]] = {}
         for numbers, samples in loaded(source, rows, batch_size):
             progress(numbers[0], len(source))
             tensors = compute(_images(samples, device), torch.tensor(numbers, device=device))
@@ -146,8 +150,8 @@ def _fill(
             if kind == "latents":
                 tensors["labels"] = torch.tensor([-1 if s.label is None else s.label for s in samples])
             for name, value in tensors.items():
-                found.setdefault(name, []).append(value)
-        shards.write(shard, {name: torch.cat(parts) for name, parts in found.items()})
+                pieces.setdefault(name, []).append(value)
+        shards.write(shard, {name: torch.cat(parts) for name, parts in pieces.items()})
         progress(rows.stop, len(source))
     return Filled(out, len(source), resumed, {name: tuple(value.shape[1:]) for name, value in one.items()})
 

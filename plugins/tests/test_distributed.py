@@ -22,7 +22,8 @@ from flexframe.train import distributed
 from flexframe.train.console import Console
 from flexframe.train.loop import train
 from flexframe.train.run import Run
-from flexframe_registry import ConfigError, TrainConfig
+from flexframe_registry import ConfigError
+from flexframe_registry.cards import read_training
 
 pytestmark = pytest.mark.slow  # two processes for each of a dozen runs
 CPU = torch.device("cpu")
@@ -53,7 +54,7 @@ def config(model, **run):
         settings = settings | {"objectives": ["mse", OPPONENT]}
     if model == "gpt":
         settings = settings | {"transforms": [], "feed": {"keep_tokens": True}}
-    return TrainConfig.read({"model": MODELS[model], "run": settings})
+    return read_training({"model": MODELS[model], "run": settings})
 
 
 def quietly(run):

@@ -44,8 +44,7 @@ def used_by_cards(distribution: Distribution) -> set[str]:
     for name in own:
         card = cards().get(name)
         described = card.described
-        parts = [getattr(described, part) for part in ("codec", "encoder", "quantizer", "masker", "decoder", "prior")
-                 if part in type(described).model_fields]  # fmt: skip
+        parts = list(described.parts.values())
         if isinstance(described, TokenizerConfig) and card.file.run is not None:
             parts += card.train().objectives
         providers |= {canonical(catalogue().of(part).provider.rsplit(" ", 1)[0]) for part in parts}

@@ -16,8 +16,10 @@ import pytest
 import typer.main
 
 from flexframe.commands.new_plugin import render
+from flexframe.commands.sampling import Sampled
 from flexframe_registry import cards, catalogue
 from flexframe_registry.cards import card
+from flexframe_registry.options import settings_of
 
 ROOT = Path(__file__).resolve().parents[2]
 HOWTOS = sorted(path for path in (ROOT / "docs" / "howto").glob("*.md") if "flexframe_mine" in path.read_text("utf-8"))
@@ -106,11 +108,18 @@ def test_commands_are_understood(page):
                 command, rest = command.commands[rest[0]], rest[1:]
         options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
         options |= {"--help", "--debug", "--install-completion"}
+        options |= settings() if isinstance(command, Sampled) else set()
         for word in rest:
             if word.startswith("-") and not re.match(r"-\d", word):
                 assert word.split("=")[0] in options, f"{name_of(page)}: flexframe {verb} has no option {word}"
         if verb == "train":
             read_training(rest)
+
+
+def settings() -> set[str]:
+    """Options that a decoder or a prior which is installed brings to a command."""
+    samplings = [each.config.sampling for each in catalogue() if each.kind in ("decoder", "prior")]
+    return {setting.option for sampling in samplings for setting in settings_of(sampling)}
 
 
 def read_training(words: list[str]) -> None:

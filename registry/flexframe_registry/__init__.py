@@ -6,6 +6,7 @@ from .errors import ConfigError, UnknownName
 from .hookspecs import hookimpl, hookspec
 from .kinds import (
     AllocatorConfig,
+    Cause,
     CodecConfig,
     CodesSpec,
     ComponentConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "Card",
     "Cards",
     "Catalogue",
+    "Cause",
     "CodecConfig",
     "CodecModelConfig",
     "CodesSpec",

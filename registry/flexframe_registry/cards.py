@@ -31,6 +31,7 @@ from .models import (
     kind_by_keys,
     read_model,
 )
+from .moved import moved
 from .runfolder import MODEL, RunFolder
 from .runs import RunConfig, TrainConfig, with_usual_optimizer
 from .spellings import present
@@ -247,7 +248,11 @@ class Cards:
             if base in (name, *above):
                 raise ConfigError.at(str(path), f"its base {base!r} is built on it in turn")
             below = self._base(base, (name, *above))
-            raw = merge(below.file.model_dump(exclude={"base", "weights", "metrics", "demo"}, exclude_unset=True), raw)
+            inherited = below.file.model_dump(exclude={"base", "weights", "metrics", "demo"}, exclude_unset=True)
+            merged = merge(inherited, raw)
+            if _sampled(merged) != _sampled(inherited):  # another decoder or prior takes other settings
+                merged = {**merged, "sampling": raw.get("sampling", {})}
+            raw = merged
         if "kind" not in raw:
             raw = {**raw, "kind": _kind_of_before(raw.get("model"), path)}
         return Card(name, CardFile.read(raw, str(path)), path.parent, below)
@@ -257,6 +262,13 @@ class Cards:
 def _parsed(path: Path, written: int) -> dict[str, Any]:
     """A card's file as plain data, read once as long as it was `written` at that time; others are built on it."""
     return read_yaml(path)
+
+
+def _sampled(card: Mapping[str, Any]) -> Any:
+    """The name of the part that a card's `sampling` is of."""
+    model = card.get("model")
+    part = (model.get("prior") or model.get("decoder")) if isinstance(model, Mapping) else None
+    return part.get("type") if isinstance(part, Mapping) else part
 
 
 def _kind_of_before(model: Any, path: Path) -> ModelKind:
@@ -381,3 +393,6 @@ def card(name: str) -> Card:
 def folders(package: str) -> list[Path]:
     """The folder `cards` beside a plugin's `__init__.py`, which is given as `__file__`: for `flexframe_cards`."""
     return [Path(package).parent / "cards"]
+
+
+__getattr__ = moved(__name__, {"flexframe_registry.suites": "SUITES suite", "flexframe_registry.files": "SLOTS"})

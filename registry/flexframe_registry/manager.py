@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
@@ -81,11 +82,19 @@ def create_manager(plugins: Iterable[object] = (), *, points: bool = True) -> Ma
         manager.add(plugin, name, name)
     if points:
         only = os.environ.get(ONLY)
-        wanted = None if only is None else {name.strip() for name in only.split(",")}
+        wanted = None if only is None else {_renamed(name.strip()) for name in only.split(",")}
         for point in sorted(entry_points(group=hookspecs.PROJECT), key=lambda p: p.name):
             if wanted is None or point.name in wanted:
                 manager.add_entry_point(point)
     return manager
+
+
+def _renamed(name: str) -> str:
+    """The name of a plugin today; what an old one is called now is told."""
+    if name != "builtin":
+        return name
+    warnings.warn(f"{ONLY}: the plugin `builtin` is now `standard`", DeprecationWarning, stacklevel=3)
+    return "standard"
 
 
 @cache

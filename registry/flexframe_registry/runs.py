@@ -1,4 +1,4 @@
-"""How a model is trained, as data."""
+"""Configs of training: a run, and the model that it trains."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from .models import (
     kind_by_keys,
     read_model,
 )
+from .moved import moved
 from .slots import Slot, resolve
 from .spellings import present
 
@@ -44,7 +45,7 @@ class InitConfig(Config):
     rename: dict[str, str] = {}
     """Beginnings of tensor names there, and what they are here."""
     partial: bool = False
-    """Whether it may lack some of a part's tensors, which then start random or come from another model; the manifest
+    """Allow it to lack some of a part's tensors, which then start random or come from another model; the manifest
     lists those that do start random. What it has must still fit."""
 
 
@@ -58,9 +59,9 @@ class RunConfig(Config):
     data: Slot[SourceConfig]
     """Training images."""
     feed: Slot[FeedConfig] = Field(default="images", validate_default=True)
-    """How the data come to the model; not given: `images` for a tokenizer, `tokens` for a prior."""
+    """The way in which the data come to the model; not given: `images` for a tokenizer, `tokens` for a prior."""
     transforms: tuple[Slot[TransformConfig], ...] = ()
-    """What is done to each image before it is used, in order, anew at each step."""
+    """Changes of each image before it is used, in order, drawn anew at each step."""
     objectives: tuple[Slot[ObjectiveConfig], ...] | None = None
     """Losses beside the model's own; not given: the decoder's usual ones."""
     init: tuple[InitConfig, ...] = ()
@@ -74,7 +75,7 @@ class RunConfig(Config):
     accumulate: int = Field(1, ge=1)
     """Parts that a step's batch is split into; gradients are averaged over samples, so this changes memory only."""
     optimizer: Slot[OptimizerConfig] = Field(default="adamw", validate_default=True)
-    """How weights are stepped: learning rate, its schedule, decay, clipping, and rates by part."""
+    """Stepping of weights: learning rate, its schedule, decay, clipping, and rates by part."""
     ema: float = Field(0.999, ge=0, lt=1)
     """Decay of the weight average that is exported; warmed up as min(ema, (1+s)/(10+s)). 0 exports the raw weights."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -85,10 +86,10 @@ class RunConfig(Config):
     """Keep of each block's activations its input alone, and compute the rest again in the backward pass: less memory,
     about a third more time, the same numbers."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """Of several processes (torchrun): whether each holds the whole model (ddp), or a shard of weights, gradients,
+    """Division over several processes (torchrun): each holds the whole model (ddp), or a shard of weights, gradients,
     average and optimizer (fsdp). The numbers and the checkpoints are the same."""
     timeout: float = Field(600.0, gt=0)
-    """Of several processes: seconds without progress after which the run ends and names who is missing."""
+    """Seconds without progress after which a run of several processes ends and names who is missing."""
     nonfinite: Literal["stop", "skip"] = "stop"
     """A loss or gradient that is not finite ends the run at its next log line or checkpoint and tells the step, or its
     step is skipped and counted."""
@@ -99,7 +100,7 @@ class RunConfig(Config):
     log_every: int = Field(50, ge=1)
     """Steps between log lines."""
     observers: tuple[Slot[ObserverConfig], ...] = ()
-    """Who is told what is logged, beside the run's own log: `tensorboard`, `wandb`."""
+    """Observers of what is logged, beside the run's own log: `tensorboard`, `wandb`."""
     sample_every: int = Field(0, ge=0)
     """Steps between pictures of what the averaged weights make of a few images, at 1, 2, 4, ... tokens, in
     `<run>/samples`; 0 for none. Training does not notice."""
@@ -178,10 +179,10 @@ def with_usual_optimizer(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class TrainConfig(Config):
-    """What `flexframe train` runs: a tokenizer or a prior, and how it is trained. Checked together."""
+    """A model to train, a tokenizer or a prior, and its run. Checked together."""
 
     kind: ModelKind = "tokenizer"
-    """What the model is; where it is not given, its config or its keys say it."""
+    """The kind of model; where it is not given, its config or its keys say it."""
     model: TokenizerConfig | GeneratorConfig
     run: RunConfig
 
@@ -206,10 +207,10 @@ class TrainConfig(Config):
     @classmethod
     def _usual_feed(cls, value: Any, info: ValidationInfo) -> Any:
         """The run with the feed that is usual for its model, where it names none."""
-        model = info.data.get("model")
-        if not isinstance(value, Mapping) or model is None:
+        kind = info.data.get("kind")
+        if not isinstance(value, Mapping) or kind not in USUAL_FEEDS:
             return value
-        run, usual = present(value), USUAL_FEEDS[model.kind]
+        run, usual = present(value), USUAL_FEEDS[kind]
         given = run.get("feed", {})
         return {**run, "feed": {"type": usual, **given}} if isinstance(given, Mapping) else run
 
@@ -290,6 +291,4 @@ class TrainConfig(Config):
         return tuple(resolve("objective", name) for name in self.model.decoder.usual_objectives())
 
 
-def check_codes(model: GeneratorConfig, tokenizer: TokenizerConfig, name: str) -> None:
-    """Check a prior's codes against a tokenizer's: `model.check_tokenizer`."""
-    model.check_tokenizer(tokenizer, name)
+__getattr__ = moved(__name__, {"flexframe_registry.suites": "SuiteConfig"})

@@ -20,7 +20,7 @@ class Place:
     type: str = ""
     """The component that the setting asked for; empty where it is the one that the slot has."""
     several: bool = False
-    """Whether the slot holds a list of components."""
+    """True where the slot holds a list of components."""
 
     def spelled(self, value: Any) -> str:
         """The setting as it is written on the command line now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -140,7 +141,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> Catalogue:
     # by module object: the package's attribute `manager` is the function of that name
     registry = [sys.modules[f"flexframe_registry.{name}"] for name in ("manager", "slots")]
     for module in (*registry, tokenizer_module, runner, protocol, support_vectors):
-        monkeypatch.setattr(module, "catalogue", lambda: found)
+        monkeypatch.setattr(module, "catalogue", cache(lambda: found))  # as the real one, it can be cleared
     return found
 
 

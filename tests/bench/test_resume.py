@@ -17,6 +17,7 @@ from rich.progress import Progress
 
 import flexframe
 from flexframe.bench import runner
+from flexframe.bench.lanes import Lane
 from flexframe.bench.partial import FILE, FOLDER, freeze, thaw
 from flexframe.bench.protocol import Chain
 from flexframe.bench.runner import Report, run
@@ -258,3 +259,14 @@ def test_a_results_file_of_no_known_form_is_kept(text: str, tokenizer: Any, suit
     with pytest.raises(ValueError, match=r"is no results\.json of this version; choose another folder by -o"):
         run(suite("psnr", count=8), [("a", tokenizer())], tmp_path)
     assert (tmp_path / "results.json").read_text() == text
+
+
+def test_a_state_of_other_metrics_is_refused(
+    tokenizer: Any, suite: Any, inception: Any, interrupted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(suite("psnr"), [("a", tokenizer())], tmp_path, at=20)
+    whole = Lane.restore
+    monkeypatch.setattr(Lane, "restore", lambda self, state: whole(self, {**state, "tallies": {}}))
+    told = r"is not what is counted now \(other metrics take part\); give another folder by -o, or delete its `partial`"
+    with pytest.raises(ValueError, match=told):
+        run(suite("psnr"), [("a", tokenizer())], tmp_path)

@@ -54,7 +54,7 @@ def test_a_cards_model_is_found_again_by_its_id(command, photos, tmp_path):
     assert command("decode", path, "-o", tmp_path / "out", *CPU).code == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
     line = only_line(command("decode", path, "-o", tmp_path / "more", "--steps", 3, *CPU))
-    assert "--steps: is no option of this command and no setting of decoder 'vit'. Did you mean '--set'?" in line
+    assert "--steps: is no option of this command and no setting of decoder 'toy-plain'. Did you mean '--set'?" in line
 
 
 def test_a_cards_file_is_a_model(command, photos, tmp_path):

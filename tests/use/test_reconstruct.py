@@ -28,8 +28,8 @@ def test_reconstructions_are_those_of_a_prefix_of_each_images_tokens(tiny, photo
         assert torch.equal(strip.original, image)
         rng = Rng(2, torch.tensor([i]))
         tokens = tiny.encode(image[None].float() / 255, rng=rng)
-        assert list(strip.found) == [1, 2, 4, 8]
-        for length, found in strip.found.items():
+        assert list(strip.reconstructions) == [1, 2, 4, 8]
+        for length, found in strip.reconstructions.items():
             expected = tiny.decode(tokens.truncate(length), rng=rng, sampling=settings)[0]
             assert (found.float() - expected * 255).abs().max() <= 0.51
             error = (found.double() - image.double()).square().mean()
@@ -41,7 +41,7 @@ def test_lengths_and_progress(tiny, photos):
     strips, _ = reconstruct(
         tiny, [photos], count=3, lengths=(4, 1, 4), batch_size=2, progress=lambda done, of: told.append((done, of))
     )
-    assert [list(strip.found) for strip in strips] == [[4, 1]] * 3
+    assert [list(strip.reconstructions) for strip in strips] == [[4, 1]] * 3
     assert told == [(n, 6) for n in (0, 1, 2, 2, 3, 4, 4, 4.5, 5, 5, 5.5, 6, 6)]  # two steps each, rows of 2 and of 1
 
 

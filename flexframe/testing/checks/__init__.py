@@ -43,7 +43,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "observer": observer.CHECKS,
     "optimizer": optimizer.CHECKS,
 }
-"""What is checked of a kind beyond what is checked of every component."""
+"""Checks of a kind beyond those of every component."""
 
 
 def of(kind: str) -> Sequence[Check]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import torch
 from torch import Tensor
 
@@ -71,6 +73,17 @@ def check_decoder_decodes(component: Component, fields: Fields) -> None:
             close(alone, latents[i : i + 1])
 
 
+def check_decoder_tells_steps(component: Component, fields: Fields) -> None:
+    """Steps are told one by one up to their number, if there are any, and telling them moves no number."""
+    decoder, spec = build(component, fields, True)
+    if "on_step" not in signature(decoder.decode).parameters:
+        return
+    told: list[tuple[int, int]] = []
+    latents = decode(decoder, tokens(spec), rng(), on_step=lambda done, of: told.append((done, of)))
+    assert told == [(i + 1, len(told)) for i in range(len(told))], f"steps are not told one by one: {told}"
+    assert torch.equal(latents, decode(decoder, tokens(spec), rng())), "telling the steps moved the latents"
+
+
 def check_decoder_absent_slots(component: Component, fields: Fields) -> None:
     """Absent slots change nothing, whatever stands in them and if they are left out; present ones do matter."""
     for masked in (True, False):
@@ -100,5 +113,6 @@ def check_decoder_gradients(component: Component, fields: Fields) -> None:
 
 
 CHECKS: tuple[Check, ...] = (
-    *part.CHECKS, check_decoder_trains, check_decoder_decodes, check_decoder_absent_slots, check_decoder_gradients,
+    *part.CHECKS, check_decoder_trains, check_decoder_decodes, check_decoder_tells_steps, check_decoder_absent_slots,
+    check_decoder_gradients,
 )  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flexframe.nn.init import redraw_zeros
-from flexframe.parts import Decoder
+from flexframe.parts import Decoder, OnStep
 from flexframe.rng import Rng
 from flexframe.tokens import Tokens, prefix
 from flexframe_registry import Component, LatentSpec, Spec, TokenizerConfig, TokenSpec, catalogue
@@ -126,12 +126,13 @@ def sampling(config: DecoderConfig | PriorConfig) -> SamplingConfig:
     return config.sampling.quick()
 
 
-def decode(decoder: Decoder, values: Tokens, draws: Rng) -> Tensor:
-    """Latents of the size that the decoder was built for."""
+def decode(decoder: Decoder, values: Tokens, draws: Rng, on_step: OnStep | None = None) -> Tensor:
+    """Latents of the size that the decoder was built for; one without `on_step` is called without it."""
     size = (decoder.spec.latents.height, decoder.spec.latents.width)
     settings = sampling(decoder.config)
+    told = {} if on_step is None else {"on_step": on_step}
     with torch.no_grad():
-        return decoder.decode(values, condition=None, size=size, rng=draws, sampling=settings)
+        return decoder.decode(values, condition=None, size=size, rng=draws, sampling=settings, **told)
 
 
 def close(actual: Any, expected: Any) -> None:

@@ -26,7 +26,7 @@ def check_observer(component: Component, fields: Fields) -> None:
     with TemporaryDirectory() as root:
         run = Path(root) / "run"
         run.mkdir()
-        log, picture = run / "log.jsonl", run / "samples.png"
+        log, picture = RunFolder(run).log, run / "samples.png"
         log.write_text("{}")
         Image.new("RGB", (8, 8)).save(picture)
         before = picture.read_bytes()

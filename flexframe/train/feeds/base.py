@@ -49,7 +49,7 @@ class Feed(ABC, Generic[FeedC]):
         return iter(())
 
     def remarks(self) -> Sequence[str]:
-        """What the data's source has to say of them."""
+        """Sentences that the data's source has to say of them."""
         return ()
 
     def attach(self, trainee: Learner, check: bool) -> None:

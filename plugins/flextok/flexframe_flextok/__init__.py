@@ -25,7 +25,7 @@ from flexframe_registry.cards import folders
 
 
 class TrunkConfig(ComponentConfig):
-    """What encoder and decoder share: a transformer over patches of latents."""
+    """Base of encoder and decoder: a transformer over patches of latents."""
 
     width: int = Field(768, ge=4)
     """Width of the trunk; 64 x depth in the published models."""
@@ -164,7 +164,7 @@ class FlowDecoderConfig(TrunkConfig, DecoderConfig):
     null_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of training samples whose tokens are all replaced by the null condition, for guidance."""
     single_null: bool = False
-    """Whether the null condition is one token in all tokens' place, rather than one in the place of each."""
+    """Let the null condition be one token in all tokens' place, rather than one in the place of each."""
     time_sampling: Literal["mode", "logit-normal"] = "mode"
     """Distribution of training times (Esser et al., arXiv 2403.03206, section 3.1)."""
     mode_scale: float = Field(0.25, ge=-1, le=1.75)
@@ -197,7 +197,7 @@ class VAECodecConfig(CodecConfig):
     groups: int = Field(32, ge=1)
     """Groups of the group norms."""
     quant_conv: bool = True
-    """Whether 1 x 1 convolutions stand around the latents."""
+    """Put 1 x 1 convolutions around the latents."""
     scaling_factor: float = Field(1.0, gt=0)
     """Latents are multiplied by this after encoding and divided by it before decoding."""
     sample_posterior: bool = False

@@ -14,15 +14,15 @@ from .modules import positive
 from .wiring import class_of
 
 PREFIXES = ("vae.vae.", "vae.", "")
-"""What may stand before diffusers' names of the VAE's tensors: in a FlexTok, in the wrapper by itself, in diffusers."""
+"""Prefixes of diffusers' names of the VAE's tensors: in a FlexTok, in the wrapper by itself, in diffusers."""
 FIRST = "encoder.down_blocks.0.resnets.0.conv1.weight"
 DOWNSAMPLE = 8
-"""Of the published VAEs; what a config without tensors does not say."""
+"""Downsampling of the published VAEs, which a config without tensors does not say."""
 
 
 @dataclass(frozen=True)
 class VAESettings:
-    """What a config says of the VAE."""
+    """A config's words on the VAE."""
 
     channels: int | None
     scaling_factor: float | None
@@ -93,7 +93,7 @@ def read_architecture(section: Settings) -> dict[str, Any]:
 
 
 def prefix_of(names: Iterable[str]) -> str | None:
-    """What stands before diffusers' names of the VAE's tensors; None if there is no VAE."""
+    """The prefix of diffusers' names of the VAE's tensors; None if there is no VAE."""
     known = set(names)
     return next((prefix for prefix in PREFIXES if f"{prefix}{FIRST}" in known), None)
 
@@ -144,7 +144,7 @@ def _count(tensors: TensorFile, pattern: str) -> int:
 
 
 def _beside(source: Foreign) -> list[VAESettings]:
-    """What a `vae_config.json` beside the checkpoint says; its scaling is not used, for the wrapper has its own."""
+    """Settings by a `vae_config.json` beside the checkpoint; its scaling is not used, for the wrapper has its own."""
     path = source.beside("vae_config.json")
     if path is None:
         return []

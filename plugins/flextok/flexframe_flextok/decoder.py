@@ -139,7 +139,7 @@ class FlowDecoder(Decoder):
         return self.head(h[:, :split], time, rows), features
 
     def _mask(self, registers: Tensor, keep: Tensor, null: Tensor | None, split: int) -> Tensor | None:
-        """What attention adds to its logits, or which keys it sees; None where it sees all, and each as one."""
+        """A bias of attention's logits, or the keys that it sees; None where it sees all, and each as one."""
         seen = self._seen(registers, keep, null)
         given = keep.shape[1]
         missing = self.spec.tokens.length - given

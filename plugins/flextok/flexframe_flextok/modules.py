@@ -1,4 +1,4 @@
-"""What each module of the reference's library is, as part of a FlexTok encoder or decoder."""
+"""Modules of the reference's library, each as part of a FlexTok encoder or decoder."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ DECODER = {
     "ToPatchesLinearHead": to_patches,
 }
 SEVERAL = ("PerSampleOp", "PositionalEmbeddingAdder", "SequenceUnpacker")
-"""Of the others a side has one each; of positions, one for patches and one for tokens."""
+"""Modules that a side may have several of; of positions, one for patches and one for tokens."""
 
 
 # --- settings ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from .wiring import WRAPPERS, Side, check_names, class_of, walk
 
 @dataclass(frozen=True)
 class Reading:
-    """What a FlexTok config says."""
+    """A FlexTok config, read."""
 
     vae: VAESettings
     length: int

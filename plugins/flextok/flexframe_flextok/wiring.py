@@ -21,7 +21,7 @@ ABSENT = (
     "MLPHead", "MaskTokenModule", "ZeroNullCond", "DictKeyFilter", "PerSampleReducer", "FlexTransformerDecoder",
     "sum_tensors",
 )  # fmt: skip
-"""Of the reference's library, but no part of a FlexTok tokenizer: heads of objectives, other models' modules."""
+"""Modules that are no part of a FlexTok tokenizer: heads of objectives, other models' modules."""
 KNOWN = (
     *WRAPPERS, *OPERATIONS, *ABSENT, "StableDiffusionVAE", "SequentialModuleDictWrapper", "PerSampleOp",
     "PatchEmbedder", "PositionalEmbeddingAdder", "Registers1D", "BlockWiseSequencePacker", "FlexTransformer",
@@ -43,7 +43,7 @@ INERT = {
 }
 """Settings that change no number at use or in training here, and why."""
 MOST = 1 << 16
-"""Of any count or width: no model has more, and a broken file should not fill the memory."""
+"""The most of any count or width: no model has more, and a broken file should not fill the memory."""
 NEUTRAL = {
     "qk_norm": True, "gated_mlp": True, "qkv_bias": False, "proj_bias": False, "mlp_bias": False, "dropout": 0,
     "drop": 0, "attn_drop": 0, "proj_drop": 0, "drop_path": 0, "drop_path_rate": 0,
@@ -54,7 +54,7 @@ Handler = Callable[[Settings, "Side"], None]
 
 
 class Side:
-    """What is known of one side so far: the role of each data key, its facts, and where its tensors are.
+    """Facts known of one side so far: the role of each data key, its facts, and where its tensors are.
 
     Args:
         name: `encoder` or `decoder`.

@@ -47,7 +47,7 @@ class NetworkConfig(ComponentConfig):
 
 
 class VQGANConfig(NetworkConfig):
-    """What encoder and decoder of token grids share."""
+    """Base of the encoder and the decoder of token grids."""
 
     def grid(self, spec: Spec) -> tuple[int, int]:
         """Rows and columns of tokens on these latents."""
@@ -98,7 +98,7 @@ class AutoencoderCodecConfig(NetworkConfig, CodecConfig):
         init: {from: grid/scenes-64, parts: [codec], rename: {encoder.net: codec.encoder, quantizer.project:
           codec.project, decoder.net: codec.decoder}}
 
-    `benchmarks/latents.py` measures the `scaling_factor`.
+    `tools/latents.py` measures the `scaling_factor`.
     """
 
     type: Literal["autoencoder"] = "autoencoder"

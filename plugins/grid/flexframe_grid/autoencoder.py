@@ -30,7 +30,7 @@ class AutoencoderCodec(Codec):
         self.decoder = ConvDecoder(config.channels, *shape, folded)
 
     def adapt(self, state: Mapping[str, Tensor], spec: Spec) -> Mapping[str, Tensor]:
-        """Of a projection to means and log variances, the means."""
+        """The means, of a projection to means and log variances."""
         whole = 2 * self.config.channels
         return {
             name: value[: self.config.channels] if name.startswith("project.") and len(value) == whole else value

@@ -22,9 +22,10 @@ from flexframe_registry import CodecModelConfig, ConfigError, TokenizerConfig
 from .reference import convert, convert_taef2, translate
 
 RESOLUTION = 256
-"""Of the published MaskGIT-VQGAN, whose file does not say it."""
+"""Side of the images of the published MaskGIT-VQGAN, whose file does not say it."""
 PIXELS = 2e-5
-"""Of the largest value, more: through this decoder the reference's own pixels move with the number of threads."""
+"""Tolerance relative to the largest value: through this decoder the reference's own pixels move with the number of
+threads."""
 MARKS = frozenset({"encoder.mid.0.conv1.weight", "decoder.mid.0.conv1.weight"})
 
 

@@ -1,4 +1,4 @@
-"""How the published checkpoints name what a tokenizer here has.
+"""Names that the published checkpoints give to what a tokenizer here has.
 
 Names only: a caller reads the tensors and loads what `convert` or `convert_taef2` gives.
 

@@ -68,7 +68,7 @@ class TailDropConfig(MaskerConfig):
 
 
 class ByReconstructionConfig(AllocatorConfig):
-    """What allocators share that decode an image at several lengths and look at the result."""
+    """Base of allocators that decode an image at several lengths and look at the result."""
 
     budgets: tuple[int, ...] | None = None
     """Lengths to try; the model's own if null. Each costs a reconstruction."""

@@ -32,7 +32,7 @@ class ProxyCodesConfig(ObjectiveConfig):
 
 
 class ImageObjectiveConfig(ObjectiveConfig):
-    """What objectives that look at images share: a model whose reconstructions are images."""
+    """Base of objectives that look at images: a model whose reconstructions are images."""
 
     def needs(self) -> frozenset[str]:
         return frozenset({"reconstruction"})
@@ -76,7 +76,7 @@ class PerceptualConfig(ImageObjectiveConfig):
     """File of the library's weights (safetensors, or PyTorch's read as tensors only); not given: the published ones,
     fetched if need be. `random` draws them, for tests."""
     compare: Literal["logits", "features"] = "logits"
-    """What is compared: the network's answer, or its last feature map before pooling (timm's networks)."""
+    """The values compared: the network's answer, or its last feature map before pooling (timm's networks)."""
     resize: int | None = Field(224, ge=1)
     """Side that both images are brought to first; not given: they stay as they are."""
 
@@ -132,7 +132,7 @@ class AdversarialConfig(ImageObjectiveConfig):
     lecam_decay: float = Field(0.999, ge=0, lt=1)
     """Decay of those means, a step."""
     optimizer: StepConfig = StepConfig()
-    """How the critic is stepped. Neither this nor its losses depend on `weight`, which is the model's term's."""
+    """Settings of the critic's steps. Neither this nor its losses depend on `weight`, which is the model's term's."""
 
     def stepped(self) -> StepConfig:
         return self.optimizer

@@ -100,7 +100,7 @@ def _over_processes(value: Tensor) -> Tensor:
 
 
 class LeCam(nn.Module):
-    """How far the critic's mean verdicts are beyond the running means of the other side's.
+    """Distance of the critic's mean verdicts beyond the running means of the other side's.
 
     The running means move once a step, by the verdicts on the whole batch: those of its parts are kept until the next
     step begins. They are state of the run and in its checkpoints.

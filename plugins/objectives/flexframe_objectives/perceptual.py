@@ -100,7 +100,7 @@ class Perceptual(Objective):
         return {self.config.compare: (self.seen(fake) - wanted).square().flatten(1).mean(1)}
 
     def seen(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b ..."]:
-        """What the network makes of images in [0, 1]."""
+        """Outputs of the network for images in [0, 1]."""
         given = self.judge.normalised(squared(images, self.config.resize))
         net: Any = self.judge.net
         return net(given) if self.config.compare == "logits" else net.forward_features(given)

@@ -20,7 +20,7 @@ from . import REPAConfig
 from .networks import Frozen, resized, timm_network
 
 FEATURES = "repa"
-"""Where a batch holds the teacher's features, `b h w d`, that were computed before."""
+"""The name in a batch of the teacher's features, `b h w d`, that were computed before."""
 
 
 class Teacher:
@@ -38,7 +38,7 @@ class Teacher:
 
     @torch.no_grad()
     def features(self, images: Float[Tensor, "b 3 h w"], grid: tuple[int, int]) -> Float[Tensor, "b y x d"]:
-        """Of images in [0, 1], brought to as many patches."""
+        """Features of images in [0, 1], brought to as many patches."""
         size = grid[0] * self.patch[0], grid[1] * self.patch[1]
         net: Any = self.frozen.net
         found = net.forward_features(self.frozen.normalised(resized(images.float(), size, "bicubic").clamp(0, 1)))

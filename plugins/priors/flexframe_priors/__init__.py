@@ -26,7 +26,7 @@ class RARSampling(SamplingConfig):
     """Keep keys and values of earlier tokens; it moves no number beyond rounding."""
 
     def excess(self, done: float) -> float:
-        """What conditional - unconditional is weighted by, on top of the conditional logits, at a share of the tokens
+        """The weight of conditional - unconditional, on top of the conditional logits, at a share of the tokens
         done."""
         return (self.guidance - 1) * (1 - math.cos(math.pi * done**self.power)) / 2 if self.guided else 0.0
 
@@ -150,7 +150,7 @@ class GPTConfig(PriorConfig):
             )
 
     def radices(self, spec: CodesSpec) -> tuple[int, ...]:
-        """How many values each of a token's digits takes, in the order in which they are modelled."""
+        """The number of values that each of a token's digits takes, in the order in which they are modelled."""
         return (self.split or (spec.codebook_size,)) * spec.codebooks
 
 

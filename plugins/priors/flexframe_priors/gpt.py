@@ -138,7 +138,7 @@ class GPT(LikelihoodPrior):
     def features(
         self, digits: Int[Tensor, "b m"], classes: Int[Tensor, " b"], caches: list[Cache] | None = None
     ) -> Float[Tensor, "b n w"]:
-        """What the heads read at positions 0..m; at the last one alone where caches hold the others."""
+        """Features that the heads read at positions 0..m; at the last one alone where caches hold the others."""
         if caches is not None and caches[0].done:
             x = self.embed(digits[:, -1:], None, digits.shape[1])
         else:

@@ -63,7 +63,7 @@ class FSQConfig(QuantizerConfig):
 
 
 class CodebookConfig(QuantizerConfig):
-    """What the quantizers with a table of vectors have in common."""
+    """Base of the quantizers with a table of vectors."""
 
     codebook_size: int = Field(4096, ge=2)
     """Entries of the codebook."""
@@ -77,7 +77,7 @@ class CodebookConfig(QuantizerConfig):
 
 
 class EmaFields(QuantizerConfig):
-    """How a codebook that follows its features without a gradient does so."""
+    """Settings of a codebook that follows its features without a gradient."""
 
     decay: float = Field(0.99, gt=0, lt=1)
     """Decay of the codebook's running means; with `ema` only."""
@@ -91,11 +91,11 @@ class VQConfig(CodebookConfig, EmaFields):
 
     type: Literal["vq"] = "vq"
     l2_norm: bool = True
-    """Whether features and entries are put on the unit sphere, for the search and for what travels on."""
+    """Put features and entries on the unit sphere, for the search and for what travels on."""
     ema: bool = False
-    """Whether the codebook is a running mean of its features (arXiv 1711.00937, appendix A) rather than learned."""
+    """Let the codebook be a running mean of its features (arXiv 1711.00937, appendix A) rather than learned."""
     rotation_trick: bool = False
-    """Whether gradients pass by rotation and scaling (arXiv 2410.06424) rather than straight through."""
+    """Pass gradients by rotation and scaling (arXiv 2410.06424) rather than straight through."""
 
     sizes = {"tiny": {"codebook_size": 64, "dim": 8}}
 
@@ -113,7 +113,7 @@ class SimVQConfig(CodebookConfig):
 
     type: Literal["simvq"] = "simvq"
     rotation_trick: bool = True
-    """Whether gradients pass by rotation and scaling (arXiv 2410.06424) rather than straight through."""
+    """Pass gradients by rotation and scaling (arXiv 2410.06424) rather than straight through."""
 
     sizes = {"tiny": {"codebook_size": 64, "dim": 8}}
 
@@ -127,7 +127,7 @@ class ResidualVQConfig(CodebookConfig, EmaFields):
     codebook_size: int = Field(1024, ge=2)
     """Entries of each codebook."""
     ema: bool = True
-    """Whether the codebooks are running means of their residuals rather than learned by gradient."""
+    """Let the codebooks be running means of their residuals rather than learned by gradient."""
 
     sizes = {"tiny": {"num_quantizers": 2, "codebook_size": 64, "dim": 8}}
 
@@ -162,7 +162,7 @@ class ResidualFSQConfig(QuantizerConfig):
 
 
 class BinaryConfig(QuantizerConfig):
-    """What the quantizers by sign have in common: a token is log2(codebook_size) bits."""
+    """Base of the quantizers by sign: a token is log2(codebook_size) bits."""
 
     codebook_size: int = 4096
     """Codes a token can take: a power of two, at most 2**20, which is what the exact entropy of a batch can bear."""
@@ -226,7 +226,7 @@ class KLConfig(QuantizerConfig):
     fixed_logvar: float | None = None
     """A log variance for all tokens in place of a predicted one (0 in TA-TiTok); the head then has the mean alone."""
     sample: bool = False
-    """Whether use draws from the Gaussian as training does, rather than taking its mean."""
+    """Draw from the Gaussian at use, as training does, rather than take its mean."""
 
     sizes = {"tiny": {"dim": 8}}
 

@@ -51,7 +51,7 @@ def joint(chance: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
 
 
 class Signs(Quantizer):
-    """What `lfq` and `bsq` have in common. Losses: `token_entropy` (to be low), `codebook_entropy` (negative: to be
+    """Base of `lfq` and `bsq`. Losses: `token_entropy` (to be low), `codebook_entropy` (negative: to be
     high; of the batch, one number), `commitment`; the first bit is the most significant of the id."""
 
     config: BinaryConfig

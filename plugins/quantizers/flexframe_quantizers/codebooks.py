@@ -27,7 +27,7 @@ class Matched:
 
 
 def several_processes() -> bool:
-    """Whether this process trains together with others, whose features count as well."""
+    """Tell whether this process trains together with others, whose features count as well."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 

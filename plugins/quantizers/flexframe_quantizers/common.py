@@ -1,4 +1,4 @@
-"""What the quantizers share: the projection, full precision, and means over the tokens that are present."""
+"""Helpers of all quantizers: the projection, full precision, and means over the tokens that are present."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from .codebooks import Codebook, SimCodebook, build_codebook
 from .common import full_precision, projection, straight_through
 
 Passage = Callable[[Tensor, Tensor], Tensor]
-"""How the gradient of the values reaches the features: (features, entries) to values."""
+"""A way for the gradient of the values to reach the features: (features, entries) to values."""
 
 
 def match_one(codebook: Codebook, z: Tensor, keep: Tensor, passage: Passage) -> Quantized:

@@ -14,7 +14,7 @@ class FlipConfig(TransformConfig):
 
     type: Literal["flip"] = "flip"
     probability: float = Field(0.5, gt=0, le=1)
-    """How likely each image is mirrored."""
+    """Probability of mirroring an image."""
 
 
 class ShiftConfig(TransformConfig):

@@ -88,7 +88,7 @@ class MaskTokenDecoderConfig(DecoderConfig):
     patch: int = Field(16, ge=1)
     """Side of a patch, in latent pixels."""
     head: Literal["pixels", "proxy-codes"] = "pixels"
-    """What a patch becomes: its pixels, or logits over the codes of another tokenizer (TiTok's two-stage training)."""
+    """Results for a patch: its pixels, or logits over the codes of another tokenizer (TiTok's two-stage training)."""
     proxy_codebook: int = Field(1024, ge=2)
     """Codes that the head `proxy-codes` predicts."""
     pixel_decoder: PixelDecoderConfig | None = None
@@ -98,7 +98,7 @@ class MaskTokenDecoderConfig(DecoderConfig):
 
     @property
     def gives(self) -> Literal["reconstruction", "logits"]:
-        """What comes out: `logits` of proxy codes where nothing turns them into pixels."""
+        """Names of what comes out: `logits` of proxy codes where nothing turns them into pixels."""
         return "logits" if self.head == "proxy-codes" and self.pixel_decoder is None else "reconstruction"
 
     def provides(self) -> frozenset[str]:

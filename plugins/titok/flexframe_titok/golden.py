@@ -28,14 +28,14 @@ from .reference import convert, translate
 INPUTS = frozenset({"images", "eps", "target_codes", "text_guidance"})
 LOSSES = frozenset({"total_loss", "reconstruction_loss", "mse", "quantizer_loss_zeroed"})
 ENCODED = frozenset({"enc_z", "indices", "z_quantized", "mean", "logvar", "commitment_loss", "quantizer_loss"})
-"""What shows an encoder apart from its decoder."""
+"""Tensors that show an encoder apart from its decoder."""
 BATCHES = ("images", "indices", "z_quantized", "mean", "z_sampled")
 """Tensors of one row a sample, one of which any case has."""
 DECODED = re.compile(r"(stage[12]_)?(decode_tokens_)?(logits|pixels|soft_code)(_mode|_sampled)?")
 SECOND_STAGE = 2e-4
 """Pixels of the second stage: the reference's own move by 3e-5 with the number of threads."""
 GRADIENTS = 1e-3
-"""Of a gradient's largest entry, and of a norm."""
+"""Tolerance of a gradient, relative to its largest entry, and of a norm."""
 NONE: frozenset[str] = frozenset()
 UNKNOWN = "nothing here is compared with it"
 
@@ -109,7 +109,7 @@ def condition_of(given: Mapping[str, Tensor]) -> Condition | None:
 
 
 class Evaluation:
-    """What a model, and its first stage, give of a case's inputs, by the names of the reference's tensors."""
+    """Results of a model, and of its first stage, for a case's inputs, by the names of the reference's tensors."""
 
     def __init__(self, given: Mapping[str, Tensor], model: Tokenizer, first: Tokenizer) -> None:
         self.given, self.model, self.first = given, model, first
@@ -142,7 +142,7 @@ class Evaluation:
         return self.model.quantizer.draw(*self.posterior, self.rng)
 
     def divergences(self) -> Tensor:
-        """Of each token alone."""
+        """Divergences of each token alone."""
         each = [self.model.quantizer.divergence(*self.posterior, one.expand_as(self.keep)) for one in self.single()]
         return torch.stack(each, 1)
 
@@ -172,7 +172,7 @@ class Evaluation:
         }
 
     def values(self, kind: str, from_codes: bool) -> Tensor:
-        """What the decoder is given: the case's own tensor of that, else ours."""
+        """The decoder's input: the case's own tensor of that, else ours."""
         given = self.given
         if self.model.spec.tokens.codebook_size is None:
             own = {"_mode": "mean", "_sampled": "z_sampled"}.get(kind, "z_sampled")

@@ -69,7 +69,7 @@ class MaskGIT(Prior):
         return {"codes": (losses * weights).sum(1) / (keep.sum(1) * (MASKED + (1 - MASKED) * rest))}
 
     def choose_masked(self, keep: Bool[Tensor, "b k"], *, rng: Rng) -> Bool[Tensor, "b k"]:
-        """Which tokens training masks: a share drawn on an arc cosine, at least one, anywhere among the present."""
+        """Tokens that training masks: a share drawn on an arc cosine, at least one, anywhere among the present."""
         share = torch.acos(rng.uniform("maskgit/share")) / (math.pi * 0.5)
         count = (keep.sum(1) * share.clamp(1e-6, 1.0)).round().clamp(min=1)
         drawn = rng.uniform("maskgit/order", (keep.shape[1],)).masked_fill(~keep, torch.inf)

@@ -27,7 +27,7 @@ class MaskGITSampling(SamplingConfig):
     """Scale s of classifier-free guidance at its height. `linear` and `constant`: conditional + s (conditional -
     unconditional), so 0 is none. `power-cosine`: unconditional + s (conditional - unconditional), so 1 is none."""
     guidance_schedule: Literal["linear", "constant", "power-cosine"] = "constant"
-    """How guidance gets there: in proportion to the steps done, at once, or along a cosine of the steps' `power`."""
+    """The way there of guidance: in proportion to the steps done, at once, or along a cosine of the steps' `power`."""
     power: float = Field(3.0, ge=0)
     """Exponent of `power-cosine`; the higher, the later guidance sets in."""
     softmax_annealing: bool = False
@@ -38,7 +38,7 @@ class MaskGITSampling(SamplingConfig):
         return cls(steps=2)
 
     def excess(self, done: float) -> float:
-        """What conditional - unconditional is weighted by, on top of the conditional logits, at a share of the steps
+        """The weight of conditional - unconditional, on top of the conditional logits, at a share of the steps
         done."""
         if self.guidance_schedule == "linear":
             return self.guidance * done
@@ -54,7 +54,7 @@ class MaskGITSampling(SamplingConfig):
 
 
 class MaskGITConfig(PriorConfig):
-    """What both forms share: a bidirectional transformer that fills in masked codes."""
+    """Base of both forms: a bidirectional transformer that fills in masked codes."""
 
     sampling = MaskGITSampling
 

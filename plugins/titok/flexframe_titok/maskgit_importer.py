@@ -49,7 +49,7 @@ SAMPLING = {
 
 @dataclass(frozen=True)
 class Form:
-    """Where a form keeps what its sizes are read from, and how its tensors are named."""
+    """A form's places of what its sizes are read from, and the names of its tensors."""
 
     type: str
     words: str
@@ -63,7 +63,7 @@ class Form:
     rules: tuple[tuple[str, str], ...]
     """Patterns and what replaces them, applied in order."""
     dropout: bool
-    """Whether the published model has dropout; else what its config says of it does nothing."""
+    """True where the published model has dropout; else what its config says of it does nothing."""
 
 
 BERT = Form(

@@ -1,4 +1,4 @@
-"""How the published checkpoints (github.com/bytedance/1d-tokenizer, Apache-2.0) name what a tokenizer here has.
+"""Names in the published checkpoints (github.com/bytedance/1d-tokenizer, Apache-2.0) of what a tokenizer here has.
 
 Names only: a caller reads the tensors, from safetensors, and loads what `convert` gives. The quantizers are `vq` for
 the codebook models and `kl` for the VAE ones, as the cards have them.

@@ -25,7 +25,7 @@ LENGTHS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "uniform": lambda lengths: lengths - 1,
     "uniform-pow2": lambda lengths: lengths - 1,
 }
-"""What each masker draws for these lengths."""
+"""Draws of each masker for these lengths."""
 
 
 def train(case: Case, subject: Subject) -> Iterator[Comparison]:

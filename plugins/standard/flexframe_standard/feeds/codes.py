@@ -22,7 +22,6 @@ from flexframe.store.places import preprocessing
 from flexframe.tokens import Batch, Codes, prefix
 from flexframe.train.feeds.base import Feed
 from flexframe_registry import ConfigError, GeneratorConfig, TrainConfig, catalogue
-from flexframe_registry.runs import check_codes
 from flexframe_standard.feeds.configs import CodesFeedConfig, TokenFileFeedConfig, TokensFeedConfig
 
 
@@ -33,7 +32,7 @@ class Tokenized(Feed[TokensFeedConfig]):
         model = _prior(training)
         assert model.tokenizer is not None  # as the config sees to
         tokenizer = load(model.tokenizer)
-        check_codes(model, tokenizer.config, model.tokenizer)
+        model.check_tokenizer(tokenizer.config, model.tokenizer)
         data = training.run.data.resized(preprocessing(model.tokenizer).resize)
         source: Source = catalogue().build(data, tokenizer.config.image_size)
         super().__init__(config, _described(training, fingerprint(tokenizer), source.class_names()), device)
@@ -73,7 +72,7 @@ class Tokenized(Feed[TokensFeedConfig]):
     def _coded(self, batch: Batch, rng: Rng, kept: dict[int, Tensor] | None) -> Batch:
         assert batch.images is not None
         if kept is None:
-            found = self._codes(batch.images, rng)
+            codes = self._codes(batch.images, rng)
         else:
             numbers = batch.index.tolist()
             new = [place for place, number in enumerate(numbers) if number not in kept]
@@ -81,9 +80,9 @@ class Tokenized(Feed[TokensFeedConfig]):
                 places = torch.tensor(new, device=batch.index.device)
                 made = self._codes(batch.images[places], rng.rows(batch.index[places]))
                 kept |= {numbers[place]: row.clone() for place, row in zip(new, made, strict=True)}
-            found = torch.stack([kept[number] for number in numbers])
-        keep = torch.ones(found.shape[:2], dtype=torch.bool, device=found.device)
-        return replace(batch, images=None, codes=Codes(found, keep))
+            codes = torch.stack([kept[number] for number in numbers])
+        keep = torch.ones(codes.shape[:2], dtype=torch.bool, device=codes.device)
+        return replace(batch, images=None, codes=Codes(codes, keep))
 
     def _codes(self, images: Tensor, rng: Rng) -> Tensor:
         with torch.autocast(self.device.type, enabled=False):
@@ -148,13 +147,13 @@ def _check_file(config: TrainConfig, model: GeneratorConfig, file: TokenFile) ->
         refuse_other("run.data", f"is not what {place} was made of", about.source, data, "set run.data to what it was")
 
 
-def _described(config: TrainConfig, found: str, names: Sequence[str]) -> TrainConfig:
+def _described(config: TrainConfig, print_of: str, names: Sequence[str]) -> TrainConfig:
     """The config with the tokenizer's fingerprint and the classes' names in its model."""
     model = _prior(config)
-    if model.fingerprint is not None and model.fingerprint != found:
+    if model.fingerprint is not None and model.fingerprint != print_of:
         text = "is not that of the run's tokens: they are of another tokenizer, or of this one before it changed"
         raise ConfigError.at("model.fingerprint", text)
-    update: dict[str, Any] = {"fingerprint": found}
+    update: dict[str, Any] = {"fingerprint": print_of}
     if model.classes is not None and names and not model.class_names:
         if len(names) != model.classes:
             raise ConfigError.at("model.classes", f"is {model.classes}; the data have {len(names)} classes")

@@ -62,9 +62,9 @@ class _Rows(Dataset[tuple[Tensor, ...]]):
         return len(self.latents)
 
     def __getitem__(self, rows: list[int]) -> tuple[Tensor, ...]:
-        found = self.latents.take(rows)
+        taken = self.latents.take(rows)
         more = self.features.take(rows) if self.features is not None else {}
-        return torch.tensor(rows), found["labels"], found["latents"], *(more[name] for name in self.names)
+        return torch.tensor(rows), taken["labels"], taken["latents"], *(more[name] for name in self.names)
 
 
 class Latents(Feed[LatentsFeedConfig]):

@@ -41,7 +41,11 @@ class Rows:
         self.path, self.width, self.dtype = path, width, np.dtype(dtype).newbyteorder("<")
 
     def write(self, at: int, rows: Tensor) -> None:
-        """Put rows at position `at` and after it."""
+        """Put rows at position `at` and after it.
+
+        Raises:
+            ValueError: rows of another width.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         data = rows.detach().cpu().numpy().astype(self.dtype)
         if data.shape[1:] != (self.width,):

@@ -93,7 +93,11 @@ class Inception:
 
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Mapping[str, Float[Tensor, "b d"]]:
-        """Features by layer. Metrics ask for the same batch one after the other; it goes through the network once."""
+        """Features by layer. Metrics ask for the same batch one after the other; it goes through the network once.
+
+        Raises:
+            ValueError: the weights cannot be had.
+        """
         if self._last is None or self._last[0] is not images:
             why = self.unavailable()
             if self._net is None:

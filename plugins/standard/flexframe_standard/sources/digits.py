@@ -38,4 +38,5 @@ class Digits(Source[DigitsConfig]):
         return Sample(self.images[index], int(self.labels[index]), f"digit-{self.numbers[index]:04d}")
 
     def protocol(self) -> Mapping[str, Any]:
+        """The record of how the digits were enlarged."""
         return {"resize": "pillow-bicubic from 8 x 8", "crop": "none", "pillow": pillow_version}

@@ -1,4 +1,4 @@
-"""What lies beside an image, in files of its name or in members of its sample: label and caption."""
+"""The things that lie beside an image, in files of its name or in members of its sample: label and caption."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def _label(value: Any, shown: str) -> int:
 
 def _fields(text: str, shown: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        fields = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BrokenImage(f"cannot read {shown}: {error}") from None
-    if not isinstance(found, dict):
-        raise BrokenImage(f"cannot read {shown}: it holds {type(found).__name__}, not an object")
-    return found
+    if not isinstance(fields, dict):
+        raise BrokenImage(f"cannot read {shown}: it holds {type(fields).__name__}, not an object")
+    return fields

@@ -41,7 +41,7 @@ CROP_SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is known of an image before its pixels are read."""
+    """The facts of an image before its pixels are read."""
 
     id: str
     shown: str
@@ -64,7 +64,7 @@ class Files(Source):
 
     @abstractmethod
     def number(self) -> int:
-        """How many files there are, broken ones too."""
+        """Number of files, broken ones too."""
 
     @abstractmethod
     def name(self, number: int) -> str:
@@ -80,7 +80,7 @@ class Files(Source):
 
     @property
     def crops(self) -> int:
-        """As how many images a file counts."""
+        """Number of images that a file counts as."""
         return self.config.crops or 1
 
     def __len__(self) -> int:
@@ -98,23 +98,23 @@ class Files(Source):
         if len(groups) < THREADS or get_worker_info() is not None:  # a worker is one of many as it is
             return [sample for group in groups for sample in self._read(group)]
         with ThreadPoolExecutor(THREADS) as pool:  # Pillow decodes and resizes without holding Python up
-            return [sample for found in pool.map(self._read, groups) for sample in found]
+            return [sample for group in pool.map(self._read, groups) for sample in group]
 
     def _read(self, indices: Sequence[int]) -> list[Sample]:
         """Samples of one file, by their indices."""
         whole = indices[0] // self.crops
         # the broken file at position i of `left_out` stands after left_out[i] - i whole ones
         skipped = bisect_right(range(len(self.left_out)), whole, key=lambda i: self.left_out[i] - i)
-        found = self.find(whole + skipped)
-        image = read_image(found.open(), found.shown, self.config.max_pixels)
+        image_file = self.find(whole + skipped)
+        image = read_image(image_file.open(), image_file.shown, self.config.max_pixels)
         if self.config.crops is None:
             pixels = to_tensor(fit(image, self.size, self.config.resize))
-            return [Sample(pixels, found.label, found.id, found.caption)] * len(indices)
+            return [Sample(pixels, image_file.label, image_file.id, image_file.caption)] * len(indices)
         places = Rng(CROP_SEED, torch.tensor(indices)).uniform("data/crop", (2,)).tolist()
         return [
             Sample(
                 to_tensor(fit(image, self.size, self.config.resize, (top, left))),
-                found.label, f"{found.id}#{index % self.crops}", found.caption,
+                image_file.label, f"{image_file.id}#{index % self.crops}", image_file.caption,
             )
             for index, (top, left) in zip(indices, places, strict=True)
         ]  # fmt: skip
@@ -138,7 +138,7 @@ class Files(Source):
         return (f"{count} images of {self.config.path} cannot be read and were left out: {'; '.join(told)}",)
 
     def leave_out(self) -> None:
-        """Where the config says so, read every file, and leave out those that cannot be. What was found is kept in
+        """Read every file where the config says so, and leave out those that cannot be. What was found is kept in
         `$FLEXFRAME_HOME/broken`, and holds until a file is written or moved.
 
         Raises:
@@ -149,17 +149,17 @@ class Files(Source):
         key = [self.state(), self.config.max_pixels, pillow_version]
         path = home() / "broken" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
         try:
-            found = {int(number): reason for number, reason in json.loads(path.read_text(encoding="utf-8")).items()}
+            broken = {int(number): reason for number, reason in json.loads(path.read_text(encoding="utf-8")).items()}
         except (FileNotFoundError, ValueError, AttributeError):
-            found = self._look_for_broken()
+            broken = self._look_for_broken()
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, found)
-        if len(found) == self.number():
+            write_json(path, broken)
+        if len(broken) == self.number():
             text = (
-                f"none of the {len(found):,} images of {self.config.path!r} can be read; {next(iter(found.values()))}"
+                f"none of the {len(broken):,} images of {self.config.path!r} can be read; {next(iter(broken.values()))}"
             )
             raise ConfigError.at("path", text)
-        self.left_out, self._reasons = tuple(sorted(found)), tuple(found[number] for number in sorted(found))
+        self.left_out, self._reasons = tuple(sorted(broken)), tuple(broken[number] for number in sorted(broken))
 
     def _look_for_broken(self) -> dict[int, str]:
         def reason(number: int) -> str | None:
@@ -249,7 +249,7 @@ class Tar(Files):
         return self.stops[-1]
 
     def _place(self, number: int) -> tuple[int, tarfiles.Row]:
-        """Which shard, and what of it."""
+        """The shard of a number, and the row in it."""
         at = bisect_right(self.stops, number)
         return at, self.shards[at].row(number - (self.stops[at - 1] if at else 0))
 

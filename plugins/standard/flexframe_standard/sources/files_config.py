@@ -12,7 +12,7 @@ from flexframe_registry.kinds import PLACE, Resize
 
 
 class FilesConfig(SourceConfig):
-    """What sources of image files share."""
+    """Settings that sources of image files share."""
 
     path: str = Field(json_schema_extra=PLACE)
     """Where the images are, on this machine's disks."""

@@ -93,7 +93,7 @@ class ScenesConfig(SourceConfig):
         return self
 
     def chances(self) -> Mapping[str, int]:
-        """How many values each attribute takes here, all equally likely; an attribute that does not show is not there.
+        """Number of values that each attribute takes here, all equally likely. One that does not show is left out.
 
         The light of flat scenes does not show. What takes one value only carries nothing and is left out.
         """

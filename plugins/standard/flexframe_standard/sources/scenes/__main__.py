@@ -23,6 +23,7 @@ def sheet(columns: int, side: int, seed: int, first: int, gap: int = 4) -> Image
 
 
 def main() -> None:
+    """Write a sheet of scenes."""
     parser = argparse.ArgumentParser(prog="python -m flexframe_standard.sources.scenes", description=__doc__)
     parser.add_argument("--sheet", type=Path, required=True, help="the file to write, PNG")
     parser.add_argument("--columns", type=int, default=8, help="scenes")

@@ -1,4 +1,4 @@
-"""What is behind the objects: eight kinds, each from a palette and a few numbers."""
+"""Backgrounds behind the objects: eight kinds, each from a palette and a few numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flexframe_standard.sources.scenes.patterns import bands, checks, wave
 
 @dataclass(frozen=True)
 class Ground:
-    """What a background is drawn from, for n pictures at once."""
+    """The numbers that a background is drawn from, for n pictures at once."""
 
     x: np.ndarray
     """1 1 w: the pixels' places in the unit square; beyond it where the picture is oblong."""
@@ -36,7 +36,7 @@ class Ground:
         return mix(self.palette[:, first], self.palette[:, second], np.float32(share))
 
     def cover(self, inside: np.ndarray) -> np.ndarray:
-        """How much of a pixel is inside, by its distance to the edge."""
+        """The share of a pixel that is inside, by its distance to the edge."""
         return np.clip(0.5 + inside / self.pixel, 0, 1)
 
 
@@ -44,6 +44,7 @@ FAR, NEAR, FRONT, ACCENT = range(4)
 
 
 def mix(a: np.ndarray, b: np.ndarray, share: np.ndarray | np.float32) -> np.ndarray:
+    """`share` of the way from `a` to `b`."""
     mixed: np.ndarray = a + share * (b - a)
     return mixed
 
@@ -61,6 +62,7 @@ def smooth(x: np.ndarray) -> np.ndarray:
 
 
 def plain(g: Ground) -> np.ndarray:
+    """One even slope from the far colour to the near one."""
     return mix(g.palette[:, FAR], g.palette[:, NEAR], smooth(g.y)[:, None])
 
 
@@ -105,6 +107,7 @@ def bokeh(g: Ground) -> np.ndarray:
 
 
 def stripes(g: Ground) -> np.ndarray:
+    """Slanted stripes of two colours."""
     slope = g.number(0, -0.6, 0.6)  # tangent of half the angle from upright stripes
     unit = 1 / (1 + slope * slope)
     frequency = g.number(1, 3.2, 5.0)

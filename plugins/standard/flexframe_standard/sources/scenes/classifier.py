@@ -1,4 +1,4 @@
-"""The classifier of scenes' attributes that ships with the source. `benchmarks/train_scene_classifier.py` trains it."""
+"""The classifier of scenes' attributes that ships with the source. `tools/train_scene_classifier.py` trains it."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class SceneNet(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 64 64"]) -> dict[str, Float[Tensor, "b v"]]:
         """Logits of each attribute's values, of images in [0, 1]."""
         places = self.get_buffer("places").to(images.dtype).expand(len(images), -1, -1, -1)
-        found = self.trunk(torch.cat([2 * images - 1, places], 1))
-        pooled = torch.cat([found.mean((2, 3)), found.amax((2, 3))], 1)
+        features = self.trunk(torch.cat([2 * images - 1, places], 1))
+        pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)
         return {name: head(pooled) for name, head in self.heads.items()}
 
 
@@ -96,15 +96,13 @@ def shipped(config: ScenesConfig) -> SceneClassifier:
 def load(path: Path) -> tuple[SceneNet, Mapping[str, Any]]:
     """A network and what its file says of it."""
     if not path.is_file():
-        raise ValueError(
-            f"there is no classifier of scenes at {path}; train it with benchmarks/train_scene_classifier.py"
-        )
+        raise ValueError(f"there is no classifier of scenes at {path}; train it with tools/train_scene_classifier.py")
     with safe_open(path, "pt") as file:
         facts = json.loads((file.metadata() or {}).get("scenes", "{}"))
         if facts.get("renderer") != VERSION:
             raise ValueError(
                 f"the scenes' classifier {path} was trained on scenes of renderer {facts.get('renderer')}, and these "
-                f"are of renderer {VERSION}; train it anew with benchmarks/train_scene_classifier.py"
+                f"are of renderer {VERSION}; train it anew with tools/train_scene_classifier.py"
             )
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     net = SceneNet()

@@ -1,4 +1,4 @@
-"""What is in a scene and where: all draws, from the counter-based generator, with the geometry that follows."""
+"""Objects of a scene and their places: all draws, from the counter-based generator, with the geometry that follows."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ def draw(config: ScenesConfig, numbers: Sequence[int]) -> Layout:
 
 def _attributes(config: ScenesConfig, head: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     low, high = config.objects
-    found = {name: _among(head[name], len(words)) for name, words in WORDS.items()}
-    found["background"] = _coded(head["background"], config.backgrounds, BACKGROUNDS)
-    found["count"] = low - 1 + _among(head["count"], high - low + 1)
-    found["texture"] = _coded(head["texture"], config.textures, TEXTURES)
-    return found
+    attributes = {name: _among(head[name], len(words)) for name, words in WORDS.items()}
+    attributes["background"] = _coded(head["background"], config.backgrounds, BACKGROUNDS)
+    attributes["count"] = low - 1 + _among(head["count"], high - low + 1)
+    attributes["texture"] = _coded(head["texture"], config.textures, TEXTURES)
+    return attributes
 
 
 def _among(uniform: np.ndarray, number: int) -> np.ndarray:

@@ -54,7 +54,7 @@ class View:
         return min(self.height, self.width)
 
     def places(self, axis: int, index: np.ndarray) -> np.ndarray:
-        """Where the middles of these rows (axis 0) or columns (1) are."""
+        """Coordinates of the middles of these rows (axis 0) or columns (1)."""
         return (index + (0.5 - (self.height, self.width)[axis] / 2)) / self.scale + 0.5
 
 
@@ -67,6 +67,7 @@ class Group:
     places: np.ndarray
 
     def of(self, values: np.ndarray) -> np.ndarray:
+        """The objects' own of values that a layout has for all."""
         own: np.ndarray = values[self.rows, self.places]
         return own
 
@@ -92,18 +93,18 @@ class Group:
     def _each(self, of: Callable[[Shape], Callable[..., np.ndarray]], x: np.ndarray, y: np.ndarray) -> np.ndarray:
         if len(self.by_shape) == 1:
             return of(self.by_shape[0][0])(x, y)
-        found = np.empty_like(x)
+        values = np.empty_like(x)
         for shape, chosen in self.by_shape:
-            found[chosen] = of(shape)(x[chosen], y[chosen])
-        return found
+            values[chosen] = of(shape)(x[chosen], y[chosen])
+        return values
 
 
 def groups(layout: Layout) -> Iterator[Group]:
     """The objects in classes of like size, so that one window fits all: the main ones, the next three, the rest."""
     rows, places = np.nonzero(np.arange(MOST) < layout.count[:, None])
     classes = np.searchsorted([1, 4], places, side="right")
-    for found in np.unique(classes):
-        yield Group(layout, rows[classes == found], places[classes == found])
+    for size_class in np.unique(classes):
+        yield Group(layout, rows[classes == size_class], places[classes == size_class])
 
 
 def _windows(
@@ -114,20 +115,20 @@ def _windows(
     All windows are as large as the largest needs; beyond `half` there is nothing to see in the others.
     """
     number = int(np.ceil(2 * half.max() * view.scale)) + 2
-    found = []
+    axes = []
     for axis, centre in ((0, y), (1, x)):
         middle = (view.height, view.width)[axis] / 2
         first = np.floor((centre - half - 0.5) * view.scale + middle - 0.5).astype(np.int64)
         offsets = view.places(axis, first[:, None] + np.arange(number)) - centre[:, None]
-        found.append((first, offsets))
-    (top, down), (left, across) = found
+        axes.append((first, offsets))
+    (top, down), (left, across) = axes
     return top, left, down[:, :, None], across[:, None, :]
 
 
 def stamps(group: Group, view: View, lighting: str) -> list[list[Stamp]]:
-    """What each of the group's objects puts into its picture, in this order: its shadow, if it has one, and itself."""
+    """Stamps that each of the group's objects puts into its picture, in order: its shadow if it has one, itself."""
     layers = [_shadows(group, view)] if lighting == "shadows" else []
-    return [list(found) for found in zip(*layers, _bodies(group, view, lighting != "flat"), strict=True)]
+    return [list(layered) for layered in zip(*layers, _bodies(group, view, lighting != "flat"), strict=True)]
 
 
 def _turned(group: Group, down: np.ndarray, across: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -166,7 +167,7 @@ def _bodies(group: Group, view: View, lit: bool) -> list[Stamp]:
     if gloss is not None:
         colour += gloss[:, None]
     _texture(group, colour, base, light, x, y, pixel)
-    return [Stamp(*found) for found in zip(top.tolist(), left.tolist(), cover, colour, strict=True)]
+    return [Stamp(*parts) for parts in zip(top.tolist(), left.tolist(), cover, colour, strict=True)]
 
 
 def _texture(
@@ -207,4 +208,4 @@ def _shadows(group: Group, view: View) -> list[Stamp]:
     top, left, down, across = _windows(view, x, y, (group.reach() + BLUR) * radius + 1 / view.scale)
     dx, dy = _turned(group, down, across, radius[:, None, None])
     cover = smooth(0.5 - group.cast(dx, dy) * (0.5 / BLUR))
-    return [Stamp(*found, None) for found in zip(top.tolist(), left.tolist(), cover, strict=True)]
+    return [Stamp(*parts, None) for parts in zip(top.tolist(), left.tolist(), cover, strict=True)]

@@ -61,8 +61,8 @@ def paint(layout: Layout, size: tuple[int, int], lighting: str) -> np.ndarray:
 
     made: dict[tuple[int, int], list[Stamp]] = {}
     for group in groups(layout):
-        found = stamps(group, view, lighting)
-        made |= zip(zip(group.rows.tolist(), group.places.tolist(), strict=True), found, strict=True)
+        stamped = stamps(group, view, lighting)
+        made |= zip(zip(group.rows.tolist(), group.places.tolist(), strict=True), stamped, strict=True)
     for row, place in sorted(made):
         for stamp in made[row, place]:
             _press(canvas[row], stamp)

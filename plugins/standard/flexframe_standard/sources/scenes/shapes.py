@@ -27,8 +27,8 @@ class Shape:
     def cast(self, x: Field, y: Field) -> Field:
         """The distance that a soft shadow follows. Of at least that to the circle: where the planes of two sides meet
         far out, `distance` is less than the way to the corner, and would draw the shadow into a spike."""
-        found = (self._cast or self.distance)(x, y)
-        distance: Field = np.maximum(found, np.sqrt(x * x + y * y) - np.float32(self.reach))
+        followed = (self._cast or self.distance)(x, y)
+        distance: Field = np.maximum(followed, np.sqrt(x * x + y * y) - np.float32(self.reach))
         return distance
 
 
@@ -46,15 +46,18 @@ def smooth_max(a: Field, b: Field, width: float) -> Field:
 
 
 def circle(x: Field, y: Field) -> Field:
+    """Signed distance to a circle."""
     distance: Field = np.sqrt(x * x + y * y) - 0.95
     return distance
 
 
 def square(x: Field, y: Field) -> Field:
+    """Signed distance to a square."""
     return smooth_max(np.abs(x), np.abs(y), 0.34) - 0.82
 
 
 def triangle(x: Field, y: Field) -> Field:
+    """Signed distance to a triangle."""
     return smooth_max(0.8660254 * smooth_abs(x, 0.12) - 0.5 * y, y, 0.34) - 0.62
 
 
@@ -68,11 +71,13 @@ def star(x: Field, y: Field) -> Field:
 
 
 def ring(x: Field, y: Field) -> Field:
+    """Signed distance to a ring."""
     distance: Field = np.abs(np.sqrt(x * x + y * y) - 0.68) - 0.29
     return distance
 
 
 def cross(x: Field, y: Field) -> Field:
+    """Signed distance to a cross."""
     x, y = np.abs(x), np.abs(y)
     upright, across = smooth_max(x - 0.33, y - 0.95, 0.3), smooth_max(x - 0.95, y - 0.33, 0.3)
     return -smooth_max(-upright, -across, 0.12)
@@ -86,13 +91,15 @@ def heart(x: Field, y: Field) -> Field:
 
 
 def crescent(x: Field, y: Field) -> Field:
+    """Signed distance to a crescent."""
     beside = x - 0.45
     bite = np.sqrt(beside * beside + y * y)
     return smooth_max(np.sqrt(x * x + y * y) - 0.98, 0.74 - bite, 0.2)
 
 
 def _crescent_cast(x: Field, y: Field) -> Field:
-    """As if bitten by a bar that runs on to the right, and steeper there, so that no shadow lies around the bite."""
+    """Distance to a crescent as if bitten by a bar that runs on to the right, and steeper there, so that no shadow
+    lies around the bite."""
     beside = np.clip(x - 0.45, None, 0)
     bite = np.sqrt(beside * beside + y * y)
     distance: Field = np.maximum(np.sqrt(x * x + y * y) - 0.98, 1.6 * (0.74 - bite))
@@ -100,11 +107,13 @@ def _crescent_cast(x: Field, y: Field) -> Field:
 
 
 def hexagon(x: Field, y: Field) -> Field:
+    """Signed distance to a hexagon."""
     x, y = np.abs(x), smooth_abs(y, 0.1)
     return smooth_max(0.8660254 * x + 0.5 * y, y, 0.14) - 0.9
 
 
 def capsule(x: Field, y: Field) -> Field:
+    """Signed distance to a capsule."""
     x = np.clip(np.abs(x) - 0.56, 0, None)
     distance: Field = np.sqrt(x * x + y * y) - 0.42
     return distance

@@ -25,7 +25,7 @@ class Scenes(Source[ScenesConfig]):
 
     def samples(self, indices: Sequence[int]) -> list[Sample]:
         """The scenes of these indices, drawn together: several times as fast as one by one, and equal."""
-        found, lit = [], self.config.lighting != "flat"
+        samples, lit = [], self.config.lighting != "flat"
         for part in portions(indices, self.size):
             layout = draw(self.config, [self.number(index) for index in part])
             images = torch.from_numpy(pixels(layout, self.size, self.config.lighting))
@@ -33,11 +33,11 @@ class Scenes(Source[ScenesConfig]):
                 attributes = {name: int(layout.attributes[name][row]) for name in WORDS}
                 name = f"scene-{self.config.seed}-{self.number(index)}"
                 told = caption(layout, row, lit)
-                found.append(Sample(images[row], attributes["shape"], name, told, attributes))
-        return found
+                samples.append(Sample(images[row], attributes["shape"], name, told, attributes))
+        return samples
 
     def objects(self, index: int) -> list[Placed]:
-        """What is in a scene and where, the main object first."""
+        """Objects of a scene and their places, the main one first."""
         return placed(draw(self.config, [self.number(index)]), 0)
 
     def number(self, index: int) -> int:
@@ -47,9 +47,15 @@ class Scenes(Source[ScenesConfig]):
         return index + (2**31 if self.config.split == "val" else 0)
 
     def class_names(self) -> Sequence[str]:
+        """The shapes."""
         return WORDS["shape"]
 
     def classifier(self) -> AttributeClassifier:
+        """The classifier that ships with the scenes.
+
+        Raises:
+            ValueError: pictures that are not square, or scenes that it was not trained on.
+        """
         from flexframe_standard.sources.scenes.classifier import shipped
 
         if self.size[0] != self.size[1]:
@@ -57,4 +63,5 @@ class Scenes(Source[ScenesConfig]):
         return shipped(self.config)
 
     def protocol(self) -> Mapping[str, Any]:
+        """The renderer's version; nothing is resized."""
         return {"resize": "none: drawn at this size", "crop": "none", "renderer": VERSION}

@@ -1,4 +1,4 @@
-"""What is known of a scene: its attributes as words, its objects one by one, and a caption of all."""
+"""The truth of a scene: its attributes as words, its objects one by one, and a caption of all."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Peak memory of a benchmark by its number of images, each count in a process of its own.
 
-    python benchmarks/memory/bench.py [--counts 1000 5000] [--model titok/scenes-64-16] [--inception FILE] [-o FILE]
+    python benchmarks/scripts/memory.py [--counts 1000 5000] [--model titok/scenes-64-16] [--inception FILE] [-o FILE]
 
 All metrics that need no weights; with `--inception` a Fréchet distance, a kernel distance, precision and recall too.
 """

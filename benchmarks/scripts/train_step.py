@@ -1,6 +1,6 @@
 """Where a training step's time goes: phases of the loop, parts of the model, the costliest operators.
 
-    python benchmarks/speed/train_step.py flextok/d12-d12 --device cuda --batch 64 run.compile=true -o profile.json
+    python benchmarks/scripts/train_step.py flextok/d12-d12 --device cuda --batch 64 run.compile=true -o profile.json
 
 Runs the training loop itself on drawn scenes of the card's size, from random weights. Phases and parts are read off the
 device's own clock (CUDA events), medians over the steps after the warm-up; the operators are those of three more steps

@@ -1,8 +1,8 @@
-"""Ship a finished run as a card's weights: `python benchmarks/ship.py runs/flextok-digits-tiny flextok/digits-tiny`.
+"""Ship a finished run as a card's weights: `python tools/ship.py runs/flextok-digits-tiny flextok/digits-tiny`.
 
 Puts the averaged model beside the card, writes its hash into the card, and keeps the run's config, manifest and log
-under benchmarks/results/. Refuses a run whose model is not the card's. With `--half` the weights are stored in half
-precision; loading gives single precision again.
+under benchmarks/results/trainings/. Refuses a run whose model is not the card's. With `--half` the weights are stored
+in half precision; loading gives single precision again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def ship(run: Path, name: str, half: bool) -> None:
         shutil.copyfile(paths.model, weights)
     text = re.sub(r"\nweights:.*\n", "\n", path.read_text())
     write_text(path, text.rstrip() + f"\nweights: {{path: {weights.name}, sha256: {sha256(weights)}}}\n")
-    kept = Path(__file__).parent / "results" / name.replace("/", "-")
+    kept = Path(__file__).parents[1] / "benchmarks" / "results" / "trainings" / name.replace("/", "-")
     kept.mkdir(parents=True, exist_ok=True)
     for file in (paths.config, paths.manifest, paths.log):
         shutil.copyfile(file, kept / file.name)

@@ -1,6 +1,6 @@
 """How much faster FlexTok decodes few tokens when a few registers stand for all absent ones (docs/adr/0016).
 
-    OMP_NUM_THREADS=1 python benchmarks/speed/few_tokens.py
+    OMP_NUM_THREADS=1 python benchmarks/scripts/few_tokens.py
 
 Decodes the same tokens with every absent register computed and with the stand-ins, in turns; random weights. Prints a
 JSON line for each token count: seconds of each (best of `--repeats`; the processor's on a CPU), their ratio, and the

@@ -1,6 +1,6 @@
 """How much faster the prior `gpt` draws with its key-value cache than without, side by side.
 
-    OMP_NUM_THREADS=1 python benchmarks/speed/prior_cache.py
+    OMP_NUM_THREADS=1 python benchmarks/scripts/prior_cache.py
 
 Prints one JSON line: seconds that the processor spent on each, their ratio, and whether the codes are equal. The two
 take turns, `--repeats` times; the best of each counts.

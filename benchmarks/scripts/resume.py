@@ -1,11 +1,11 @@
 """Kill a run at random moments, go on with it, and compare with a run that was let alone: equal to the last bit?
 
-    python benchmarks/resume.py [--kills 20] [--seed 0] [--card titok/digits-tiny]
+    python benchmarks/scripts/resume.py [--kills 20] [--seed 0] [--card titok/digits-tiny]
 
 Kills are SIGKILL. Every other one is aimed at a save: it comes up to 20 ms after a checkpoint is begun. Of the others
 one in four comes while the run starts or resumes, the rest at any moment of training. One checkpoint is cut short as
 well. Each run is the command line in a process of its own, forked from this one, so that torch is imported once.
-Written: benchmarks/results/resume/CARD.json.
+Written: benchmarks/results/trainings/resume/CARD.json.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from flexframe_registry.runfolder import LOG, MODEL, STEPS, TRAINEE, RunFolder
 TIMES = {"images_per_s", "data_wait"}
 """What of a log line is the machine's and not the run's."""
 AIMS = "training", "a save", "training", "a save", "training", "a save", "the start", "a save"
-RESULTS = Path(__file__).parent / "results" / "resume"
+RESULTS = Path(__file__).parents[1] / "results" / "trainings" / "resume"
 
 
 class Command:

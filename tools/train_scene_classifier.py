@@ -1,6 +1,6 @@
 """Train the classifier of scenes' attributes that ships with the source `scenes`.
 
-    nice python benchmarks/train_scene_classifier.py
+    nice python tools/train_scene_classifier.py
 
 Scenes of all complexities, drawn as it goes; half of them blurred, tinted and
 noisy, since it will read reconstructions. Deterministic on

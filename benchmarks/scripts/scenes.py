@@ -1,6 +1,6 @@
 """How fast scenes are drawn, on one core: images a second by size and complexity, in batches and one by one.
 
-    OMP_NUM_THREADS=1 python benchmarks/speed/scenes.py
+    OMP_NUM_THREADS=1 python benchmarks/scripts/scenes.py
 
 Seconds are those that the processor spent, so that other work on the machine does not count; the best of `--repeats`.
 """

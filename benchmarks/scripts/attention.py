@@ -1,6 +1,6 @@
 """The register encoder's attention, SDPA with a mask against FlexAttention, forward and backward, side by side.
 
-    python benchmarks/speed/attention.py --device cuda --batch 64 --heads 12
+    python benchmarks/scripts/attention.py --device cuda --batch 64 --heads 12
 
 Prints the median milliseconds of each and their ratio. FlexAttention has no backward on the CPU; there it is left out.
 """

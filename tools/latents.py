@@ -1,4 +1,4 @@
-"""Measure a codec's latents: `python benchmarks/latents.py grid/scenes-64 scenes`.
+"""Measure a codec's latents: `python tools/latents.py grid/scenes-64 scenes`.
 
 Prints mean and deviation by channel, and the `scaling_factor` that gives all latents together a deviation of 1. MODEL
 is a tokenizer on a grid, whose tokens are the latents, or one with a codec. DATA is a source by name or as YAML.
