@@ -8,6 +8,7 @@ import re
 import shutil
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import Any
 
 from flexframe.doctor.findings import GIB, Rows, State, installed, one_line
 from flexframe_registry import cards, manager
