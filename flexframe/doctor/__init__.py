@@ -49,7 +49,7 @@ def offline() -> Iterator[None]:
         raise OSError("the doctor uses no network")
 
     before = socket.socket.connect, socket.getaddrinfo
-    socket.socket.connect, socket.getaddrinfo = refuse, refuse  # type: ignore[method-assign, assignment]
+    socket.socket.connect, socket.getaddrinfo = refuse, refuse  # type: ignore[method-assign]
     try:
         yield
     finally:

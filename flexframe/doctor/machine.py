@@ -8,6 +8,7 @@ import re
 import shutil
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import Any
 
 from flexframe.doctor.findings import GIB, Rows, State, installed, one_line
 from flexframe_registry import cards, manager
@@ -31,7 +32,7 @@ def versions() -> Rows:
         except Exception as error:
             yield f"import {name}", f"{one_line(error)}; reinstall it: pip install --force-reinstall {name}", "broken"
     try:
-        import torchvision  # noqa: F401 (whether it can be)
+        __import__("torchvision")
     except Exception as error:
         yield "import torchvision", f"{one_line(error)}. {_pair()}", "broken"
 
@@ -81,11 +82,12 @@ def features() -> Rows:
     """What of torch can be used here."""
     import torch
 
+    kernels: Any = torch.backends  # some of it has no types
     cuda = torch.cuda.is_available()
     yield (
         "cpu kernels",
-        f"{torch.backends.cpu.get_cpu_capability()}; {_has('MKL', torch.backends.mkl.is_available())}, "
-        + (_has("oneDNN", torch.backends.mkldnn.is_available())),
+        f"{torch.backends.cpu.get_cpu_capability()}; {_has('MKL', kernels.mkl.is_available())}, "
+        + (_has("oneDNN", kernels.mkldnn.is_available())),
     )
     with torch.autocast("cpu", torch.bfloat16):
         works = (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
@@ -123,9 +125,9 @@ def _has(name: str, there: bool) -> str:
 
 def _compile(cuda: bool) -> tuple[str, State]:
     """Whether torch.compile has what it needs; compiling itself takes most of a minute."""
-    import torch
+    import torch._dynamo.eval_frame
 
-    if not torch._dynamo.is_dynamo_supported():
+    if not torch._dynamo.eval_frame.is_dynamo_supported():
         return f"not for python {platform.python_version()}", "missing"
     if cuda:
         try:

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
+from flexframe.parts import Part
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Tokens
 from flexframe_registry import SamplingConfig, Spec, TokenizerConfig, catalogue
@@ -109,7 +110,7 @@ def measure(
     """
     settings = config.decoder.sampling.read(dict(sampling or {}), "sampling")
     broken = trial()
-    ways = {
+    ways: dict[str, tuple[Callable[[Uses, Meter], None], Sequence[str]]] = {
         "pass": (Uses.once, ("decoder",)),
         "encode": (Uses.encode, ("encoder", "quantizer")),
         "decode": (partial(Uses.decode, sampling=settings), ("decoder",)),
@@ -133,9 +134,9 @@ def measure(
 # --- parts -------------------------------------------------------------------------------------------------------
 
 
-def build(config: TokenizerConfig, frozen: Sequence[str] = ()) -> tuple[dict[str, nn.Module], list[PartSize]]:
+def build(config: TokenizerConfig, frozen: Sequence[str] = ()) -> tuple[dict[str, Part[Any]], list[PartSize]]:
     """A tokenizer's parts on the meta device, without those whose libraries are missing, and the sizes of all."""
-    parts: dict[str, nn.Module] = {}
+    parts: dict[str, Part[Any]] = {}
     sizes = []
     for kind in PARTS:
         chosen = getattr(config, kind)
@@ -179,7 +180,7 @@ class Uses:
     def __init__(
         self,
         config: TokenizerConfig,
-        parts: Mapping[str, nn.Module],
+        parts: Mapping[str, Part[Any]],
         missing: Mapping[str, str],
         batch: int,
         frozen: Sequence[str] = (),
@@ -218,10 +219,9 @@ class Uses:
         """Tokens to images."""
         with torch.no_grad(), meter.autocast():
             rng, tokens = self._rng(), self._tokens()
+            decoder: Any = self.parts["decoder"]
             for step, count in sampling.by_step():
-                latents = self.parts["decoder"].decode(
-                    tokens, condition=None, size=self.latents[2:], rng=rng, sampling=step
-                )
+                latents = decoder.decode(tokens, condition=None, size=self.latents[2:], rng=rng, sampling=step)
                 meter.mark("decoder", count)
             self._decoded(meter, latents)
             meter.mark("codec")
@@ -252,7 +252,7 @@ class Uses:
             total = torch.stack([*losses, *answers]).sum()
         meter.kept = meter.live.now
         meter.mark("forward")
-        total.backward()
+        torch.autograd.backward(total)
         meter.mark("backward")
 
     def _encoded(self, meter: Meter, rng: Rng) -> Tensor:
@@ -349,11 +349,11 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-class Live(TorchDispatchMode):
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types for it
     """Bytes of all storages alive that were made inside, and the most there ever were; `known` ones do not count."""
 
     def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # see the class
         self.now = self.peak = self.guessed = 0
         self._alive: dict[int, weakref.ref[Any]] = {}
         self._known = {tensor.untyped_storage()._cdata: tensor for tensor in known}
