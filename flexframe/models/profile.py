@@ -21,7 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from flexframe.parts import Part
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Tokens
 from flexframe_registry import SamplingConfig, Spec, TokenizerConfig, catalogue
@@ -134,9 +133,9 @@ def measure(
 # --- parts -------------------------------------------------------------------------------------------------------
 
 
-def build(config: TokenizerConfig, frozen: Sequence[str] = ()) -> tuple[dict[str, Part[Any]], list[PartSize]]:
+def build(config: TokenizerConfig, frozen: Sequence[str] = ()) -> tuple[dict[str, nn.Module], list[PartSize]]:
     """A tokenizer's parts on the meta device, without those whose libraries are missing, and the sizes of all."""
-    parts: dict[str, Part[Any]] = {}
+    parts: dict[str, nn.Module] = {}
     sizes = []
     for kind in PARTS:
         chosen = getattr(config, kind)
@@ -180,7 +179,7 @@ class Uses:
     def __init__(
         self,
         config: TokenizerConfig,
-        parts: Mapping[str, Part[Any]],
+        parts: Mapping[str, nn.Module],
         missing: Mapping[str, str],
         batch: int,
         frozen: Sequence[str] = (),
