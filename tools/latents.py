@@ -29,6 +29,7 @@ def latents_of(model: Tokenizer, images: Tensor, index: Tensor) -> Tensor:
 
 
 def measure(name: str, data: str, count: int) -> None:
+    """Print mean and deviation of the latents of up to `count` images."""
     model = flexframe.load(name)
     source = catalogue().build(resolve("source", yaml.safe_load(data)), model.config.image_size)
     chosen = Subset(source, range(min(count, len(source))))

@@ -28,12 +28,13 @@ from flexframe_standard.sources.scenes.classifier import FILE, SIZE, SceneNet, l
 from flexframe_standard.sources.scenes_config import WORDS, ScenesConfig
 
 SHARES = (0.1, 0.3, 0.3, 0.15, 0.15)
-"""Of each batch, by complexity."""
+"""Share of each complexity in a batch."""
 HELD_OUT = 2000
 """Scenes of each complexity that the accuracy is of."""
 
 
 def source(level: int, split: str) -> Scenes:
+    """Scenes of one complexity and split."""
     return Scenes(ScenesConfig(complexity=level, split=split, count=2**31), (SIZE, SIZE))
 
 
@@ -70,6 +71,7 @@ def worn(images: Tensor, step: int) -> Tensor:
 
 
 def train(steps: int, size: int, lr: float) -> SceneNet:
+    """Train the classifier; prints its losses every 100 steps."""
     torch.manual_seed(0)
     net, sources = SceneNet().to(memory_format=torch.channels_last), [source(level, "train") for level in range(5)]
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.02)
@@ -100,12 +102,13 @@ def accuracy(net: SceneNet, level: int) -> dict[str, float]:
 
 
 def save(net: SceneNet, path: Path, facts: dict[str, object]) -> None:
-    """In half precision, with what is known of it."""
+    """Save the weights in half precision, with `facts` in the header."""
     state = {n: v.half() if v.is_floating_point() else v for n, v in net.state_dict().items()}
     save_file({n: v.contiguous() for n, v in state.items()}, path, {"scenes": json.dumps(facts)})
 
 
 def main() -> None:
+    """Train, measure on held-out scenes, save, and print the accuracies in percent."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=FILE)
     parser.add_argument("--steps", type=int, default=3000)

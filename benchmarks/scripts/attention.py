@@ -34,6 +34,7 @@ def milliseconds(run: Callable[[], Tensor], inputs: list[Tensor], repeats: int, 
 
 
 def main() -> None:
+    """Time both forms of attention and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batch", type=int, default=64)

@@ -1,4 +1,4 @@
-"""How much faster FlexTok decodes few tokens when a few registers stand for all absent ones (docs/adr/0016).
+"""Speed of FlexTok on few tokens where a few registers stand for all absent ones (docs/adr/0016).
 
     OMP_NUM_THREADS=1 python benchmarks/scripts/few_tokens.py
 
@@ -44,6 +44,7 @@ def decode(model: Tokenizer, tokens: Tokens, steps: int, device: torch.device) -
 
 
 def main() -> None:
+    """Time both ways of decoding at each token count and print a JSON line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--card", default="flextok/d12-d12")
     parser.add_argument("--device", default="cpu")

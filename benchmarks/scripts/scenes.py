@@ -1,4 +1,4 @@
-"""How fast scenes are drawn, on one core: images a second by size and complexity, in batches and one by one.
+"""Speed of drawing scenes on one core: images a second by size and complexity, in batches and one by one.
 
     OMP_NUM_THREADS=1 python benchmarks/scripts/scenes.py
 
@@ -36,6 +36,7 @@ def rate(complexity: int, side: int, batch: int, pixels: int, repeats: int) -> f
 
 
 def main() -> None:
+    """Measure every size and complexity and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()

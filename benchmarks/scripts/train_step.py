@@ -1,4 +1,4 @@
-"""Where a training step's time goes: phases of the loop, parts of the model, the costliest operators.
+"""Profile of a training step's time: phases of the loop, parts of the model, the costliest operators.
 
     python benchmarks/scripts/train_step.py flextok/d12-d12 --device cuda --batch 64 run.compile=true -o profile.json
 
@@ -46,6 +46,7 @@ class Clock:
         self.cuda = device.type == "cuda"
 
     def now(self) -> Any:
+        """Mark of the present: a recorded CUDA event, or the host's seconds."""
         if not self.cuda:
             return perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -53,7 +54,7 @@ class Clock:
         return event
 
     def between(self, first: Any, second: Any) -> float:
-        """Milliseconds."""
+        """Milliseconds between two marks."""
         return first.elapsed_time(second) if self.cuda else 1000 * (second - first)
 
 
@@ -65,12 +66,13 @@ class Phases:
         self.marks: list[tuple[int, str, Any]] = []
 
     def at(self, step: int, stage: str) -> None:
+        """Note that a stage of a step begins; the loop's watch calls it."""
         if self.alarm:  # only inside of a step: logging reads the device, as it must
             torch.cuda.set_sync_debug_mode("warn" if stage in STEP and step >= self.warmup else "default")
         self.marks.append((step, stage, self.clock.now()))
 
     def milliseconds(self) -> dict[str, float]:
-        """By stage, the median over steps of what they took."""
+        """Median milliseconds of each stage over the steps."""
         laps_by_stage: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
         for (step, stage, begun), (_, _, ended) in zip(self.marks, self.marks[1:], strict=False):
             if step >= self.warmup:
@@ -79,6 +81,8 @@ class Phases:
 
 
 def timed(clock: Clock, laps: list[tuple[Any, Any]], call: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a call so that its begin and end are appended to `laps`."""
+
     def timer(*args: Any, **kwargs: Any) -> Any:
         begun = clock.now()
         result = call(*args, **kwargs)
@@ -128,6 +132,7 @@ def run_steps(args: argparse.Namespace, steps: int, folder: Path, profiled: bool
 
 
 def main() -> None:
+    """Profile the training loop, print the tables and write the JSON file, if one is named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("card")
     parser.add_argument("settings", nargs="*", help="KEY=VALUE, as of `flexframe train`")
@@ -169,6 +174,7 @@ def main() -> None:
 
 
 def show(facts: dict[str, Any]) -> None:
+    """Print the measured phases, parts, rates, waits and operators."""
     table = Table(box=None, header_style="bold")
     for name in ("what", "ms", "of a step, %"):
         table.add_column(name, justify="left" if name == "what" else "right")

@@ -224,6 +224,7 @@ class FlexTokImporterConfig(ImporterConfig):
 
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
+    """List the plugin's components."""
     return [
         Component(RegisterEncoderConfig, "flexframe_flextok.encoder:RegisterEncoder"),
         Component(FlowDecoderConfig, "flexframe_flextok.decoder:FlowDecoder"),
@@ -234,4 +235,5 @@ def flexframe_components() -> Iterable[Component]:
 
 @hookimpl
 def flexframe_cards() -> Iterable[Path]:
+    """List the folders of the plugin's cards."""
     return folders(__file__)

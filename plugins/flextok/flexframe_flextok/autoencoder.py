@@ -38,6 +38,7 @@ class VAESettings:
     path: str
 
     def at(self, name: str) -> str:
+        """Path of a setting in its config."""
         return f"{self.path}.{name}" if self.path else name
 
 
@@ -67,7 +68,11 @@ def read_vae(section: Settings, *, wrapper: bool) -> VAESettings:
 
 
 def read_architecture(section: Settings) -> dict[str, Any]:
-    """Settings of diffusers' AutoencoderKL, where they are given; what the codec cannot be is refused."""
+    """Settings of diffusers' AutoencoderKL, where they are given; what the codec cannot be is refused.
+
+    Raises:
+        ConfigError: a setting is one that the codec cannot have.
+    """
     for name, block in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         for named in section.take(name, list, [block]):
             if named != block:
@@ -99,7 +104,11 @@ def prefix_of(names: Iterable[str]) -> str | None:
 
 
 def codec_of(source: Foreign, prefix: str, settings: VAESettings) -> dict[str, Any]:
-    """Our settings of a VAE whose tensors are there: sizes are the tensors', and what the config says must agree."""
+    """Our settings of a VAE whose tensors are there: sizes are the tensors', and what the config says must agree.
+
+    Raises:
+        ConfigError: the config contradicts the tensors, or lacks what they do not show.
+    """
     tensors, levels = source.tensors, _count(source.tensors, f"{prefix}encoder.down_blocks.{{}}.resnets.0.conv1.weight")
     widths = [
         tensors.shape(f"{prefix}encoder.down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(levels)

@@ -35,6 +35,7 @@ class TimeEmbed(nn.Module):
         self.mlp = nn.Sequential(linear(256, width), nn.SiLU(), linear(width, width))
 
     def sinusoid(self, times: Float[Tensor, " b"]) -> Float[Tensor, "b 256"]:
+        """Cosines and sines of the scaled times, the MLP's input."""
         angle = times.float()[:, None] * self.frequencies.float()
         return torch.cat([angle.cos(), angle.sin()], -1)
 
@@ -168,7 +169,11 @@ class FlowDecoder(Decoder):
     # --- training and use ----------------------------------------------------------------------------------------
 
     def forward(self, tokens: Tokens, batch: Batch, *, taps: frozenset[str], rng: Rng) -> Outputs:
-        """Loss `flow`: mean squared error of the velocity, a value a sample."""
+        """Loss `flow`: mean squared error of the velocity, a value a sample.
+
+        Raises:
+            ValueError: a tap is unknown, or the batch has no latents.
+        """
         if not taps <= self.config.provides():
             offered = ", ".join(sorted(self.config.provides()))
             raise ValueError(f"the flow decoder has no {sorted(taps - self.config.provides())}; it has: {offered}")
@@ -194,7 +199,11 @@ class FlowDecoder(Decoder):
         sampling: SamplingConfig,
         on_step: OnStep | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Integrate the flow from seeded noise. Guided rows and their null rows run in one batch."""
+        """Integrate the flow from seeded noise. Guided rows and their null rows run in one batch.
+
+        Raises:
+            ValueError: a condition is given.
+        """
         assert isinstance(sampling, FlowSampling)
         if condition is not None:
             raise ValueError("the flow decoder is conditioned on tokens alone; pass no condition")
@@ -208,7 +217,7 @@ class FlowDecoder(Decoder):
         sampling: FlowSampling,
         on_step: OnStep | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """From noise to data in the decoder's own range."""
+        """Integrate the flow from noise to data in the decoder's own range."""
         batch, guidance = len(tokens), Guidance(sampling)
         conditional = self.registers(tokens, None)
         unguided_rows = torch.arange(2 * batch, device=tokens.keep.device) >= batch

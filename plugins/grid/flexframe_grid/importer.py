@@ -65,7 +65,7 @@ class MaskGITVQGANImporter(Importer):
         codes: int,
         dim: int,
     ) -> None:
-        """Raise `ConfigError` where the config says otherwise than the tensors, or more than is known here."""
+        """Check the config against the tensors; more than is known here is refused with `ConfigError`."""
         settings.agreed("num_embeddings", codes)
         settings.agreed("embedding_dim", dim)
         settings.agreed("z_channels", pair(tensors, "decoder.conv_in.weight")[1])
@@ -104,7 +104,11 @@ def image_size(source: Foreign, settings: Settings) -> tuple[tuple[int, int], tu
 
 
 def network(tensors: TensorFile, side: str) -> dict[str, Any]:
-    """The shape of an encoder or a decoder."""
+    """The shape of an encoder or a decoder.
+
+    Raises:
+        ConfigError: the tensors are not of such a network.
+    """
     shapes = {name.removeprefix(f"{side}."): tensors.shape(name) for name in tensors if name.startswith(f"{side}.")}
     try:
         hidden, multipliers, blocks = shape_of(shapes)
@@ -114,11 +118,16 @@ def network(tensors: TensorFile, side: str) -> dict[str, Any]:
 
 
 def widths(part: Mapping[str, Any]) -> list[int]:
+    """Channels at each resolution of a network."""
     return [part["hidden"] * m for m in part["multipliers"]]
 
 
 def pair(tensors: TensorFile, name: str) -> tuple[int, int]:
-    """The first two lengths of a tensor."""
+    """The first two lengths of a tensor.
+
+    Raises:
+        ConfigError: it has fewer than two.
+    """
     shape = tensors.shape(name)
     if len(shape) < 2:
         raise ConfigError.at(name, f"has shape {shape}; a matrix or a kernel is expected")
@@ -139,6 +148,7 @@ def at_size(model: Tokenizer, given: Mapping[str, Tensor]) -> Tokenizer:
 
 @torch.no_grad()
 def compare_one(case: str, name: str, given: Mapping[str, Tensor], model: Tokenizer) -> Iterable[Comparison]:
+    """Compare one tensor of a golden case with the model's."""
     golden, images = given[name], given.get("images")
     encoded = None if images is None else model.encode(images)
     codes = given["codes"].flatten(1) if "codes" in given else None if encoded is None else encoded.codes[..., 0]
@@ -187,7 +197,11 @@ class TAEF2Importer(Importer):
 
 
 def sides(source: Foreign) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, str]]:
-    """Encoder and decoder by their own names, and the checkpoint's name of each tensor of the codec."""
+    """Encoder and decoder by their own names, and the checkpoint's name of each tensor of the codec.
+
+    Raises:
+        ConfigError: a tensor is none of TAEF2's, or one half is missing.
+    """
     tensors: dict[str, dict[str, Tensor]] = {"encoder": {}, "decoder": {}}
     names: dict[str, str] = {}
 
@@ -210,7 +224,11 @@ def sides(source: Foreign) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[s
 
 
 def halves(source: Foreign) -> dict[str, Path]:
-    """The encoder's and the decoder's file, one of which was opened."""
+    """The encoder's and the decoder's file, one of which was opened.
+
+    Raises:
+        ConfigError: the other one is not beside it.
+    """
     opened = source.tensors.paths[0]
     here = "encoder" if "encoder" in opened.name else "decoder"
     there = "decoder" if here == "encoder" else "encoder"

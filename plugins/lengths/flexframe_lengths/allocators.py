@@ -27,6 +27,8 @@ class ByReconstruction(Allocator):
 
 
 class Psnr(ByReconstruction):
+    """The allocator of `PsnrConfig`."""
+
     def choose(self, tokenizer: Tokenizer, images: Float[Tensor, "b 3 h w"], *, rng: Rng) -> Int[Tensor, " b"]:
         budgets, tokens = self.budgets(tokenizer), tokenizer.encode(images, rng=rng)
         lengths = torch.full((len(images),), budgets[-1], device=images.device)
@@ -43,6 +45,8 @@ class Psnr(ByReconstruction):
 
 
 class RateDistortion(ByReconstruction):
+    """The allocator of `RateDistortionConfig`."""
+
     def choose(self, tokenizer: Tokenizer, images: Float[Tensor, "b 3 h w"], *, rng: Rng) -> Int[Tensor, " b"]:
         budgets, tokens = self.budgets(tokenizer), tokenizer.encode(images, rng=rng)
         costs = [self.error(tokenizer, images, tokens, k, rng) + self.config.price * k for k in budgets]

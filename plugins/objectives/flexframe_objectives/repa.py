@@ -75,13 +75,21 @@ class REPA(Objective):
         return {"cosine": 1 - F.cosine_similarity(projected, wanted, dim=-1).mean((1, 2))}
 
     def features(self, batch: Batch) -> Mapping[str, Tensor]:
-        """`repa`, on the config's `grid`; without one they are on the decoder's, and only training knows that."""
+        """`repa`, on the config's `grid`; without one they are on the decoder's, and only training knows that.
+
+        Raises:
+            ValueError: the config has no `grid`.
+        """
         if self.config.grid is None:
             raise ValueError("features to be computed before need a `grid`; set that of repa")
         return {FEATURES: self.targets(batch, self.config.grid)}
 
     def targets(self, batch: Batch, own: tuple[int, int]) -> Float[Tensor, "b y x d"]:
-        """The teacher's features: those that the batch holds, else those of its images, on the grid asked for."""
+        """The teacher's features: those that the batch holds, else those of its images, on the grid asked for.
+
+        Raises:
+            ValueError: there are neither features nor a teacher, or no images for it.
+        """
         grid = self.config.grid
         given = batch.features.get(FEATURES)
         if given is not None:

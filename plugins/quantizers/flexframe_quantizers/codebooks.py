@@ -53,6 +53,7 @@ class Codebook(nn.Module, ABC):
         return normalize(table) if self.l2_norm else table
 
     def lookup(self, ids: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+        """Entries of these ids."""
         return F.embedding(ids, self.entries())
 
     def forward(self, z: Float[Tensor, "b k d"], keep: Bool[Tensor, "b k"]) -> Matched:

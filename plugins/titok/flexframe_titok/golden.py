@@ -71,7 +71,11 @@ def misfit(source: Foreign, model: Tokenizer, part: str) -> float | None:
 
 
 def first_stage(source: Foreign, model: Tokenizer) -> Tokenizer:
-    """The model without its second stage; as `config_stage1.json` has it, where that lies beside a checkpoint."""
+    """The model without its second stage; as `config_stage1.json` has it, where that lies beside a checkpoint.
+
+    Raises:
+        ConfigError: that file is of another model than the config.
+    """
     if model.config.decoder.pixel_decoder is None:
         return model
     raw = model.config.model_dump()
@@ -105,6 +109,7 @@ def scalar(loss: Tensor) -> Tensor:
 
 
 def condition_of(given: Mapping[str, Tensor]) -> Condition | None:
+    """The text condition of a case; None where it has none."""
     text = given.get("text_guidance")
     return None if text is None else Condition(torch.zeros(len(text), dtype=torch.bool), embeddings=text)
 
@@ -124,22 +129,27 @@ class Evaluation:
 
     @cached_property
     def features(self) -> Tensor:
+        """The encoder's output, `b k e`."""
         latents = self.model.codec.encode(self.given["images"], rng=self.rng)
         return self.model.encoder(latents, self.keep)
 
     @cached_property
     def projected(self) -> Tensor:
+        """The quantizer's input, `b k d`."""
         return self.model.quantizer.project(self.features)
 
     @cached_property
     def posterior(self) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of each token, `b k d` each."""
         return self.model.quantizer.posterior(self.projected)
 
     @cached_property
     def quantized(self) -> Quantized:
+        """Tokens, codes and losses of the first stage's quantizer."""
         return self.first.quantizer(self.features, self.keep, rng=self.rng)
 
     def drawn(self) -> Tensor:
+        """Tokens drawn from the posterior by the case's noise, `b k d`."""
         return self.model.quantizer.draw(*self.posterior, self.rng)
 
     def divergences(self) -> Tensor:
@@ -148,13 +158,15 @@ class Evaluation:
         return torch.stack(each, 1)
 
     def single(self) -> Tensor:
+        """Masks `k k`, each of one token."""
         return torch.eye(self.keep.shape[1], dtype=torch.bool)
 
     def loss(self, *names: str) -> Tensor:
+        """Sum of the quantizer's losses of these names, a tensor of one entry."""
         return torch.stack([scalar(self.quantized.losses[name]) for name in names]).sum(0)
 
     def named(self) -> dict[str, Callable[[], Tensor]]:
-        """Everything but what the decoder gives."""
+        """Results by name, but those of the decoder."""
         if self.model.spec.tokens.codebook_size is None:
             return {
                 "enc_z": lambda: grid(self.projected),
@@ -184,6 +196,11 @@ class Evaluation:
         return self.model.quantizer.lookup(codes)
 
     def decoded(self, name: str) -> Tensor:
+        """The decoder's output that a tensor's name asks for.
+
+        Raises:
+            LookupError: the name is unknown, or the model gives no such output.
+        """
         match = DECODED.fullmatch(name)
         if match is None:
             raise LookupError(UNKNOWN)
@@ -204,6 +221,7 @@ class Evaluation:
 
     @torch.no_grad()
     def compare(self, case: str, name: str) -> Comparison:
+        """Compare one tensor of the case; an infinite error where the model has nothing to set against it."""
         golden, named = self.given[name], self.named()
         try:
             result = named[name]() if name in named else self.decoded(name)
@@ -273,6 +291,7 @@ def train(path: Path, given: Mapping[str, Tensor], model: Tokenizer, first: Toke
 
 
 def teaching(logits: Tensor, codes: Tensor) -> Tensor:
+    """Mean cross-entropy of logits `b v h w` with codes, `b h w`."""
     return F.cross_entropy(logits.flatten(2), codes.flatten(1))
 
 

@@ -40,12 +40,18 @@ class Subject:
 
     @property
     def tokenizer(self) -> Tokenizer:
+        """The model, which must be a tokenizer.
+
+        Raises:
+            ConfigError: the model is of another kind.
+        """
         if not isinstance(self.model, Tokenizer):
             raise ConfigError.at("", f"is a case of a tokenizer, and this is a {type(self.model).__name__}")
         return self.model
 
     @property
     def length(self) -> int:
+        """Most tokens of an image."""
         return self.tokenizer.spec.tokens.length
 
 
@@ -77,6 +83,11 @@ class Case:
             yield compare(self.name, name, result(), self[name], atol, rtol, note)
 
     def finish(self) -> None:
+        """Check that every tensor of the case was compared.
+
+        Raises:
+            ConfigError: some were not; they are named.
+        """
         left = sorted(self.tensors.keys() - self._used)
         if left:
             raise ConfigError.at(str(self.path), f"has tensors that nothing here compares: {', '.join(left)}")
@@ -107,6 +118,7 @@ def values_of(tokenizer: Tokenizer, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def quantize(tokenizer: Tokenizer, latents: Tensor) -> Any:
+    """Encode and quantize latents `b c y x` at full length; no codec, no masking."""
     keep = torch.ones(len(latents), tokenizer.spec.tokens.length, dtype=torch.bool)
     rng = Rng(0, torch.arange(len(latents)))
     return tokenizer.quantizer(tokenizer.encoder(latents, keep), keep, rng=rng)
@@ -144,6 +156,7 @@ def by_length(golden: Tensor, run: Callable[[Tensor], Tensor], guess: Tensor, mo
 
 @torch.no_grad()
 def detokenize(tokenizer: Tokenizer, tokens: Tokens, noise: Tensor, steps: int) -> Tensor:
+    """Decode tokens to latents `b c y x` from this noise, as the reference's detokenizer does."""
     rng = TableRng({"decoder/sample": noise}, len(noise))
     size = (noise.shape[2], noise.shape[3])
     settings = FlowSampling.read({"steps": steps, **DETOKENIZE})

@@ -33,7 +33,11 @@ from .case import (
 
 
 def encode(case: Case, subject: Subject) -> Iterator[Comparison]:
-    """Encoder and quantizer, block by block."""
+    """Encoder and quantizer, block by block.
+
+    Raises:
+        ConfigError: the case has more blocks than the encoder.
+    """
     tokenizer, latents = subject.tokenizer, case["vae_latents"]
     blocks: Any = tokenizer.encoder.blocks
     seen: list[Tensor] = []
@@ -65,7 +69,11 @@ def encode(case: Case, subject: Subject) -> Iterator[Comparison]:
 
 
 def decode(case: Case, subject: Subject) -> Iterator[Comparison]:
-    """Velocities at several lengths, without tokens, and under other settings of time."""
+    """Velocities at several lengths, without tokens, and under other settings of time.
+
+    Raises:
+        ConfigError: the case has features of an inner layer, and the config does not name exactly one.
+    """
     tokenizer, length = subject.tokenizer, subject.length
     x, times, values = case["x_t"], case["timesteps"], case["fsq_quants"]
     null = torch.ones(len(x), dtype=torch.bool)

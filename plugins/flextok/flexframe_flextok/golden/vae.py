@@ -21,7 +21,11 @@ from .case import GUIDED, MIXED, Case, Subject, by_length, detokenize, quantize,
 
 @torch.no_grad()
 def vae(case: Case, subject: Subject) -> list[Comparison]:
-    """The codec, and a tokenizer over it. The reference's images lie in [-1, 1], ours in [0, 1]."""
+    """The codec, and a tokenizer over it. The reference's images lie in [-1, 1], ours in [0, 1].
+
+    Raises:
+        ConfigError: the model has no codec of its own.
+    """
     model, images, comparisons = subject.model, (case["images"] + 1) / 2, list[Comparison]()
     if not isinstance(model, Tokenizer | CodecModel):
         raise ConfigError.at(str(case.path), f"is a case of a VAE, and this is a {type(model).__name__}")
