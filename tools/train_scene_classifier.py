@@ -57,16 +57,16 @@ def worn(images: Tensor, step: int) -> Tensor:
     rng = Rng(1, torch.arange(len(images)), step)
     kind, rows = rng.integers("kind", 2), torch.arange(len(images))
     side = torch.tensor([SIZE, SIZE // 2, SIZE // 4, 12])[rng.integers("side", 4)]
-    found = images.clone()
+    altered = images.clone()
     for small in (SIZE // 2, SIZE // 4, 12):
         chosen = rows[side == small]
         shrunk = F.interpolate(images[chosen], (small, small), mode="bilinear", antialias=True)
-        found[chosen] = F.interpolate(shrunk, (SIZE, SIZE), mode="bilinear")
+        altered[chosen] = F.interpolate(shrunk, (SIZE, SIZE), mode="bilinear")
     paler = 1 - 0.6 * rng.uniform("paler")[:, None, None, None].square()
-    found = paler * found + (1 - paler) * found.mean(1, keepdim=True)
-    found = found * (1 + 0.06 * rng.normal("gain", (3, 1, 1))) + 0.03 * rng.normal("shift", (3, 1, 1))
-    found = found + 0.05 * rng.uniform("noise")[:, None, None, None] * rng.normal("grain", images.shape[1:])
-    return torch.where(kind[:, None, None, None] == 0, images, found.clamp(0, 1))
+    altered = paler * altered + (1 - paler) * altered.mean(1, keepdim=True)
+    altered = altered * (1 + 0.06 * rng.normal("gain", (3, 1, 1))) + 0.03 * rng.normal("shift", (3, 1, 1))
+    altered = altered + 0.05 * rng.uniform("noise")[:, None, None, None] * rng.normal("grain", images.shape[1:])
+    return torch.where(kind[:, None, None, None] == 0, images, altered.clamp(0, 1))
 
 
 def train(steps: int, size: int, lr: float) -> SceneNet:
@@ -124,8 +124,8 @@ def main() -> None:
     facts["accuracy_percent"] = {str(level): accuracy(load(args.out)[0], level) for level in range(5)}
     save(net, args.out, facts)
     table = Table("complexity", *WORDS, box=None)
-    for level, found in facts["accuracy_percent"].items():
-        table.add_row(level, *(f"{found[name]:.1f}" if name in found else "" for name in WORDS))
+    for level, accuracies in facts["accuracy_percent"].items():
+        table.add_row(level, *(f"{accuracies[name]:.1f}" if name in accuracies else "" for name in WORDS))
     Console().print(table, f"{args.out}: {args.out.stat().st_size:,} bytes", sep="\n")
 
 

@@ -21,8 +21,8 @@ from flexframe_registry import GeneratorConfig
 
 def seconds(generator: Generator, labels: torch.Tensor, cache: bool) -> tuple[float, torch.Tensor]:
     started = process_time()
-    found = generator.sample(labels, sampling={"cache": cache})
-    return process_time() - started, found.codes
+    sampled = generator.sample(labels, sampling={"cache": cache})
+    return process_time() - started, sampled.codes
 
 
 def main() -> None:
@@ -43,11 +43,11 @@ def main() -> None:
         for cache in (True, False):
             lap, codes[cache] = seconds(generator, labels, cache)
             laps[cache].append(lap)
-    best = {cache: min(found) for cache, found in laps.items()}
-    found = {"cached_s": best[True], "uncached_s": best[False], "ratio": best[False] / best[True]}
+    best = {cache: min(times) for cache, times in laps.items()}
+    results = {"cached_s": best[True], "uncached_s": best[False], "ratio": best[False] / best[True]}
     equal = bool(torch.equal(codes[True], codes[False]))
     machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "processor": processor(labels.device)}
-    print(json.dumps({**vars(args), **{k: round(v, 2) for k, v in found.items()}, "codes_equal": equal, **machine}))
+    print(json.dumps({**vars(args), **{k: round(v, 2) for k, v in results.items()}, "codes_equal": equal, **machine}))
 
 
 if __name__ == "__main__":

@@ -121,20 +121,20 @@ def steps_of(folder: Path) -> list[int]:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in RunFolder(folder).log.read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in found]
+    records = [json.loads(line) for line in RunFolder(folder).log.read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in records]
 
 
 def differences(one: Path, other: Path) -> list[str]:
     """What is not the same in two finished runs: log lines, and every tensor of the last checkpoint and the model."""
-    found = [] if lines(one) == lines(other) else [LOG]
+    differing = [] if lines(one) == lines(other) else [LOG]
     last = RunFolder(Path()).checkpoint(steps_of(one)[-1])
     names = [f"{last}/{path.name}" for path in sorted((one / last).glob("*.safetensors"))]
     for name in [*names, MODEL]:
         a, b = load_file(one / name), load_file(other / name)
         wrong = [key for key in a.keys() | b.keys() if key not in a or key not in b or not torch.equal(a[key], b[key])]
-        found += [f"{name}: {key}" for key in wrong]
-    return found
+        differing += [f"{name}: {key}" for key in wrong]
+    return differing
 
 
 def main() -> None:

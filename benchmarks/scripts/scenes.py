@@ -44,7 +44,7 @@ def main() -> None:
     table = Table("complexity", *(f"{side} px, {'64 at once' if n > 1 else 'single'}" for side, n in batches), box=None)
     for complexity in range(5):
         rates = [rate(complexity, side, n, 1 << 21 if n > 1 else 1 << 18, args.repeats) for side, n in batches]
-        table.add_row(str(complexity), *(f"{found:,.0f}" for found in rates))
+        table.add_row(str(complexity), *(f"{images_per_s:,.0f}" for images_per_s in rates))
     Console().print(table, f"images a second; {platform.processor() or platform.machine()}, numpy {np.__version__}")
 
 

@@ -71,19 +71,19 @@ class Phases:
 
     def milliseconds(self) -> dict[str, float]:
         """By stage, the median over steps of what they took."""
-        found: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+        laps_by_stage: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
         for (step, stage, begun), (_, _, ended) in zip(self.marks, self.marks[1:], strict=False):
             if step >= self.warmup:
-                found[stage][step] += self.clock.between(begun, ended)
-        return {stage: median(laps.values()) for stage, laps in found.items()}
+                laps_by_stage[stage][step] += self.clock.between(begun, ended)
+        return {stage: median(laps.values()) for stage, laps in laps_by_stage.items()}
 
 
 def timed(clock: Clock, laps: list[tuple[Any, Any]], call: Callable[..., Any]) -> Callable[..., Any]:
     def timer(*args: Any, **kwargs: Any) -> Any:
         begun = clock.now()
-        found = call(*args, **kwargs)
+        result = call(*args, **kwargs)
         laps.append((begun, clock.now()))
-        return found
+        return result
 
     return timer
 
@@ -145,7 +145,7 @@ def main() -> None:
             command = [sys.executable, "-m", "flexframe", "init", args.card, "-o", str(drawn)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             args.settings.append(f"run.init={{from: {drawn}, parts: [codec]}}")
-        found = run_steps(args, args.warmup + args.steps, Path(folder) / "timed", profiled=False)
+        facts = run_steps(args, args.warmup + args.steps, Path(folder) / "timed", profiled=False)
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
         with profile(activities=kinds) as profiler:
             run_steps(args, 3, Path(folder) / "profiled", profiled=True)
@@ -153,38 +153,38 @@ def main() -> None:
     events = [event for event in profiler.key_averages() if not event.key.startswith("enumerate(")]  # the loader's
     ranked = sorted(events, key=lambda event: -getattr(event, own))[:12]
     total = sum(getattr(event, own) for event in events)
-    found["operators"] = {event.key: round(100 * getattr(event, own) / total, 1) for event in ranked}
+    facts["operators"] = {event.key: round(100 * getattr(event, own) / total, 1) for event in ranked}
     settings = [setting for setting in args.settings if not setting.startswith("run.init=")]
     config = card(args.card).train(["run.data={type: scenes}", *settings])
     flops = sum(measure(config.model, frozen=config.run.freeze, uses=("train",)).costs["train", "fp32"].flops.values())
-    step = sum(found["phases_ms"].get(stage, 0) for stage in STEP)
-    found |= {"step_ms": step, "images_per_s": 1000 * args.batch / step, "gflop_an_image": flops / 1e9}
+    step = sum(facts["phases_ms"].get(stage, 0) for stage in STEP)
+    facts |= {"step_ms": step, "images_per_s": 1000 * args.batch / step, "gflop_an_image": flops / 1e9}
     rate = flops * args.batch / step / 1e9
-    found |= {"tflop_per_s": rate, "utilisation": rate / args.peak if args.peak else None}
+    facts |= {"tflop_per_s": rate, "utilisation": rate / args.peak if args.peak else None}
     about = {"card": args.card, "settings": settings, "batch": args.batch, "torch": torch.__version__}
-    found = {**about, "processor": processor(device), "threads": torch.get_num_threads(), **found}
-    show(found)
+    facts = {**about, "processor": processor(device), "threads": torch.get_num_threads(), **facts}
+    show(facts)
     if args.out:
-        write_json(args.out, found)
+        write_json(args.out, facts)
 
 
-def show(found: dict[str, Any]) -> None:
+def show(facts: dict[str, Any]) -> None:
     table = Table(box=None, header_style="bold")
     for name in ("what", "ms", "of a step, %"):
         table.add_column(name, justify="left" if name == "what" else "right")
-    step = found["step_ms"]
-    for stage, value in found["phases_ms"].items():
+    step = facts["step_ms"]
+    for stage, value in facts["phases_ms"].items():
         table.add_row(stage, f"{value:.2f}", f"{100 * value / step:.1f}" if stage in STEP else "beside it")
         if stage == "forward":
-            for name, part in found["parts_forward_ms"].items():
+            for name, part in facts["parts_forward_ms"].items():
                 table.add_row(f"  {name}", f"{part:.2f}", f"{100 * part / step:.1f}")
     terminal = Terminal()
     terminal.print(table)
-    waits = "not watched on a CPU" if found["host_waits"] is None else ", ".join(found["host_waits"]) or "none seen"
-    use = "" if found["utilisation"] is None else f", {100 * found['utilisation']:.1f} % of the device's rate"
-    terminal.print(f"{found['images_per_s']:.1f} images/s, {found['tflop_per_s']:.3f} TFLOP/s{use}", highlight=False)
+    waits = "not watched on a CPU" if facts["host_waits"] is None else ", ".join(facts["host_waits"]) or "none seen"
+    use = "" if facts["utilisation"] is None else f", {100 * facts['utilisation']:.1f} % of the device's rate"
+    terminal.print(f"{facts['images_per_s']:.1f} images/s, {facts['tflop_per_s']:.3f} TFLOP/s{use}", highlight=False)
     terminal.print(f"waits of the host inside a step: {waits}", highlight=False)
-    operators = ", ".join(f"{name} {share} %" for name, share in found["operators"].items())
+    operators = ", ".join(f"{name} {share} %" for name, share in facts["operators"].items())
     terminal.print(f"operators: {operators}", highlight=False)
 
 

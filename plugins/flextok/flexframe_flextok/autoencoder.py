@@ -69,9 +69,9 @@ def read_vae(section: Settings, *, wrapper: bool) -> VAESettings:
 def read_architecture(section: Settings) -> dict[str, Any]:
     """Settings of diffusers' AutoencoderKL, where they are given; what the codec cannot be is refused."""
     for name, block in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-        for found in section.take(name, list, [block]):
-            if found != block:
-                raise ConfigError.at(section.at(name), f"names {found!r}; supported: {block}")
+        for named in section.take(name, list, [block]):
+            if named != block:
+                raise ConfigError.at(section.at(name), f"names {named!r}; supported: {block}")
     for name, only in (("in_channels", 3), ("out_channels", 3), ("act_fn", "silu"), ("mid_block_add_attention", True)):
         section.choice(name, (only,), only)
     for name in ("shift_factor", "latents_mean", "latents_std"):
@@ -104,7 +104,7 @@ def codec_of(source: Foreign, prefix: str, settings: VAESettings) -> dict[str, A
     widths = [
         tensors.shape(f"{prefix}encoder.down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(levels)
     ]  # fmt: skip
-    found = {
+    shape = {
         "channels": tensors.shape(f"{prefix}decoder.conv_in.weight")[1],
         "widths": tuple(widths),
         "layers": _count(tensors, f"{prefix}encoder.down_blocks.0.resnets.{{}}.conv1.weight"),
@@ -112,7 +112,7 @@ def codec_of(source: Foreign, prefix: str, settings: VAESettings) -> dict[str, A
     }
     beside = _beside(source)
     for said in (settings, *beside):
-        _check(said, found)
+        _check(said, shape)
     groups = next((said.groups for said in (settings, *beside) if said.groups is not None), 32)
     if any(width % groups for width in widths):
         path = settings.at("norm_num_groups")
@@ -123,7 +123,7 @@ def codec_of(source: Foreign, prefix: str, settings: VAESettings) -> dict[str, A
         raise ConfigError.at(path, f"is not given; if you know it, say --assume {path}=VALUE")
     return {
         "type": "vae",
-        **found,
+        **shape,
         "widths": widths,
         "groups": groups,
         "scaling_factor": settings.scaling_factor,
@@ -149,21 +149,21 @@ def _beside(source: Foreign) -> list[VAESettings]:
     if path is None:
         return []
     settings = Settings(read_config(path), path="vae_config.json")
-    found = read_vae(settings, wrapper=False)
+    said = read_vae(settings, wrapper=False)
     settings.finish()
-    return [found]
+    return [said]
 
 
-def _check(said: VAESettings, found: dict[str, Any]) -> None:
+def _check(said: VAESettings, shape: dict[str, Any]) -> None:
     names = {
         "channels": "latent_channels", "widths": "block_out_channels", "layers": "layers_per_block",
         "quant_conv": "use_quant_conv",
     }  # fmt: skip
     given = {name: value for name in names if (value := getattr(said, name)) is not None}
     problems = [
-        (said.at(names[name]), f"is {value}, but by its tensors the VAE has {found[name]}")
+        (said.at(names[name]), f"is {value}, but by its tensors the VAE has {shape[name]}")
         for name, value in given.items()
-        if value != found[name]
+        if value != shape[name]
     ]
     if problems:
         raise ConfigError(problems)

@@ -135,8 +135,8 @@ def stored_table(rows: int, columns: int, dim: int) -> Float[Tensor, "rows colum
 def stretched(table: Float[Tensor, "y x dim"], rows: int, columns: int) -> Float[Tensor, "rows columns dim"]:
     """A table over another grid: bilinear, corners aligned."""
     grid = rearrange(table, "y x d -> 1 d y x")
-    found = F.interpolate(grid, size=(rows, columns), mode="bilinear", align_corners=True)
-    return rearrange(found, "1 d y x -> y x d")
+    resized = F.interpolate(grid, size=(rows, columns), mode="bilinear", align_corners=True)
+    return rearrange(resized, "1 d y x -> y x d")
 
 
 class PatchEmbed(nn.Module):

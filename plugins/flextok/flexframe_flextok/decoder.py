@@ -68,14 +68,14 @@ def log_shares(count: int) -> tuple[float, ...]:
 
     Added to the logits of as many equal keys, they make softmax weigh these as `count` keys.
     """
-    rest, found = float(count), []
+    rest, shares = float(count), []
     for i in range(STAND_INS):
         share = torch.tensor(math.log(rest)).bfloat16()
         if i < STAND_INS - 1 and math.exp(share) >= rest:  # from below, so that something is left for the others
             share = torch.nextafter(share, torch.tensor(-math.inf).bfloat16())
-        found.append(share.item())
-        rest -= math.exp(found[-1])
-    return tuple(found)
+        shares.append(share.item())
+        rest -= math.exp(shares[-1])
+    return tuple(shares)
 
 
 class FlowDecoder(Decoder):
@@ -220,8 +220,8 @@ class FlowDecoder(Decoder):
             if scale == 1:
                 return self.velocity(x, x.new_full((batch,), t), conditional, tokens.keep)[0]
             times = x.new_full((2 * batch,), t)
-            found, _ = self.velocity(x.repeat(2, 1, 1, 1), times, both, keep, frozenset(), unguided_rows)
-            guided, unguided = found.float().chunk(2)
+            velocities, _ = self.velocity(x.repeat(2, 1, 1, 1), times, both, keep, frozenset(), unguided_rows)
+            guided, unguided = velocities.float().chunk(2)
             return guidance(guided, unguided, scale)
 
         return integrate(velocity, noise, sampling, on_step)

@@ -88,9 +88,9 @@ class Side:
     def reads_all(self, module: Settings, setting: str, roles: Sequence[str]) -> None:
         """The data keys that a setting lists hold these roles, in this order."""
         keys = pair(module, setting)
-        found = [self.held.get(key) for key in keys]
-        if found != list(roles):
-            listed = ", ".join(f"{k!r} ({r or 'nothing'})" for k, r in zip(keys, found, strict=True))
+        held = [self.held.get(key) for key in keys]
+        if held != list(roles):
+            listed = ", ".join(f"{k!r} ({r or 'nothing'})" for k, r in zip(keys, held, strict=True))
             raise ConfigError.at(module.at(setting), f"is {listed}; expected {', then '.join(roles)}")
 
     def writes(self, module: Settings, setting: str, role: str) -> None:
@@ -116,10 +116,10 @@ class Side:
 
     def number(self, fact: str, module: Settings, setting: str, default: int | None = None) -> None:
         """Settle a fact by a setting that is a positive whole number."""
-        found = module.number(setting) if default is None else module.number(setting, default)
-        if found > MOST:
-            raise ConfigError.at(module.at(setting), f"is {found}; expected at most {MOST}")
-        self.settle(fact, found, module.at(setting))
+        value = module.number(setting) if default is None else module.number(setting, default)
+        if value > MOST:
+            raise ConfigError.at(module.at(setting), f"is {value}; expected at most {MOST}")
+        self.settle(fact, value, module.at(setting))
 
     def once(self, module: Settings, name: str) -> None:
         """Refuse a second module of a class of which a FlexTok has one."""
@@ -175,14 +175,14 @@ def _names(data: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def class_of(settings: Settings, expected: Collection[str]) -> str:
     """The class that a config names, without its module's path; it must be one of `expected`."""
-    found = str(settings.take("_target_", str)).rpartition(".")[2]
-    if found in expected:
-        return found
+    name = str(settings.take("_target_", str)).rpartition(".")[2]
+    if name in expected:
+        return name
     path = settings.at("_target_")
-    if found in ABSENT and settings.path:
-        text = f"is a {found}, which is no part of a FlexTok tokenizer; --drop {settings.path} to go without it"
+    if name in ABSENT and settings.path:
+        text = f"is a {name}, which is no part of a FlexTok tokenizer; --drop {settings.path} to go without it"
         raise ConfigError.at(path, f"{text} and its tensors")
-    raise ConfigError.at(path, f"is a {found}; expected {' or '.join(expected)}.{nearest(found, expected)}")
+    raise ConfigError.at(path, f"is a {name}; expected {' or '.join(expected)}.{nearest(name, expected)}")
 
 
 def _short(value: Any) -> str:

@@ -143,21 +143,21 @@ def compare_one(case: str, name: str, given: Mapping[str, Tensor], model: Tokeni
     encoded = None if images is None else model.encode(images)
     codes = given["codes"].flatten(1) if "codes" in given else None if encoded is None else encoded.codes[..., 0]
     rows = model.decoder.grid[0]
-    found: Tensor | None = None
+    result: Tensor | None = None
     if name == "enc_out" and images is not None:
         keep = torch.ones(len(images), model.config.length, dtype=torch.bool)
         features = model.encoder(model.codec.encode(images, rng=Rng(0, torch.arange(len(images)))), keep)
-        found = rearrange(model.quantizer.project(features), "b (h w) z -> b z h w", h=rows)
+        result = rearrange(model.quantizer.project(features), "b (h w) z -> b z h w", h=rows)
     elif name == "codes" and encoded is not None:
-        found = encoded.codes[..., 0].reshape(golden.shape)
+        result = encoded.codes[..., 0].reshape(golden.shape)
     elif name == "decoded_clamped_0_1" and codes is not None:
-        found = model.decode(model.tokens(codes))
+        result = model.decode(model.tokens(codes))
         if encoded is not None:
             yield compare(case, name, model.decode(encoded), golden, ATOL, PIXELS, "encode, then decode")
-    if found is None:
+    if result is None:
         yield Comparison(case, name, float("inf"), ATOL, note="nothing here is compared with it")
     else:
-        yield compare(case, name, found, golden, ATOL, PIXELS if name == "decoded_clamped_0_1" else 0.0)
+        yield compare(case, name, result, golden, ATOL, PIXELS if name == "decoded_clamped_0_1" else 0.0)
 
 
 # --- TAEF2 -------------------------------------------------------------------------------------------------------
@@ -188,11 +188,11 @@ class TAEF2Importer(Importer):
 
 def sides(source: Foreign) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, str]]:
     """Encoder and decoder by their own names, and the checkpoint's name of each tensor of the codec."""
-    found: dict[str, dict[str, Tensor]] = {"encoder": {}, "decoder": {}}
+    tensors: dict[str, dict[str, Tensor]] = {"encoder": {}, "decoder": {}}
     names: dict[str, str] = {}
 
     def put(side: str, own: str, name: str, tensor: Tensor) -> None:
-        found[side][own], names[f"codec.{side}.{own}"] = tensor, name
+        tensors[side][own], names[f"codec.{side}.{own}"] = tensor, name
 
     if any(WHOLE.fullmatch(name) for name in source.tensors):
         for name, tensor in source.tensors.items():
@@ -202,11 +202,11 @@ def sides(source: Foreign) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[s
             side, layers, place, rest = match.groups()
             # diffusers counts no layer for the decoder's first step, which has no weights
             put(side, f"{int(place) + (1 if layers and side == 'decoder' else 0)}.{rest}", name, tensor)
-        return found["encoder"], found["decoder"], names
+        return tensors["encoder"], tensors["decoder"], names
     for side, path in halves(source).items():
         for name, tensor in TensorFile([path], source.dropped).items():
             put(side, name, f"{path.name}: {name}", tensor)
-    return found["encoder"], found["decoder"], names
+    return tensors["encoder"], tensors["decoder"], names
 
 
 def halves(source: Foreign) -> dict[str, Path]:

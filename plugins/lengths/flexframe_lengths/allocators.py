@@ -22,8 +22,8 @@ class ByReconstruction(Allocator):
         self, tokenizer: Tokenizer, images: Float[Tensor, "b 3 h w"], tokens: Tokens, budget: int, rng: Rng
     ) -> Float[Tensor, " b"]:
         """Mean squared error of each image's 8-bit reconstruction from `budget` tokens, in squared 8-bit steps."""
-        found = tokenizer.decode(tokens.truncate(budget), rng=rng, sampling=self.config.sampling)
-        return ((found.float() * 255).round() - images.float() * 255).square().mean((1, 2, 3))
+        decoded = tokenizer.decode(tokens.truncate(budget), rng=rng, sampling=self.config.sampling)
+        return ((decoded.float() * 255).round() - images.float() * 255).square().mean((1, 2, 3))
 
 
 class Psnr(ByReconstruction):

@@ -41,8 +41,8 @@ class Teacher:
         """Features of images in [0, 1], brought to as many patches."""
         size = grid[0] * self.patch[0], grid[1] * self.patch[1]
         net: Any = self.frozen.net
-        found = net.forward_features(self.frozen.normalised(resized(images.float(), size, "bicubic").clamp(0, 1)))
-        return rearrange(found[:, self.prefix :], "b (y x) d -> b y x d", y=grid[0])
+        tokens = net.forward_features(self.frozen.normalised(resized(images.float(), size, "bicubic").clamp(0, 1)))
+        return rearrange(tokens[:, self.prefix :], "b (y x) d -> b y x d", y=grid[0])
 
 
 class REPA(Objective):
@@ -71,8 +71,8 @@ class REPA(Objective):
         if features.shape[1:3] != grid:
             planes = F.interpolate(features.float().movedim(-1, 1), grid, mode="bilinear", align_corners=False)
             features = planes.movedim(1, -1)
-        found = self.project(features.to(self.project[0].weight.dtype)).float()
-        return {"cosine": 1 - F.cosine_similarity(found, wanted, dim=-1).mean((1, 2))}
+        projected = self.project(features.to(self.project[0].weight.dtype)).float()
+        return {"cosine": 1 - F.cosine_similarity(projected, wanted, dim=-1).mean((1, 2))}
 
     def features(self, batch: Batch) -> Mapping[str, Tensor]:
         """`repa`, on the config's `grid`; without one they are on the decoder's, and only training knows that."""

@@ -180,8 +180,8 @@ class RAR(LikelihoodPrior):
         keep = codes.keep
         ids = codes.codes[..., 0].masked_fill(~keep, 0)
         classes = class_ids(condition, self.spec.classes, len(ids), ids.device)
-        found = self.logits(ids[:, :-1], classes, self._raster(keep)).float().log_softmax(-1)
-        return found.gather(-1, ids[..., None])[..., 0].masked_fill(~keep, 0)
+        log_probs = self.logits(ids[:, :-1], classes, self._raster(keep)).float().log_softmax(-1)
+        return log_probs.gather(-1, ids[..., None])[..., 0].masked_fill(~keep, 0)
 
     @torch.no_grad()
     def sample(

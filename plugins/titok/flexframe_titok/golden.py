@@ -58,14 +58,15 @@ def compare_cases(source: Foreign, model: Model) -> Iterator[Comparison]:
 
 def misfit(source: Foreign, model: Tokenizer, part: str) -> float | None:
     """The largest relative error in what shows this part of a model; None where no case shows it."""
-    first, errors = first_stage(source, model), []
+    first, errors = first_stage(source, model), list[float]()
     for path in case_files(source):
         given = dict(TensorFile([path]))
         case = Evaluation(given, model, first)
         for name in sorted(given):
             if name in ENCODED if part == "encoder" else DECODED.fullmatch(name):
-                found = case.compare(path.stem, name)
-                errors += [found.error / found.largest] if found.largest else []  # what is zero tells nothing
+                comparison = case.compare(path.stem, name)
+                if comparison.largest:  # what is zero tells nothing
+                    errors.append(comparison.error / comparison.largest)
     return max(errors, default=None)
 
 
@@ -183,10 +184,10 @@ class Evaluation:
         return self.model.quantizer.lookup(codes)
 
     def decoded(self, name: str) -> Tensor:
-        found = DECODED.fullmatch(name)
-        if found is None:
+        match = DECODED.fullmatch(name)
+        if match is None:
             raise LookupError(UNKNOWN)
-        _, from_codes, what, kind = found.groups()
+        _, from_codes, what, kind = match.groups()
         if what == "soft_code":
             logits = self.given["stage1_logits"] if "stage1_logits" in self.given else self.decoded("stage1_logits")
             return self.model.decoder.pixels.soft_codes(logits)
@@ -205,12 +206,12 @@ class Evaluation:
     def compare(self, case: str, name: str) -> Comparison:
         golden, named = self.given[name], self.named()
         try:
-            found = named[name]() if name in named else self.decoded(name)
+            result = named[name]() if name in named else self.decoded(name)
         except LookupError as error:
             told = f"the case has no {error}" if isinstance(error, KeyError) else str(error)
             return Comparison(case, name, float("inf"), ATOL, note=told)
         second = "pixels" in name and self.model.config.decoder.pixel_decoder is not None
-        return compare(case, name, found, golden, SECOND_STAGE if second else ATOL, 1e-5 if name == "kl" else 0.0)
+        return compare(case, name, result, golden, SECOND_STAGE if second else ATOL, 1e-5 if name == "kl" else 0.0)
 
     @torch.no_grad()
     def through(self, case: str, name: str) -> Comparison:
@@ -224,10 +225,10 @@ def evaluate(path: Path, given: Mapping[str, Tensor], model: Tokenizer, first: T
     """A case of use."""
     case = Evaluation(given, model, first)
     for name in sorted(given.keys() - INPUTS):
-        found = case.compare(path.stem, name)
-        yield found
+        comparison = case.compare(path.stem, name)
+        yield comparison
         whole = "images" in given and ("decode_tokens_pixels" in name or name == "pixels_mode")
-        if whole and found.error != float("inf"):
+        if whole and comparison.error != float("inf"):
             yield case.through(path.stem, name)
 
 
@@ -251,13 +252,13 @@ def train(path: Path, given: Mapping[str, Tensor], model: Tokenizer, first: Toke
     total = main + quantizer if "total_loss" in given or "quantizer_loss" in given else main
     total.backward()
 
-    found: dict[str, Tensor | None] = {"logits": out.logits, "pixels": out.reconstruction}
+    results: dict[str, Tensor | None] = {"logits": out.logits, "pixels": out.reconstruction}
     if "indices" in given and out.codes is not None:
-        found["indices"] = out.codes.codes.transpose(1, 2).reshape(given["indices"].shape)
+        results["indices"] = out.codes.codes.transpose(1, 2).reshape(given["indices"].shape)
     losses = {f"{name}_loss": loss for name, loss in parts.items()} | {"quantizer_loss": quantizer}
     losses |= {"reconstruction_loss": main, "mse": main, "total_loss": total, "quantizer_loss_zeroed": 0 * quantizer}
     for name in sorted(given.keys() - INPUTS):
-        golden, own = given[name], found.get(name)
+        golden, own = given[name], results.get(name)
         if name.startswith("grad."):
             yield gradient(case, name, golden, learner)
         elif name in losses:
@@ -278,20 +279,20 @@ def teaching(logits: Tensor, codes: Tensor) -> Tensor:
 def gradient(case: str, name: str, golden: Tensor, learner: Tokenizer) -> Comparison:
     """One parameter's gradient, to a share of its largest entry."""
     ((own, wanted),) = convert({name.removeprefix("grad."): golden}).items()
-    found = dict(learner.named_parameters()).get(own)
-    if found is None or found.grad is None:
+    parameter = dict(learner.named_parameters()).get(own)
+    if parameter is None or parameter.grad is None:
         return Comparison(case, name, float("inf"), GRADIENTS, note=f"no gradient reaches {own}")
-    return compare(case, name, found.grad, wanted, 1e-8, GRADIENTS)
+    return compare(case, name, parameter.grad, wanted, 1e-8, GRADIENTS)
 
 
 def gradient_norms(case: str, theirs: Mapping[str, float], learner: Tokenizer) -> Comparison:
     """The norms of all gradients: the largest relative error."""
     wanted = {translate(name): norm for name, norm in theirs.items()}
-    found = {name: float(p.grad.norm()) for name, p in learner.named_parameters() if p.grad is not None}
-    other = sorted(wanted.keys() ^ found.keys())
+    own = {name: float(p.grad.norm()) for name, p in learner.named_parameters() if p.grad is not None}
+    other = sorted(wanted.keys() ^ own.keys())
     if other:
         told = f"on one side only: {', '.join(other)}"
         return Comparison(case, "gradient norms", float("inf"), GRADIENTS, note=told)
-    errors = torch.tensor([abs(found[name] - norm) / max(norm, 1e-12) for name, norm in wanted.items()])
+    errors = torch.tensor([abs(own[name] - norm) / max(norm, 1e-12) for name, norm in wanted.items()])
     told = f"of {len(errors)}, relative"
     return compare(case, "gradient norms", errors, torch.zeros(len(errors)), GRADIENTS, note=told)

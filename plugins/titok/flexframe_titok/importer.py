@@ -83,9 +83,9 @@ class Reader:
 
     def agree(self, settings: Settings, name: str, value: int, tensor: str, axis: int, times: int = 1) -> None:
         """Raise where a setting is not what a tensor's shape says."""
-        found = self.tensors.shape(tensor)
-        if len(found) <= axis or found[axis] != value * times:
-            raise ConfigError.at(settings.at(name), f"is {value}, but tensor {tensor} has shape {found}")
+        shape = self.tensors.shape(tensor)
+        if len(shape) <= axis or shape[axis] != value * times:
+            raise ConfigError.at(settings.at(name), f"is {value}, but tensor {tensor} has shape {shape}")
 
     def image_size(self) -> tuple[int, int]:
         dataset = self.config.child("dataset")
@@ -164,24 +164,24 @@ class Reader:
             raise ConfigError.at(self.vq.at(key), text)
         if not legacy:
             return {"head": "pixels"}
-        found: dict[str, Any] = {"head": "proxy-codes", "proxy_codebook": tensors.shape("decoder.ffn.2.weight")[0]}
+        fields: dict[str, Any] = {"head": "proxy-codes", "proxy_codebook": tensors.shape("decoder.ffn.2.weight")[0]}
         if second:
-            found["pixel_decoder"] = pixel_decoder(tensors)
-        return found
+            fields["pixel_decoder"] = pixel_decoder(tensors)
+        return fields
 
     def text(self) -> dict[str, int] | None:
         """TA-TiTok's guidance; its class is not named in a config, its tensors show it."""
         there = any(name.startswith(TEXT) for name in self.tensors)
         keys = {"text_embed_dim": ("proj.weight", 1, 768), "text_context_length": ("positional_embedding", 0, 77)}
-        found = {}
+        sizes = {}
         for key, (tensor, axis, default) in keys.items():
             if key in self.vq and not there:
                 text = "is set, but the checkpoint holds no tensors of text guidance; --drop it to go without"
                 raise ConfigError.at(self.vq.at(key), text)
-            found[key] = self.vq.number(key, default)
+            sizes[key] = self.vq.number(key, default)
             if there:
-                self.agree(self.vq, key, found[key], TEXT + tensor, axis)
-        return {"width": found["text_embed_dim"], "length": found["text_context_length"]} if there else None
+                self.agree(self.vq, key, sizes[key], TEXT + tensor, axis)
+        return {"width": sizes["text_embed_dim"], "length": sizes["text_context_length"]} if there else None
 
     def settle_heads(self, raw: Mapping[str, Any], part: str, state: Mapping[str, Tensor]) -> int:
         """The heads of an unknown size: as golden cases beside the checkpoint tell, else as its name or width does.

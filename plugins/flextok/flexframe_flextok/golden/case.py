@@ -67,14 +67,14 @@ class Case:
 
     def matching(self, pattern: str) -> list[re.Match[str]]:
         """Names that are of a form."""
-        return [found for name in self.tensors if (found := re.fullmatch(pattern, name))]
+        return [match for name in self.tensors if (match := re.fullmatch(pattern, name))]
 
     def check(
-        self, name: str, found: Callable[[], Tensor], atol: float = ATOL, rtol: float = 0.0, note: str = ""
+        self, name: str, result: Callable[[], Tensor], atol: float = ATOL, rtol: float = 0.0, note: str = ""
     ) -> Iterator[Comparison]:
         """Compare a result, if the case has it."""
         if name in self.tensors:
-            yield compare(self.name, name, found(), self[name], atol, rtol, note)
+            yield compare(self.name, name, result(), self[name], atol, rtol, note)
 
     def finish(self) -> None:
         left = sorted(self.tensors.keys() - self._used)
@@ -125,8 +125,8 @@ def velocity(
     """The decoder's velocity, or the features of one tap."""
     decoder: Any = tokenizer.decoder
     taps = frozenset() if tap is None else frozenset({tap})
-    found, features = decoder.velocity(x, times, decoder.registers(tokens, null), tokens.keep, taps, null)
-    return found if tap is None else features[tap]
+    result, features = decoder.velocity(x, times, decoder.registers(tokens, null), tokens.keep, taps, null)
+    return result if tap is None else features[tap]
 
 
 def by_length(golden: Tensor, run: Callable[[Tensor], Tensor], guess: Tensor, most: int) -> tuple[Tensor, str]:
@@ -134,9 +134,9 @@ def by_length(golden: Tensor, run: Callable[[Tensor], Tensor], guess: Tensor, mo
 
     Rows do not depend on each other, so that each row's length is found by itself; a wrong model fits at none.
     """
-    found = run(guess)
-    if found.shape != golden.shape or float((found - golden).abs().max()) <= GUIDED:
-        return found, ""
+    result = run(guess)
+    if result.shape != golden.shape or float((result - golden).abs().max()) <= GUIDED:
+        return result, ""
     tried = torch.stack([run(torch.full_like(guess, k)) for k in range(1, most + 1)])
     best = (tried - golden).abs().flatten(2).amax(-1).argmin(0)
     return tried[best, torch.arange(len(guess))], f"lengths {(best + 1).tolist()}, found by trying all"
