@@ -27,7 +27,8 @@ def explain(first: Results, second: Results) -> None:
         told = f"{pair.measure} of {pair.models[0]} at {pair.budget} tokens differs"
         out.print(f"{told}, and nothing in the protocols does: please report it", style="red", soft_wrap=True)
     if explanation.rounded:
-        told = f"{len(explanation.rounded)} numbers differ by rounding, by {max(explanation.rounded):.0e} of their value at most"
+        most = max(explanation.rounded)
+        told = f"{len(explanation.rounded)} numbers differ by rounding, by {most:.0e} of their value at most"
         out.print(f"{told}: processors and builds of libraries do that", style="dim", soft_wrap=True)
     for note in explanation.notes:
         out.print(note, style="dim", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""An examination: what is installed, whether it works, and what is missing for what. Uses no network, and imports torch only to look.
+"""An examination: what is installed, whether it works, and what is missing for what. Uses no network.
 
 A check is a function that yields findings. One that fails is a finding itself, and the others go on.
 """

@@ -262,7 +262,7 @@ class Uses:
         self._by_codec(meter, lambda codec: codec.decode(latents).clamp(0, 1), latents)
 
     def _by_codec(self, meter: Meter, use: Callable[[Any], Tensor], otherwise: Tensor) -> Tensor:
-        """The tensor that the codec makes; or, where it is missing or says that it takes no images, what goes without it."""
+        """The tensor that the codec makes; `otherwise` where it is missing or says that it takes no images."""
         meter.without = self.missing.get("codec", "")
         if not meter.without:
             try:
