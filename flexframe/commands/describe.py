@@ -1,4 +1,4 @@
-"""What `flexframe show MODEL` prints: where the model is from, what it is, what it weighs, what it costs."""
+"""The print of `flexframe show MODEL`: where the model is from, what it is, what it weighs, what it costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What plugins bring: components, cards, metrics, and the libraries that some of them need."""
+"""Checks of what plugins bring: components, cards, metrics, and the libraries that some of them need."""
 
 from __future__ import annotations
 

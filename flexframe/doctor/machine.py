@@ -38,7 +38,7 @@ def versions() -> Rows:
 
 
 def _pair() -> str:
-    """What torchvision asks of torch, and how to get a pair that fits."""
+    """The torch that torchvision asks for, and how to get a pair that fits."""
     wants = next(
         (each for each in requires("torchvision") or () if re.match(r"torch\b(?!-)", each)), "a torch of its own"
     )
@@ -73,13 +73,13 @@ def devices() -> Rows:
 def _ram() -> str:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
     info = Path("/proc/meminfo")
-    found = re.search(r"MemAvailable:\s+(\d+) kB", info.read_text()) if info.is_file() else None
-    free = f"{int(found[1]) * 1024 / GIB:.1f} of " if found else ""
-    return f"{free}{total:.1f} GiB memory{' free' if found else ''}"
+    available = re.search(r"MemAvailable:\s+(\d+) kB", info.read_text()) if info.is_file() else None
+    free = f"{int(available[1]) * 1024 / GIB:.1f} of " if available else ""
+    return f"{free}{total:.1f} GiB memory{' free' if available else ''}"
 
 
 def features() -> Rows:
-    """What of torch can be used here."""
+    """Yield what of torch can be used here."""
     import torch
 
     kernels: Any = torch.backends  # some of it has no types
@@ -110,7 +110,7 @@ def profile() -> Rows:
 
 
 def _cpu_bf16() -> bool | None:
-    """Whether the CPU multiplies in bf16; None where torch cannot tell."""
+    """Tell whether the CPU multiplies in bf16; None where torch cannot tell."""
     import torch
 
     try:
@@ -124,7 +124,7 @@ def _has(name: str, there: bool) -> str:
 
 
 def _compile(cuda: bool) -> tuple[str, State]:
-    """Whether torch.compile has what it needs; compiling itself takes most of a minute."""
+    """Tell whether torch.compile has what it needs; compiling itself takes most of a minute."""
     import torch._dynamo.eval_frame
 
     if not torch._dynamo.eval_frame.is_dynamo_supported():
@@ -171,10 +171,10 @@ def _hub_cache() -> tuple[Path, dict[str, int]] | None:
     except ImportError:
         return None
     try:
-        found = scan_cache_dir()
+        cache = scan_cache_dir()
     except CacheNotFound:
         return Path(HF_HUB_CACHE), {}
-    return Path(HF_HUB_CACHE), {repo.repo_id: repo.size_on_disk for repo in found.repos}
+    return Path(HF_HUB_CACHE), {repo.repo_id: repo.size_on_disk for repo in cache.repos}
 
 
 def disk() -> Rows:
