@@ -270,7 +270,7 @@ def test_doctor_command_prints_the_same(command, health, monkeypatch):
 
 def test_a_broken_plugin_is_told_and_the_exit_code_is_1(python, install):
     install("brokenplug", "raise RuntimeError('does not start')")
-    # not forked: doctor takes a gradient, which no fork can of a process that took one
+    # not a fork: where autograd has begun its threads, a fork cannot go backward
     done = python("from flexframe.cli import main; main()", "doctor", "--json", FLEXFRAME_PLUGINS="standard,brokenplug")
     assert done.returncode == 1, done.stderr
     told = json.loads(done.stdout)

@@ -14,7 +14,7 @@ def test_versions_name_every_plugin_and_the_libraries_that_move_numbers():
 
 def test_libraries_that_plugins_require_are_named_extras_among_them(monkeypatch):
     found = provenance.versions()
-    assert {"vector-quantize-pytorch", "timm"} <= found.keys()
+    assert "pluggy" in found  # which the toys require
     assert "rich" not in found  # of flexframe itself, only what it computes with
     lines = [
         "timm>=1.0.9",

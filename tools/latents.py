@@ -29,16 +29,17 @@ def latents_of(model: Tokenizer, images: Tensor, index: Tensor) -> Tensor:
 
 
 def measure(name: str, data: str, count: int) -> None:
+    """Print mean and deviation of the latents of up to `count` images."""
     model = flexframe.load(name)
     source = catalogue().build(resolve("source", yaml.safe_load(data)), model.config.image_size)
     chosen = Subset(source, range(min(count, len(source))))
-    found, start = [], 0
+    batches, start = [], 0
     for images in DataLoader(chosen, 64, collate_fn=lambda rows: torch.stack([row.image for row in rows])):
         index = torch.arange(start, start + len(images))
         with torch.no_grad():
-            found.append(latents_of(model, images.float() / 255, index).flatten(0, 1).double())
+            batches.append(latents_of(model, images.float() / 255, index).flatten(0, 1).double())
         start += len(images)
-    values = torch.cat(found)
+    values = torch.cat(batches)
     print(f"{start} images, {values.shape[1]} channels")
     print("mean     ", " ".join(f"{v:.3f}" for v in values.mean(0).tolist()))
     print("deviation", " ".join(f"{v:.3f}" for v in values.std(0).tolist()))

@@ -23,7 +23,11 @@ from flexframe_registry.runfolder import RunFolder
 
 
 def halved(value: Tensor) -> Tensor:
-    """In half precision; integers as they are."""
+    """Cast a tensor to half precision; integers stay as they are.
+
+    Raises:
+        SystemExit: a value is beyond half precision's range.
+    """
     half = value.to(float16) if value.is_floating_point() else value
     if not half.isfinite().all():
         raise SystemExit("a weight is beyond the range of half precision; ship it without --half")
@@ -31,6 +35,11 @@ def halved(value: Tensor) -> Tensor:
 
 
 def ship(run: Path, name: str, half: bool) -> None:
+    """Copy a run's averaged model beside its card, write its hash into the card and keep the run's record.
+
+    Raises:
+        SystemExit: the run trained another model than the card describes.
+    """
     card, path, paths = cards().get(name), cards().files[name], RunFolder(run)
     config = load(paths.model, kind=None).config
     if isinstance(config, GeneratorConfig):  # what training filled in is in the file, and need not be in the card

@@ -28,12 +28,13 @@ from flexframe_standard.sources.scenes.classifier import FILE, SIZE, SceneNet, l
 from flexframe_standard.sources.scenes_config import WORDS, ScenesConfig
 
 SHARES = (0.1, 0.3, 0.3, 0.15, 0.15)
-"""Of each batch, by complexity."""
+"""Share of each complexity in a batch."""
 HELD_OUT = 2000
 """Scenes of each complexity that the accuracy is of."""
 
 
 def source(level: int, split: str) -> Scenes:
+    """Scenes of one complexity and split."""
     return Scenes(ScenesConfig(complexity=level, split=split, count=2**31), (SIZE, SIZE))
 
 
@@ -57,19 +58,20 @@ def worn(images: Tensor, step: int) -> Tensor:
     rng = Rng(1, torch.arange(len(images)), step)
     kind, rows = rng.integers("kind", 2), torch.arange(len(images))
     side = torch.tensor([SIZE, SIZE // 2, SIZE // 4, 12])[rng.integers("side", 4)]
-    found = images.clone()
+    altered = images.clone()
     for small in (SIZE // 2, SIZE // 4, 12):
         chosen = rows[side == small]
         shrunk = F.interpolate(images[chosen], (small, small), mode="bilinear", antialias=True)
-        found[chosen] = F.interpolate(shrunk, (SIZE, SIZE), mode="bilinear")
+        altered[chosen] = F.interpolate(shrunk, (SIZE, SIZE), mode="bilinear")
     paler = 1 - 0.6 * rng.uniform("paler")[:, None, None, None].square()
-    found = paler * found + (1 - paler) * found.mean(1, keepdim=True)
-    found = found * (1 + 0.06 * rng.normal("gain", (3, 1, 1))) + 0.03 * rng.normal("shift", (3, 1, 1))
-    found = found + 0.05 * rng.uniform("noise")[:, None, None, None] * rng.normal("grain", images.shape[1:])
-    return torch.where(kind[:, None, None, None] == 0, images, found.clamp(0, 1))
+    altered = paler * altered + (1 - paler) * altered.mean(1, keepdim=True)
+    altered = altered * (1 + 0.06 * rng.normal("gain", (3, 1, 1))) + 0.03 * rng.normal("shift", (3, 1, 1))
+    altered = altered + 0.05 * rng.uniform("noise")[:, None, None, None] * rng.normal("grain", images.shape[1:])
+    return torch.where(kind[:, None, None, None] == 0, images, altered.clamp(0, 1))
 
 
 def train(steps: int, size: int, lr: float) -> SceneNet:
+    """Train the classifier; prints its losses every 100 steps."""
     torch.manual_seed(0)
     net, sources = SceneNet().to(memory_format=torch.channels_last), [source(level, "train") for level in range(5)]
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.02)
@@ -100,12 +102,13 @@ def accuracy(net: SceneNet, level: int) -> dict[str, float]:
 
 
 def save(net: SceneNet, path: Path, facts: dict[str, object]) -> None:
-    """In half precision, with what is known of it."""
+    """Save the weights in half precision, with `facts` in the header."""
     state = {n: v.half() if v.is_floating_point() else v for n, v in net.state_dict().items()}
     save_file({n: v.contiguous() for n, v in state.items()}, path, {"scenes": json.dumps(facts)})
 
 
 def main() -> None:
+    """Train, measure on held-out scenes, save, and print the accuracies in percent."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=FILE)
     parser.add_argument("--steps", type=int, default=3000)
@@ -124,8 +127,8 @@ def main() -> None:
     facts["accuracy_percent"] = {str(level): accuracy(load(args.out)[0], level) for level in range(5)}
     save(net, args.out, facts)
     table = Table("complexity", *WORDS, box=None)
-    for level, found in facts["accuracy_percent"].items():
-        table.add_row(level, *(f"{found[name]:.1f}" if name in found else "" for name in WORDS))
+    for level, accuracies in facts["accuracy_percent"].items():
+        table.add_row(level, *(f"{accuracies[name]:.1f}" if name in accuracies else "" for name in WORDS))
     Console().print(table, f"{args.out}: {args.out.stat().st_size:,} bytes", sep="\n")
 
 

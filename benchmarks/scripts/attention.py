@@ -34,6 +34,7 @@ def milliseconds(run: Callable[[], Tensor], inputs: list[Tensor], repeats: int, 
 
 
 def main() -> None:
+    """Time both forms of attention and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batch", type=int, default=64)
@@ -48,7 +49,7 @@ def main() -> None:
     make = lambda: torch.randn(args.batch, args.heads, length, 64, device=device, dtype=dtype, requires_grad=True)  # noqa: E731
     q, k, v = make(), make(), make()
     mask = causal_registers(args.patches, args.registers, device)
-    found = {
+    timings = {
         "sdpa_ms": milliseconds(
             lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask), [q, k, v], args.repeats, device
         )
@@ -59,10 +60,10 @@ def main() -> None:
         )
         compiled = torch.compile(flex_attention)
         difference = (compiled(q, k, v, block_mask=block) - F.scaled_dot_product_attention(q, k, v, mask)).abs().max()
-        found["flex_ms"] = milliseconds(lambda: compiled(q, k, v, block_mask=block), [q, k, v], args.repeats, device)
-        found["sdpa_over_flex"] = found["sdpa_ms"] / found["flex_ms"]
-        found["largest_difference"] = float(difference)
-    print(json.dumps({**vars(args), "torch": torch.__version__, **found}))
+        timings["flex_ms"] = milliseconds(lambda: compiled(q, k, v, block_mask=block), [q, k, v], args.repeats, device)
+        timings["sdpa_over_flex"] = timings["sdpa_ms"] / timings["flex_ms"]
+        timings["largest_difference"] = float(difference)
+    print(json.dumps({**vars(args), "torch": torch.__version__, **timings}))
 
 
 if __name__ == "__main__":

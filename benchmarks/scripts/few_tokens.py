@@ -1,4 +1,4 @@
-"""How much faster FlexTok decodes few tokens when a few registers stand for all absent ones (docs/adr/0016).
+"""Speed of FlexTok on few tokens where a few registers stand for all absent ones (docs/adr/0016).
 
     OMP_NUM_THREADS=1 python benchmarks/scripts/few_tokens.py
 
@@ -35,15 +35,16 @@ def decode(model: Tokenizer, tokens: Tokens, steps: int, device: torch.device) -
         torch.cuda.synchronize()
     started = clock()
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=cuda):
-        found = model.decoder.decode(
+        latents_drawn = model.decoder.decode(
             tokens, condition=None, size=(latents.height, latents.width), rng=rng, sampling=settings
         )
     if cuda:
         torch.cuda.synchronize()
-    return clock() - started, found.float()
+    return clock() - started, latents_drawn.float()
 
 
 def main() -> None:
+    """Time both ways of decoding at each token count and print a JSON line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--card", default="flextok/d12-d12")
     parser.add_argument("--device", default="cpu")
@@ -72,13 +73,13 @@ def main() -> None:
             for name, tokens in ways.items():
                 lap, latents[name] = decode(model, tokens, args.steps, device)
                 laps[name].append(lap)
-        best = {name: min(found) for name, found in laps.items()}
+        best = {name: min(times) for name, times in laps.items()}
         off = (latents["all"] - latents["stand_ins"]).abs().max() / latents["all"].std()
-        found = {f"{name}_s": round(lap, 4) for name, lap in best.items()}
-        found |= {"ratio": round(best["all"] / best["stand_ins"], 2), "largest_difference": float(f"{off.item():.1e}")}
+        facts = {f"{name}_s": round(lap, 4) for name, lap in best.items()}
+        facts |= {"ratio": round(best["all"] / best["stand_ins"], 2), "largest_difference": float(f"{off.item():.1e}")}
         machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "processor": processor(device)}
         own = {"card": args.card, "batch": args.batch, "steps": args.steps, "tokens": count}
-        print(json.dumps({**own, **found, **machine}), flush=True)
+        print(json.dumps({**own, **facts, **machine}), flush=True)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ def peak() -> float:
 
 
 def main() -> None:
+    """Measure each count in a process of its own and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 5000])
     parser.add_argument("--model", default="titok/scenes-64-16")

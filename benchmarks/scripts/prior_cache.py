@@ -1,4 +1,4 @@
-"""How much faster the prior `gpt` draws with its key-value cache than without, side by side.
+"""Speed of the prior `gpt` with its key-value cache and without, side by side.
 
     OMP_NUM_THREADS=1 python benchmarks/scripts/prior_cache.py
 
@@ -20,12 +20,14 @@ from flexframe_registry import GeneratorConfig
 
 
 def seconds(generator: Generator, labels: torch.Tensor, cache: bool) -> tuple[float, torch.Tensor]:
+    """Measure processor seconds of drawing codes for these labels; also returns the codes, `b k q`."""
     started = process_time()
-    found = generator.sample(labels, sampling={"cache": cache})
-    return process_time() - started, found.codes
+    sampled = generator.sample(labels, sampling={"cache": cache})
+    return process_time() - started, sampled.codes
 
 
 def main() -> None:
+    """Time the prior with its cache and without, in turns, and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("width", 512), ("depth", 8), ("tokens", 256), ("batch", 4), ("codes", 1024), ("repeats", 1)):
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -43,11 +45,11 @@ def main() -> None:
         for cache in (True, False):
             lap, codes[cache] = seconds(generator, labels, cache)
             laps[cache].append(lap)
-    best = {cache: min(found) for cache, found in laps.items()}
-    found = {"cached_s": best[True], "uncached_s": best[False], "ratio": best[False] / best[True]}
+    best = {cache: min(times) for cache, times in laps.items()}
+    results = {"cached_s": best[True], "uncached_s": best[False], "ratio": best[False] / best[True]}
     equal = bool(torch.equal(codes[True], codes[False]))
     machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "processor": processor(labels.device)}
-    print(json.dumps({**vars(args), **{k: round(v, 2) for k, v in found.items()}, "codes_equal": equal, **machine}))
+    print(json.dumps({**vars(args), **{k: round(v, 2) for k, v in results.items()}, "codes_equal": equal, **machine}))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from flexframe.train import loop  # noqa: F401 (imported before a process is for
 from flexframe_registry.runfolder import LOG, MODEL, STEPS, TRAINEE, RunFolder
 
 TIMES = {"images_per_s", "data_wait"}
-"""What of a log line is the machine's and not the run's."""
+"""Fields of a log line that are the machine's and not the run's."""
 AIMS = "training", "a save", "training", "a save", "training", "a save", "the start", "a save"
 RESULTS = Path(__file__).parents[1] / "results" / "trainings" / "resume"
 
@@ -62,7 +62,7 @@ class Command:
         os.read(self.reads, 1)
 
     def ended(self, seconds: float | None) -> bool:
-        """Whether it ends by itself within so many seconds."""
+        """Tell whether it ends by itself within so many seconds; None waits for the end."""
         with open(self.reads, "rb", closefd=False) as said:  # else the pipe fills
             os.set_blocking(self.reads, False)
             until = math.inf if seconds is None else time.perf_counter() + seconds
@@ -72,11 +72,16 @@ class Command:
         return not self.process.is_alive()
 
     def kill(self) -> None:
+        """Send SIGKILL and wait for the end."""
         self.process.kill()
         self.process.join()
 
     def close(self) -> None:
-        """Raise `SystemExit` with what it said, where it failed by itself."""
+        """Wait for the end and close the pipe.
+
+        Raises:
+            SystemExit: it failed by itself; with what it said.
+        """
         self.process.join()
         os.close(self.reads)
         if self.process.exitcode not in (0, -signal.SIGKILL):
@@ -84,6 +89,7 @@ class Command:
 
 
 def settings(steps: int, every: int) -> list[str]:
+    """Settings of the run, as `KEY=VALUE` words of the command line."""
     # draws of both kinds: a shift, by sample; and revived codes, from the global state
     own = {"steps": steps, "batch_size": 16, "log_every": 5, "checkpoint_every": every, "shift": 1, "warmup": 10}
     return [f"run.{name}={value}" for name, value in {**own, "keep": 3}.items()]
@@ -95,7 +101,7 @@ def begun(folder: Path) -> set[str]:
 
 
 def kill_within_a_save(run: Command, folder: Path, draw: random.Random) -> bool:
-    """Wait for a save to begin, and kill a moment later; whether it came to that."""
+    """Wait for a save to begin, and kill a moment later; returns whether it came to that."""
     before = begun(folder)
     while run.process.is_alive():
         if begun(folder) - before:
@@ -107,7 +113,7 @@ def kill_within_a_save(run: Command, folder: Path, draw: random.Random) -> bool:
 
 
 def kill_at_any_moment(run: Command, started: bool, seconds: float, draw: random.Random) -> bool:
-    """Kill within so many seconds of its start, or of the first word of training; whether it came to that."""
+    """Kill within so many seconds of its start, or of the first word of training; returns whether it came to that."""
     if started:
         run.begins()
     if run.ended(draw.uniform(0, seconds)):
@@ -117,27 +123,30 @@ def kill_at_any_moment(run: Command, started: bool, seconds: float, draw: random
 
 
 def steps_of(folder: Path) -> list[int]:
+    """Steps of a run's checkpoints, rising."""
     return sorted(int(path.name[5:]) for path in RunFolder(folder).checkpoints.glob(STEPS))
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in RunFolder(folder).log.read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in found]
+    """Records of a run's log, without the machine's times."""
+    records = [json.loads(line) for line in RunFolder(folder).log.read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in records]
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """What is not the same in two finished runs: log lines, and every tensor of the last checkpoint and the model."""
-    found = [] if lines(one) == lines(other) else [LOG]
+    """List the differences of two finished runs: log lines, and every tensor of the last checkpoint and the model."""
+    differing = [] if lines(one) == lines(other) else [LOG]
     last = RunFolder(Path()).checkpoint(steps_of(one)[-1])
     names = [f"{last}/{path.name}" for path in sorted((one / last).glob("*.safetensors"))]
     for name in [*names, MODEL]:
         a, b = load_file(one / name), load_file(other / name)
         wrong = [key for key in a.keys() | b.keys() if key not in a or key not in b or not torch.equal(a[key], b[key])]
-        found += [f"{name}: {key}" for key in wrong]
-    return found
+        differing += [f"{name}: {key}" for key in wrong]
+    return differing
 
 
 def main() -> None:
+    """Run the experiment and write its result; exits with 1 where the runs differ."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--card", default="titok/digits-tiny")
     arguments.add_argument("--kills", type=int, default=20)

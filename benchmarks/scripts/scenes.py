@@ -1,4 +1,4 @@
-"""How fast scenes are drawn, on one core: images a second by size and complexity, in batches and one by one.
+"""Speed of drawing scenes on one core: images a second by size and complexity, in batches and one by one.
 
     OMP_NUM_THREADS=1 python benchmarks/scripts/scenes.py
 
@@ -36,6 +36,7 @@ def rate(complexity: int, side: int, batch: int, pixels: int, repeats: int) -> f
 
 
 def main() -> None:
+    """Measure every size and complexity and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
@@ -44,7 +45,7 @@ def main() -> None:
     table = Table("complexity", *(f"{side} px, {'64 at once' if n > 1 else 'single'}" for side, n in batches), box=None)
     for complexity in range(5):
         rates = [rate(complexity, side, n, 1 << 21 if n > 1 else 1 << 18, args.repeats) for side, n in batches]
-        table.add_row(str(complexity), *(f"{found:,.0f}" for found in rates))
+        table.add_row(str(complexity), *(f"{images_per_s:,.0f}" for images_per_s in rates))
     Console().print(table, f"images a second; {platform.processor() or platform.machine()}, numpy {np.__version__}")
 
 

@@ -1,4 +1,4 @@
-"""Where a training step's time goes: phases of the loop, parts of the model, the costliest operators.
+"""Profile of a training step's time: phases of the loop, parts of the model, the costliest operators.
 
     python benchmarks/scripts/train_step.py flextok/d12-d12 --device cuda --batch 64 run.compile=true -o profile.json
 
@@ -46,6 +46,7 @@ class Clock:
         self.cuda = device.type == "cuda"
 
     def now(self) -> Any:
+        """Mark of the present: a recorded CUDA event, or the host's seconds."""
         if not self.cuda:
             return perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -53,7 +54,7 @@ class Clock:
         return event
 
     def between(self, first: Any, second: Any) -> float:
-        """Milliseconds."""
+        """Milliseconds between two marks."""
         return first.elapsed_time(second) if self.cuda else 1000 * (second - first)
 
 
@@ -65,25 +66,28 @@ class Phases:
         self.marks: list[tuple[int, str, Any]] = []
 
     def at(self, step: int, stage: str) -> None:
+        """Note that a stage of a step begins; the loop's watch calls it."""
         if self.alarm:  # only inside of a step: logging reads the device, as it must
             torch.cuda.set_sync_debug_mode("warn" if stage in STEP and step >= self.warmup else "default")
         self.marks.append((step, stage, self.clock.now()))
 
     def milliseconds(self) -> dict[str, float]:
-        """By stage, the median over steps of what they took."""
-        found: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+        """Median milliseconds of each stage over the steps."""
+        laps_by_stage: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
         for (step, stage, begun), (_, _, ended) in zip(self.marks, self.marks[1:], strict=False):
             if step >= self.warmup:
-                found[stage][step] += self.clock.between(begun, ended)
-        return {stage: median(laps.values()) for stage, laps in found.items()}
+                laps_by_stage[stage][step] += self.clock.between(begun, ended)
+        return {stage: median(laps.values()) for stage, laps in laps_by_stage.items()}
 
 
 def timed(clock: Clock, laps: list[tuple[Any, Any]], call: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a call so that its begin and end are appended to `laps`."""
+
     def timer(*args: Any, **kwargs: Any) -> Any:
         begun = clock.now()
-        found = call(*args, **kwargs)
+        result = call(*args, **kwargs)
         laps.append((begun, clock.now()))
-        return found
+        return result
 
     return timer
 
@@ -128,6 +132,7 @@ def run_steps(args: argparse.Namespace, steps: int, folder: Path, profiled: bool
 
 
 def main() -> None:
+    """Profile the training loop, print the tables and write the JSON file, if one is named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("card")
     parser.add_argument("settings", nargs="*", help="KEY=VALUE, as of `flexframe train`")
@@ -145,7 +150,7 @@ def main() -> None:
             command = [sys.executable, "-m", "flexframe", "init", args.card, "-o", str(drawn)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             args.settings.append(f"run.init={{from: {drawn}, parts: [codec]}}")
-        found = run_steps(args, args.warmup + args.steps, Path(folder) / "timed", profiled=False)
+        facts = run_steps(args, args.warmup + args.steps, Path(folder) / "timed", profiled=False)
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
         with profile(activities=kinds) as profiler:
             run_steps(args, 3, Path(folder) / "profiled", profiled=True)
@@ -153,38 +158,39 @@ def main() -> None:
     events = [event for event in profiler.key_averages() if not event.key.startswith("enumerate(")]  # the loader's
     ranked = sorted(events, key=lambda event: -getattr(event, own))[:12]
     total = sum(getattr(event, own) for event in events)
-    found["operators"] = {event.key: round(100 * getattr(event, own) / total, 1) for event in ranked}
+    facts["operators"] = {event.key: round(100 * getattr(event, own) / total, 1) for event in ranked}
     settings = [setting for setting in args.settings if not setting.startswith("run.init=")]
     config = card(args.card).train(["run.data={type: scenes}", *settings])
     flops = sum(measure(config.model, frozen=config.run.freeze, uses=("train",)).costs["train", "fp32"].flops.values())
-    step = sum(found["phases_ms"].get(stage, 0) for stage in STEP)
-    found |= {"step_ms": step, "images_per_s": 1000 * args.batch / step, "gflop_an_image": flops / 1e9}
+    step = sum(facts["phases_ms"].get(stage, 0) for stage in STEP)
+    facts |= {"step_ms": step, "images_per_s": 1000 * args.batch / step, "gflop_an_image": flops / 1e9}
     rate = flops * args.batch / step / 1e9
-    found |= {"tflop_per_s": rate, "utilisation": rate / args.peak if args.peak else None}
+    facts |= {"tflop_per_s": rate, "utilisation": rate / args.peak if args.peak else None}
     about = {"card": args.card, "settings": settings, "batch": args.batch, "torch": torch.__version__}
-    found = {**about, "processor": processor(device), "threads": torch.get_num_threads(), **found}
-    show(found)
+    facts = {**about, "processor": processor(device), "threads": torch.get_num_threads(), **facts}
+    show(facts)
     if args.out:
-        write_json(args.out, found)
+        write_json(args.out, facts)
 
 
-def show(found: dict[str, Any]) -> None:
+def show(facts: dict[str, Any]) -> None:
+    """Print the measured phases, parts, rates, waits and operators."""
     table = Table(box=None, header_style="bold")
     for name in ("what", "ms", "of a step, %"):
         table.add_column(name, justify="left" if name == "what" else "right")
-    step = found["step_ms"]
-    for stage, value in found["phases_ms"].items():
+    step = facts["step_ms"]
+    for stage, value in facts["phases_ms"].items():
         table.add_row(stage, f"{value:.2f}", f"{100 * value / step:.1f}" if stage in STEP else "beside it")
         if stage == "forward":
-            for name, part in found["parts_forward_ms"].items():
+            for name, part in facts["parts_forward_ms"].items():
                 table.add_row(f"  {name}", f"{part:.2f}", f"{100 * part / step:.1f}")
     terminal = Terminal()
     terminal.print(table)
-    waits = "not watched on a CPU" if found["host_waits"] is None else ", ".join(found["host_waits"]) or "none seen"
-    use = "" if found["utilisation"] is None else f", {100 * found['utilisation']:.1f} % of the device's rate"
-    terminal.print(f"{found['images_per_s']:.1f} images/s, {found['tflop_per_s']:.3f} TFLOP/s{use}", highlight=False)
+    waits = "not watched on a CPU" if facts["host_waits"] is None else ", ".join(facts["host_waits"]) or "none seen"
+    use = "" if facts["utilisation"] is None else f", {100 * facts['utilisation']:.1f} % of the device's rate"
+    terminal.print(f"{facts['images_per_s']:.1f} images/s, {facts['tflop_per_s']:.3f} TFLOP/s{use}", highlight=False)
     terminal.print(f"waits of the host inside a step: {waits}", highlight=False)
-    operators = ", ".join(f"{name} {share} %" for name, share in found["operators"].items())
+    operators = ", ".join(f"{name} {share} %" for name, share in facts["operators"].items())
     terminal.print(f"operators: {operators}", highlight=False)
 
 

@@ -73,12 +73,12 @@ def measure(
     data = settle(measured.data, {called: preprocessing(m).resize for called, m in zip(names, models, strict=True)})
     measured = measured.model_copy(update={"data": data})
     with Progress(console=say, transient=True) as progress:
-        found = run(measured, loaded, folder, name=name, batch_size=batch_size, device=on, progress=progress)
-    print_table(found.results, out)
-    for remark in found.remarks:
+        report = run(measured, loaded, folder, name=name, batch_size=batch_size, device=on, progress=progress)
+    print_table(report.results, out)
+    for remark in report.remarks:
         say.print(remark, style="yellow", markup=False, soft_wrap=True)
     with TemporaryDirectory() as drawn:
         with say.status("drawing from the priors"):
             samples = draw(priors, Path(drawn), device=on)
-        page = write({**found.results, "samples": samples}, found.images, folder / "report.html")
+        page = write({**report.results, "samples": samples}, report.images, folder / "report.html")
     out.print(f"\nthe page: {page.resolve().as_uri()}", soft_wrap=True)

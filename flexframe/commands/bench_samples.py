@@ -74,12 +74,12 @@ def bench_samples(
     if loaded:
         measured = measured.model_copy(update={"data": settle(measured.data, ways)})
     with Progress(console=say, transient=True) as progress:
-        found = run(
+        report = run(
             measured, loaded, folder, name=name, sampling=sampling, decoding=decoding, batch_size=batch_size, device=on,
             progress=progress,
         )  # fmt: skip
-    print_table(found.results, out)
-    for remark in found.remarks:
+    print_table(report.results, out)
+    for remark in report.remarks:
         say.print(remark, style="yellow", markup=False, soft_wrap=True)
     shown_at = f"; the first samples are in {folder / FOLDER}" if measured.show else ""
     out.print(f"\nthe numbers: {folder / 'results.json'}{shown_at}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What the commands share: where they print, how a device is named, and how an error is told."""
+"""The common ground of commands: where they print, how a device is named, and how an error is told."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def names_and_settings(given: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def names_of(models: Sequence[str]) -> list[str]:
-    """What tables and pages call models: a card's id, else the end of a path, as much as tells it from the others."""
+    """Names of models in tables and on pages: a card's id, else as much of a path's end as tells it from the others."""
     parts = [_parts(model) for model in models]
     twice = next((model for i, model in enumerate(models) if parts[i] in parts[:i]), None)
     if twice is not None:
@@ -130,7 +130,7 @@ def refuse(path: str, text: str) -> NoReturn:
 
 
 def take_debug(arguments: list[str]) -> bool:
-    """Whether tracebacks are wanted; `--debug` may stand anywhere before a `--`, and is taken out of the arguments."""
+    """Tell whether tracebacks are wanted, and take `--debug` out of the arguments, wherever before a `--` it is."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     given = "--debug" in arguments[:end]
     arguments[:end] = [argument for argument in arguments[:end] if argument != "--debug"]
@@ -184,5 +184,6 @@ def versions() -> Iterator[str]:
     """flexframe's version and every plugin distribution's; no plugin is imported."""
     own = "flexframe"
     yield f"{own} {version(own)}"
-    found = {(point.dist.name, point.dist.version) for point in entry_points(group=own) if point.dist is not None}
-    yield from (f"{name} {number}" for name, number in sorted(found) if name != own)
+    distributions = [point.dist for point in entry_points(group=own) if point.dist is not None]
+    named = {(each.name, each.version) for each in distributions}
+    yield from (f"{name} {number}" for name, number in sorted(named) if name != own)

@@ -1,4 +1,4 @@
-"""What the shell offers after TAB: names of cards, parts, suites. Nothing here imports torch, so it is there at once.
+"""Words that the shell offers after TAB: names of cards, parts, suites. Nothing here imports torch.
 
 Where nothing fits, a shell offers files instead: every such argument also takes a path.
 """

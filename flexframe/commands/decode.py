@@ -47,9 +47,9 @@ def decode(
     tokenizer, name, _ = open_tokenizer(model or model_of(file), device, None)
     sampling = read_sampling(ctx, tokenizer.config.decoder, settings)
     with bar("decoding") as progress:
-        found = run(
+        decoded = run(
             file, tokenizer, folder, model=name, length=length, seed=seed, sampling=sampling, batch_size=batch_size,
             force=force, progress=progress,
         )  # fmt: skip
-    kept = f"; {found.kept:,} were there already" if found.kept else ""
-    out.print(f"{found.count:,} images in {found.folder}{kept}", markup=False, soft_wrap=True)
+    kept = f"; {decoded.kept:,} were there already" if decoded.kept else ""
+    out.print(f"{decoded.count:,} images in {decoded.folder}{kept}", markup=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flexframe.commands.bench import measure
-from flexframe.commands.common import out, refuse
+from flexframe.commands.common import out, pick_device, refuse
 from flexframe.commands.options import Device
 from flexframe.commands.train import train
 
@@ -35,6 +35,7 @@ def demo(
     from flexframe_registry import suite
     from flexframe_registry.runfolder import RunFolder
 
+    pick_device(device)  # a typo is told before anything is read
     folder = folder or Path("demo-trained" if retrain else "demo")
     shown, name = _shown(retrain)
     models = [card.id for card in shown if card.described.kind == "tokenizer"]

@@ -1,4 +1,4 @@
-"""What `flexframe show MODEL` prints: where the model is from, what it is, what it weighs, what it costs."""
+"""The print of `flexframe show MODEL`: where the model is from, what it is, what it weighs, what it costs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from flexframe.commands.common import out
 from flexframe.commands.subjects import Rows, Subject, flat
-from flexframe_registry import TokenizerConfig
+from flexframe_registry import ModelConfig
 
 if TYPE_CHECKING:
     from flexframe.models.profile import Cost, PartSize, Profile
@@ -22,7 +22,7 @@ def tell(subject: Subject, sizes: Iterable[PartSize], profile: Profile | None) -
     """Print everything that is known."""
     out.print(f"[bold]{escape(subject.name)}[/]  ({subject.config.kind})\n")
     _facts([*subject.facts, *subject.config.describe(), ("sampling", settings(subject.sampling))])
-    if isinstance(subject.config, TokenizerConfig) and len(subject.config.budgets) > 1:
+    if len(subject.config.budgets) > 1:
         _budgets(subject.config)
     _sizes(list(sizes))
     if profile is not None:
@@ -48,7 +48,7 @@ def _facts(rows: Rows) -> None:
     out.print(table)
 
 
-def _budgets(config: TokenizerConfig) -> None:
+def _budgets(config: ModelConfig) -> None:
     budgets, bits = config.budgets, config.bits_per_token
     shown = budgets
     if len(budgets) > 12:

@@ -23,21 +23,21 @@ def doctor(
     from flexframe.doctor import examine
 
     with say.status("looking") as status:
-        found = examine(lambda section: status.update(f"looking at {section}"))
-    broken = sum(each.state == "broken" for each in found)
+        findings = examine(lambda section: status.update(f"looking at {section}"))
+    broken = sum(each.state == "broken" for each in findings)
     if as_json:
-        print(json.dumps({"usable": not broken, "findings": [asdict(each) for each in found]}, indent=1))
+        print(json.dumps({"usable": not broken, "findings": [asdict(each) for each in findings]}, indent=1))
     else:
-        for section in dict.fromkeys(each.section for each in found):
+        for section in dict.fromkeys(each.section for each in findings):
             table = Table(box=None, show_header=False, pad_edge=False)
             table.add_column(style="cyan", min_width=16)
             table.add_column(overflow="fold")
-            for each in (each for each in found if each.section == section):
+            for each in (each for each in findings if each.section == section):
                 mark, style = _MARKS[each.state]
                 table.add_row(escape(each.name), Text(mark + each.text, style=style))
             out.print(f"\n{section}", style="bold")
             out.print(table)
-        missing = sum(each.state == "missing" for each in found)
+        missing = sum(each.state == "missing" for each in findings)
         verdict = f"{broken} broken" if broken else "nothing that is installed is broken"
         out.print(f"\n{verdict}; {missing} missing, which matters only where it is needed", style="bold")
     if broken:

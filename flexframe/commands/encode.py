@@ -53,17 +53,17 @@ def encode(
     tokenizer, name, way = open_tokenizer(model, device, resize)
     rule = read_rule(lengths, allocator, chosen, tokenizer)
     with bar("encoding") as progress:
-        found = run(
+        encoded = run(
             tokenizer, images, to, model=name, rule=rule, resize=way, seed=seed, batch_size=batch_size,
             workers=workers, skip_broken=skip_broken, progress=progress,
         )  # fmt: skip
-    for reason in found.reasons:
+    for reason in encoded.reasons:
         say.print(reason, style="yellow", markup=False, soft_wrap=True)
-    if found.broken > len(found.reasons):
-        say.print(f"... and {found.broken - len(found.reasons)} more", style="yellow")
-    told = f"{found.count:,} images, {found.tokens / found.count:.1f} tokens each on average, in {found.path}"
-    told += f"; {found.resumed:,} were done before" if found.resumed else ""
-    told += f"; {found.broken:,} could not be read" if found.broken else ""
+    if encoded.broken > len(encoded.reasons):
+        say.print(f"... and {encoded.broken - len(encoded.reasons)} more", style="yellow")
+    told = f"{encoded.count:,} images, {encoded.tokens / encoded.count:.1f} tokens each on average, in {encoded.path}"
+    told += f"; {encoded.resumed:,} were done before" if encoded.resumed else ""
+    told += f"; {encoded.broken:,} could not be read" if encoded.broken else ""
     out.print(told, markup=False, soft_wrap=True)
 
 

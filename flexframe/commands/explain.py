@@ -20,41 +20,42 @@ def explain(first: Results, second: Results) -> None:
     """
     from flexframe.bench.explain import explain as run
 
-    found = run(_read(first), _read(second))
-    _print_numbers(found)
-    _print_differences(found)
-    for pair in found.unexplained:
+    explanation = run(_read(first), _read(second))
+    _print_numbers(explanation)
+    _print_differences(explanation)
+    for pair in explanation.unexplained:
         told = f"{pair.measure} of {pair.models[0]} at {pair.budget} tokens differs"
         out.print(f"{told}, and nothing in the protocols does: please report it", style="red", soft_wrap=True)
-    if found.rounded:
-        told = f"{len(found.rounded)} numbers differ by rounding, by {max(found.rounded):.0e} of their value at most"
+    if explanation.rounded:
+        most = max(explanation.rounded)
+        told = f"{len(explanation.rounded)} numbers differ by rounding, by {most:.0e} of their value at most"
         out.print(f"{told}: processors and builds of libraries do that", style="dim", soft_wrap=True)
-    for note in found.notes:
+    for note in explanation.notes:
         out.print(note, style="dim", markup=False, soft_wrap=True)
 
 
 def _read(path: Path) -> dict[str, Any]:
     file = path / "results.json" if path.is_dir() else path
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        results = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         refuse(str(file), "is not there; name a results.json that `flexframe bench` wrote")
     except ValueError as error:
         refuse(str(file), f"is no JSON ({error})")
-    if not isinstance(found, dict) or {"measures", "models", "protocols", "protocol"} - set(found):
+    if not isinstance(results, dict) or {"measures", "models", "protocols", "protocol"} - set(results):
         refuse(str(file), "is not of the form that `flexframe bench` writes")
-    if not found["models"]:
+    if not results["models"]:
         refuse(str(file), "holds no model")
-    return found
+    return results
 
 
-def _print_numbers(found: Any) -> None:
+def _print_numbers(explanation: Any) -> None:
     """A row a measure, at the largest token count that both have."""
     from rich.markup import escape
     from rich.table import Table
 
     largest: dict[tuple[str, tuple[str, str]], Any] = {}
-    for pair in found.pairs:
+    for pair in explanation.pairs:
         key = pair.measure, pair.models
         if key not in largest or pair.budget > largest[key].budget:
             largest[key] = pair
@@ -72,7 +73,7 @@ def _print_numbers(found: Any) -> None:
     out.print(table)
     missing = {
         (pair.measure, which, number["why"])
-        for pair in found.pairs
+        for pair in explanation.pairs
         for which, number in (("first", pair.first), ("second", pair.second))
         if number["value"] is None
     }
@@ -84,16 +85,16 @@ def _number(number: Any) -> str:
     return "–" if number["value"] is None else f"{number['value']:,.5g}"
 
 
-def _print_differences(found: Any) -> None:
-    differences = found.differences
+def _print_differences(explanation: Any) -> None:
+    differences = explanation.differences
     if not differences:
         out.print("\nThe protocols are equal: numbers compare, and what is between them is chance or the models'.")
         return
-    every = {pair.measure for pair in found.pairs}
+    every = {pair.measure for pair in explanation.pairs}
     forbidding = [difference for difference, _ in differences if difference.forbids]
     if not forbidding:
         out.print("\nMeasured alike: numbers compare. What is between them:")
-    elif all(not pair.comparable for pair in found.pairs):
+    elif all(not pair.comparable for pair in explanation.pairs):
         out.print("\nThese results do not compare. What is between them:")
     else:
         out.print("\nNot all of these numbers compare. What is between them:")

@@ -69,16 +69,16 @@ def generate(
         tokenizer = load(where, device=on)
         sampling, decoding = read_both(ctx, config.prior, tokenizer.config.decoder, settings)
     with bar("drawing") as progress:
-        found = work.generate(
+        generated = work.generate(
             generator, tokenizer, folder, classes=chosen, count=count, lengths=wanted, seed=seed, sampling=sampling,
             decoding=decoding, batch_size=batch_size, force=force, progress=progress,
         )  # fmt: skip
     if config.classes is not None and not chosen:
         say.print("drawn without a class; --class names one", style="dim")
-    if not found.strip:
+    if not generated.strip:
         say.print(f"no strip: {tokenizer.id} has one length, so that fewer tokens are no picture", style="dim")
-    at = ", ".join(map(str, found.lengths))
-    out.print(f"{found.count:,} pictures of {at} tokens in {found.folder}", markup=False, soft_wrap=True)
+    at = ", ".join(map(str, generated.lengths))
+    out.print(f"{generated.count:,} pictures of {at} tokens in {generated.folder}", markup=False, soft_wrap=True)
 
 
 def read_both(

@@ -53,19 +53,19 @@ def import_(
 
     place = locate(source)
     with say.status(f"reading {place.id}"):
-        found, about = imported(place, assume=assumptions(assume), drop=drop or [], importer=importer)
+        converted, about = imported(place, assume=assumptions(assume), drop=drop or [], importer=importer)
         card = None if place.card is None else place.card.file
-        sampling = {**found.sampling, **({} if card is None else card.sampling)}
-        model = assemble(found.config, found.state, place.id, sampling, found.names)
+        sampling = {**converted.sampling, **({} if card is None else card.sampling)}
+        model = assemble(converted.config, converted.state, place.id, sampling, converted.names)
         folder.mkdir(parents=True, exist_ok=True)
         if card is not None:
             about |= {"preprocessing": card.preprocessing.model_dump(mode="json"), "licence": card.licence}
-        save(model.state_dict(), found.config, target, sampling=sampling, about=about)
-    _write_card(folder / "card.yaml", place, found.config, sampling, about)
-    for note in found.notes:
+        save(model.state_dict(), converted.config, target, sampling=sampling, about=about)
+    _write_card(folder / "card.yaml", place, converted.config, sampling, about)
+    for note in converted.notes:
         say.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
-    total = sum(value.numel() for value in found.state.values())
-    out.print(f"{place.id}: {total:,} numbers in {len(found.state)} tensors -> {target}", soft_wrap=True)
+    total = sum(value.numel() for value in converted.state.values())
+    out.print(f"{place.id}: {total:,} numbers in {len(converted.state)} tensors -> {target}", soft_wrap=True)
 
 
 def assumptions(texts: Sequence[str] | None) -> dict[str, Any]:

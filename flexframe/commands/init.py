@@ -37,7 +37,7 @@ def init(
     """
     from flexframe_registry.cards import card as find_card
 
-    found = find_card(card)
+    chosen = find_card(card)
     given = [override.removeprefix("model.") for override in overrides or []]
     for override in given:
         if override.startswith("run."):
@@ -45,13 +45,13 @@ def init(
     target = _model_path(to, force)
     from flexframe.store.load import override as laid_on
 
-    config, own = laid_on(found.described, {}, given)
-    if _samples(config) == _samples(found.described):  # another decoder takes other settings
-        own = {**found.file.sampling, **own}
+    config, own = laid_on(chosen.described, {}, given)
+    if _samples(config) == _samples(chosen.described):  # another decoder takes other settings
+        own = {**chosen.file.sampling, **own}
     about = {
         "origin": "random weights, not trained",
         "seed": seed,
-        "card": found.id,
+        "card": chosen.id,
         "overrides": given,
         "redrawn zeros": 0,
     }

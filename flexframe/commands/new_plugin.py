@@ -88,7 +88,7 @@ def _taken(name: str) -> str | None:
         if point.name == name:
             return f"is the plugin of {point.dist.name if point.dist else point.value}"
     distribution, package = f"{PROJECT}-{name}", f"{PROJECT}_{name.replace('-', '_')}"
-    if any(found.name and re.sub(r"[-_.]+", "-", found.name).lower() == distribution for found in distributions()):
+    if any(each.name and re.sub(r"[-_.]+", "-", each.name).lower() == distribution for each in distributions()):
         return f"{distribution} is installed already"
     if find_spec(package) is not None:
         return f"the package {package} is there already"

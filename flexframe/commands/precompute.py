@@ -83,12 +83,12 @@ def tokens(
     for remark in source.remarks():
         say.print(remark, style="yellow", markup=False, soft_wrap=True)
     with bar("encoding") as progress:
-        found = precompute_tokens(
+        written = precompute_tokens(
             tokenizer, source, to, model=tokenizer.id, seed=seed or 0, batch_size=batch_size, progress=progress
         )
-    told = f"{found.count:,} images of {images.type}, {tokenizer.config.length} tokens each, in {found.path}"
-    told += "" if found.labelled else "; none has a label"
-    told += f"; {found.resumed:,} were done before" if found.resumed else ""
+    told = f"{written.count:,} images of {images.type}, {tokenizer.config.length} tokens each, in {written.path}"
+    told += "" if written.labelled else "; none has a label"
+    told += f"; {written.resumed:,} were done before" if written.resumed else ""
     out.print(told, markup=False, soft_wrap=True)
 
 
@@ -151,11 +151,11 @@ def latents(
         name, codec, source = _of_a_model(model, data, size)
     _remark(source)
     with bar("encoding") as progress:
-        found = precompute_latents(
+        written = precompute_latents(
             codec, source, to, name=name, device=on, dtype=stored, posterior=drawn, seed=seed,
             batch_size=batch_size, progress=progress,
         )  # fmt: skip
-    _tell_of(found, "latents")
+    _tell_of(written, "latents")
 
 
 @app.command()
@@ -191,10 +191,10 @@ def features(
     source = catalogue().build(config.run.data, model.image_size)
     _remark(source)
     with bar("looking") as progress:
-        found = precompute_features(
+        written = precompute_features(
             objectives, source, to, device=on, dtype=stored, batch_size=batch_size, progress=progress
         )
-    _tell_of(found, "features")
+    _tell_of(written, "features")
 
 
 def _one_of(option: str, value: str, known: tuple[Word, ...]) -> Word:
@@ -243,18 +243,18 @@ def _of_a_model(model: str, data: str, size: int | None) -> tuple[str, Any, Any]
     from flexframe_registry import catalogue
 
     with say.status(f"loading {model}"):
-        found = load(model, kind=None)
-    if isinstance(found, Generator):
+        loaded = load(model, kind=None)
+    if isinstance(loaded, Generator):
         refuse("--model", f"{model} is a prior, and has no codec")
-    if isinstance(found, Tokenizer):
+    if isinstance(loaded, Tokenizer):
         if size is not None:
-            refuse("--size", f"is that of {model}, {found.config.image_size}; leave it out")
-        shape = found.config.image_size
+            refuse("--size", f"is that of {model}, {loaded.config.image_size}; leave it out")
+        shape = loaded.config.image_size
     else:
         if size is None:
             refuse("--size", f"{model} is a codec by itself, for any size; say which, as --size 256")
         shape = (size, size)
-    return model, found.codec, catalogue().build(images.resized(preprocessing(model).resize), shape)
+    return model, loaded.codec, catalogue().build(images.resized(preprocessing(model).resize), shape)
 
 
 def _remark(source: Any) -> None:
@@ -262,9 +262,9 @@ def _remark(source: Any) -> None:
         say.print(remark, style="yellow", markup=False, soft_wrap=True)
 
 
-def _tell_of(found: Any, kind: str) -> None:
-    shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in found.shapes.items())
-    feed = f"'run.feed={{type: latents, path: {found.folder}}}'"
-    told = f"{kind} of {found.count:,} images ({shapes}) in {found.folder}, for {feed}"
-    told += f"; {found.resumed:,} were done before" if found.resumed else ""
+def _tell_of(written: Any, kind: str) -> None:
+    shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in written.shapes.items())
+    feed = f"'run.feed={{type: latents, path: {written.folder}}}'"
+    told = f"{kind} of {written.count:,} images ({shapes}) in {written.folder}, for {feed}"
+    told += f"; {written.resumed:,} were done before" if written.resumed else ""
     out.print(told, markup=False, soft_wrap=True)

@@ -34,28 +34,28 @@ def runs(
     from flexframe.train.history import find, read
     from flexframe_registry import ConfigError
 
-    found, broken = list[Any](), list[str]()
+    histories, broken = list[Any](), list[str]()
     for folder in find(root):
         try:
-            found.append(read(folder))
+            histories.append(read(folder))
         except ConfigError as error:
             broken.append(str(error))
-    if not found and not broken:
+    if not histories and not broken:
         refuse(str(root), "holds no runs; `flexframe train CARD -o DIR` makes one")
-    out.print(_table(root, sorted(found, key=lambda run: -run.touched)))
-    for run in found:
+    out.print(_table(root, sorted(histories, key=lambda run: -run.touched)))
+    for run in histories:
         if run.state == "failed" and run.why:
             say.print(f"{_name(run.folder, root)}: {run.why}", style="red", markup=False, soft_wrap=True)
     for told in broken:
         say.print(told, style="yellow", markup=False, soft_wrap=True)
 
 
-def _table(root: Path, found: Sequence[History]) -> Table:
+def _table(root: Path, histories: Sequence[History]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
     rows = [
         (_name(run.folder, root), run.model, f"{run.step}/{run.steps}", _number(run.last.get("loss")),
          _others(run.last), _pace(run.last), run.state, _age(run.age))
-        for run in found
+        for run in histories
     ]  # fmt: skip
     names = ("run", "model", "step", "loss", "losses and metrics", "images/s", "state", "age")
     widths = [max([len(name), *(len(row[i]) for row in rows)]) for i, name in enumerate(names)]
@@ -81,7 +81,7 @@ def _pace(last: Mapping[str, Any]) -> str:
 
 
 def _others(last: Mapping[str, Any]) -> str:
-    """What else was logged last, but for the norms of parts, and a loss that is the only one."""
+    """All else that was logged last, but for the norms of parts, and a loss that is the only one."""
     shown = {name: value for name, value in last.items() if name not in ASIDE and "grad_norm/" not in name}
     losses = [name for name in shown if "/" in name]
     if len(losses) == 1:

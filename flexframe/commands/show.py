@@ -54,10 +54,10 @@ def _measure(subject: Any, batch_size: int, on_stage: Any) -> tuple[Any, Any]:
     from flexframe_registry import TokenizerConfig
 
     if isinstance(subject.config, TokenizerConfig):
-        found = measure(
+        profile = measure(
             subject.config, subject.sampling, batch_size=batch_size, frozen=subject.frozen, on_stage=on_stage
         )
-        return found.parts, found
+        return profile.parts, profile
     with torch.device("meta"):
         model = build(subject.config, subject.sampling)
     return [size_of(kind, getattr(subject.config, kind).type, part) for kind, part in model.named_children()], None

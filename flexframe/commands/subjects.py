@@ -107,8 +107,8 @@ def _of_file(where: str, name: str) -> Subject:
     path = fetch(place)[0]
     header = header_of(path) if path.is_file() else None
     if header is None:
-        found, about = imported(place)
-        config, sampling = found.config, dict(found.sampling)
+        converted, about = imported(place)
+        config, sampling = converted.config, dict(converted.sampling)
     else:
         config, sampling = read_model(header["kind"], header["config"], str(path)), header["sampling"]
         about = header["about"]
@@ -121,7 +121,7 @@ def _of_file(where: str, name: str) -> Subject:
 
 
 def _leaves(about: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What a header says of its model, an import's words one by one; a run's config is not looked into."""
+    """Facts that a header has of its model, an import's words one by one; a run's config is not looked into."""
     for key, value in about.items():
         if isinstance(value, Mapping) and key != "run":
             yield from value.items()
@@ -131,10 +131,10 @@ def _leaves(about: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         refuse(str(path), f"cannot be read: {error}")
-    return found if isinstance(found, dict) else {}
+    return data if isinstance(data, dict) else {}
 
 
 def _last_step(path: Path) -> int:

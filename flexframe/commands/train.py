@@ -38,9 +38,9 @@ def train(
     from flexframe_registry.cards import card as find_card
 
     if card is not None:
-        found = find_card(card)
+        chosen = find_card(card)
         given = [*(overrides or []), *(["run.overfit_batch=true"] if overfit_batch else [])]
-        config = found.train(given)  # a typo is told before torch is imported
+        config = chosen.train(given)  # a typo is told before torch is imported
     from rich.console import Console
 
     from flexframe.train import distributed
@@ -60,10 +60,10 @@ def train(
             distributed.leave()
             return
     else:
-        own, cards_own = config.model.sampled, found.described.sampled
+        own, cards_own = config.model.sampled, chosen.described.sampled
         same = own is not None and cards_own is not None and own.type == cards_own.type
-        folder = processes.told(folder or fresh_folder(found.id))
-        run = Run.create(config, folder, on, found.file.sampling if same else {}, processes)
+        folder = processes.told(folder or fresh_folder(chosen.id))
+        run = Run.create(config, folder, on, chosen.file.sampling if same else {}, processes)
     stopped = loop(run, TrainConsole(out if processes.first else Console(quiet=True)))
     distributed.leave()
     if not processes.first:

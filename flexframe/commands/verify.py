@@ -29,24 +29,24 @@ def verify(
         task = progress.add_task("verify", total=len(folders))
         for each in folders:
             progress.update(task, description=each)
-            found = verify_folder(Path(each), assume=assumptions(assume), drop=drop or [], importer=importer)
-            runs.append((each, found))
+            comparisons = verify_folder(Path(each), assume=assumptions(assume), drop=drop or [], importer=importer)
+            runs.append((each, comparisons))
             progress.advance(task)
-    for each, found in runs:
-        _print_comparisons(each, found)
+    for each, comparisons in runs:
+        _print_comparisons(each, comparisons)
     if table is not None:
         from flexframe.files import write_text
 
         table.parent.mkdir(parents=True, exist_ok=True)
-        write_text(table, markdown([(Path(each).name, found) for each, found in runs]))
+        write_text(table, markdown([(Path(each).name, comparisons) for each, comparisons in runs]))
         out.print(f"table: {table}", soft_wrap=True)
-    failed = sum(not c.passed for _, found in runs for c in found)
+    failed = sum(not c.passed for _, comparisons in runs for c in comparisons)
     if failed:
         say.print(f"{failed} tensors are past their tolerance", style="red")
         raise typer.Exit(1)
 
 
-def _print_comparisons(folder: str, found: Any) -> None:
+def _print_comparisons(folder: str, comparisons: Any) -> None:
     from flexframe.importing.compare import summary
 
     table = Table(box=None, header_style="bold", pad_edge=False, title=folder, title_justify="left")
@@ -54,10 +54,10 @@ def _print_comparisons(folder: str, found: Any) -> None:
     table.add_column("tensor", overflow="fold")
     for name in ("largest error", "may be", ""):
         table.add_column(name, justify="right", no_wrap=True)
-    for c in found:
+    for c in comparisons:
         error = f"{c.error:.0f} of {c.largest:.0f} differ" if c.exact else f"{c.error:.1e}"
         verdict = "[green]ok[/]" if c.passed else "[red]NO[/]"
         table.add_row(c.case, f"{c.tensor} {c.note}".strip(), error, "0" if c.exact else f"{c.tolerance:.0e}", verdict)
     out.print(table)
-    out.print(summary(found), style="dim", highlight=False)
+    out.print(summary(comparisons), style="dim", highlight=False)
     out.print()

@@ -1,4 +1,4 @@
-"""What is installed, whether it works, and what is missing for what. Uses no network, and imports torch only to look.
+"""An examination: what is installed, whether it works, and what is missing for what. Uses no network.
 
 A check is a function that yields findings. One that fails is a finding itself, and the others go on.
 """
@@ -30,15 +30,15 @@ CHECKS: dict[str, Callable[[], Rows]] = {
 
 def examine(on_section: Callable[[str], None] = lambda section: None) -> list[Finding]:
     """All findings, section by section."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for section, check in CHECKS.items():
         on_section(section)
         try:
             with offline():
-                found += (Finding(section, *rest) for rest in check())
+                findings += (Finding(section, *rest) for rest in check())
         except Exception as error:  # whatever is broken, the other sections are told
-            found.append(Finding(section, "this check failed", one_line(error), "broken"))
-    return found
+            findings.append(Finding(section, "this check failed", one_line(error), "broken"))
+    return findings
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def offline() -> Iterator[None]:
         raise OSError("the doctor uses no network")
 
     before = socket.socket.connect, socket.getaddrinfo
-    socket.socket.connect, socket.getaddrinfo = refuse, refuse  # type: ignore[method-assign, assignment]
+    socket.socket.connect, socket.getaddrinfo = refuse, refuse  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What findings are made of."""
+"""Findings of the doctor, and what they are made of."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def one_line(error: BaseException) -> str:
 
 
 def installed(name: str) -> bool:
-    """Whether a distribution of this name is."""
+    """Tell whether a distribution of this name is installed."""
     try:
         version(name)
     except PackageNotFoundError:

@@ -1,11 +1,12 @@
-"""What plugins bring: components, cards, metrics, and the libraries that some of them need."""
+"""Checks of what plugins bring: components, cards, metrics, and the libraries that some of them need."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from importlib.metadata import distribution, requires
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from flexframe.doctor.findings import Rows, installed, one_line
 from flexframe_registry import Broken, cards, catalogue, manager
@@ -34,7 +35,10 @@ def plugins() -> Rows:
         folder = Path(getattr(modules[impl.plugin_name], "__file__", None) or "/no file").parent
         beside = sum(folder in file.parents for file in files)
         provider = manager().providers[impl.plugin_name]
-        yield impl.plugin_name, f"{len(list(impl.function()))} components, {beside} cards ({provider})"
+        yield (
+            impl.plugin_name,
+            f"{len(list(cast(Iterable[Any], impl.function())))} components, {beside} cards ({provider})",
+        )
     for each in dict.fromkeys(broken):
         yield each.plugin, f"cannot be used: {each.error} ({each.provider})", "broken"
     for name in sorted(f"{file.parent.name}/{file.stem}" for file in files):

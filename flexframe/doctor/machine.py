@@ -8,6 +8,7 @@ import re
 import shutil
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import Any
 
 from flexframe.doctor.findings import GIB, Rows, State, installed, one_line
 from flexframe_registry import cards, manager
@@ -31,13 +32,13 @@ def versions() -> Rows:
         except Exception as error:
             yield f"import {name}", f"{one_line(error)}; reinstall it: pip install --force-reinstall {name}", "broken"
     try:
-        import torchvision  # noqa: F401 (whether it can be)
+        __import__("torchvision")
     except Exception as error:
         yield "import torchvision", f"{one_line(error)}. {_pair()}", "broken"
 
 
 def _pair() -> str:
-    """What torchvision asks of torch, and how to get a pair that fits."""
+    """The torch that torchvision asks for, and how to get a pair that fits."""
     wants = next(
         (each for each in requires("torchvision") or () if re.match(r"torch\b(?!-)", each)), "a torch of its own"
     )
@@ -72,20 +73,21 @@ def devices() -> Rows:
 def _ram() -> str:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
     info = Path("/proc/meminfo")
-    found = re.search(r"MemAvailable:\s+(\d+) kB", info.read_text()) if info.is_file() else None
-    free = f"{int(found[1]) * 1024 / GIB:.1f} of " if found else ""
-    return f"{free}{total:.1f} GiB memory{' free' if found else ''}"
+    available = re.search(r"MemAvailable:\s+(\d+) kB", info.read_text()) if info.is_file() else None
+    free = f"{int(available[1]) * 1024 / GIB:.1f} of " if available else ""
+    return f"{free}{total:.1f} GiB memory{' free' if available else ''}"
 
 
 def features() -> Rows:
-    """What of torch can be used here."""
+    """Yield what of torch can be used here."""
     import torch
 
+    kernels: Any = torch.backends  # some of it has no types
     cuda = torch.cuda.is_available()
     yield (
         "cpu kernels",
-        f"{torch.backends.cpu.get_cpu_capability()}; {_has('MKL', torch.backends.mkl.is_available())}, "
-        + (_has("oneDNN", torch.backends.mkldnn.is_available())),
+        f"{torch.backends.cpu.get_cpu_capability()}; {_has('MKL', kernels.mkl.is_available())}, "
+        + (_has("oneDNN", kernels.mkldnn.is_available())),
     )
     with torch.autocast("cpu", torch.bfloat16):
         works = (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
@@ -108,7 +110,7 @@ def profile() -> Rows:
 
 
 def _cpu_bf16() -> bool | None:
-    """Whether the CPU multiplies in bf16; None where torch cannot tell."""
+    """Tell whether the CPU multiplies in bf16; None where torch cannot tell."""
     import torch
 
     try:
@@ -122,10 +124,10 @@ def _has(name: str, there: bool) -> str:
 
 
 def _compile(cuda: bool) -> tuple[str, State]:
-    """Whether torch.compile has what it needs; compiling itself takes most of a minute."""
-    import torch
+    """Tell whether torch.compile has what it needs; compiling itself takes most of a minute."""
+    import torch._dynamo.eval_frame
 
-    if not torch._dynamo.is_dynamo_supported():
+    if not torch._dynamo.eval_frame.is_dynamo_supported():
         return f"not for python {platform.python_version()}", "missing"
     if cuda:
         try:
@@ -169,10 +171,10 @@ def _hub_cache() -> tuple[Path, dict[str, int]] | None:
     except ImportError:
         return None
     try:
-        found = scan_cache_dir()
+        cache = scan_cache_dir()
     except CacheNotFound:
         return Path(HF_HUB_CACHE), {}
-    return Path(HF_HUB_CACHE), {repo.repo_id: repo.size_on_disk for repo in found.repos}
+    return Path(HF_HUB_CACHE), {repo.repo_id: repo.size_on_disk for repo in cache.repos}
 
 
 def disk() -> Rows:

@@ -1,4 +1,4 @@
-"""What a model costs: parameters by part, FLOPs and memory. Nothing is allocated, whatever the model's size.
+"""The cost of a model: parameters by part, FLOPs and memory. Nothing is allocated, whatever the model's size.
 
 Parts are built on the meta device and run on fake tensors: meta tensors that say they are on the CPU, so that what
 runs is the code that runs at use (autocast and fused attention included), and each tensor has only a shape.
@@ -52,7 +52,7 @@ class PartSize:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one use of a model takes. `failed` says why it could not be measured; all numbers are then 0."""
+    """The cost of one use of a model. `failed` says why it could not be measured; all numbers are then 0."""
 
     flops: Mapping[str, float]
     """For one image, by part; a multiply and an add are two."""
@@ -109,7 +109,7 @@ def measure(
     """
     settings = config.decoder.sampling.read(dict(sampling or {}), "sampling")
     broken = trial()
-    ways = {
+    ways: dict[str, tuple[Callable[[Uses, Meter], None], Sequence[str]]] = {
         "pass": (Uses.once, ("decoder",)),
         "encode": (Uses.encode, ("encoder", "quantizer")),
         "decode": (partial(Uses.decode, sampling=settings), ("decoder",)),
@@ -218,10 +218,9 @@ class Uses:
         """Tokens to images."""
         with torch.no_grad(), meter.autocast():
             rng, tokens = self._rng(), self._tokens()
+            decoder: Any = self.parts["decoder"]
             for step, count in sampling.by_step():
-                latents = self.parts["decoder"].decode(
-                    tokens, condition=None, size=self.latents[2:], rng=rng, sampling=step
-                )
+                latents = decoder.decode(tokens, condition=None, size=self.latents[2:], rng=rng, sampling=step)
                 meter.mark("decoder", count)
             self._decoded(meter, latents)
             meter.mark("codec")
@@ -252,7 +251,7 @@ class Uses:
             total = torch.stack([*losses, *answers]).sum()
         meter.kept = meter.live.now
         meter.mark("forward")
-        total.backward()
+        torch.autograd.backward(total)
         meter.mark("backward")
 
     def _encoded(self, meter: Meter, rng: Rng) -> Tensor:
@@ -263,7 +262,7 @@ class Uses:
         self._by_codec(meter, lambda codec: codec.decode(latents).clamp(0, 1), latents)
 
     def _by_codec(self, meter: Meter, use: Callable[[Any], Tensor], otherwise: Tensor) -> Tensor:
-        """What the codec makes; or, where it is missing or says that it takes no images, what goes without it."""
+        """The tensor that the codec makes; `otherwise` where it is missing or says that it takes no images."""
         meter.without = self.missing.get("codec", "")
         if not meter.without:
             try:
@@ -349,11 +348,11 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-class Live(TorchDispatchMode):
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types for it
     """Bytes of all storages alive that were made inside, and the most there ever were; `known` ones do not count."""
 
     def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # see the class
         self.now = self.peak = self.guessed = 0
         self._alive: dict[int, weakref.ref[Any]] = {}
         self._known = {tensor.untyped_storage()._cdata: tensor for tensor in known}
@@ -381,7 +380,7 @@ class Live(TorchDispatchMode):
 
 
 class Meter:
-    """What runs between `with live, counter` and each `mark`."""
+    """A meter of what runs between `with live, counter` and each `mark`."""
 
     def __init__(self, parts: Iterable[nn.Module], batch: int, bf16: bool) -> None:
         known = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
@@ -395,13 +394,13 @@ class Meter:
         return torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext()
 
     def mark(self, name: str, times: int = 1) -> None:
-        """What was counted since the last mark is `name`'s, `times` over."""
+        """Count what came since the last mark as `name`'s, `times` over."""
         now = self.counter.get_total_flops()
         self.flops[name] = self.flops.get(name, 0) + times * (now - self._before) / self.batch
         self._before = now
 
     def cost(self, failed: str) -> Cost:
-        """What was counted, or why it could not be."""
+        """The cost that was counted, or why none could be."""
         if failed:
             return Cost({}, 0, failed=failed)
         return Cost(self.flops, self.live.peak, self.kept, self.live.guessed, self.without)

@@ -1,0 +1,1 @@
+"""Model files: finding, fetching, reading, writing and loading them."""

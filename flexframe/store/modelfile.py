@@ -40,7 +40,11 @@ def save(
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors of a model file; `ConfigError` says what is wrong with a broken or foreign one."""
+    """Header and tensors of a model file; `ConfigError` says what is wrong with a broken or foreign one.
+
+    Raises:
+        ConfigError: the file is broken or of another format.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -7,7 +7,7 @@ import re
 import sys
 import tomllib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class Distribution:
     def imports(self) -> dict[str, str]:
         """Distributions whose packages are imported anywhere in the sources, and where; this one's left out."""
         own = {path.name for path in self.packages}
-        provided = {**packages_distributions(), **{path.name: [d.name] for d in DISTRIBUTIONS for path in d.packages}}
+        provided = {**_installed(), **{path.name: [d.name] for d in DISTRIBUTIONS for path in d.packages}}
         places: dict[str, str] = {}
         for file in (file for package in self.packages for file in sorted(package.rglob("*.py"))):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -61,6 +61,12 @@ class Distribution:
                     for name in provided.get(module, [module]):
                         places.setdefault(canonical(name), f"{file.relative_to(self.folder)}:{node.lineno}")
         return places
+
+
+@cache
+def _installed() -> dict[str, list[str]]:
+    """Distributions by the packages they bring; every installed file's name is read for it, so once."""
+    return dict(packages_distributions())
 
 
 def _modules(node: ast.AST) -> set[str]:

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 COMPILED = """
 import torch
 from torch._dynamo.utils import counters
@@ -36,6 +38,7 @@ for again in (False, True):
 """
 
 
+@pytest.mark.slow
 def test_blocks_are_compiled_also_where_they_are_recomputed():
     """In a process of its own: what checks types in tests is not to be compiled."""
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=300, check=False)

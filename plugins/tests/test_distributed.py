@@ -25,6 +25,7 @@ from flexframe.train.run import Run
 from flexframe_registry import ConfigError
 from flexframe_registry.cards import read_training
 
+pytestmark = pytest.mark.slow  # two processes for each of a dozen runs
 CPU = torch.device("cpu")
 RUN = {
     "data": {"type": "scenes", "complexity": 0, "count": 20}, "steps": 4, "batch_size": 8, "accumulate": 2,

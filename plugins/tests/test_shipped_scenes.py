@@ -126,3 +126,15 @@ def test_demo_train_trains_small_models(command, tmp_path, monkeypatch):
     assert refused.code == 2
     assert "holds the results of another benchmark; choose another folder by -o" in refused.err
     assert len(trained) == 2
+
+
+def test_a_gpu_that_is_not_there_is_one_clear_error(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    answer = command("demo", "-o", "out", "--device", "cuda")
+    assert answer.code == 2
+    (line,) = answer.err.splitlines()
+    assert "--device: 'cuda' cannot be used here: torch" in line
+    assert line.endswith("Usable here: cpu")
+    assert list(tmp_path.iterdir()) == []

@@ -34,7 +34,7 @@ SHORT = ("run.steps=50", "run.log_every=5")
 EARLY = {"titok-stage2": ("run.objectives.2.start=25",), "titok-single": ("run.objectives.3.start=25",)}
 """The critic begins within a short run too."""
 Stages = Callable[..., Run]
-pytestmark = pytest.mark.timeout(900)  # three hundred steps on a core that others use too
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # three hundred steps on a core that others use too
 
 
 @pytest.fixture(scope="module")

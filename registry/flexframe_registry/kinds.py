@@ -273,7 +273,7 @@ Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, 
 
 
 class StepConfig(Config):
-    """How the run's optimizer steps parameters that are not the model's. What is not given is the run's."""
+    """Settings by which the optimizer steps parameters that are not the model's. What is not given is the run's."""
 
     lr: float | None = Field(None, gt=0)
     """Peak learning rate; its schedule has the run's shape, from the objective's `start` to the last step."""
@@ -337,7 +337,7 @@ class FeedConfig(ComponentConfig):
         return None
 
     def keeps_latents(self) -> bool:
-        """Whether the frozen codec encodes each image once, and its latents are kept in memory."""
+        """Tell whether the frozen codec encodes each image once, and its latents are kept in memory."""
         return False
 
 

@@ -83,6 +83,11 @@ class ModelConfig(Config):
         return ()
 
     @property
+    def bits_per_token(self) -> float | None:
+        """log2 of the codes a token can take; None if continuous, or where it makes no tokens of images."""
+        return None
+
+    @property
     def codes_of(self) -> str | None:
         """The tokenizer whose codes it models, as `flexframe.load` finds it; None where it names none."""
         return None
@@ -181,7 +186,6 @@ class TokenizerConfig(ModelConfig):
 
     @property
     def bits_per_token(self) -> float | None:
-        """log2 of the codes a token can take; None if continuous."""
         tokens = self.spec.tokens
         return None if tokens.codebook_size is None else tokens.codebooks * log2(tokens.codebook_size)
 

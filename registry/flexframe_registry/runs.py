@@ -207,10 +207,10 @@ class TrainConfig(Config):
     @classmethod
     def _usual_feed(cls, value: Any, info: ValidationInfo) -> Any:
         """The run with the feed that is usual for its model, where it names none."""
-        kind = info.data.get("kind")
-        if not isinstance(value, Mapping) or kind not in USUAL_FEEDS:
+        usual = USUAL_FEEDS.get(str(info.data.get("kind")))
+        if not isinstance(value, Mapping) or usual is None:
             return value
-        run, usual = present(value), USUAL_FEEDS[kind]
+        run = present(value)
         given = run.get("feed", {})
         return {**run, "feed": {"type": usual, **given}} if isinstance(given, Mapping) else run
 

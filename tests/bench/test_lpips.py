@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexframe.models.build import undrawn
 from flexframe.nn.lpips import BACKBONES, Perceptual
 from flexframe.testing.golden import shared
 from flexframe_registry import LatentSpec, Spec, TokenSpec
@@ -28,11 +27,13 @@ def random_weights(net: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.T
     import torchvision
 
     torch.manual_seed(0)
-    with undrawn():  # a classifier of a hundred million weights is not used
+    with torch.device("meta"):  # a classifier of a hundred million weights is not used
         model = getattr(torchvision.models, BACKBONES[net][0])(weights=None)
-    for value in model.features.parameters():
-        torch.nn.init.kaiming_normal_(value) if value.ndim > 1 else torch.nn.init.normal_(value, std=0.1)
-    backbone = {f"features.{name}": value for name, value in model.features.state_dict().items()}
+    backbone = {}
+    for name, value in model.features.state_dict().items():
+        drawn = torch.empty(value.shape)
+        kind = torch.nn.init.kaiming_normal_ if value.ndim > 1 else torch.nn.init.normal_
+        backbone[f"features.{name}"] = kind(drawn)
     widths = {"alex": (64, 192, 384, 256, 256), "vgg": (64, 128, 256, 512, 512)}
     widths["squeeze"] = (64, 128, 256, 384, 384, 512, 512)
     linear = {f"lin{i}.model.1.weight": torch.rand(1, width, 1, 1) for i, width in enumerate(widths[net])}
@@ -46,17 +47,19 @@ def test_it_is_torchmetrics_network(net: str) -> None:
     backbone, linear = random_weights(net)
     ours = Perceptual(net)
     ours.load(backbone, linear)
-    with undrawn():
+    with torch.device("meta"):
         theirs = _LPIPS(pretrained=False, net=net, pnet_rand=True)
+    theirs.scaling_layer = type(theirs.scaling_layer)()
     names = {"alex": ((0, 2), (2, 5), (5, 8), (8, 10), (10, 12)), "vgg": ((0, 4), (4, 9), (9, 16), (16, 23), (23, 30))}
     names["squeeze"] = ((0, 2), (2, 5), (5, 8), (8, 10), (10, 11), (11, 12), (12, 13))
-    state = dict(linear)
+    state = linear | {f"lins.{name[3:]}": value for name, value in linear.items()}  # torchmetrics has them twice
     for name, value in backbone.items():
         number = int(name.split(".")[1])
         at = next(i for i, (low, high) in enumerate(names[net]) if low <= number < high)
         stage = f"net.slices.{at}" if net == "squeeze" else f"net.slice{at + 1}"
         state[f"{stage}.{name.removeprefix('features.')}"] = value
-    theirs.load_state_dict({**theirs.state_dict(), **state})
+    theirs.load_state_dict({**theirs.state_dict(), **state}, assign=True)
+    assert not any(value.is_meta for value in theirs.state_dict().values())
     torch.manual_seed(1)
     a, b = torch.rand(2, 3, 48, 40) * 2 - 1, torch.rand(2, 3, 48, 40) * 2 - 1
     torch.testing.assert_close(ours(a, b), theirs(a, b).flatten(), rtol=1e-5, atol=1e-7)

@@ -141,7 +141,6 @@ def test_every_command_that_computes_takes_a_device():
     [
         ("train", CARD, "-o", "run"),
         ("bench", "digits-smoke", CARD, "-o", "out"),
-        ("demo", "-o", "out"),
         ("encode", ".", "-m", CARD, "-o", "tokens.safetensors"),
         ("reconstruct", ".", "-m", CARD, "-o", "grid.png"),
     ],

@@ -79,7 +79,7 @@ def test_a_missing_package_is_told_before_anything_is_made(create, monkeypatch, 
     settings = {
         "run.observers=tensorboard": r"run\.observers\.0: .*pip install 'flexframe\[tensorboard\]'",
         "run.observers=[{type: wandb, project: x}]": r"run\.observers\.0: .*pip install 'flexframe\[wandb\]'",
-        "run.optimizer=lion": r"run\.optimizer: 'lion' needs the package timm: pip install timm",
+        "run.optimizer=lion": r"run\.optimizer: 'lion' needs the package timm: pip install 'flexframe\[lion\]'",
     }
     for setting, told in settings.items():
         with pytest.raises(ConfigError, match=told):

@@ -139,7 +139,7 @@ class Numbers:
         return [number for entry in entries for number in entry["metrics"].values()]
 
     def _resample(self, column: Column) -> dict[Lane, tuple[np.ndarray, np.ndarray]]:
-        """For each lane the values of the images, and the means of resamples: the same images in all lanes."""
+        """Values of the images and means of resamples, by lane: the same images in all lanes."""
         lanes: dict[Lane, Sequence[float]] = {}
         for model, entry in self.results["models"].items():
             for k in entry["budgets"]:

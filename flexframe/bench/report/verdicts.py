@@ -1,4 +1,4 @@
-"""Who is better than whom, where two models spend the same: equal tokens, or equal bits where tokens differ."""
+"""Verdicts on two models that spend the same: equal tokens, or equal bits where tokens differ."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Row:
     """"tokens" or "bits"."""
     expense: float
     cells: Sequence[Comparison | None]
-    """In the order of the columns."""
+    """Comparisons in the order of the columns."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def stops(results: Mapping[str, Any]) -> list[int]:
 
 
 def spread(values: Sequence[int], most: int) -> list[int]:
-    """At most `most` of them, evenly by rank, both ends kept."""
+    """Thin values to at most `most`, evenly by rank, both ends kept."""
     if len(values) <= most:
         return list(values)
     return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]

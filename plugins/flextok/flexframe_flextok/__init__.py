@@ -130,12 +130,12 @@ class FlowSampling(SamplingConfig):
     def times(self) -> list[float]:
         """The times at which the model is evaluated, in order; never 0."""
         second = {"euler": None, "heun": 1.0, "midpoint": 0.5}[self.solver]
-        found = []
+        moments = []
         for i in range(self.steps, 0, -1):
-            found.append(i / self.steps)
+            moments.append(i / self.steps)
             if second is not None and i > second:
-                found.append((i - second) / self.steps)
-        return found
+                moments.append((i - second) / self.steps)
+        return moments
 
     @classmethod
     def quick(cls) -> FlowSampling:
@@ -224,6 +224,7 @@ class FlexTokImporterConfig(ImporterConfig):
 
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
+    """List the plugin's components."""
     return [
         Component(RegisterEncoderConfig, "flexframe_flextok.encoder:RegisterEncoder"),
         Component(FlowDecoderConfig, "flexframe_flextok.decoder:FlowDecoder"),
@@ -234,4 +235,5 @@ def flexframe_components() -> Iterable[Component]:
 
 @hookimpl
 def flexframe_cards() -> Iterable[Path]:
+    """List the folders of the plugin's cards."""
     return folders(__file__)

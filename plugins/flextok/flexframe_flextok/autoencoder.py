@@ -38,6 +38,7 @@ class VAESettings:
     path: str
 
     def at(self, name: str) -> str:
+        """Path of a setting in its config."""
         return f"{self.path}.{name}" if self.path else name
 
 
@@ -67,11 +68,15 @@ def read_vae(section: Settings, *, wrapper: bool) -> VAESettings:
 
 
 def read_architecture(section: Settings) -> dict[str, Any]:
-    """Settings of diffusers' AutoencoderKL, where they are given; what the codec cannot be is refused."""
+    """Settings of diffusers' AutoencoderKL, where they are given; what the codec cannot be is refused.
+
+    Raises:
+        ConfigError: a setting is one that the codec cannot have.
+    """
     for name, block in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-        for found in section.take(name, list, [block]):
-            if found != block:
-                raise ConfigError.at(section.at(name), f"names {found!r}; supported: {block}")
+        for named in section.take(name, list, [block]):
+            if named != block:
+                raise ConfigError.at(section.at(name), f"names {named!r}; supported: {block}")
     for name, only in (("in_channels", 3), ("out_channels", 3), ("act_fn", "silu"), ("mid_block_add_attention", True)):
         section.choice(name, (only,), only)
     for name in ("shift_factor", "latents_mean", "latents_std"):
@@ -99,12 +104,16 @@ def prefix_of(names: Iterable[str]) -> str | None:
 
 
 def codec_of(source: Foreign, prefix: str, settings: VAESettings) -> dict[str, Any]:
-    """Our settings of a VAE whose tensors are there: sizes are the tensors', and what the config says must agree."""
+    """Our settings of a VAE whose tensors are there: sizes are the tensors', and what the config says must agree.
+
+    Raises:
+        ConfigError: the config contradicts the tensors, or lacks what they do not show.
+    """
     tensors, levels = source.tensors, _count(source.tensors, f"{prefix}encoder.down_blocks.{{}}.resnets.0.conv1.weight")
     widths = [
         tensors.shape(f"{prefix}encoder.down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(levels)
     ]  # fmt: skip
-    found = {
+    shape = {
         "channels": tensors.shape(f"{prefix}decoder.conv_in.weight")[1],
         "widths": tuple(widths),
         "layers": _count(tensors, f"{prefix}encoder.down_blocks.0.resnets.{{}}.conv1.weight"),
@@ -112,7 +121,7 @@ def codec_of(source: Foreign, prefix: str, settings: VAESettings) -> dict[str, A
     }
     beside = _beside(source)
     for said in (settings, *beside):
-        _check(said, found)
+        _check(said, shape)
     groups = next((said.groups for said in (settings, *beside) if said.groups is not None), 32)
     if any(width % groups for width in widths):
         path = settings.at("norm_num_groups")
@@ -123,7 +132,7 @@ def codec_of(source: Foreign, prefix: str, settings: VAESettings) -> dict[str, A
         raise ConfigError.at(path, f"is not given; if you know it, say --assume {path}=VALUE")
     return {
         "type": "vae",
-        **found,
+        **shape,
         "widths": widths,
         "groups": groups,
         "scaling_factor": settings.scaling_factor,
@@ -149,21 +158,21 @@ def _beside(source: Foreign) -> list[VAESettings]:
     if path is None:
         return []
     settings = Settings(read_config(path), path="vae_config.json")
-    found = read_vae(settings, wrapper=False)
+    said = read_vae(settings, wrapper=False)
     settings.finish()
-    return [found]
+    return [said]
 
 
-def _check(said: VAESettings, found: dict[str, Any]) -> None:
+def _check(said: VAESettings, shape: dict[str, Any]) -> None:
     names = {
         "channels": "latent_channels", "widths": "block_out_channels", "layers": "layers_per_block",
         "quant_conv": "use_quant_conv",
     }  # fmt: skip
     given = {name: value for name in names if (value := getattr(said, name)) is not None}
     problems = [
-        (said.at(names[name]), f"is {value}, but by its tensors the VAE has {found[name]}")
+        (said.at(names[name]), f"is {value}, but by its tensors the VAE has {shape[name]}")
         for name, value in given.items()
-        if value != found[name]
+        if value != shape[name]
     ]
     if problems:
         raise ConfigError(problems)

@@ -135,8 +135,8 @@ def stored_table(rows: int, columns: int, dim: int) -> Float[Tensor, "rows colum
 def stretched(table: Float[Tensor, "y x dim"], rows: int, columns: int) -> Float[Tensor, "rows columns dim"]:
     """A table over another grid: bilinear, corners aligned."""
     grid = rearrange(table, "y x d -> 1 d y x")
-    found = F.interpolate(grid, size=(rows, columns), mode="bilinear", align_corners=True)
-    return rearrange(found, "1 d y x -> y x d")
+    resized = F.interpolate(grid, size=(rows, columns), mode="bilinear", align_corners=True)
+    return rearrange(resized, "1 d y x -> y x d")
 
 
 class PatchEmbed(nn.Module):
@@ -166,7 +166,11 @@ class PatchEmbed(nn.Module):
         self.register_buffer("positions", self.place(*grid, width), persistent=False)
 
     def place(self, rows: int, columns: int, width: int) -> Float[Tensor, "rows columns width"]:
-        """Positions of a grid of patches."""
+        """Positions of a grid of patches.
+
+        Raises:
+            ValueError: the stored table is smaller than the grid and is not stretched.
+        """
         if self.table is None:
             return sincos(rows, columns, width, self.grid if self.stretch else None)
         whole = stored_table(*self.table, width)
@@ -182,6 +186,11 @@ class PatchEmbed(nn.Module):
         return whole[:rows, :columns]
 
     def forward(self, latents: Float[Tensor, "b c y x"]) -> Float[Tensor, "b n e"]:
+        """Patches with positions, row by row.
+
+        Raises:
+            ValueError: the patches do not divide the latents.
+        """
         height, width = latents.shape[2] // self.patch, latents.shape[3] // self.patch
         if latents.shape[2] % self.patch or latents.shape[3] % self.patch:
             raise ValueError(f"latents of {tuple(latents.shape[2:])} do not divide into patches of {self.patch}")

@@ -37,8 +37,8 @@ class VAECodec(Codec):
     def posterior(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b c y x"], Float[Tensor, "b c y x"]]:
         """Mean and log-variance, unscaled."""
         with torch.autocast(images.device.type, enabled=False):
-            found = self.vae.encode(images.float() * 2 - 1).latent_dist
-        return found.mean, found.logvar
+            posterior = self.vae.encode(images.float() * 2 - 1).latent_dist
+        return posterior.mean, posterior.logvar
 
     def encode(self, images: Float[Tensor, "b 3 h w"], *, rng: Rng) -> Float[Tensor, "b c y x"]:
         moments = self.moments(images)

@@ -35,6 +35,7 @@ class TimeEmbed(nn.Module):
         self.mlp = nn.Sequential(linear(256, width), nn.SiLU(), linear(width, width))
 
     def sinusoid(self, times: Float[Tensor, " b"]) -> Float[Tensor, "b 256"]:
+        """Cosines and sines of the scaled times, the MLP's input."""
         angle = times.float()[:, None] * self.frequencies.float()
         return torch.cat([angle.cos(), angle.sin()], -1)
 
@@ -68,14 +69,14 @@ def log_shares(count: int) -> tuple[float, ...]:
 
     Added to the logits of as many equal keys, they make softmax weigh these as `count` keys.
     """
-    rest, found = float(count), []
+    rest, shares = float(count), []
     for i in range(STAND_INS):
         share = torch.tensor(math.log(rest)).bfloat16()
         if i < STAND_INS - 1 and math.exp(share) >= rest:  # from below, so that something is left for the others
             share = torch.nextafter(share, torch.tensor(-math.inf).bfloat16())
-        found.append(share.item())
-        rest -= math.exp(found[-1])
-    return tuple(found)
+        shares.append(share.item())
+        rest -= math.exp(shares[-1])
+    return tuple(shares)
 
 
 class FlowDecoder(Decoder):
@@ -168,7 +169,11 @@ class FlowDecoder(Decoder):
     # --- training and use ----------------------------------------------------------------------------------------
 
     def forward(self, tokens: Tokens, batch: Batch, *, taps: frozenset[str], rng: Rng) -> Outputs:
-        """Loss `flow`: mean squared error of the velocity, a value a sample."""
+        """Loss `flow`: mean squared error of the velocity, a value a sample.
+
+        Raises:
+            ValueError: a tap is unknown, or the batch has no latents.
+        """
         if not taps <= self.config.provides():
             offered = ", ".join(sorted(self.config.provides()))
             raise ValueError(f"the flow decoder has no {sorted(taps - self.config.provides())}; it has: {offered}")
@@ -194,7 +199,11 @@ class FlowDecoder(Decoder):
         sampling: SamplingConfig,
         on_step: OnStep | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Integrate the flow from seeded noise. Guided rows and their null rows run in one batch."""
+        """Integrate the flow from seeded noise. Guided rows and their null rows run in one batch.
+
+        Raises:
+            ValueError: a condition is given.
+        """
         assert isinstance(sampling, FlowSampling)
         if condition is not None:
             raise ValueError("the flow decoder is conditioned on tokens alone; pass no condition")
@@ -208,7 +217,7 @@ class FlowDecoder(Decoder):
         sampling: FlowSampling,
         on_step: OnStep | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """From noise to data in the decoder's own range."""
+        """Integrate the flow from noise to data in the decoder's own range."""
         batch, guidance = len(tokens), Guidance(sampling)
         conditional = self.registers(tokens, None)
         unguided_rows = torch.arange(2 * batch, device=tokens.keep.device) >= batch
@@ -220,8 +229,8 @@ class FlowDecoder(Decoder):
             if scale == 1:
                 return self.velocity(x, x.new_full((batch,), t), conditional, tokens.keep)[0]
             times = x.new_full((2 * batch,), t)
-            found, _ = self.velocity(x.repeat(2, 1, 1, 1), times, both, keep, frozenset(), unguided_rows)
-            guided, unguided = found.float().chunk(2)
+            velocities, _ = self.velocity(x.repeat(2, 1, 1, 1), times, both, keep, frozenset(), unguided_rows)
+            guided, unguided = velocities.float().chunk(2)
             return guidance(guided, unguided, scale)
 
         return integrate(velocity, noise, sampling, on_step)

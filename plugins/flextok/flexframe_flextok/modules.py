@@ -46,6 +46,7 @@ MOST_CELLS = 4096
 
 
 def per_sample_op(module: Settings, side: Side) -> None:
+    """Read a `PerSampleOp`: latents to channels last, or the velocity back to channels first."""
     operation = module.child("per_sample_op")
     name = class_of(operation, OPERATIONS)
     operation.ignore("_partial_")  # it is a function, handed over to be called
@@ -55,6 +56,7 @@ def per_sample_op(module: Settings, side: Side) -> None:
 
 
 def patch_embedder(module: Settings, side: Side) -> None:
+    """Read a `PatchEmbedder`: square patches, projected."""
     side.reads(module, "input_tensor_list_read_key", LAST)
     side.number("channels", module, "channels_in")
     side.number("width", module, "dim")
@@ -66,6 +68,11 @@ def patch_embedder(module: Settings, side: Side) -> None:
 
 
 def positions(module: Settings, side: Side) -> None:
+    """Read a `PositionalEmbeddingAdder`: of patches (sine and cosine) or of tokens (learned).
+
+    Raises:
+        ConfigError: its sizes are not of the kind that it places, or a setting is none that is known.
+    """
     tokens = (PROJECTED,) if side.name == "decoder" else ()
     role = side.reads(module, "read_key", PATCHES, *tokens)
     side.number("width", module, "dim")
@@ -87,6 +94,7 @@ def positions(module: Settings, side: Side) -> None:
 
 
 def packer(module: Settings, side: Side) -> None:
+    """Read a `BlockWiseSequencePacker`: the order of the sequence and its attention."""
     side.reads_all(module, "input_list_read_keys", SEQUENCE[side.name])
     module.choice("mask_mode", (ATTENTION[side.name],))
     side.writes(module, "packed_seq_write_key", PACKED)
@@ -101,6 +109,7 @@ def packer(module: Settings, side: Side) -> None:
 
 
 def transformer(module: Settings, side: Side) -> None:
+    """Read a `FlexTransformer`: width, depth, heads and tensors of its blocks."""
     side.reads(module, "input_seq_read_key", PACKED)
     side.reads(module, "block_mask_read_key", MASK)
     side.number("width", module, "dim")
@@ -139,6 +148,7 @@ def _inner_layers(module: Settings, side: Side) -> None:
 
 
 def unpacker(module: Settings, side: Side) -> None:
+    """Read a `SequenceUnpacker`: patches and registers of the output, or of an inner layer."""
     role = side.reads(module, "packed_seq_read_key", MIXED, MIDDLE)
     side.reads(module, "inner_packed_shapes_read_key", INNER)
     side.reads(module, "outer_packed_shapes_read_key", OUTER)
@@ -150,6 +160,11 @@ def unpacker(module: Settings, side: Side) -> None:
 
 
 def registers(module: Settings, side: Side) -> None:
+    """Read a `Registers1D`: the encoder's learned registers.
+
+    Raises:
+        ConfigError: their number is drawn in training.
+    """
     side.reads(module, "input_tensor_list_read_key", LATENTS, LAST, PATCHES, PLACED)  # their number and device alone
     side.number("width", module, "dim")
     side.number("length", module, "n_max")
@@ -164,6 +179,7 @@ def registers(module: Settings, side: Side) -> None:
 
 
 def linear_head(module: Settings, side: Side) -> None:
+    """Read a `LinearHead`: registers to the quantizer's values."""
     side.reads(module, "read_key", REGISTERS_OUT)
     side.number("width", module, "dim")
     side.number("values", module, "dim_out")
@@ -176,6 +192,7 @@ def linear_head(module: Settings, side: Side) -> None:
 
 
 def linear_layer(module: Settings, side: Side) -> None:
+    """Read a `LinearLayer`: quantized values to the decoder's width."""
     side.reads(module, "read_key", QUANTIZED)
     side.number("values", module, "dim_in")
     side.number("width", module, "dim")
@@ -184,6 +201,7 @@ def linear_layer(module: Settings, side: Side) -> None:
 
 
 def nested_dropout(module: Settings, side: Side) -> None:
+    """Read a `MaskedNestedDropout`: the masker and the token that stands for absent ones."""
     side.reads(module, "read_write_key", ORDERED)
     side.writes(module, "read_write_key", SHORTENED)
     side.number("width", module, "dim")
@@ -194,6 +212,7 @@ def nested_dropout(module: Settings, side: Side) -> None:
 
 
 def null_dropout(module: Settings, side: Side) -> None:
+    """Read a `LearnedNullCond`: the null condition and how often training takes it."""
     side.reads(module, "read_write_key", SHORTENED)
     side.writes(module, "read_write_key", CONDITION)
     side.number("width", module, "dim")
@@ -206,6 +225,7 @@ def null_dropout(module: Settings, side: Side) -> None:
 
 
 def time_embedder(module: Settings, side: Side) -> None:
+    """Read a `TimestepEmbedder`."""
     side.reads(module, "timesteps_read_key", TIMES)
     side.number("width", module, "dim")
     module.choice("frequency_embedding_size", (256,), 256)
@@ -216,6 +236,7 @@ def time_embedder(module: Settings, side: Side) -> None:
 
 
 def to_patches(module: Settings, side: Side) -> None:
+    """Read a `ToPatchesLinearHead`: patches to the velocity, channels last."""
     side.reads(module, "read_key", PATCHES_OUT)
     side.reads(module, "adaLN_emb_read_key", TIME)
     side.number("width", module, "dim")
@@ -260,7 +281,11 @@ def _patch(module: Settings, side: Side) -> None:
 
 
 def positive(module: Settings, name: str, *default: Any) -> float:
-    """A number above 0."""
+    """A number above 0.
+
+    Raises:
+        ConfigError: it is not above 0, or not finite.
+    """
     value = module.take(name, float, *default)
     if not (value > 0 and math.isfinite(value)):
         raise ConfigError.at(module.at(name), f"is {value}; expected a number above 0")
@@ -268,7 +293,11 @@ def positive(module: Settings, name: str, *default: Any) -> float:
 
 
 def share(module: Settings, name: str, *default: Any) -> float:
-    """A number from 0 to below 1."""
+    """A number from 0 to below 1.
+
+    Raises:
+        ConfigError: it is below 0, or 1 or more.
+    """
     value = module.take(name, float, *default)
     if not 0 <= value < 1:
         raise ConfigError.at(module.at(name), f"is {value}; expected a probability below 1")

@@ -157,9 +157,9 @@ def _pipeline(section: Settings, quantized: str, noise: Settings, vae: VAESettin
 
 
 def _same(section: Settings, name: str, expected: str, what: str) -> None:
-    found = section.take(name, str)
-    if found != expected:
-        raise ConfigError.at(section.at(name), f"is {found!r}; expected {expected!r}, {what}")
+    value = section.take(name, str)
+    if value != expected:
+        raise ConfigError.at(section.at(name), f"is {value!r}; expected {expected!r}, {what}")
 
 
 def _agree(sides: Sequence[Side], vae: VAESettings, levels: Sequence[int]) -> None:
@@ -195,8 +195,8 @@ def _masker(encoder: Side, decoder: Side) -> tuple[str, list[str]]:
 
 
 def _trunk(side: Side) -> dict[str, Any]:
-    found = {name: side.facts[name] for name in ("width", "depth", "head_dim", "patch", "positions")}
-    return {**found, "grid": list(side.facts["grid"])}
+    fields = {name: side.facts[name] for name in ("width", "depth", "head_dim", "patch", "positions")}
+    return {**fields, "grid": list(side.facts["grid"])}
 
 
 def _largest(sides: Sequence[Side]) -> tuple[int, int]:

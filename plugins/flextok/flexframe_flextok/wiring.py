@@ -78,6 +78,11 @@ class Side:
         return self.check(module.at(setting), module.take(setting, str), *roles)
 
     def check(self, path: str, key: str, *roles: str) -> str:
+        """Check that a data key holds one of these roles; returns which.
+
+        Raises:
+            ConfigError: it holds another, or nothing.
+        """
         role = self.held.get(key)
         if role in roles:
             assert role is not None
@@ -86,11 +91,15 @@ class Side:
         raise ConfigError.at(path, f"reads {key!r}, {holds}; expected {' or '.join(roles)}")
 
     def reads_all(self, module: Settings, setting: str, roles: Sequence[str]) -> None:
-        """The data keys that a setting lists hold these roles, in this order."""
+        """The data keys that a setting lists hold these roles, in this order.
+
+        Raises:
+            ConfigError: they hold others.
+        """
         keys = pair(module, setting)
-        found = [self.held.get(key) for key in keys]
-        if found != list(roles):
-            listed = ", ".join(f"{k!r} ({r or 'nothing'})" for k, r in zip(keys, found, strict=True))
+        held = [self.held.get(key) for key in keys]
+        if held != list(roles):
+            listed = ", ".join(f"{k!r} ({r or 'nothing'})" for k, r in zip(keys, held, strict=True))
             raise ConfigError.at(module.at(setting), f"is {listed}; expected {', then '.join(roles)}")
 
     def writes(self, module: Settings, setting: str, role: str) -> None:
@@ -98,12 +107,17 @@ class Side:
         self.held[module.take(setting, str)] = role
 
     def writes_all(self, module: Settings, setting: str, roles: Sequence[str]) -> None:
+        """Note that the two data keys that a setting lists hold these roles from now on."""
         self.held.update(zip(pair(module, setting), roles, strict=True))
 
     # --- facts ---------------------------------------------------------------------------------------------------
 
     def settle(self, fact: str, value: Any, path: str) -> None:
-        """Keep a fact; where it is said again, it must be the same."""
+        """Keep a fact; where it is said again, it must be the same.
+
+        Raises:
+            ConfigError: it was said otherwise before.
+        """
         if fact in self.facts and self.facts[fact] != value:
             before = f"{self._from[fact]} is {_plain(self.facts[fact])}"
             raise ConfigError.at(path, f"is {_plain(value)}, but {before}; they must agree")
@@ -115,14 +129,22 @@ class Side:
         return self._from[fact]
 
     def number(self, fact: str, module: Settings, setting: str, default: int | None = None) -> None:
-        """Settle a fact by a setting that is a positive whole number."""
-        found = module.number(setting) if default is None else module.number(setting, default)
-        if found > MOST:
-            raise ConfigError.at(module.at(setting), f"is {found}; expected at most {MOST}")
-        self.settle(fact, found, module.at(setting))
+        """Settle a fact by a setting that is a positive whole number.
+
+        Raises:
+            ConfigError: it is above what any model has, or was said otherwise before.
+        """
+        value = module.number(setting) if default is None else module.number(setting, default)
+        if value > MOST:
+            raise ConfigError.at(module.at(setting), f"is {value}; expected at most {MOST}")
+        self.settle(fact, value, module.at(setting))
 
     def once(self, module: Settings, name: str) -> None:
-        """Refuse a second module of a class of which a FlexTok has one."""
+        """Refuse a second module of a class of which a FlexTok has one.
+
+        Raises:
+            ConfigError: there was one before.
+        """
         if name in self._from:
             raise ConfigError.at(module.path, f"is a second {name} after {self._from[name]}; a FlexTok has one")
         self._from[name] = module.path
@@ -133,7 +155,11 @@ class Side:
 
 
 def pair(module: Settings, setting: str) -> list[str]:
-    """A setting that lists two data keys."""
+    """A setting that lists two data keys.
+
+    Raises:
+        ConfigError: it does not list two different ones.
+    """
     keys = module.take(setting, list)
     if len(keys) != 2 or not all(isinstance(key, str) for key in keys) or keys[0] == keys[1]:
         raise ConfigError.at(module.at(setting), f"is {keys!r}; expected two data keys")
@@ -148,7 +174,11 @@ def _plain(value: Any) -> str:
 
 
 def check_names(data: Any) -> None:
-    """Refuse a config that names anything, anywhere in it, that is not of FlexTok's library; all such are listed."""
+    """Refuse a config that names anything, anywhere in it, that is not of FlexTok's library; all such are listed.
+
+    Raises:
+        ConfigError: there are any.
+    """
     problems = []
     for at, name in _names(data, ""):
         if not (isinstance(name, str) and re.fullmatch(r"flextok(\.[A-Za-z_]\w*)+", name)):
@@ -174,15 +204,19 @@ def _names(data: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def class_of(settings: Settings, expected: Collection[str]) -> str:
-    """The class that a config names, without its module's path; it must be one of `expected`."""
-    found = str(settings.take("_target_", str)).rpartition(".")[2]
-    if found in expected:
-        return found
+    """The class that a config names, without its module's path; it must be one of `expected`.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    name = str(settings.take("_target_", str)).rpartition(".")[2]
+    if name in expected:
+        return name
     path = settings.at("_target_")
-    if found in ABSENT and settings.path:
-        text = f"is a {found}, which is no part of a FlexTok tokenizer; --drop {settings.path} to go without it"
+    if name in ABSENT and settings.path:
+        text = f"is a {name}, which is no part of a FlexTok tokenizer; --drop {settings.path} to go without it"
         raise ConfigError.at(path, f"{text} and its tensors")
-    raise ConfigError.at(path, f"is a {found}; expected {' or '.join(expected)}.{nearest(found, expected)}")
+    raise ConfigError.at(path, f"is a {name}; expected {' or '.join(expected)}.{nearest(name, expected)}")
 
 
 def _short(value: Any) -> str:

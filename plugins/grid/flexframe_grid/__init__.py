@@ -153,6 +153,7 @@ class TAEF2ImporterConfig(ImporterConfig):
 
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
+    """List the plugin's components."""
     return [
         Component(VQGANEncoderConfig, "flexframe_grid.vqgan:GridEncoder"),
         Component(VQGANDecoderConfig, "flexframe_grid.vqgan:GridDecoder"),
@@ -165,4 +166,5 @@ def flexframe_components() -> Iterable[Component]:
 
 @hookimpl
 def flexframe_cards() -> Iterable[Path]:
+    """List the folders of the plugin's cards."""
     return folders(__file__)

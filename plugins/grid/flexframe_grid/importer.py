@@ -65,7 +65,7 @@ class MaskGITVQGANImporter(Importer):
         codes: int,
         dim: int,
     ) -> None:
-        """Raise `ConfigError` where the config says otherwise than the tensors, or more than is known here."""
+        """Check the config against the tensors; more than is known here is refused with `ConfigError`."""
         settings.agreed("num_embeddings", codes)
         settings.agreed("embedding_dim", dim)
         settings.agreed("z_channels", pair(tensors, "decoder.conv_in.weight")[1])
@@ -104,7 +104,11 @@ def image_size(source: Foreign, settings: Settings) -> tuple[tuple[int, int], tu
 
 
 def network(tensors: TensorFile, side: str) -> dict[str, Any]:
-    """The shape of an encoder or a decoder."""
+    """The shape of an encoder or a decoder.
+
+    Raises:
+        ConfigError: the tensors are not of such a network.
+    """
     shapes = {name.removeprefix(f"{side}."): tensors.shape(name) for name in tensors if name.startswith(f"{side}.")}
     try:
         hidden, multipliers, blocks = shape_of(shapes)
@@ -114,11 +118,16 @@ def network(tensors: TensorFile, side: str) -> dict[str, Any]:
 
 
 def widths(part: Mapping[str, Any]) -> list[int]:
+    """Channels at each resolution of a network."""
     return [part["hidden"] * m for m in part["multipliers"]]
 
 
 def pair(tensors: TensorFile, name: str) -> tuple[int, int]:
-    """The first two lengths of a tensor."""
+    """The first two lengths of a tensor.
+
+    Raises:
+        ConfigError: it has fewer than two.
+    """
     shape = tensors.shape(name)
     if len(shape) < 2:
         raise ConfigError.at(name, f"has shape {shape}; a matrix or a kernel is expected")
@@ -139,25 +148,26 @@ def at_size(model: Tokenizer, given: Mapping[str, Tensor]) -> Tokenizer:
 
 @torch.no_grad()
 def compare_one(case: str, name: str, given: Mapping[str, Tensor], model: Tokenizer) -> Iterable[Comparison]:
+    """Compare one tensor of a golden case with the model's."""
     golden, images = given[name], given.get("images")
     encoded = None if images is None else model.encode(images)
     codes = given["codes"].flatten(1) if "codes" in given else None if encoded is None else encoded.codes[..., 0]
     rows = model.decoder.grid[0]
-    found: Tensor | None = None
+    result: Tensor | None = None
     if name == "enc_out" and images is not None:
         keep = torch.ones(len(images), model.config.length, dtype=torch.bool)
         features = model.encoder(model.codec.encode(images, rng=Rng(0, torch.arange(len(images)))), keep)
-        found = rearrange(model.quantizer.project(features), "b (h w) z -> b z h w", h=rows)
+        result = rearrange(model.quantizer.project(features), "b (h w) z -> b z h w", h=rows)
     elif name == "codes" and encoded is not None:
-        found = encoded.codes[..., 0].reshape(golden.shape)
+        result = encoded.codes[..., 0].reshape(golden.shape)
     elif name == "decoded_clamped_0_1" and codes is not None:
-        found = model.decode(model.tokens(codes))
+        result = model.decode(model.tokens(codes))
         if encoded is not None:
             yield compare(case, name, model.decode(encoded), golden, ATOL, PIXELS, "encode, then decode")
-    if found is None:
+    if result is None:
         yield Comparison(case, name, float("inf"), ATOL, note="nothing here is compared with it")
     else:
-        yield compare(case, name, found, golden, ATOL, PIXELS if name == "decoded_clamped_0_1" else 0.0)
+        yield compare(case, name, result, golden, ATOL, PIXELS if name == "decoded_clamped_0_1" else 0.0)
 
 
 # --- TAEF2 -------------------------------------------------------------------------------------------------------
@@ -187,12 +197,16 @@ class TAEF2Importer(Importer):
 
 
 def sides(source: Foreign) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, str]]:
-    """Encoder and decoder by their own names, and the checkpoint's name of each tensor of the codec."""
-    found: dict[str, dict[str, Tensor]] = {"encoder": {}, "decoder": {}}
+    """Encoder and decoder by their own names, and the checkpoint's name of each tensor of the codec.
+
+    Raises:
+        ConfigError: a tensor is none of TAEF2's, or one half is missing.
+    """
+    tensors: dict[str, dict[str, Tensor]] = {"encoder": {}, "decoder": {}}
     names: dict[str, str] = {}
 
     def put(side: str, own: str, name: str, tensor: Tensor) -> None:
-        found[side][own], names[f"codec.{side}.{own}"] = tensor, name
+        tensors[side][own], names[f"codec.{side}.{own}"] = tensor, name
 
     if any(WHOLE.fullmatch(name) for name in source.tensors):
         for name, tensor in source.tensors.items():
@@ -202,15 +216,19 @@ def sides(source: Foreign) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[s
             side, layers, place, rest = match.groups()
             # diffusers counts no layer for the decoder's first step, which has no weights
             put(side, f"{int(place) + (1 if layers and side == 'decoder' else 0)}.{rest}", name, tensor)
-        return found["encoder"], found["decoder"], names
+        return tensors["encoder"], tensors["decoder"], names
     for side, path in halves(source).items():
         for name, tensor in TensorFile([path], source.dropped).items():
             put(side, name, f"{path.name}: {name}", tensor)
-    return found["encoder"], found["decoder"], names
+    return tensors["encoder"], tensors["decoder"], names
 
 
 def halves(source: Foreign) -> dict[str, Path]:
-    """The encoder's and the decoder's file, one of which was opened."""
+    """The encoder's and the decoder's file, one of which was opened.
+
+    Raises:
+        ConfigError: the other one is not beside it.
+    """
     opened = source.tensors.paths[0]
     here = "encoder" if "encoder" in opened.name else "decoder"
     there = "decoder" if here == "encoder" else "encoder"

@@ -22,6 +22,7 @@ POOL_GROUPS = 4
 
 
 def conv(inputs: int, outputs: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    """Build a 3 x 3 convolution that keeps the size, or divides it by `stride`."""
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=bias)
 
 

@@ -61,7 +61,11 @@ class GridDecoder(Decoder):
         self.net = ConvDecoder(dim, config.hidden, config.multipliers, config.blocks, channels)
 
     def forward(self, tokens: Tokens, batch: Batch, *, taps: frozenset[str], rng: Rng) -> Outputs:
-        """The reconstruction; there are no taps."""
+        """The reconstruction; there are no taps.
+
+        Raises:
+            ValueError: a tap is asked for.
+        """
         if taps:
             raise ValueError(f"decoder {self.config.type!r} has no taps; asked for {', '.join(sorted(taps))}")
         return Outputs({}, self._run(tokens))
@@ -76,7 +80,11 @@ class GridDecoder(Decoder):
         sampling: SamplingConfig,
         on_step: OnStep | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """The reconstruction; the same for every `rng`, and at the model's own `size` only."""
+        """The reconstruction; the same for every `rng`, and at the model's own `size` only.
+
+        Raises:
+            ValueError: `size` is not the model's own.
+        """
         own = (self.spec.latents.height, self.spec.latents.width)
         if size != own:
             raise ValueError(f"decoder {self.config.type!r} gives latents of {own}, not {size}: its grid is fixed")

@@ -17,6 +17,11 @@ def powers_of_two(length: int) -> tuple[int, ...]:
 
 
 def need_power_of_two(name: str, length: int) -> None:
+    """Check that a masker's length is a power of two.
+
+    Raises:
+        ValueError: it is not.
+    """
     if length & (length - 1):
         raise ValueError(f"masker {name!r} needs a length that is a power of two, not {length}; use 'uniform'")
 
@@ -111,6 +116,7 @@ class RateDistortionConfig(ByReconstructionConfig):
 
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
+    """List the plugin's components."""
     return [
         Component(UniformConfig, "flexframe_lengths.maskers:Uniform"),
         Component(Pow2Config, "flexframe_lengths.maskers:Pow2"),

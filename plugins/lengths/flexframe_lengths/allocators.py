@@ -22,11 +22,13 @@ class ByReconstruction(Allocator):
         self, tokenizer: Tokenizer, images: Float[Tensor, "b 3 h w"], tokens: Tokens, budget: int, rng: Rng
     ) -> Float[Tensor, " b"]:
         """Mean squared error of each image's 8-bit reconstruction from `budget` tokens, in squared 8-bit steps."""
-        found = tokenizer.decode(tokens.truncate(budget), rng=rng, sampling=self.config.sampling)
-        return ((found.float() * 255).round() - images.float() * 255).square().mean((1, 2, 3))
+        decoded = tokenizer.decode(tokens.truncate(budget), rng=rng, sampling=self.config.sampling)
+        return ((decoded.float() * 255).round() - images.float() * 255).square().mean((1, 2, 3))
 
 
 class Psnr(ByReconstruction):
+    """The allocator of `PsnrConfig`."""
+
     def choose(self, tokenizer: Tokenizer, images: Float[Tensor, "b 3 h w"], *, rng: Rng) -> Int[Tensor, " b"]:
         budgets, tokens = self.budgets(tokenizer), tokenizer.encode(images, rng=rng)
         lengths = torch.full((len(images),), budgets[-1], device=images.device)
@@ -43,6 +45,8 @@ class Psnr(ByReconstruction):
 
 
 class RateDistortion(ByReconstruction):
+    """The allocator of `RateDistortionConfig`."""
+
     def choose(self, tokenizer: Tokenizer, images: Float[Tensor, "b 3 h w"], *, rng: Rng) -> Int[Tensor, " b"]:
         budgets, tokens = self.budgets(tokenizer), tokenizer.encode(images, rng=rng)
         costs = [self.error(tokenizer, images, tokens, k, rng) + self.config.price * k for k in budgets]

@@ -12,16 +12,22 @@ PURPOSE = "masker/length"
 
 
 class Uniform(LengthMasker):
+    """The masker of `UniformConfig`."""
+
     def draw(self, batch: int, length: int, *, rng: Rng) -> Kept:
         return Kept(length, prefix(1 + rng.integers(PURPOSE, length), length))
 
 
 class Pow2(LengthMasker):
+    """The masker of `Pow2Config`."""
+
     def draw(self, batch: int, length: int, *, rng: Rng) -> Kept:
         return Kept(length, prefix(1 << rng.integers(PURPOSE, length.bit_length()), length))
 
 
 class UniformPow2(LengthMasker):
+    """The masker of `UniformPow2Config`."""
+
     def draw(self, batch: int, length: int, *, rng: Rng) -> Kept:
         drawn = 1 + rng.integers(PURPOSE, length)
         powers = 1 << torch.arange(length.bit_length(), device=drawn.device)

@@ -194,6 +194,7 @@ class REPAConfig(ObjectiveConfig):
 
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
+    """List the plugin's components."""
     return [
         Component(ProxyCodesConfig, "flexframe_objectives.proxy_codes:ProxyCodes"),
         Component(LPIPSConfig, "flexframe_objectives.perceptual:LPIPS"),

@@ -65,7 +65,11 @@ def alone(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def filled(net: nn.Module, name: str, file: Path) -> dict[str, Any]:
-    """Put a file's tensors into a network; returns what it was for the manifest. What the network lacks is left out."""
+    """Put a file's tensors into a network; returns what it was for the manifest. What the network lacks is left out.
+
+    Raises:
+        ValueError: the file lacks tensors of the network, or one has another shape.
+    """
     state, digest = read_weights(file)
     own = net.state_dict()
     lacking = sorted(own.keys() - state.keys())
@@ -80,7 +84,11 @@ def filled(net: nn.Module, name: str, file: Path) -> dict[str, Any]:
 
 
 def torchvision_network(name: str, weights: str | None) -> Frozen:
-    """A classification network of torchvision's; its published weights are the first of its ImageNet-1k ones."""
+    """A classification network of torchvision's; its published weights are the first of its ImageNet-1k ones.
+
+    Raises:
+        ValueError: the name is unknown, or the file is not of this network.
+    """
     from torchvision import models  # seconds to import
 
     if name not in models.list_models():
@@ -99,6 +107,9 @@ def timm_network(name: str, weights: str | None, **settings: Any) -> Frozen:
 
     Args:
         settings: of `timm.create_model`, such as `num_classes=0`.
+
+    Raises:
+        ValueError: the name is unknown, there are no published weights, or the file is not of this network.
     """
     import timm  # seconds to import
 

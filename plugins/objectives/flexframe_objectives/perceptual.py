@@ -25,7 +25,11 @@ from .networks import RANDOM, Frozen, alone, full_precision, resized, timm_netwo
 
 
 def pictures(outputs: Outputs, batch: Batch) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h w"]]:
-    """The images and their reconstructions, in fp32; not clamped, so that there is a gradient beyond [0, 1]."""
+    """The images and their reconstructions, in fp32; not clamped, so that there is a gradient beyond [0, 1].
+
+    Raises:
+        ValueError: there is no reconstruction, or the batch holds no images as its latents.
+    """
     if outputs.reconstruction is None or batch.latents is None:
         raise ValueError("this objective needs a decoder that reconstructs, and the batch's images as its latents")
     return batch.latents.float(), outputs.reconstruction.float()

@@ -36,7 +36,11 @@ class Teacher:
             return self.model.encode(images.float()).codes[..., 0]
 
     def check(self, model: TokenizerConfig) -> None:
-        """Raise `ValueError` where its codes are no targets for a model's logits."""
+        """Check that its codes are targets for a model's logits.
+
+        Raises:
+            ValueError: they are not: several codes a token, another image size, codebook or grid.
+        """
         tokens, own = self.model.spec.tokens, self.model.config.image_size
         if tokens.codebook_size is None or tokens.codebooks != 1:
             raise ValueError(f"teacher {self.name!r} does not give one whole number a token, so it has no proxy codes")
@@ -84,7 +88,11 @@ class ProxyCodes(Objective):
         return {"proxy_codes": self.targets(batch)}
 
     def targets(self, batch: Batch) -> Int[Tensor, "b n"]:
-        """The teacher's codes: those that the batch holds, else those of its images."""
+        """The teacher's codes: those that the batch holds, else those of its images.
+
+        Raises:
+            ValueError: there are neither codes nor a teacher, or no images for it.
+        """
         if "proxy_codes" in batch.features:
             return batch.features["proxy_codes"].flatten(1)
         if self.teacher is None:

@@ -41,8 +41,8 @@ class Teacher:
         """Features of images in [0, 1], brought to as many patches."""
         size = grid[0] * self.patch[0], grid[1] * self.patch[1]
         net: Any = self.frozen.net
-        found = net.forward_features(self.frozen.normalised(resized(images.float(), size, "bicubic").clamp(0, 1)))
-        return rearrange(found[:, self.prefix :], "b (y x) d -> b y x d", y=grid[0])
+        tokens = net.forward_features(self.frozen.normalised(resized(images.float(), size, "bicubic").clamp(0, 1)))
+        return rearrange(tokens[:, self.prefix :], "b (y x) d -> b y x d", y=grid[0])
 
 
 class REPA(Objective):
@@ -71,17 +71,25 @@ class REPA(Objective):
         if features.shape[1:3] != grid:
             planes = F.interpolate(features.float().movedim(-1, 1), grid, mode="bilinear", align_corners=False)
             features = planes.movedim(1, -1)
-        found = self.project(features.to(self.project[0].weight.dtype)).float()
-        return {"cosine": 1 - F.cosine_similarity(found, wanted, dim=-1).mean((1, 2))}
+        projected = self.project(features.to(self.project[0].weight.dtype)).float()
+        return {"cosine": 1 - F.cosine_similarity(projected, wanted, dim=-1).mean((1, 2))}
 
     def features(self, batch: Batch) -> Mapping[str, Tensor]:
-        """`repa`, on the config's `grid`; without one they are on the decoder's, and only training knows that."""
+        """`repa`, on the config's `grid`; without one they are on the decoder's, and only training knows that.
+
+        Raises:
+            ValueError: the config has no `grid`.
+        """
         if self.config.grid is None:
             raise ValueError("features to be computed before need a `grid`; set that of repa")
         return {FEATURES: self.targets(batch, self.config.grid)}
 
     def targets(self, batch: Batch, own: tuple[int, int]) -> Float[Tensor, "b y x d"]:
-        """The teacher's features: those that the batch holds, else those of its images, on the grid asked for."""
+        """The teacher's features: those that the batch holds, else those of its images, on the grid asked for.
+
+        Raises:
+            ValueError: there are neither features nor a teacher, or no images for it.
+        """
         grid = self.config.grid
         given = batch.features.get(FEATURES)
         if given is not None:

@@ -32,6 +32,7 @@ class RARSampling(SamplingConfig):
 
     @property
     def guided(self) -> bool:
+        """Tell whether guidance does anything."""
         return self.guidance != 1
 
 
@@ -162,6 +163,7 @@ class RARImporterConfig(ImporterConfig):
 
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
+    """List the plugin's components."""
     return [
         Component(GPTConfig, "flexframe_priors.gpt:GPT"),
         Component(RARConfig, "flexframe_priors.rar:RAR"),
@@ -171,4 +173,5 @@ def flexframe_components() -> Iterable[Component]:
 
 @hookimpl
 def flexframe_cards() -> Iterable[Path]:
+    """List the folders of the plugin's cards."""
     return folders(__file__)

@@ -101,11 +101,11 @@ class GPT(LikelihoodPrior):
         """Codes as the digits that are modelled, flat."""
         if not self.config.split:
             return codes.flatten(1)
-        found, rest = [], codes
+        places, rest = [], codes
         for radix in self.config.split:
-            found.append(rest % radix)
+            places.append(rest % radix)
             rest = rest // radix
-        return torch.stack(found, -1).flatten(1)
+        return torch.stack(places, -1).flatten(1)
 
     def codes(self, digits: Int[Tensor, "b n"]) -> Int[Tensor, "b k q"]:
         """The inverse of `digits`, for whole tokens."""
@@ -125,9 +125,9 @@ class GPT(LikelihoodPrior):
         """
         period = len(self.radices)
         first = start if classes is not None else start - 1  # number of the first of these digits
-        found = [self.embeddings[(first + i) % period](digits[:, i::period]) for i in range(period)]
+        embedded = [self.embeddings[(first + i) % period](digits[:, i::period]) for i in range(period)]
         x = digits.new_zeros(*digits.shape, self.config.width, dtype=self.classes.weight.dtype)
-        for i, each in enumerate(found):
+        for i, each in enumerate(embedded):
             x[:, i::period] = each
         if classes is not None:
             x = torch.cat([self.classes(classes)[:, None], x], 1)
@@ -177,8 +177,8 @@ class GPT(LikelihoodPrior):
                 lengths = keep.sum(1)
                 drawn = 1 + (rng.uniform("gpt/prefix") * lengths).long()
                 keep = prefix(torch.minimum(drawn, lengths), keep.shape[1])
-        found = self._likelihoods(Codes(codes.codes, keep), classes)
-        return {"codes": -found.sum(1) / keep.sum(1)}
+        likelihoods = self._likelihoods(Codes(codes.codes, keep), classes)
+        return {"codes": -likelihoods.sum(1) / keep.sum(1)}
 
     # --- use -----------------------------------------------------------------------------------------------------
 

@@ -81,7 +81,7 @@ class Head(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """For `nn.Module.apply`: truncated normals of deviation 0.02, zero biases; what modulates starts at zero."""
+    """Initialise one module, truncated normals of deviation 0.02, zero biases; what modulates starts at zero."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.trunc_normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear):
@@ -176,12 +176,12 @@ class RAR(LikelihoodPrior):
 
     @torch.no_grad()
     def log_prob(self, codes: Codes, condition: Condition | None) -> Float[Tensor, "b k"]:
-        """In raster order, without guidance."""
+        """Log-likelihood of each code in raster order, without guidance, in nats."""
         keep = codes.keep
         ids = codes.codes[..., 0].masked_fill(~keep, 0)
         classes = class_ids(condition, self.spec.classes, len(ids), ids.device)
-        found = self.logits(ids[:, :-1], classes, self._raster(keep)).float().log_softmax(-1)
-        return found.gather(-1, ids[..., None])[..., 0].masked_fill(~keep, 0)
+        log_probs = self.logits(ids[:, :-1], classes, self._raster(keep)).float().log_softmax(-1)
+        return log_probs.gather(-1, ids[..., None])[..., 0].masked_fill(~keep, 0)
 
     @torch.no_grad()
     def sample(

@@ -126,10 +126,10 @@ def _depth(source: Foreign) -> int:
 
 
 def _sampling(generator: Settings) -> dict[str, Any]:
-    found = {ours: generator.take(name, float) for name, ours in SAMPLING.items() if name in generator}
-    if found.get("guidance") == 0:  # which there stands for no guidance at all
-        found["guidance"] = 1.0
-    return found
+    sampling = {ours: generator.take(name, float) for name, ours in SAMPLING.items() if name in generator}
+    if sampling.get("guidance") == 0:  # which there stands for no guidance at all
+        sampling["guidance"] = 1.0
+    return sampling
 
 
 # --- tensors -----------------------------------------------------------------------------------------------------

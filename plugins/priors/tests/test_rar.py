@@ -112,6 +112,7 @@ def test_training_hides_classes():
     torch.testing.assert_close(hidden, without)
 
 
+@pytest.mark.slow
 def test_it_learns_which_class_has_which_codes():
     torch.manual_seed(0)
     raw = {"length": LENGTH, "codebook_size": CODES, "classes": CLASSES}

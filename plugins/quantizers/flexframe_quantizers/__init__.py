@@ -15,6 +15,11 @@ EXACT = 2**24
 
 
 def check_levels(levels: tuple[int, ...], least: int, instead: str) -> tuple[int, ...]:
+    """Check level counts of a scalar quantizer; returns them.
+
+    Raises:
+        ValueError: there are none, one is below `least`, or their product is above 2**24.
+    """
     if not levels or min(levels) < least:
         raise ValueError(f"needs at least one level count, each {least} or more, not {levels}{instead}")
     if prod(levels) > EXACT:
@@ -186,6 +191,7 @@ class BinaryConfig(QuantizerConfig):
 
     @property
     def bits(self) -> int:
+        """Bits of a token, which are its dimensions."""
         return self.codebook_size.bit_length() - 1
 
     def tokens(self, length: int, features: int) -> TokenSpec:
@@ -249,6 +255,7 @@ class UnquantizedConfig(QuantizerConfig):
 
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
+    """List the plugin's components."""
     return [
         Component(FSQConfig, "flexframe_quantizers.fsq:FSQ"),
         Component(VQConfig, "flexframe_quantizers.vq:VQ"),

@@ -53,6 +53,7 @@ class Codebook(nn.Module, ABC):
         return normalize(table) if self.l2_norm else table
 
     def lookup(self, ids: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+        """Entries of these ids."""
         return F.embedding(ids, self.entries())
 
     def forward(self, z: Float[Tensor, "b k d"], keep: Bool[Tensor, "b k"]) -> Matched:
@@ -62,14 +63,14 @@ class Codebook(nn.Module, ABC):
         with torch.no_grad():
             # squared distance less the feature's own norm, which is the same for all entries
             ids = (entries.square().sum(-1) - 2 * z @ entries.mT).argmin(-1)
-        found = F.embedding(ids, entries)
-        losses = {"commitment": self.commitment * present_mean((found.detach() - z).square().mean(-1), keep)}
+        nearest = F.embedding(ids, entries)
+        losses = {"commitment": self.commitment * present_mean((nearest.detach() - z).square().mean(-1), keep)}
         if self.learned_by_gradient:
-            losses["codebook"] = present_mean((found - z.detach()).square().mean(-1), keep)
+            losses["codebook"] = present_mean((nearest - z.detach()).square().mean(-1), keep)
         if self.training:
             with torch.no_grad():
                 self.follow(torch.where(keep[..., None], z, 0), ids, keep)
-        return Matched(z, found, ids, losses)
+        return Matched(z, nearest, ids, losses)
 
 
 class LearnedCodebook(Codebook):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 def projection(features: int, dim: int) -> nn.Linear:
-    """From the encoder's width to the quantizer's."""
+    """Build the linear map from the encoder's width to the quantizer's."""
     linear = nn.Linear(features, dim)
     nn.init.trunc_normal_(linear.weight, std=0.02)
     nn.init.zeros_(linear.bias)

@@ -32,6 +32,7 @@ class KL(Quantizer):
         return mean, logvar.clamp(-30, 20)
 
     def draw(self, mean: Tensor, logvar: Tensor, rng: Rng) -> Tensor:
+        """Draw from the Gaussians of this mean and log variance, `b k d` each."""
         noise = rng.normal("quantizer/kl", mean.shape[1:])
         return mean + (0.5 * logvar).exp() * noise
 

@@ -42,7 +42,7 @@ class FSQ(Quantizer):
         return torch.tanh(z + torch.atanh(self.offset / self.reach)) * self.reach - self.offset
 
     def quantize(self, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        """To the nearest point of the grid, straight-through; values lie in [-1, 1]."""
+        """Round to the nearest point of the grid, straight-through; values lie in [-1, 1]."""
         return self.grid.quantize(z)
 
     def ids(self, values: Float[Tensor, "*b d"]) -> Int[Tensor, "*b"]:

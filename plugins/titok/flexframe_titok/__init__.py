@@ -19,7 +19,11 @@ LARGE = {"width": 1024, "depth": 24, "heads": 16, "patch": 16}
 
 
 def check_transformer(width: int, heads: int, patch: int, spec: Spec) -> None:
-    """Raise `ValueError` where a transformer of this shape cannot see these latents."""
+    """Check that a transformer of this shape can see these latents.
+
+    Raises:
+        ValueError: the heads do not divide its width, or its patches the latents.
+    """
     height, columns = spec.latents.height, spec.latents.width
     if width % heads:
         raise ValueError(f"width {width} is not divisible by its {heads} heads; choose a multiple of {heads}")
@@ -137,6 +141,7 @@ class TiTokImporterConfig(ImporterConfig):
 
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
+    """List the plugin's components."""
     return [
         Component(LatentTokenEncoderConfig, "flexframe_titok.encoder:LatentTokenEncoder"),
         Component(MaskTokenDecoderConfig, "flexframe_titok.decoder:MaskTokenDecoder"),
@@ -149,4 +154,5 @@ def flexframe_components() -> Iterable[Component]:
 
 @hookimpl
 def flexframe_cards() -> Iterable[Path]:
+    """List the folders of the plugin's cards."""
     return folders(__file__)

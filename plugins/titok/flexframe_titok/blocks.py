@@ -60,7 +60,7 @@ def adapt_positions(state: Mapping[str, Tensor], there: Spec, here: Spec, patch:
 
 
 def init_weights(module: nn.Module) -> None:
-    """For `nn.Module.apply`: truncated normals of deviation 0.02, zero biases; `in_proj` as `nn.MultiheadAttention`."""
+    """Initialise one module, truncated normals of deviation 0.02, zero biases; `in_proj` as `nn.MultiheadAttention`."""
     if isinstance(module, nn.Linear | nn.Conv2d):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -30,6 +30,7 @@ class PixelDecoder(nn.Module):
         self.decoder = ConvDecoder(config.dim, config.hidden, config.multipliers, config.blocks, channels)
 
     def soft_codes(self, logits: Float[Tensor, "b v h w"]) -> Float[Tensor, "b z h w"]:
+        """Expected vectors of the proxy codes under these logits."""
         return torch.einsum("b v h w, v z -> b z h w", logits.softmax(1), self.codebook.weight)
 
     def forward(self, logits: Float[Tensor, "b v h w"]) -> Float[Tensor, "b c y x"]:
@@ -37,7 +38,11 @@ class PixelDecoder(nn.Module):
 
 
 def check_text(given: Float[Tensor, "b n e"], batch: int, config: TextConfig) -> None:
-    """Raise `ValueError` where embeddings are not a row each, or wider or longer than the decoder takes."""
+    """Check that text embeddings are what the decoder takes.
+
+    Raises:
+        ValueError: they are not one a row, of another width, or longer.
+    """
     if len(given) != batch or given.shape[2] != config.width or not 1 <= given.shape[1] <= config.length:
         expected = f"({batch}, 1..{config.length}, {config.width})"
         raise ValueError(f"text embeddings have shape {tuple(given.shape)}; this decoder takes {expected}")
@@ -87,7 +92,11 @@ class MaskTokenDecoder(Decoder):
         return adapt_positions(state, spec, self.spec, self.config.patch)
 
     def forward(self, tokens: Tokens, batch: Batch, *, taps: frozenset[str], rng: Rng) -> Outputs:
-        """The reconstruction, or proxy logits `b v h w`; the tap `block.i` is the patches after block i, `b h w e`."""
+        """The reconstruction, or proxy logits `b v h w`; the tap `block.i` is the patches after block i, `b h w e`.
+
+        Raises:
+            ValueError: a tap is unknown, or a text's embeddings do not fit.
+        """
         unknown = sorted(taps - self.config.provides())
         if unknown:
             known = ", ".join(sorted(self.config.provides()))
@@ -111,6 +120,9 @@ class MaskTokenDecoder(Decoder):
 
         Args:
             condition: with `config.text`, the text's `embeddings`; rows that are `null` have no text.
+
+        Raises:
+            ValueError: `size` is not the model's own, or the decoder gives proxy codes alone.
         """
         own = (self.spec.latents.height, self.spec.latents.width)
         if size != own:

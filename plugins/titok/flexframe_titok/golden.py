@@ -58,19 +58,24 @@ def compare_cases(source: Foreign, model: Model) -> Iterator[Comparison]:
 
 def misfit(source: Foreign, model: Tokenizer, part: str) -> float | None:
     """The largest relative error in what shows this part of a model; None where no case shows it."""
-    first, errors = first_stage(source, model), []
+    first, errors = first_stage(source, model), list[float]()
     for path in case_files(source):
         given = dict(TensorFile([path]))
         case = Evaluation(given, model, first)
         for name in sorted(given):
             if name in ENCODED if part == "encoder" else DECODED.fullmatch(name):
-                found = case.compare(path.stem, name)
-                errors += [found.error / found.largest] if found.largest else []  # what is zero tells nothing
+                comparison = case.compare(path.stem, name)
+                if comparison.largest:  # what is zero tells nothing
+                    errors.append(comparison.error / comparison.largest)
     return max(errors, default=None)
 
 
 def first_stage(source: Foreign, model: Tokenizer) -> Tokenizer:
-    """The model without its second stage; as `config_stage1.json` has it, where that lies beside a checkpoint."""
+    """The model without its second stage; as `config_stage1.json` has it, where that lies beside a checkpoint.
+
+    Raises:
+        ConfigError: that file is of another model than the config.
+    """
     if model.config.decoder.pixel_decoder is None:
         return model
     raw = model.config.model_dump()
@@ -104,6 +109,7 @@ def scalar(loss: Tensor) -> Tensor:
 
 
 def condition_of(given: Mapping[str, Tensor]) -> Condition | None:
+    """The text condition of a case; None where it has none."""
     text = given.get("text_guidance")
     return None if text is None else Condition(torch.zeros(len(text), dtype=torch.bool), embeddings=text)
 
@@ -123,22 +129,27 @@ class Evaluation:
 
     @cached_property
     def features(self) -> Tensor:
+        """The encoder's output, `b k e`."""
         latents = self.model.codec.encode(self.given["images"], rng=self.rng)
         return self.model.encoder(latents, self.keep)
 
     @cached_property
     def projected(self) -> Tensor:
+        """The quantizer's input, `b k d`."""
         return self.model.quantizer.project(self.features)
 
     @cached_property
     def posterior(self) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of each token, `b k d` each."""
         return self.model.quantizer.posterior(self.projected)
 
     @cached_property
     def quantized(self) -> Quantized:
+        """Tokens, codes and losses of the first stage's quantizer."""
         return self.first.quantizer(self.features, self.keep, rng=self.rng)
 
     def drawn(self) -> Tensor:
+        """Tokens drawn from the posterior by the case's noise, `b k d`."""
         return self.model.quantizer.draw(*self.posterior, self.rng)
 
     def divergences(self) -> Tensor:
@@ -147,13 +158,15 @@ class Evaluation:
         return torch.stack(each, 1)
 
     def single(self) -> Tensor:
+        """Masks `k k`, each of one token."""
         return torch.eye(self.keep.shape[1], dtype=torch.bool)
 
     def loss(self, *names: str) -> Tensor:
+        """Sum of the quantizer's losses of these names, a tensor of one entry."""
         return torch.stack([scalar(self.quantized.losses[name]) for name in names]).sum(0)
 
     def named(self) -> dict[str, Callable[[], Tensor]]:
-        """Everything but what the decoder gives."""
+        """Results by name, but those of the decoder."""
         if self.model.spec.tokens.codebook_size is None:
             return {
                 "enc_z": lambda: grid(self.projected),
@@ -183,10 +196,15 @@ class Evaluation:
         return self.model.quantizer.lookup(codes)
 
     def decoded(self, name: str) -> Tensor:
-        found = DECODED.fullmatch(name)
-        if found is None:
+        """The decoder's output that a tensor's name asks for.
+
+        Raises:
+            LookupError: the name is unknown, or the model gives no such output.
+        """
+        match = DECODED.fullmatch(name)
+        if match is None:
             raise LookupError(UNKNOWN)
-        _, from_codes, what, kind = found.groups()
+        _, from_codes, what, kind = match.groups()
         if what == "soft_code":
             logits = self.given["stage1_logits"] if "stage1_logits" in self.given else self.decoded("stage1_logits")
             return self.model.decoder.pixels.soft_codes(logits)
@@ -203,14 +221,15 @@ class Evaluation:
 
     @torch.no_grad()
     def compare(self, case: str, name: str) -> Comparison:
+        """Compare one tensor of the case; an infinite error where the model has nothing to set against it."""
         golden, named = self.given[name], self.named()
         try:
-            found = named[name]() if name in named else self.decoded(name)
+            result = named[name]() if name in named else self.decoded(name)
         except LookupError as error:
             told = f"the case has no {error}" if isinstance(error, KeyError) else str(error)
             return Comparison(case, name, float("inf"), ATOL, note=told)
         second = "pixels" in name and self.model.config.decoder.pixel_decoder is not None
-        return compare(case, name, found, golden, SECOND_STAGE if second else ATOL, 1e-5 if name == "kl" else 0.0)
+        return compare(case, name, result, golden, SECOND_STAGE if second else ATOL, 1e-5 if name == "kl" else 0.0)
 
     @torch.no_grad()
     def through(self, case: str, name: str) -> Comparison:
@@ -224,10 +243,10 @@ def evaluate(path: Path, given: Mapping[str, Tensor], model: Tokenizer, first: T
     """A case of use."""
     case = Evaluation(given, model, first)
     for name in sorted(given.keys() - INPUTS):
-        found = case.compare(path.stem, name)
-        yield found
+        comparison = case.compare(path.stem, name)
+        yield comparison
         whole = "images" in given and ("decode_tokens_pixels" in name or name == "pixels_mode")
-        if whole and found.error != float("inf"):
+        if whole and comparison.error != float("inf"):
             yield case.through(path.stem, name)
 
 
@@ -251,13 +270,13 @@ def train(path: Path, given: Mapping[str, Tensor], model: Tokenizer, first: Toke
     total = main + quantizer if "total_loss" in given or "quantizer_loss" in given else main
     total.backward()
 
-    found: dict[str, Tensor | None] = {"logits": out.logits, "pixels": out.reconstruction}
+    results: dict[str, Tensor | None] = {"logits": out.logits, "pixels": out.reconstruction}
     if "indices" in given and out.codes is not None:
-        found["indices"] = out.codes.codes.transpose(1, 2).reshape(given["indices"].shape)
+        results["indices"] = out.codes.codes.transpose(1, 2).reshape(given["indices"].shape)
     losses = {f"{name}_loss": loss for name, loss in parts.items()} | {"quantizer_loss": quantizer}
     losses |= {"reconstruction_loss": main, "mse": main, "total_loss": total, "quantizer_loss_zeroed": 0 * quantizer}
     for name in sorted(given.keys() - INPUTS):
-        golden, own = given[name], found.get(name)
+        golden, own = given[name], results.get(name)
         if name.startswith("grad."):
             yield gradient(case, name, golden, learner)
         elif name in losses:
@@ -272,26 +291,27 @@ def train(path: Path, given: Mapping[str, Tensor], model: Tokenizer, first: Toke
 
 
 def teaching(logits: Tensor, codes: Tensor) -> Tensor:
+    """Mean cross-entropy of logits `b v h w` with codes, `b h w`."""
     return F.cross_entropy(logits.flatten(2), codes.flatten(1))
 
 
 def gradient(case: str, name: str, golden: Tensor, learner: Tokenizer) -> Comparison:
     """One parameter's gradient, to a share of its largest entry."""
     ((own, wanted),) = convert({name.removeprefix("grad."): golden}).items()
-    found = dict(learner.named_parameters()).get(own)
-    if found is None or found.grad is None:
+    parameter = dict(learner.named_parameters()).get(own)
+    if parameter is None or parameter.grad is None:
         return Comparison(case, name, float("inf"), GRADIENTS, note=f"no gradient reaches {own}")
-    return compare(case, name, found.grad, wanted, 1e-8, GRADIENTS)
+    return compare(case, name, parameter.grad, wanted, 1e-8, GRADIENTS)
 
 
 def gradient_norms(case: str, theirs: Mapping[str, float], learner: Tokenizer) -> Comparison:
     """The norms of all gradients: the largest relative error."""
     wanted = {translate(name): norm for name, norm in theirs.items()}
-    found = {name: float(p.grad.norm()) for name, p in learner.named_parameters() if p.grad is not None}
-    other = sorted(wanted.keys() ^ found.keys())
+    own = {name: float(p.grad.norm()) for name, p in learner.named_parameters() if p.grad is not None}
+    other = sorted(wanted.keys() ^ own.keys())
     if other:
         told = f"on one side only: {', '.join(other)}"
         return Comparison(case, "gradient norms", float("inf"), GRADIENTS, note=told)
-    errors = torch.tensor([abs(found[name] - norm) / max(norm, 1e-12) for name, norm in wanted.items()])
+    errors = torch.tensor([abs(own[name] - norm) / max(norm, 1e-12) for name, norm in wanted.items()])
     told = f"of {len(errors)}, relative"
     return compare(case, "gradient norms", errors, torch.zeros(len(errors)), GRADIENTS, note=told)

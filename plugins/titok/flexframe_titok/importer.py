@@ -82,12 +82,21 @@ class Reader:
         return raw
 
     def agree(self, settings: Settings, name: str, value: int, tensor: str, axis: int, times: int = 1) -> None:
-        """Raise where a setting is not what a tensor's shape says."""
-        found = self.tensors.shape(tensor)
-        if len(found) <= axis or found[axis] != value * times:
-            raise ConfigError.at(settings.at(name), f"is {value}, but tensor {tensor} has shape {found}")
+        """Check that a setting is what a tensor's shape says.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        shape = self.tensors.shape(tensor)
+        if len(shape) <= axis or shape[axis] != value * times:
+            raise ConfigError.at(settings.at(name), f"is {value}, but tensor {tensor} has shape {shape}")
 
     def image_size(self) -> tuple[int, int]:
+        """Height and width of the images.
+
+        Raises:
+            ConfigError: `crop_size` is neither one number nor two.
+        """
         dataset = self.config.child("dataset")
         dataset.ignore("params")
         pre = dataset.child("preprocessing")
@@ -101,7 +110,11 @@ class Reader:
         return crop[0], crop[-1]
 
     def transformer(self, part: str, size: tuple[int, int]) -> dict[str, Any]:
-        """Width, depth, heads and patch of one side; heads None where the config names none."""
+        """Width, depth, heads and patch of one side; heads None where the config names none.
+
+        Raises:
+            ConfigError: the positions' number is not that of the patches.
+        """
         side, tensors = SIDES[part], self.tensors
         width = tensors.shape(f"{part}.class_embedding")[-1]
         depth = sum(re.fullmatch(rf"{part}\.transformer\.\d+\.ln_1\.weight", name) is not None for name in tensors)
@@ -116,7 +129,11 @@ class Reader:
         return {"width": width, "depth": depth, "heads": self.named_heads(side, width, depth), "patch": patch}
 
     def named_heads(self, side: str, width: int, depth: int) -> int | None:
-        """The heads of a known size, else those that are given, else None."""
+        """The heads of a known size, else those that are given, else None.
+
+        Raises:
+            ConfigError: the size's name contradicts the tensors or the given heads.
+        """
         key = f"vit_{side}_model_size"
         name, given = self.vq.take(key, str), self.vq.number(f"vit_{side}_heads", None)
         if name not in SIZES:
@@ -131,6 +148,7 @@ class Reader:
         return known["heads"]
 
     def quantizer(self) -> dict[str, Any]:
+        """Fields of the quantizer: `vq`, or `kl` where the mode is a VAE's."""
         dim, vae = self.vq.number("token_size"), self.vq.choice("quantize_mode", ("vq", "vae"), "vq") == "vae"
         self.agree(self.vq, "token_size", dim, "encoder.conv_out.weight", 0, 2 if vae else 1)
         scale = self.vq.take("scale_factor", float, None)
@@ -151,7 +169,11 @@ class Reader:
         return {"type": "vq", "codebook_size": size, "dim": dim, "l2_norm": norm, "commitment": commitment}
 
     def head(self, legacy: bool) -> dict[str, Any]:
-        """Pixels, or proxy codes with or without the second stage."""
+        """Pixels, or proxy codes with or without the second stage.
+
+        Raises:
+            ConfigError: the config and the tensors do not agree on a second stage.
+        """
         key, tensors = "finetune_decoder", self.tensors
         second, there = self.vq.take(key, bool, True), any(name.startswith("pixel_") for name in tensors)
         if second and (not legacy or self.vq.data.get("quantize_mode", "vq") == "vae"):
@@ -164,29 +186,36 @@ class Reader:
             raise ConfigError.at(self.vq.at(key), text)
         if not legacy:
             return {"head": "pixels"}
-        found: dict[str, Any] = {"head": "proxy-codes", "proxy_codebook": tensors.shape("decoder.ffn.2.weight")[0]}
+        fields: dict[str, Any] = {"head": "proxy-codes", "proxy_codebook": tensors.shape("decoder.ffn.2.weight")[0]}
         if second:
-            found["pixel_decoder"] = pixel_decoder(tensors)
-        return found
+            fields["pixel_decoder"] = pixel_decoder(tensors)
+        return fields
 
     def text(self) -> dict[str, int] | None:
-        """TA-TiTok's guidance; its class is not named in a config, its tensors show it."""
+        """TA-TiTok's guidance; its class is not named in a config, its tensors show it.
+
+        Raises:
+            ConfigError: settings of text are given, and there are no tensors of it.
+        """
         there = any(name.startswith(TEXT) for name in self.tensors)
         keys = {"text_embed_dim": ("proj.weight", 1, 768), "text_context_length": ("positional_embedding", 0, 77)}
-        found = {}
+        sizes = {}
         for key, (tensor, axis, default) in keys.items():
             if key in self.vq and not there:
                 text = "is set, but the checkpoint holds no tensors of text guidance; --drop it to go without"
                 raise ConfigError.at(self.vq.at(key), text)
-            found[key] = self.vq.number(key, default)
+            sizes[key] = self.vq.number(key, default)
             if there:
-                self.agree(self.vq, key, found[key], TEXT + tensor, axis)
-        return {"width": found["text_embed_dim"], "length": found["text_context_length"]} if there else None
+                self.agree(self.vq, key, sizes[key], TEXT + tensor, axis)
+        return {"width": sizes["text_embed_dim"], "length": sizes["text_context_length"]} if there else None
 
     def settle_heads(self, raw: Mapping[str, Any], part: str, state: Mapping[str, Tensor]) -> int:
         """The heads of an unknown size: as golden cases beside the checkpoint tell, else as its name or width does.
 
         No tensor shows them. Each choice is noted; without any hint it is for the user to say.
+
+        Raises:
+            ConfigError: nothing shows them.
         """
         side, width = SIDES[part], raw[part]["width"]
         name = self.vq.take(f"vit_{side}_model_size", str)
@@ -225,7 +254,11 @@ def choose(scores: Mapping[int, float], width: int, usual: int) -> tuple[int, st
 
 
 def pixel_decoder(tensors: TensorFile) -> dict[str, Any]:
-    """The second stage's shape, from its tensors."""
+    """The second stage's shape, from its tensors.
+
+    Raises:
+        ConfigError: the tensors are not of such a decoder.
+    """
     prefix = "pixel_decoder."
     shapes = {name.removeprefix(prefix): tensors.shape(name) for name in tensors if name.startswith(prefix)}
     try:
@@ -237,7 +270,11 @@ def pixel_decoder(tensors: TensorFile) -> dict[str, Any]:
 
 
 def from_card(source: Foreign) -> TokenizerConfig:
-    """The config of a bare weights file: that of the card through which it was named."""
+    """The config of a bare weights file: that of the card through which it was named.
+
+    Raises:
+        ConfigError: it was not named through a card of a tokenizer.
+    """
     if not isinstance(source.card_model, TokenizerConfig):
         name = source.path.stem if source.path.is_file() else "config"
         text = f"has no config. Put the yaml it was published with beside it, as {name}.yaml (1d-tokenizer's "

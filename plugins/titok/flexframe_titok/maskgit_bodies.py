@@ -19,7 +19,7 @@ def normal(*shape: int) -> nn.Parameter:
 
 
 def init_weights(module: nn.Module) -> None:
-    """For `nn.Module.apply`: normals of deviation 0.02, zero biases."""
+    """Initialise one module, normals of deviation 0.02, zero biases."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:

@@ -58,8 +58,8 @@ def _compare_case(prior: MaskGIT, case: Mapping[str, Tensor], path: Path) -> Ite
             yield compare(path.stem, name, _masked(prior, ids, int(match[1])), golden)
         elif match := re.fullmatch(r"masked_seed(\d+)", name):
             codes = ids.masked_fill(ids == prior.mask_id, 0)  # the cases were masked from codes alone
-            found = codes.masked_fill(_masked(prior, ids, int(match[1])), prior.mask_id)
-            yield compare(path.stem, name, found, golden)
+            masked = codes.masked_fill(_masked(prior, ids, int(match[1])), prior.mask_id)
+            yield compare(path.stem, name, masked, golden)
         elif (match := re.fullmatch(r"generate_(\w+)_seed(\d+)", name)) and match[1] in GENERATED:
             seed, tried = int(match[2]), GENERATED[match[1]]
             made = (

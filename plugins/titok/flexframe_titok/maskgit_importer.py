@@ -189,12 +189,12 @@ def _config(source: Foreign, form: Form, root: Settings) -> GeneratorConfig:
 
 
 def _depth(source: Foreign, form: Form, generator: Settings) -> int:
-    found = len({match[0] for name in source.tensors if (match := re.match(form.block, name))})
-    stated = generator.number("num_hidden_layers", found)
-    if found not in (stated, stated - stated % 2 if form is UVIT else stated):
-        text = f"is {stated}, but the tensors are of {found} blocks; one of the two is wrong"
+    depth = len({match[0] for name in source.tensors if (match := re.match(form.block, name))})
+    stated = generator.number("num_hidden_layers", depth)
+    if depth not in (stated, stated - stated % 2 if form is UVIT else stated):
+        text = f"is {stated}, but the tensors are of {depth} blocks; one of the two is wrong"
         raise ConfigError.at(generator.at("num_hidden_layers"), text)
-    return found
+    return depth
 
 
 def _check_length(generator: Settings, length: int) -> None:
@@ -205,11 +205,11 @@ def _check_length(generator: Settings, length: int) -> None:
 
 def _tokenizer(source: Foreign, root: Settings) -> str | None:
     named = root.child("experiment", {}).take("tokenizer_checkpoint", str, "")
-    found = TOKENIZERS.get(Path(named).stem)
+    tokenizer = TOKENIZERS.get(Path(named).stem)
     described = source.card_model
-    if found is None and isinstance(described, GeneratorConfig):
-        found = described.tokenizer
-    return found
+    if tokenizer is None and isinstance(described, GeneratorConfig):
+        tokenizer = described.tokenizer
+    return tokenizer
 
 
 def _notes(config: GeneratorConfig) -> tuple[str, ...]:
@@ -222,12 +222,12 @@ def _notes(config: GeneratorConfig) -> tuple[str, ...]:
 
 
 def _sampling(generator: Settings) -> dict[str, Any]:
-    found = {ours: generator.take(name, kind) for name, (ours, kind) in SAMPLING.items() if name in generator}
+    sampling = {ours: generator.take(name, kind) for name, (ours, kind) in SAMPLING.items() if name in generator}
     if "guidance_decay" in generator:
         # an early version of the reference had a switch where it now has a name
         schedule = generator.choice("guidance_decay", ("linear", "constant", "power-cosine", True, False))
-        found["guidance_schedule"] = {True: "linear", False: "constant"}.get(schedule, schedule)
-    return found
+        sampling["guidance_schedule"] = {True: "linear", False: "constant"}.get(schedule, schedule)
+    return sampling
 
 
 # --- tensors -----------------------------------------------------------------------------------------------------

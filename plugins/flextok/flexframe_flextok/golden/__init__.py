@@ -31,7 +31,11 @@ CASES: dict[str, Callable[[Case, Subject], Iterable[Comparison]]] = {
 
 
 def compare_cases(source: Foreign, subject: Subject) -> Iterator[Comparison]:
-    """Every `case*.safetensors` in a checkpoint's folder, by its name."""
+    """Every `case*.safetensors` in a checkpoint's folder, by its name.
+
+    Raises:
+        ConfigError: a file is no case that is known.
+    """
     folder = source.path if source.path.is_dir() else source.path.parent
     for path in sorted(folder.glob("case*.safetensors")):
         kind = next((kind for kind in CASES if path.stem == kind or path.stem.startswith(f"{kind}_")), None)

@@ -40,12 +40,18 @@ class Subject:
 
     @property
     def tokenizer(self) -> Tokenizer:
+        """The model, which must be a tokenizer.
+
+        Raises:
+            ConfigError: the model is of another kind.
+        """
         if not isinstance(self.model, Tokenizer):
             raise ConfigError.at("", f"is a case of a tokenizer, and this is a {type(self.model).__name__}")
         return self.model
 
     @property
     def length(self) -> int:
+        """Most tokens of an image."""
         return self.tokenizer.spec.tokens.length
 
 
@@ -67,16 +73,21 @@ class Case:
 
     def matching(self, pattern: str) -> list[re.Match[str]]:
         """Names that are of a form."""
-        return [found for name in self.tensors if (found := re.fullmatch(pattern, name))]
+        return [match for name in self.tensors if (match := re.fullmatch(pattern, name))]
 
     def check(
-        self, name: str, found: Callable[[], Tensor], atol: float = ATOL, rtol: float = 0.0, note: str = ""
+        self, name: str, result: Callable[[], Tensor], atol: float = ATOL, rtol: float = 0.0, note: str = ""
     ) -> Iterator[Comparison]:
         """Compare a result, if the case has it."""
         if name in self.tensors:
-            yield compare(self.name, name, found(), self[name], atol, rtol, note)
+            yield compare(self.name, name, result(), self[name], atol, rtol, note)
 
     def finish(self) -> None:
+        """Check that every tensor of the case was compared.
+
+        Raises:
+            ConfigError: some were not; they are named.
+        """
         left = sorted(self.tensors.keys() - self._used)
         if left:
             raise ConfigError.at(str(self.path), f"has tensors that nothing here compares: {', '.join(left)}")
@@ -107,6 +118,7 @@ def values_of(tokenizer: Tokenizer, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def quantize(tokenizer: Tokenizer, latents: Tensor) -> Any:
+    """Encode and quantize latents `b c y x` at full length; no codec, no masking."""
     keep = torch.ones(len(latents), tokenizer.spec.tokens.length, dtype=torch.bool)
     rng = Rng(0, torch.arange(len(latents)))
     return tokenizer.quantizer(tokenizer.encoder(latents, keep), keep, rng=rng)
@@ -125,8 +137,8 @@ def velocity(
     """The decoder's velocity, or the features of one tap."""
     decoder: Any = tokenizer.decoder
     taps = frozenset() if tap is None else frozenset({tap})
-    found, features = decoder.velocity(x, times, decoder.registers(tokens, null), tokens.keep, taps, null)
-    return found if tap is None else features[tap]
+    result, features = decoder.velocity(x, times, decoder.registers(tokens, null), tokens.keep, taps, null)
+    return result if tap is None else features[tap]
 
 
 def by_length(golden: Tensor, run: Callable[[Tensor], Tensor], guess: Tensor, most: int) -> tuple[Tensor, str]:
@@ -134,9 +146,9 @@ def by_length(golden: Tensor, run: Callable[[Tensor], Tensor], guess: Tensor, mo
 
     Rows do not depend on each other, so that each row's length is found by itself; a wrong model fits at none.
     """
-    found = run(guess)
-    if found.shape != golden.shape or float((found - golden).abs().max()) <= GUIDED:
-        return found, ""
+    result = run(guess)
+    if result.shape != golden.shape or float((result - golden).abs().max()) <= GUIDED:
+        return result, ""
     tried = torch.stack([run(torch.full_like(guess, k)) for k in range(1, most + 1)])
     best = (tried - golden).abs().flatten(2).amax(-1).argmin(0)
     return tried[best, torch.arange(len(guess))], f"lengths {(best + 1).tolist()}, found by trying all"
@@ -144,6 +156,7 @@ def by_length(golden: Tensor, run: Callable[[Tensor], Tensor], guess: Tensor, mo
 
 @torch.no_grad()
 def detokenize(tokenizer: Tokenizer, tokens: Tokens, noise: Tensor, steps: int) -> Tensor:
+    """Decode tokens to latents `b c y x` from this noise, as the reference's detokenizer does."""
     rng = TableRng({"decoder/sample": noise}, len(noise))
     size = (noise.shape[2], noise.shape[3])
     settings = FlowSampling.read({"steps": steps, **DETOKENIZE})

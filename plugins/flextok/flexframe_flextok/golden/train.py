@@ -43,8 +43,8 @@ def train(case: Case, subject: Subject) -> Iterator[Comparison]:
     decoder: Any = model.decoder
     times = draw_times(decoder.config.time_sampling, decoder.config.mode_scale, rng)
     assert out.codes is not None
-    found = {**seen, "timesteps": times, "tokens": out.codes.codes[..., 0], "loss_per_sample": loss.detach()}
-    for name, value in {**found, "loss": loss.mean().detach()[None]}.items():
+    own = {**seen, "timesteps": times, "tokens": out.codes.codes[..., 0], "loss_per_sample": loss.detach()}
+    for name, value in {**own, "loss": loss.mean().detach()[None]}.items():
         yield from case.check(name, lambda value=value: value)
     yield from _gradients(case, subject, model)
 
@@ -123,14 +123,14 @@ def _gradients(case: Case, subject: Subject, model: Tokenizer) -> Iterator[Compa
     def gradient(theirs: str) -> Tensor:
         if theirs not in ours:
             raise ConfigError.at(str(case.path), f"has a gradient of {theirs!r}, which is no tensor of the model")
-        found = gradients[ours[theirs]]
-        return torch.full((), torch.nan) if found is None else found
+        grad = gradients[ours[theirs]]
+        return torch.full((), torch.nan) if grad is None else grad
 
-    for found in case.matching(r"grad\.(.+)"):
-        golden, theirs = case[found[0]], found[1]
+    for match in case.matching(r"grad\.(.+)"):
+        golden, theirs = case[match[0]], match[1]
         if ours.get(theirs) == "decoder.positions":
             golden = to_positions(golden, subject.length)
-        yield compare(case.name, found[0].replace("module_dict.", ""), gradient(theirs), golden, 2e-7, 1e-3)
+        yield compare(case.name, match[0].replace("module_dict.", ""), gradient(theirs), golden, 2e-7, 1e-3)
     for theirs, norm in _norms(case).items():
         name = f"norm.{theirs.replace('module_dict.', '')}"
         if norm is not None:
@@ -145,5 +145,5 @@ def _norms(case: Case) -> Mapping[str, float | None]:
     path = case.path.with_name(f"{case.name}_grad_norms.json")
     if not path.is_file():
         return {}
-    found: dict[str, float | None] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    norms: dict[str, float | None] = json.loads(path.read_text(encoding="utf-8"))
+    return norms

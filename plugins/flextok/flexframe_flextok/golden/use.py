@@ -33,7 +33,11 @@ from .case import (
 
 
 def encode(case: Case, subject: Subject) -> Iterator[Comparison]:
-    """Encoder and quantizer, block by block."""
+    """Encoder and quantizer, block by block.
+
+    Raises:
+        ConfigError: the case has more blocks than the encoder.
+    """
     tokenizer, latents = subject.tokenizer, case["vae_latents"]
     blocks: Any = tokenizer.encoder.blocks
     seen: list[Tensor] = []
@@ -46,10 +50,10 @@ def encode(case: Case, subject: Subject) -> Iterator[Comparison]:
             hook.remove()
     packed = [x.flatten(0, 1)[None] for x in seen]
     yield from case.check("enc_packed_in", lambda: packed[0])
-    for found in case.matching(r"enc_block(\d+)_out"):
-        if int(found[1]) >= len(blocks):
-            raise ConfigError.at(str(case.path), f"has {found[0]!r}; the encoder has {len(blocks)} blocks")
-        yield from case.check(found[0], lambda i=int(found[1]): packed[1 + i])
+    for match in case.matching(r"enc_block(\d+)_out"):
+        if int(match[1]) >= len(blocks):
+            raise ConfigError.at(str(case.path), f"has {match[0]!r}; the encoder has {len(blocks)} blocks")
+        yield from case.check(match[0], lambda i=int(match[1]): packed[1 + i])
     if "enc_attn_mask" in case:
         patches = seen[0].shape[1] - subject.length
         mask = torch.zeros_like(case["enc_attn_mask"])  # of the padding too, which attends to nothing
@@ -65,17 +69,21 @@ def encode(case: Case, subject: Subject) -> Iterator[Comparison]:
 
 
 def decode(case: Case, subject: Subject) -> Iterator[Comparison]:
-    """Velocities at several lengths, without tokens, and under other settings of time."""
+    """Velocities at several lengths, without tokens, and under other settings of time.
+
+    Raises:
+        ConfigError: the case has features of an inner layer, and the config does not name exactly one.
+    """
     tokenizer, length = subject.tokenizer, subject.length
     x, times, values = case["x_t"], case["timesteps"], case["fsq_quants"]
     null = torch.ones(len(x), dtype=torch.bool)
 
     def at(lengths: Tensor | int, null: Tensor | None = None, model: Tokenizer = tokenizer) -> Tensor:
-        found: Tensor = velocity(model, x, times, tokens_of(values, lengths), null)
-        return found
+        velocities: Tensor = velocity(model, x, times, tokens_of(values, lengths), null)
+        return velocities
 
-    for found in case.matching(r"velocity_keep(\d+)"):
-        yield from case.check(found[0], lambda k=int(found[1]): at(k))
+    for match in case.matching(r"velocity_keep(\d+)"):
+        yield from case.check(match[0], lambda k=int(match[1]): at(k))
     if "keep_mixed" in case:
         yield from case.check("velocity_keep_mixed", lambda: at(case["keep_mixed"]))
     yield from case.check("velocity_no_keep_key", lambda: at(length))
@@ -85,9 +93,9 @@ def decode(case: Case, subject: Subject) -> Iterator[Comparison]:
         guess = torch.full((len(x),), min(MIXED, length))
         result, note = by_length(case["velocity_null_mixed"], lambda k: at(k, first), guess, length)
         yield from case.check("velocity_null_mixed", lambda: result, note=note)
-    for found in case.matching(r"velocity_no_keep_key_max_timestep_([\d.]+)"):
-        other = variant(tokenizer, decoder={"max_timestep": float(found[1])})
-        yield from case.check(found[0], lambda other=other: at(length, model=other))
+    for match in case.matching(r"velocity_no_keep_key_max_timestep_([\d.]+)"):
+        other = variant(tokenizer, decoder={"max_timestep": float(match[1])})
+        yield from case.check(match[0], lambda other=other: at(length, model=other))
     yield from _time(case, tokenizer, times)
     if "repa_patches_no_keep_key" in case:
         if len(subject.inner_layers) != 1:
@@ -100,8 +108,8 @@ def decode(case: Case, subject: Subject) -> Iterator[Comparison]:
 @torch.no_grad()
 def _time(case: Case, tokenizer: Tokenizer, times: Tensor) -> list[Comparison]:
     embed: Any = tokenizer.decoder.time
-    found = case.check("temb_sinusoid", lambda: embed.sinusoid(times))
-    return [*found, *case.check("temb", lambda: embed(times))]
+    comparisons = case.check("temb_sinusoid", lambda: embed.sinusoid(times))
+    return [*comparisons, *case.check("temb", lambda: embed(times))]
 
 
 @torch.no_grad()
@@ -109,11 +117,11 @@ def sample(case: Case, subject: Subject) -> Iterator[Comparison]:
     """Whole integrations, guided in each way, and from token ids."""
     tokenizer, decoder = subject.tokenizer, subject.tokenizer.decoder
     settings = {
-        found[0]: {"steps": int(found[1]), "guidance": float(found[3]), "apg": found[2] == "apg"}
-        for found in case.matching(r"sample(\d+)_(cfg|apg)([\d.]+)")
+        match[0]: {"steps": int(match[1]), "guidance": float(match[3]), "apg": match[2] == "apg"}
+        for match in case.matching(r"sample(\d+)_(cfg|apg)([\d.]+)")
     }
-    for found in case.matching(r"sample(\d+)_cfgfn"):
-        settings[found[0]] = {"steps": int(found[1]), "guidance": ((0.0, 1.0), (1.0, 5.0))}
+    for match in case.matching(r"sample(\d+)_cfgfn"):
+        settings[match[0]] = {"steps": int(match[1]), "guidance": ((0.0, 1.0), (1.0, 5.0))}
     lengths = case["keep_k"].clamp(max=subject.length)
     for name, each in settings.items():
         tokens, noise = tokens_of(case["fsq_quants"], lengths), case["init_noise"]
@@ -132,8 +140,8 @@ def sample(case: Case, subject: Subject) -> Iterator[Comparison]:
 def mixed_sizes(case: Case, subject: Subject) -> Iterator[Comparison]:
     """Latents of several sizes, which the reference packs into one sequence."""
     tokenizer = subject.tokenizer
-    for i, found in enumerate(sorted(case.matching(r"latents_(\w+)"), key=lambda found: found[1])):
-        which, latents, row = found[1], case[found[0]], slice(i, i + 1)
+    for i, match in enumerate(sorted(case.matching(r"latents_(\w+)"), key=lambda match: match[1])):
+        which, latents, row = match[1], case[match[0]], slice(i, i + 1)
         quantized = quantize(tokenizer, latents)
         yield from case.check(f"enc_z_{which}", lambda x=latents: values_of(tokenizer, x))
         yield from case.check(f"tokens_{which}", lambda q=quantized: q.codes[..., 0])
@@ -146,16 +154,16 @@ def mixed_sizes(case: Case, subject: Subject) -> Iterator[Comparison]:
 @torch.no_grad()
 def fsq(case: Case, subject: Subject) -> list[Comparison]:
     """The quantizer alone, and what its ids stand for."""
-    quantizer, found = fsq_of(subject.tokenizer), list[Comparison]()
+    quantizer, comparisons = fsq_of(subject.tokenizer), list[Comparison]()
     if "z" in case:
         z = case["z"]
-        found += case.check("bounded", lambda: quantizer.bounded(z))
-        found += case.check("quants", lambda: quantizer.quantize(z))
-        found += case.check("tokens", lambda: quantizer.ids(quantizer.quantize(z)))
+        comparisons += case.check("bounded", lambda: quantizer.bounded(z))
+        comparisons += case.check("quants", lambda: quantizer.quantize(z))
+        comparisons += case.check("tokens", lambda: quantizer.ids(quantizer.quantize(z)))
     if "ids" in case:
         ids = case["ids"]
-        found += case.check("ids_embedding", lambda: quantizer.lookup(ids[None, :, None])[0])
-    return found
+        comparisons += case.check("ids_embedding", lambda: quantizer.lookup(ids[None, :, None])[0])
+    return comparisons
 
 
 def guidance(case: Case, subject: Subject) -> Iterator[Comparison]:
@@ -169,10 +177,10 @@ def guidance(case: Case, subject: Subject) -> Iterator[Comparison]:
         rule = Guidance(FlowSampling(apg=True))
         return [rule(*step(i), scale) for i in range(1, steps + 1)][-1]
 
-    for found in case.matching(r"cfg([\d.]+)"):
-        yield from case.check(found[0], lambda g=float(found[1]): Guidance(FlowSampling())(*step(1), g))
-    for found in case.matching(r"apg([\d.]+)_step(\d+)"):
-        yield from case.check(found[0], lambda n=int(found[2]), g=float(found[1]): projected(n, g))
-    for found in case.matching(r"apg([\d.]+)_nomomentum"):
+    for match in case.matching(r"cfg([\d.]+)"):
+        yield from case.check(match[0], lambda g=float(match[1]): Guidance(FlowSampling())(*step(1), g))
+    for match in case.matching(r"apg([\d.]+)_step(\d+)"):
+        yield from case.check(match[0], lambda n=int(match[2]), g=float(match[1]): projected(n, g))
+    for match in case.matching(r"apg([\d.]+)_nomomentum"):
         still = Guidance(FlowSampling(apg=True, apg_momentum=0.0))
-        yield from case.check(found[0], lambda still=still, g=float(found[1]): still(*step(1), g))
+        yield from case.check(match[0], lambda still=still, g=float(match[1]): still(*step(1), g))
