@@ -15,7 +15,7 @@ from flexframe_standard.metrics.inception_config import REFERENCES, LayerConfig
 
 
 class FrechetConfig(LayerConfig):
-    """Fréchet distance between Inception features of the images and of their reconstructions (torch-fidelity).
+    """Fréchet distance (FID) between Inception features of the images and of their reconstructions (torch-fidelity).
 
     At layer 2048 this is the FID (Heusel et al., 2017). At the earlier layers it checks a pipeline and is no FID.
     """
