@@ -151,6 +151,7 @@ def test_show_and_doctor_tell_that_counting_does_not_work(command, monkeypatch):
 
 def test_show_needs_something_on_this_disk(command, tmp_path):
     assert "no card named 'toy/digits-tyny'" in failed(command("show", "toy/digits-tyny"))
+    assert "there is no kind 'quantiser'. Did you mean 'quantizer'?" in failed(command("show", "quantiser/toy"))
     assert "flexframe import hf:someone/model" in failed(command("show", "hf:someone/model"))
     (tmp_path / "empty").mkdir()
     assert "holds no model.safetensors" in failed(command("show", tmp_path / "empty"))

@@ -12,6 +12,8 @@ from flexframe.commands.common import refuse
 from flexframe_registry import ConfigError, ModelConfig, cards
 from flexframe_registry.cards import Card, is_card_file, read_training
 from flexframe_registry.cards import card as find_card
+from flexframe_registry.errors import nearest
+from flexframe_registry.kinds import KINDS
 from flexframe_registry.models import read_model
 from flexframe_registry.runfolder import RunFolder
 
@@ -37,6 +39,10 @@ def find(name: str) -> Subject:
     path = Path(name)
     if name in cards().files or is_card_file(path):
         return _of_card(find_card(name))
+    kind = name.partition("/")[0]
+    near = nearest(kind, KINDS, 0.8)
+    if "/" in name and near and not path.exists():
+        refuse(name, f"there is no kind {kind!r}.{near} A model of the hub is named hf:{name}")
     from flexframe.store.places import locate
 
     place = locate(name)

@@ -62,7 +62,7 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
         elif item["type"] == "extra_forbidden":
             owner = _model_at(model, item["loc"][:-1])
             known = list(owner.model_fields) if owner else []
-            listed = f" Known: {', '.join(known)}" if known else ""
+            listed = f" Known: {', '.join(known)}" if known else " There are none here; leave it out" if owner else ""
             problems.append((path, f"there is no such setting.{nearest(loc[-1], known)}{listed}"))
         elif item["type"] == "missing":
             problems.append((path, MISSING))

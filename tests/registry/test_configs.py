@@ -286,6 +286,13 @@ def test_a_size_within_a_part_is_a_setting_that_there_is_not():
         read(encoder={"type": "toy", "size": "tiny"})
 
 
+def test_a_setting_where_there_are_none_is_told_to_be_left_out():
+    with pytest.raises(
+        ConfigError, match=r"^sampling\.steps: there is no such setting\. There are none here; leave it"
+    ):
+        SamplingConfig.read({"steps": 3}, "sampling")
+
+
 def test_a_bare_word_where_a_list_stands_is_told_how_to_write_it():
     one = RunConfig.read({"data": "digits", "objectives": "mse"})
     assert one == RunConfig.read({"data": "digits", "objectives": ["mse"]})
