@@ -52,7 +52,7 @@ def unmeasured(monkeypatch):
     ("name", "total"),
     [*((f"flextok/{name}", n) for name, n in FLEXTOK.items()), *((f"titok/{name}", n) for name, n in TITOK.items())],
 )
-def test_show_counts_the_published_parameters(command, unmeasured, name, total):
+def test_show_counts_the_published_parameters(command, unmeasured, unchecked, name, total):
     answer = command("show", name)
     assert answer.code == 0, answer.err
     assert row(answer, "total")[0] == f"{total:,}"
@@ -69,7 +69,7 @@ def test_the_reference_stores_tables_that_are_buffers_here(name):
     assert f"({tables:,})" in told["origin"]
 
 
-def test_show_a_card_tells_all_that_is_promised(command):
+def test_show_a_card_tells_all_that_is_promised(command, unchecked):
     answer = command("show", CARD, "--batch-size", 4)
     assert answer.code == 0, answer.err
     assert row(answer, "total")[:2] == ["435,190", "435,190"]
@@ -96,7 +96,7 @@ def test_show_says_which_numbers_are_published(command, unmeasured):
     assert row(command("show", "titok/l-32"), "rfid")[:2] == ["2.21", "published:"]
 
 
-def test_show_without_a_codecs_library_shows_the_rest(command, monkeypatch, tmp_path):
+def test_show_without_a_codecs_library_shows_the_rest(command, monkeypatch, tmp_path, unchecked):
     path = tmp_path / "mine.yaml"
     path.write_text(
         f"base: {CARD}\nmodel: {{codec: {{type: vae}}, image_size: 32, decoder: {{patch: 2}}, encoder: {{patch: 2}}}}\n"
