@@ -41,7 +41,7 @@ def demo(
     models = [card.id for card in shown if card.described.kind == "tokenizer"]
     measured = suite(name)
     if not retrain:
-        out.print(f"{measured.count or 'all'} images of {name}: {', '.join(models)}; a minute or two on a CPU")
+        out.print(f"suite {name}: {', '.join(models)}; a minute or two on a CPU")
         here = tuple(metric for metric in measured.metrics if not metric.fetches())
         priors = [card.id for card in shown if card.id not in models]
         measure(name, measured.model_copy(update={"metrics": here}), models, folder, 64, device, priors)

@@ -62,7 +62,7 @@ def test_it_is_refused_for_scenes_drawn_otherwise(monkeypatch, tmp_path):
     path = tmp_path / "old.safetensors"
     save_file(load_file(classifier.FILE), path, {"scenes": json.dumps({**facts(), "renderer": VERSION - 1})})
     monkeypatch.setattr(classifier, "FILE", path)
-    told = f"scenes of renderer {VERSION - 1}, and these are of renderer {VERSION}; train it anew with benchmarks/"
+    told = f"scenes of renderer {VERSION - 1}, and these are of renderer {VERSION}; train it anew with tools/"
     with pytest.raises(ValueError, match=told):
         scenes().classifier()
     assert told in tally(scenes(count=4)).unavailable()
