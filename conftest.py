@@ -35,6 +35,17 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         parity.report(terminalreporter.write_line)
 
 
+CHECKED = ("test_contracts", "test_golden", "test_known_answers", "test_matrix")
+"""Tests of plugins that run every part; shapes are checked in these, and in all tests of the core."""
+
+
+@pytest.fixture(autouse=True)
+def _checked_where_it_tells(request: pytest.FixtureRequest) -> None:
+    """Shape checks take a quarter of the time, and tell nothing new where other tests of plugins run a part again."""
+    if request.path.is_relative_to(ROOT / "plugins") and request.path.stem not in CHECKED:
+        request.getfixturevalue("unchecked")
+
+
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """As a user runs it: without the tests' type checks, so that the code's own words are heard."""
