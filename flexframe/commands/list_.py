@@ -54,7 +54,7 @@ def _card_line(name: str) -> tuple[str, str]:
     from flexframe_registry import ConfigError, cards
 
     try:
-        card = cards().get(name)
+        summary, weights = cards().line(name)
     except (ConfigError, LookupError) as error:
         return "", f"cannot be read: {error}"
-    return "*" if card.file.weights else "", card.file.summary
+    return "*" if weights else "", summary

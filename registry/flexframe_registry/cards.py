@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from .catalogue import Broken
 from .errors import ConfigError, UnknownName, nearest
-from .files import merge, put, read_yaml, split_override
+from .files import merge, put, read_top, read_yaml, split_override
 from .kinds import Config, Resize
 from .manager import Manager, manager
 from .models import (
@@ -241,6 +241,19 @@ class Cards:
         if family in families:
             return ", ".join(each for each in names if each.startswith(f"{family}/"))
         return f"{', '.join(f'{each}/...' for each in families)}; `flexframe list` has all"
+
+    def line(self, name: str, above: tuple[str, ...] = ()) -> tuple[str, bool]:
+        """A card's line in a listing: its summary, and True where it has weights of its own. `above` builds on it.
+
+        Raises:
+            ConfigError: its first words cannot be read.
+        """
+        top = read_top(self.files[name], ("base", "summary", "weights"))
+        summary, base = top.get("summary"), top.get("base")
+        if not isinstance(summary, str):
+            near = isinstance(base, str) and base in self.files and base not in (name, *above)
+            summary = self.line(str(base), (name, *above))[0] if near else self.get(name).file.summary
+        return summary, "weights" in top
 
     def _base(self, base: str, above: tuple[str, ...]) -> Card:
         file = Path(base)

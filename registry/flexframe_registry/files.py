@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: file and line of what is wrong, duplicate keys included.
     """
     try:
-        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        return _mapping(path.read_text(encoding="utf-8"), path)
+    except (UnicodeDecodeError, OSError) as error:
+        raise ConfigError.at(str(path), " ".join(str(error).split())) from None
+
+
+def read_top(path: Path, keys: Collection[str]) -> dict[str, Any]:
+    """Those of a YAML file's settings at its top that are wanted, for listings: the rest is not even parsed, which is
+    most of the time, and may be wrong.
+
+    Raises:
+        ConfigError: file and line of what is wrong with these.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise ConfigError.at(str(path), " ".join(str(error).split())) from None
+    blocks = re.split(r"^(?=\w+:)", text, flags=re.MULTILINE)
+    return _mapping("".join(block for block in blocks if block.partition(":")[0] in keys) or "{}", path)
+
+
+def _mapping(text: str, path: Path) -> dict[str, Any]:
+    try:
+        data = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
         raise ConfigError.at(str(path), " ".join(str(error).split())) from None
     if not isinstance(data, dict):
         raise ConfigError.at(str(path), f"holds {type(data).__name__}, not a mapping")

@@ -332,3 +332,25 @@ def test_a_suite_that_lacks_something_says_how_to_say_it():
         suite("kodak-256")
     found = suite("kodak-256", ["data.path=photos", "count=3", "metrics.2.net=alex"])
     assert (found.count, found.metrics[2].net) == (3, "alex")
+
+
+def test_a_listings_line_is_that_of_the_whole_card(tmp_path):
+    for name in cards().names():
+        card = cards().get(name)
+        assert cards().line(name) == (card.file.summary, card.file.weights is not None), name
+
+
+def test_a_line_needs_no_more_than_the_first_words(tmp_path):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    (folder / "a.yaml").write_text("summary: >-\n  two\n  lines\nmodel: {encoder: [\n")
+    (folder / "b.yaml").write_text("base: odd/a\nsampling: {}\n")
+    (folder / "c.yaml").write_text("summary: [\n")
+    (folder / "d.yaml").write_text("base: odd/e\nkind: tokenizer\n")
+    (folder / "e.yaml").write_text("base: odd/d\nkind: tokenizer\n")
+    odd = Cards({f"odd/{name}": folder / f"{name}.yaml" for name in "abcde"})
+    assert odd.line("odd/a") == odd.line("odd/b") == ("two lines", False)
+    with pytest.raises(ConfigError, match=r"c\.yaml: while parsing a flow node"):
+        odd.line("odd/c")
+    with pytest.raises(ConfigError, match="is built on it in turn"):
+        odd.line("odd/d")
