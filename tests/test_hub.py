@@ -12,6 +12,8 @@ from flexframe_registry import ConfigError
 
 from .hub import serve
 
+pytestmark = pytest.mark.slow
+
 SHOW = "import flexframe, sys; m = flexframe.load(sys.argv[1]); print(m.id, m.config.length)"
 
 

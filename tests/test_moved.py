@@ -180,6 +180,7 @@ metrics: [psnr, before-darkness]
 """
 
 
+@pytest.mark.slow
 def test_a_plugin_of_before_trains_and_is_measured_and_told_the_new_places(python, install, tmp_path):
     install("before_plugin", BEFORE)
     (tmp_path / "before.yaml").write_text(CARD)

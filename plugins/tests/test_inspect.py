@@ -12,6 +12,8 @@ from flexframe.doctor import examine
 from flexframe.store import modelfile
 from flexframe_registry import cards
 
+pytestmark = pytest.mark.slow
+
 CARD = "flextok/digits-tiny"
 FLEXTOK = {"d12-d12": 341_258_521, "d18-d18": 949_144_729, "d18-d28": 2_540_129_177}
 TITOK = {"s-128": 83_674_639, "l-32": 641_054_735, "bl-64-vae": 389_418_100}

@@ -41,19 +41,30 @@ def test_the_matrix_holds_what_is_promised():
     assert {"registers", "latent-tokens", "vqgan"} <= set(catalogue().names("encoder"))
 
 
-@pytest.fixture
-def checked(request, cell):
-    """Shape checks, which take a quarter of the time, in one cell of each encoder, quantizer and decoder; maskers in
-    turn, so that each is checked with many."""
+MASKERS = sorted({masker for _, _, masker, _ in CELLS})
+TRIOS = sorted({(encoder, quantizer, decoder) for encoder, quantizer, _, decoder in CELLS})
+
+
+def checked(cell):
+    """One cell of each encoder, quantizer and decoder, maskers in turn: there shapes are checked, which takes a quarter
+    of the time, and the quick tier has these alone."""
     encoder, quantizer, masker, decoder = cell
-    maskers = sorted({each[2] for each in CELLS})
-    trios = sorted({(e, q, d) for e, q, _, d in CELLS})
-    if maskers.index(masker) != trios.index((encoder, quantizer, decoder)) % len(maskers):
+    return MASKERS.index(masker) == TRIOS.index((encoder, quantizer, decoder)) % len(MASKERS)
+
+
+def param(cell):
+    return pytest.param(cell, id="-".join(cell), marks=() if checked(cell) else pytest.mark.slow)
+
+
+@pytest.fixture
+def shapes(request, cell):
+    """Shape checks where `checked` says so."""
+    if not checked(cell):
         request.getfixturevalue("unchecked")
 
 
-@pytest.mark.parametrize("cell", CELLS, ids="-".join)
-@pytest.mark.usefixtures("checked")
+@pytest.mark.parametrize("cell", [param(cell) for cell in CELLS])
+@pytest.mark.usefixtures("shapes")
 def test_cell(cell):
     try:
         config = config_of(cell)

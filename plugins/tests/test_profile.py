@@ -16,6 +16,8 @@ from flexframe.rng import Rng
 from flexframe.tokens import Batch
 from flexframe_registry import TokenizerConfig, cards
 
+pytestmark = pytest.mark.slow
+
 TOKENIZERS = [name for name in cards().names() if "encoder" in cards().get(name).file.model]
 LATENTS = {"type": "identity", "channels": 16, "downsample": 8, "range": None}
 

@@ -12,6 +12,8 @@ from flexframe.rng import Rng
 from flexframe_registry import cards, catalogue, suite
 from flexframe_registry.cards import card
 
+pytestmark = pytest.mark.slow
+
 COUNT = 24
 SUITE = "scenes-64"
 MODELS = ["flextok/scenes-64", "titok/scenes-64-16", "titok/scenes-64-4", "grid/scenes-64"]

@@ -31,6 +31,8 @@ from flexframe_standard.metrics.inception import Inception, Moments
 from flexframe_standard.metrics.kid import polynomial_mmd
 from flexframe_standard.metrics.precision_recall import radii, within
 
+pytestmark = pytest.mark.slow
+
 SPEC = Spec(LatentSpec(3, 16, 16), 4, TokenSpec(4, 2, 1, 8))
 SHARED = shared(Path(__file__)) / "data"
 

@@ -16,6 +16,8 @@ from flexframe.nn.lpips import BACKBONES, Perceptual
 from flexframe.testing.golden import shared
 from flexframe_registry import LatentSpec, Spec, TokenSpec
 
+pytestmark = pytest.mark.slow
+
 SPEC = Spec(LatentSpec(3, 16, 16), 4, TokenSpec(4, 2, 1, 8))
 SHARED = shared(Path(__file__)) / "data"
 BACKBONE, LINEAR = SHARED / "squeezenet1_1.safetensors", SHARED / "lpips-v0.1-squeeze-lin.safetensors"

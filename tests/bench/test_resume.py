@@ -22,6 +22,8 @@ from flexframe.bench.partial import FILE, FOLDER, freeze, thaw
 from flexframe.bench.protocol import Chain
 from flexframe.bench.runner import Report, run
 
+pytestmark = pytest.mark.slow
+
 
 class Break(Exception):
     """The power cut."""

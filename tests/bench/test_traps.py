@@ -18,6 +18,8 @@ from flexframe.bench.explain import Explanation, explain
 from flexframe.bench.runner import run
 from flexframe_registry import SuiteConfig, catalogue
 
+pytestmark = pytest.mark.slow
+
 
 def value(results: Mapping[str, Any], measure: str, budget: int = 8) -> float:
     (model,) = results["models"].values()

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 STRANGER = """
 from typing import Literal
 from flexframe_registry import Component, FeedConfig, ObserverConfig, OptimizerConfig, TransformConfig, hookimpl

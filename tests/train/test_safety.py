@@ -20,6 +20,8 @@ from flexframe.train.lock import STALE, Lock
 from flexframe.train.run import Run
 from flexframe_registry import ConfigError, hookimpl, manager
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 HOLD = """
 import sys, time

@@ -18,6 +18,8 @@ from flexframe.importing.verify import verify_folder
 from flexframe.testing.parity import check
 from flexframe_registry import ConfigError
 
+pytestmark = pytest.mark.slow
+
 ENCODER, DECODER = "encoder.module_dict", "decoder.module_dict"
 
 

@@ -19,6 +19,8 @@ from flexframe_grid.reference import convert_taef2
 from flexframe_grid.taef2 import Block, TAEF2Codec
 from flexframe_registry import Spec, TokenizerConfig, TokenSpec
 
+pytestmark = pytest.mark.slow
+
 DATA = shared(Path(__file__)) / "data"
 FILES = ("taef2-encoder.safetensors", "taef2-decoder.safetensors", "kodak24.tar")
 published = pytest.mark.skipif(
