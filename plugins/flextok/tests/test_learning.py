@@ -6,7 +6,7 @@ from flexframe_registry import cards
 from flexframe_registry.doubts import obstacles
 
 
-@pytest.mark.parametrize("patch, least", [(8, "0.667"), (4, None)])
+@pytest.mark.parametrize(("patch", "least"), [(8, "0.667"), (4, None)])
 def test_a_head_narrower_than_a_patch_of_noise_is_an_obstacle(patch, least):
     settings = ["image_size=64", f"encoder.patch={patch}", f"decoder.patch={patch}"]
     found = obstacles(cards().get("flextok/digits-tiny").train(settings))
