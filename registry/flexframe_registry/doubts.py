@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from .cards import Card, cards
 from .errors import ConfigError
 from .models import GeneratorConfig, TokenizerConfig
 from .runs import USUAL, TrainConfig
-
-if TYPE_CHECKING:
-    from .cards import Card
 
 Problems = Sequence[tuple[str, str]]
 """Pairs of a place in a config, as the command line spells it, and a sentence."""
@@ -63,8 +60,6 @@ def of_card(card: Card, config: TrainConfig) -> list[tuple[str, str]]:
     The usual rate is that of the nearest installed card, this one or one that it builds on, for the same optimizer. A
     file of the user's own is no authority on itself.
     """
-    from .cards import cards
-
     below: Card | None = card
     while below is not None:
         optimizer = (below.file.run or {}).get("optimizer", {})
