@@ -87,7 +87,7 @@ def read(results: Mapping[str, Any], folder: Path) -> list[Drawn]:
         stack = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
         row = Row(
             entry["length"], uri(stack), labels[:MOST], str(entry.get("about") or ""), len(files) - len(pictures),
-            *stack.shape[2:], len(files), entry.get("right"),
+            *stack.shape[2:], count=len(files), right=entry.get("right"),
         )  # fmt: skip
         by_prior.setdefault(str(entry["prior"]), []).append(row)
     return [Drawn(prior, sorted(rows, key=lambda row: row.length)) for prior, rows in by_prior.items()]
