@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from textwrap import dedent
@@ -112,6 +112,12 @@ class Config(BaseModel):
         except ValidationError as error:
             raise explain(error, cls, path) from None
 
+    def changed(self, *fields: str) -> Iterable[tuple[str, Any]]:
+        """Those of these fields whose values are not the defaults, with the values. For settings that do nothing
+        beside others."""
+        defaults = type(self).model_fields
+        return [(name, value) for name in fields if (value := getattr(self, name)) != defaults[name].get_default()]
+
     @classmethod
     def documentation(cls) -> dict[str, str]:
         """The docstrings under the fields, by field. Read from the source when asked for, which a listing never does;
@@ -197,6 +203,30 @@ class ComponentConfig(Config):
 
     def check(self, spec: Spec) -> None:
         """Raise `ValueError`, in one sentence, where this part cannot work with these widths."""
+
+    def following(self, source: ComponentConfig, there: Spec, here: Spec) -> ComponentConfig:
+        """This config as it must be to take the weights of a part of its type, where their meaning hangs on what no
+        tensor holds: the grid that positions are stretched over.
+
+        Args:
+            source: that part's config.
+            there: the widths of its model.
+            here: this model's widths.
+
+        Raises:
+            ValueError: they cannot mean here what they mean there; in one sentence.
+        """
+        return self
+
+    def obstacles(self, spec: Spec) -> Iterable[tuple[str, str]]:
+        """Pairs of a field and a sentence on what keeps this part from learning, whatever the run. A run is refused
+        for it; a model that is there already is not asked."""
+        return ()
+
+    def doubts(self, spec: Spec, steps: int) -> Iterable[tuple[str, str]]:
+        """Pairs of a field and a sentence on what a run of so many steps can do and is unlikely to be meant: a loss
+        that is the widths' own, a setting without effect. Told before the first step; `run.strict` refuses them."""
+        return ()
 
 
 class CodecConfig(ComponentConfig):
@@ -451,6 +481,10 @@ class PriorConfig(ComponentConfig):
 
     def check_codes(self, spec: CodesSpec) -> None:
         """Raise `ValueError`, in one sentence, where this prior cannot model such codes."""
+
+    def doubts_of_codes(self, spec: CodesSpec, steps: int) -> Iterable[tuple[str, str]]:
+        """`doubts`, of a part that models codes."""
+        return ()
 
 
 class ImporterConfig(ComponentConfig):
