@@ -269,6 +269,7 @@ def test_doctor_command_prints_the_same(command, health, monkeypatch):
     assert [f["name"] for f in told["findings"]] == [each.name for each in health]
 
 
+@pytest.mark.slow
 def test_a_broken_plugin_is_told_and_the_exit_code_is_1(python, install):
     install("brokenplug", "raise RuntimeError('does not start')")
     # not a fork: where autograd has begun its threads, a fork cannot go backward

@@ -29,9 +29,9 @@ FALLS = {
     "flextok-codec": ["mse/mse"],
     "flextok": ["decoder/flow", "repa/cosine"],
 }
-SHORT = ("run.steps=30", "run.log_every=5")
+SHORT = ("run.steps=50", "run.log_every=5")
 """The recipes' own settings, but for two hundred steps."""
-EARLY = {"titok-stage2": ("run.objectives.2.start=15",), "titok-single": ("run.objectives.3.start=15",)}
+EARLY = {"titok-stage2": ("run.objectives.2.start=25",), "titok-single": ("run.objectives.3.start=25",)}
 """The critic begins within a short run too."""
 Stages = Callable[..., Run]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # three hundred steps on a core that others use too
