@@ -252,7 +252,7 @@ def test_a_number_read_from_data_is_taken_as_nought_and_told():
     assert found.costs["train", "fp32"].failed == ""
 
 
-ONE = {"type": "registers", "size": "tiny", "depth": 1}
+ONE = {"type": "registers", "depth": 1}
 """A layer before the quantizer and one behind it."""
 
 
