@@ -95,6 +95,8 @@ def test_cell(cell):
         assert decoded.max() <= 1
         torch.testing.assert_close(again, decoded)
 
+    torch.manual_seed(1)
+    trainee = Trainee(config)
     redraw_zeros(trainee)
     unused = [f"model.{kind}.{name}" for kind in KINDS for name in getattr(config.model, kind).unused()]
 
