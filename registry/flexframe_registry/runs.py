@@ -93,6 +93,9 @@ class RunConfig(Config):
     nonfinite: Literal["stop", "skip"] = "stop"
     """A loss or gradient that is not finite ends the run at its next log line or checkpoint and tells the step, or its
     step is skipped and counted."""
+    strict: bool = False
+    """Refuse a run that would be told a doubt before its first step (`flexframe train` prints them), and end one that
+    goes wrong on its way."""
     overfit_batch: bool = False
     """Train on the first batch alone: its loss must fall far, or something is broken. The draws go on changing."""
     seed: int = Field(0, ge=0, lt=2**63)
