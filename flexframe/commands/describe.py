@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from flexframe.commands import doubts
 from flexframe.commands.common import out
 from flexframe.commands.subjects import Rows, Subject, flat
 from flexframe_registry import ModelConfig
@@ -31,6 +32,7 @@ def tell(subject: Subject, sizes: Iterable[PartSize], profile: Profile | None) -
     else:
         _note("FLOPs and memory are measured of tokenizers; of this one, its sizes.")
     _metrics(subject.metrics)
+    doubts.tell(subject.doubts)
 
 
 def settings(values: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from flexframe.commands.common import refuse
 from flexframe_registry import ConfigError, ModelConfig, cards
 from flexframe_registry.cards import Card, is_card_file, read_training
 from flexframe_registry.cards import card as find_card
+from flexframe_registry.doubts import Problems, obstacles, of_card
 from flexframe_registry.errors import nearest
 from flexframe_registry.kinds import KINDS
 from flexframe_registry.models import read_model
@@ -32,6 +33,8 @@ class Subject:
     """Its config in full, as a card has it."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     frozen: Sequence[str] = ()
+    doubts: Problems = ()
+    """Obstacles to and doubts about the run that trains it."""
 
 
 def find(name: str) -> Subject:
@@ -59,16 +62,19 @@ def _of_card(card: Card) -> Subject:
     resolved: dict[str, Any] = {"summary": file.summary, "licence": file.licence, "source": file.source}
     resolved |= {"kind": config.kind, "model": config.model_dump(mode="json")}
     frozen: Sequence[str] = ()
+    doubted: Problems = ()
     if file.run is not None:
         try:
-            resolved["run"], frozen = card.run.model_dump(mode="json"), card.run.freeze
+            training = card.train()
+            resolved["run"], frozen = training.run.model_dump(mode="json"), training.run.freeze
+            doubted = [*obstacles(training), *of_card(card, training)]
         except ConfigError:  # a recipe may leave to the command line where the data are
             resolved["run"], frozen = file.run, tuple(file.run.get("freeze", ()))
     resolved |= {"sampling": file.sampling, "metrics": file.metrics}
     preprocessing = f"shorter edge by {file.preprocessing.resize}, centre crop"
     facts = [("what", file.summary), ("licence", file.licence), ("source", file.source), ("weights", _weights(card))]
     facts += [("verified", file.verified), ("images", preprocessing)]
-    return Subject(card.id, config, file.sampling, facts, resolved, file.metrics, frozen)
+    return Subject(card.id, config, file.sampling, facts, resolved, file.metrics, frozen, doubted)
 
 
 def _weights(card: Card) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from flexframe.commands import complete
 from flexframe.commands.common import names_and_settings, out, pick_device, refuse, say
+from flexframe.commands.doubts import tell
 from flexframe.commands.options import Device, Overrides
 
 
@@ -36,11 +38,16 @@ def train(
     if resume is not None and folder is not None:
         refuse("--out", "a resumed run stays in its folder; leave -o out")
     from flexframe_registry.cards import card as find_card
+    from flexframe_registry.doubts import check, of_card
 
     if card is not None:
         chosen = find_card(card)
         given = [*(overrides or []), *(["run.overfit_batch=true"] if overfit_batch else [])]
         config = chosen.train(given)  # a typo is told before torch is imported
+        doubted = of_card(chosen, config)
+        check(config, doubted)
+        if os.environ.get("RANK", "0") == "0":  # torchrun's
+            tell(doubted)
     from rich.console import Console
 
     from flexframe.train import distributed
@@ -63,7 +70,7 @@ def train(
         own, cards_own = config.model.sampled, chosen.described.sampled
         same = own is not None and cards_own is not None and own.type == cards_own.type
         folder = processes.told(folder or fresh_folder(chosen.id))
-        run = Run.create(config, folder, on, chosen.file.sampling if same else {}, processes)
+        run = Run.create(config, folder, on, chosen.file.sampling if same else {}, processes, doubted)
     stopped = loop(run, TrainConsole(out if processes.first else Console(quiet=True)))
     distributed.leave()
     if not processes.first:

@@ -37,6 +37,7 @@ from flexframe_registry import (
     manager,
 )
 from flexframe_registry.cards import read_training
+from flexframe_registry.doubts import Problems, check, doubts
 from flexframe_registry.runfolder import CONFIG, EMA, INTERVAL, OPTIMIZER, RANDOM, TRAINEE, RunFolder
 
 
@@ -99,12 +100,19 @@ class Run:
         device: torch.device,
         sampling: Mapping[str, Any],
         processes: Processes = ALONE,
+        doubted: Problems | None = None,
     ) -> Run:
         """A fresh run in a folder that holds none yet. `close` it, if it is not trained.
 
+        Args:
+            doubted: doubts about it, for its manifest; None for those that the config raises by itself.
+
         Raises:
-            ConfigError: the folder holds a run or is in use, a package is missing, or data and model do not fit.
+            ConfigError: the folder holds a run or is in use, a package is missing, data and model do not fit, the model
+                cannot learn, or there are doubts and the run is strict.
         """
+        doubted = doubts(config) if doubted is None else doubted
+        check(config, doubted)
         check_packages(config.run)
         if processes.first and RunFolder(folder).config.exists():
             raise ConfigError.at(
@@ -117,7 +125,8 @@ class Run:
         resolved = {**run.config.model_dump(mode="json"), "sampling": run.sampling}
         write_json(run.paths.config, resolved)
         facts = provenance.manifest(device, seed=config.run.seed, parameters=run.parameters(), init=run.taken,
-                                    processes=processes.size, objectives=run.trainee.facts())  # fmt: skip
+                                    processes=processes.size, objectives=run.trainee.facts(),
+                                    doubts=[f"{path}: {text}" for path, text in doubted])  # fmt: skip
         write_json(run.paths.manifest, facts)
         return run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from textwrap import dedent
@@ -197,6 +197,21 @@ class ComponentConfig(Config):
 
     def check(self, spec: Spec) -> None:
         """Raise `ValueError`, in one sentence, where this part cannot work with these widths."""
+
+    def obstacles(self, spec: Spec) -> Iterable[tuple[str, str]]:
+        """Pairs of a field and a sentence on what keeps this part from learning, whatever the run. A run is refused
+        for it; a model that is there already is not asked."""
+        return ()
+
+    def doubts(self, spec: Spec, steps: int) -> Iterable[tuple[str, str]]:
+        """Pairs of a field and a sentence on what a run of so many steps can do and is unlikely to be meant: a loss
+        that is the widths' own, a setting without effect. Told before the first step; `run.strict` refuses them."""
+        return ()
+
+    def changed(self, *fields: str) -> Iterable[tuple[str, Any]]:
+        """Those of these fields whose values are not the defaults, with the values. For doubts about settings."""
+        defaults = type(self).model_fields
+        return [(name, value) for name in fields if (value := getattr(self, name)) != defaults[name].get_default()]
 
 
 class CodecConfig(ComponentConfig):
@@ -456,6 +471,10 @@ class PriorConfig(ComponentConfig):
 
     def check_codes(self, spec: CodesSpec) -> None:
         """Raise `ValueError`, in one sentence, where this prior cannot model such codes."""
+
+    def doubts_of_codes(self, spec: CodesSpec, steps: int) -> Iterable[tuple[str, str]]:
+        """`doubts`, of a part that models codes."""
+        return ()
 
 
 class ImporterConfig(ComponentConfig):

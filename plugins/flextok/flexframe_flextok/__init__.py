@@ -181,6 +181,17 @@ class FlowDecoderConfig(TrunkConfig, DecoderConfig):
     def unused(self) -> tuple[str, ...]:
         return () if self.null_dropout else ("null_condition",)
 
+    def obstacles(self, spec: Spec) -> Iterable[tuple[str, str]]:
+        channels, patch = spec.latents.channels, self.patch
+        values = channels * patch * patch
+        if self.width >= values:
+            return
+        # noise fills all dimensions of a patch evenly with variance 1, and the head's image has `width` of them
+        least = 1 - self.width / values
+        text = f"is less than the {values} values of a patch ({channels} x {patch} x {patch}), whose noise has no "
+        text += f"direction to spare: the loss cannot fall below {least:.3f}, and samples stay noise. Set decoder.width"
+        yield "width", f"{self.width} {text} to {values} or more, or a smaller decoder.patch"
+
 
 class VAECodecConfig(CodecConfig):
     """Stable-Diffusion-style KL autoencoder, frozen (diffusers' AutoencoderKL)."""
