@@ -224,12 +224,12 @@ def _of_the_run(card: str, overrides: list[str]) -> tuple[str, Any, Any]:
     told = "describes a prior, which trains on tokens; see `flexframe precompute tokens`"
     described = tokenizer_of(config.model, card, told)
     from flexframe.models.tokenizer import Tokenizer
-    from flexframe.train.init import initialise
+    from flexframe.train.init import initialise, read_starts
     from flexframe_registry import catalogue
 
     with say.status("loading the codec"):
         model = Tokenizer(described)
-        initialise(model, config.run.init)
+        initialise(model, read_starts(config.run.init))
     source = catalogue().build(config.run.data, described.image_size)
     return f"{described.codec.type} of {card}", model.codec, source
 

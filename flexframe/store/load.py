@@ -15,7 +15,7 @@ from flexframe.models.generator import Generator
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.store.modelfile import header_of, read
 from flexframe.store.places import Place, fetch, locate, log
-from flexframe_registry import ConfigError, ModelConfig
+from flexframe_registry import ConfigError, ModelConfig, TokenizerConfig
 from flexframe_registry.files import put, split_override
 from flexframe_registry.models import ModelKind, read_model
 
@@ -105,6 +105,8 @@ def load(
     config = checkpoint.config
     if overrides:
         config, sampling = override(config, sampling, overrides)
+        if isinstance(config, TokenizerConfig):
+            config = config.following(checkpoint.config, config.parts)
     if place.card is not None and config.sampling is not None:
         config.sampling.read(sampling, f"{place.card.id}: sampling")  # what is wrong is told with the card's name
     model = assemble(config, checkpoint.state, place.id, sampling, checkpoint.names)

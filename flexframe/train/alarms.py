@@ -117,14 +117,16 @@ class Collapse(Alarm):
         self.bits = line.get("probe/bits", self.bits)
         used, perplexity = line["codes_used"], line["codes_perplexity"]
         size = used + line["codes_dead"]
-        flat = self.bits is not None and self.bits <= FLAT
-        if not self.remedy or not (flat or perplexity <= size ** (1 / 3)):
+        if not self.remedy:
             return None
         told = f"codebook collapse: {used:,} of {size:,} codes in use, perplexity {perplexity:.3g}"
-        told += f" (healthy: above {math.sqrt(size):.0f})"
-        if flat and self.bits is not None:
-            told += f", and a token's code is the same for all images but for {self.bits:.2g} bits"
-        return Trouble(perplexity, math.sqrt(size), told, f"try {self.remedy}")
+        remedy = f"try {self.remedy}"
+        if self.bits is not None and self.bits <= FLAT:
+            told += f", and {self.bits:.2g} bits of a token differ between images (healthy: above {FLAT})"
+            return Trouble(self.bits, FLAT, told, remedy)
+        if perplexity <= size ** (1 / 3):
+            return Trouble(perplexity, math.sqrt(size), f"{told} (healthy: above {math.sqrt(size):.0f})", remedy)
+        return None
 
 
 class TokensIgnored(Alarm):
@@ -135,7 +137,8 @@ class TokensIgnored(Alarm):
     explains = frozenset({"mean-image"})
 
     def patience(self) -> int:
-        return _a_quarter(self.config)
+        """A third of a run, from 3000 to 10,000 steps: a flow learns to denoise first, and long by that alone."""
+        return min(max(3000, self.config.run.steps // 3), 10_000)
 
     def trouble(self, line: Line) -> Trouble | None:
         share = line["probe/tokens"]
@@ -151,9 +154,11 @@ class MeanImage(Alarm):
 
     name = "mean-image"
     reads = ("probe/error",)
+    explains = frozenset({"tokens-ignored"})
 
     def patience(self) -> int:
-        return _a_quarter(self.config)
+        """A quarter of a run, from 1000 to 5000 steps: deep models paint the mean image for some hundreds."""
+        return min(max(1000, self.config.run.steps // 4), 5000)
 
     def trouble(self, line: Line) -> Trouble | None:
         share = line["probe/error"]
@@ -171,18 +176,29 @@ class NoGradient(Alarm):
     reads = ("grad_norm",)
     lines = 2
 
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        self.reached: set[str] = set()
+
     def patience(self) -> int:
         """Heads that start at zero pass no gradient on at the first step, and an objective may begin later."""
         objectives = self.config.objectives
         return 20 + max((objective.start for objective in objectives), default=0)
 
     def trouble(self, line: Line) -> Trouble | None:
-        idle = [part for part in self.config.model.parts if line.get(f"grad_norm/{part}") == 0]
+        norms = {part: line.get(f"grad_norm/{part}") for part in self.config.model.parts}
+        idle = [part for part, norm in norms.items() if norm == 0]
+        lost = self.reached.issuperset(idle)
+        self.reached |= {part for part, norm in norms.items() if norm}
         if not idle:
             return None
-        parts = " and ".join(idle)
-        remedy = f"give an objective that it has part in (run.objectives), or keep it as it is (run.freeze={idle[0]})"
-        return Trouble(0.0, 0.0, f"no loss reaches the {parts}: no gradient (healthy: above 0)", remedy)
+        what = f"no loss reaches the {' and '.join(idle)}{' any more' * lost}: gradient 0 (healthy: above 0)"
+        remedy = "try a lower run.optimizer.lr"
+        if not lost:
+            remedy = (
+                f"name an objective that it has part in (run.objectives), or keep it as it is (run.freeze={idle[0]})"
+            )
+        return Trouble(0.0, 0.0, what, remedy)
 
 
 class Rising(Alarm):
@@ -282,11 +298,6 @@ class Alarms:
             told += line.get(ALARMS, ())
         names, self.told = {record["alarm"] for record in told}, told
         self.silent = names.union(*(alarm.explains for alarm in self.alarms if alarm.name in names))
-
-
-def _a_quarter(config: TrainConfig) -> int:
-    """A quarter of a run, from 1000 to 5000 steps: so long some healthy ones paint the mean image, or only denoise."""
-    return min(max(1000, config.run.steps // 4), 5000)
 
 
 def _short(value: float) -> float:

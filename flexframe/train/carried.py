@@ -32,5 +32,5 @@ def carried(own: Outputs, other: Outputs, latents: Tensor, codes: Codes) -> Mapp
         values["tokens"] = (logits - other.logits.float()).square().mean() / (2 * logits.var()).clamp(min=1e-12)
     if not codes.codes.is_floating_point():
         equal = (codes.codes[:, None] == codes.codes).all(-1).float()
-        values["bits"] = -equal.mean(1).log2().mean()
+        values["bits"] = equal.mean(1).log2().mean().abs()
     return values

@@ -174,7 +174,7 @@ def _panel(
         axes.legend(frameon=False, fontsize=8)
 
 
-def _mark(axes: Any, x: float, name: str, colour: str) -> None:
+def _mark(axes: Any, x: int, name: str, colour: str) -> None:
     """An alarm: a line at its step, and its name along it."""
     axes.axvline(x, color=colour, linestyle=":", linewidth=1)
     where = axes.get_xaxis_transform()  # x in data, y from 0 at the bottom to 1 at the top

@@ -2,19 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
+from flexframe.importing import Imported
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.parts import Part
 from flexframe.store.load import imported
-from flexframe.store.places import locate
-from flexframe_registry import ConfigError
-from flexframe_registry.models import PARTS
+from flexframe.store.places import Place, locate
+from flexframe_registry import ConfigError, TokenizerConfig, TrainConfig
+from flexframe_registry.models import PARTS, PartName
 from flexframe_registry.runs import InitConfig
 
 
-def initialise(model: Tokenizer, init: Sequence[InitConfig]) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A model that weights are taken from, read once."""
+
+    config: InitConfig
+    place: Place
+    model: Imported
+    about: Mapping[str, Any]
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Its tensors by their names here."""
+        return {_rename(name, self.config.rename): value for name, value in self.model.state.items()}
+
+    @property
+    def parts(self) -> tuple[PartName, ...]:
+        """The parts that are taken."""
+        there = {_rename(name, self.config.rename).partition(".")[0] for name in self.model.state}
+        return self.config.parts or tuple(part for part in PARTS if part in there)
+
+
+def read_starts(init: Sequence[InitConfig]) -> list[Start]:
+    """The models that a run starts from.
+
+    Raises:
+        ConfigError: one cannot be read, or is neither a tokenizer nor a codec.
+    """
+    starts = []
+    for i, config in enumerate(init):
+        place = locate(config.source)
+        model, about = imported(place)
+        if model.config.widths is None:
+            text = f"{config.source} is a {model.config.kind}, not a tokenizer or a codec"
+            raise ConfigError.at(f"run.init.{i}", text)
+        starts.append(Start(config, place, model, about))
+    return starts
+
+
+def following(config: TrainConfig, starts: Sequence[Start]) -> TrainConfig:
+    """A run's config with what the weights that it starts from hang on and do not hold (`ComponentConfig.following`).
+
+    Raises:
+        ConfigError: weights cannot mean here what they mean there.
+    """
+    model = config.model
+    if not isinstance(model, TokenizerConfig):
+        return config
+    for start in starts:
+        model = model.following(start.model.config, start.parts)
+    return config.model_copy(update={"model": model})
+
+
+def initialise(model: Tokenizer, starts: Sequence[Start]) -> list[dict[str, Any]]:
     """Put other models' weights into a model's parts; returns what was taken from where, for the manifest.
 
     Each part fits the tensors to its own widths where that has a meaning (`Part.adapt`: positions of another grid, a
@@ -26,16 +82,10 @@ def initialise(model: Tokenizer, init: Sequence[InitConfig]) -> list[dict[str, A
     """
     taken, problems = list[dict[str, Any]](), list[tuple[str, str]]()
     filled: dict[str, set[str]] = {}
-    for i, config in enumerate(init):
-        place = locate(config.source)
-        given_model, about = imported(place)
-        spec = given_model.config.widths
-        if spec is None:
-            kind = given_model.config.kind
-            raise ConfigError.at(f"run.init.{i}", f"{config.source} is a {kind}, not a tokenizer or a codec")
-        state = {_rename(name, config.rename): value for name, value in given_model.state.items()}
-        there = {name.partition(".")[0] for name in state}
-        for part in config.parts or tuple(p for p in PARTS if p in there):
+    for start in starts:
+        config, place, state, spec = start.config, start.place, start.state, start.model.config.widths
+        assert spec is not None  # as `read_starts` sees to
+        for part in start.parts:
             own: Part[Any] = getattr(model, part)
             given = {n.partition(".")[2]: value for n, value in state.items() if n.partition(".")[0] == part}
             given = dict(own.adapt(given, spec))
@@ -54,7 +104,7 @@ def initialise(model: Tokenizer, init: Sequence[InitConfig]) -> list[dict[str, A
             if not problems:
                 own.load_state_dict(given, strict=not config.partial)
                 filled.setdefault(part, set()).update(given)
-                taken.append({"from": place.id, "part": part, "tensors": len(given), **about.get("import", {})})
+                taken.append({"from": place.id, "part": part, "tensors": len(given), **start.about.get("import", {})})
     if problems:
         hint = "name the parts that do fit with `parts`, or set `partial: true` where some tensors may lack; the others"
         raise ConfigError([*sorted(problems), ("run.init", f"{hint} start random")])

@@ -21,6 +21,7 @@ from flexframe.train.alarms import ALARMS, Alarms
 from flexframe.train.distributed import ALONE, Processes
 from flexframe.train.feeds.create import create_feed
 from flexframe.train.gradients import Gradients
+from flexframe.train.init import following, read_starts
 from flexframe.train.lock import Lock
 from flexframe.train.observer import Observer
 from flexframe.train.optim import Average, create_optimizer
@@ -64,11 +65,12 @@ class Run:
         self.lock = Lock(folder)
         self.step = 0
         self.feed = create_feed(config, device, processes.share)
-        self.config = config = self.feed.training
+        starts = read_starts(config.run.init) if initial else []
+        self.config = config = following(self.feed.training, starts)
         torch.manual_seed(config.run.seed)  # initial weights, and draws inside libraries
         self.trainee = trainee = create_trainee(config)
         model = trainee.model
-        self.taken = trainee.initialise(config.run.init) if initial else []
+        self.taken = trainee.initialise(starts) if initial else []
         if initial:
             self.feed.attach(trainee, check=True)
         trainee.to(device)

@@ -16,11 +16,10 @@ from flexframe.parts import Objective
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Codes, Losses, Tokens
 from flexframe.train.carried import carried
-from flexframe.train.init import initialise
+from flexframe.train.init import Start, initialise
 from flexframe_registry import ConfigError, GeneratorConfig, StepConfig, TokenizerConfig, TrainConfig, catalogue
 from flexframe_registry.catalogue import attribute
 from flexframe_registry.errors import nearest
-from flexframe_registry.runs import InitConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,7 @@ class Learner(nn.Module, ABC):
     def codebook(self) -> int | None:
         """Entries of the codebook whose use is logged; None where there is none."""
 
-    def initialise(self, init: Sequence[InitConfig]) -> list[dict[str, Any]]:
+    def initialise(self, starts: Sequence[Start]) -> list[dict[str, Any]]:
         """Start from other models' weights, where this kind of model can; says what was taken from where."""
         return []
 
@@ -155,8 +154,8 @@ class Trainee(Learner):
     def codebook(self) -> int | None:
         return self.model.spec.tokens.codebook_size
 
-    def initialise(self, init: Sequence[InitConfig]) -> list[dict[str, Any]]:
-        return initialise(self.model, init)
+    def initialise(self, starts: Sequence[Start]) -> list[dict[str, Any]]:
+        return initialise(self.model, starts)
 
     def forward(self, batch: Batch, *, step: int, rng: Rng) -> tuple[Losses, Codes]:
         batch = self._prepared(batch, rng)

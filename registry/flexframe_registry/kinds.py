@@ -198,6 +198,20 @@ class ComponentConfig(Config):
     def check(self, spec: Spec) -> None:
         """Raise `ValueError`, in one sentence, where this part cannot work with these widths."""
 
+    def following(self, source: ComponentConfig, there: Spec, here: Spec) -> ComponentConfig:
+        """This config as it must be to take the weights of a part of its type, where their meaning hangs on what no
+        tensor holds: the grid that positions are stretched over.
+
+        Args:
+            source: that part's config.
+            there: the widths of its model.
+            here: this model's widths.
+
+        Raises:
+            ValueError: they cannot mean here what they mean there; in one sentence.
+        """
+        return self
+
     def obstacles(self, spec: Spec) -> Iterable[tuple[str, str]]:
         """Pairs of a field and a sentence on what keeps this part from learning, whatever the run. A run is refused
         for it; a model that is there already is not asked."""

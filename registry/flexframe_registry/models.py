@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import log2
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -160,6 +160,24 @@ class TokenizerConfig(ModelConfig):
             except ValueError as error:
                 raise ConfigError.at(name, str(error)) from None
         return self
+
+    def following(self, source: ModelConfig, names: Iterable[str]) -> Self:
+        """This config as it must be for these parts to take the weights of another model's.
+
+        Raises:
+            ConfigError: they cannot mean here what they mean there.
+        """
+        there, changed = source.widths, dict[str, ComponentConfig]()
+        for name in names if there is not None else ():
+            own, other = self.parts[name], source.parts.get(name)
+            if other is None or other.type != own.type:
+                continue
+            try:
+                changed[name] = own.following(other, there, self.spec)
+                changed[name].check(self.spec)
+            except ValueError as error:
+                raise ConfigError.at(name, str(error)) from None
+        return self.model_copy(update=changed)
 
     @property
     def parts(self) -> Mapping[str, ComponentConfig]:

@@ -58,12 +58,45 @@ class TrunkConfig(ComponentConfig):
             raise ValueError(
                 f"width {self.width} must divide by head_dim {self.head_dim} and by 4 (sine-cosine positions)"
             )
-        rows, columns = height // self.patch, width // self.patch
+        rows, columns = self.cells(spec)
         if self.grid and self.positions == "absolute" and (rows > self.grid[0] or columns > self.grid[1]):
             raise ValueError(
                 f"{rows} x {columns} patches have no positions in `grid` {self.grid[0]} x {self.grid[1]}; "
                 "set `positions: interpolate`"
             )
+
+    def cells(self, spec: Spec) -> tuple[int, int]:
+        """Rows and columns of its patches on these latents."""
+        return spec.latents.height // self.patch, spec.latents.width // self.patch
+
+    def following(self, source: ComponentConfig, there: Spec, here: Spec) -> TrunkConfig:
+        """With `grid` as the weights have it: positions are no tensors, and weights know the cells they were trained
+        on.
+
+        Weights of a model without `grid`, or of a part of a square one, know plain coordinates, which any grid has. So
+        `absolute` goes on with them, and `interpolate` stretches those of the weights' own images.
+        """
+        if not isinstance(source, TrunkConfig):
+            return self
+        cells, table = source.cells(there), source.grid
+        plain = table is None or (table[0] == table[1] and (source.positions == "absolute" or table == cells))
+        if table is None or (plain and self.positions == "interpolate"):
+            table = cells
+        of = f"these weights were trained with positions of {table[0]} x {table[1]}"
+        if self.positions == "absolute":
+            if plain and (self.grid is None or self.grid[0] == self.grid[1]):
+                return self
+            if source.positions == "interpolate" and table != cells:
+                raise ValueError(f"{of}, stretched to {cells[0]} x {cells[1]}; set `positions: interpolate`")
+        elif plain and self.grid is None and cells == self.cells(here):
+            return self
+        elif (plain and table[0] != table[1]) or (source.positions == "absolute" and table != cells):
+            raise ValueError(f"{of}, and cannot be stretched, which takes a square or a whole table; set them absolute")
+        if self.grid not in (None, table):
+            raise ValueError(
+                f"`grid` is {self.grid[0]} x {self.grid[1]}, and {of}; set `grid` to {list(table)}, or leave it out"
+            )
+        return self.model_copy(update={"grid": table})
 
 
 class RegisterEncoderConfig(TrunkConfig, EncoderConfig):

@@ -101,3 +101,36 @@ def test_guidance_uses_the_single_null_token():
     unguided, _ = part.velocity(noise, times, part.registers(given, null), given.keep, frozenset(), null)
     found = part.integrate(given, noise, FlowSampling(steps=1, guidance=3.0))
     torch.testing.assert_close(found, noise - (unguided + 3 * (guided - unguided)), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("source", "own", "told"),
+    [
+        # what the weights know (cells, positions, grid), what takes them, and the table that it then has or an error
+        (((4, 4), "absolute", None), ((8, 8), "absolute", None), None),
+        (((4, 4), "absolute", None), ((4, 4), "interpolate", None), None),
+        (((4, 4), "absolute", None), ((8, 8), "interpolate", None), (4, 4)),
+        (((4, 4), "interpolate", None), ((8, 8), "interpolate", (4, 4)), (4, 4)),
+        (((4, 4), "absolute", None), ((8, 8), "interpolate", (6, 6)), r"`grid` is 6 x 6.* set `grid` to \[4, 4\]"),
+        (((4, 4), "absolute", (6, 6)), ((8, 8), "interpolate", None), (4, 4)),
+        (((8, 8), "interpolate", (4, 4)), ((6, 6), "interpolate", None), (4, 4)),
+        (((8, 8), "interpolate", (4, 4)), ((8, 8), "absolute", None), r"4 x 4, stretched to 8 x 8; set `positions: in"),
+        (((4, 6), "absolute", None), ((4, 6), "interpolate", None), None),
+        (((4, 6), "absolute", None), ((8, 8), "interpolate", None), "of 4 x 6, and cannot be stretched"),
+        (((4, 6), "absolute", (4, 6)), ((8, 8), "interpolate", None), (4, 6)),
+        (((4, 4), "absolute", (4, 6)), ((8, 8), "interpolate", None), "of 4 x 6, and cannot be stretched"),
+        (((4, 4), "absolute", (4, 6)), ((4, 4), "absolute", None), (4, 6)),
+    ],
+)
+def test_weights_bring_the_table_that_they_were_trained_with(source, own, told):
+    def made(cells, positions, grid):
+        latents = LatentSpec(3, 2 * cells[0], 2 * cells[1])
+        config = FlowDecoderConfig(width=16, head_dim=8, patch=2, positions=positions, grid=grid)
+        return config, Spec(latents, 16, TokenSpec(4, 3))
+
+    (config, here), (given, there) = made(*own), made(*source)
+    if isinstance(told, str):
+        with pytest.raises(ValueError, match=told):
+            config.following(given, there, here)
+    else:
+        assert config.following(given, there, here).grid == told

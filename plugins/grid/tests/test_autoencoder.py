@@ -6,7 +6,7 @@ import torch
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe.store.modelfile import save
-from flexframe.train.init import initialise
+from flexframe.train.init import initialise, read_starts
 from flexframe_registry import ConfigError, TokenizerConfig
 from flexframe_registry.runs import InitConfig
 
@@ -40,7 +40,7 @@ def on_latents(tmp_path, parts=("codec",), rename=RENAME, **codec):
     codec = {"type": "autoencoder", **SHAPE, "channels": 3, **codec}
     model = Tokenizer(TokenizerConfig.read({**config, "codec": codec})).eval()
     start = {"from": str(tmp_path / "grid.safetensors"), "parts": parts, "rename": rename}
-    taken = initialise(model, [InitConfig.read(start)])
+    taken = initialise(model, read_starts([InitConfig.read(start)]))
     return model, taken
 
 
