@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LOGS = sorted((ROOT / "benchmarks" / "results" / "trainings").rglob("log.jsonl"))
 
 
+@pytest.mark.filterwarnings("ignore:earlier spellings:FutureWarning")
 @pytest.mark.parametrize("log", LOGS, ids=[str(path.parent.relative_to(LOGS[0].parents[1])) for path in LOGS])
 def test_no_log_of_a_committed_run_sets_one_off(log):
     config = json.loads((log.parent / "config.json").read_text())
