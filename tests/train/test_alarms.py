@@ -21,6 +21,8 @@ from flexframe.train.run import Run
 from flexframe.train.tally import Usage
 from flexframe_registry import ConfigError, cards
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 PLAIN = ("decoder=toy-plain", "masker=full")
 
@@ -73,6 +75,7 @@ def test_a_picture_that_never_comes_is_no_better_than_the_mean_image(soon, loud)
 
 def test_a_loss_that_rises(soon, loud, monkeypatch):
     monkeypatch.setattr(alarms, "EXPLODED", 1e9)  # the same trouble, and told in its place
+    monkeypatch.setattr(alarms, "ENDLESS", 1e30)
     said, folder = loud(
         "quantizer=toy-values", *PLAIN, "run.optimizer.lr=0.3", "run.optimizer.warmup=60", "run.steps=60"
     )
