@@ -112,6 +112,12 @@ class Config(BaseModel):
         except ValidationError as error:
             raise explain(error, cls, path) from None
 
+    def changed(self, *fields: str) -> Iterable[tuple[str, Any]]:
+        """Those of these fields whose values are not the defaults, with the values. For settings that do nothing
+        beside others."""
+        defaults = type(self).model_fields
+        return [(name, value) for name in fields if (value := getattr(self, name)) != defaults[name].get_default()]
+
     @classmethod
     def documentation(cls) -> dict[str, str]:
         """The docstrings under the fields, by field. Read from the source when asked for, which a listing never does;
@@ -221,11 +227,6 @@ class ComponentConfig(Config):
         """Pairs of a field and a sentence on what a run of so many steps can do and is unlikely to be meant: a loss
         that is the widths' own, a setting without effect. Told before the first step; `run.strict` refuses them."""
         return ()
-
-    def changed(self, *fields: str) -> Iterable[tuple[str, Any]]:
-        """Those of these fields whose values are not the defaults, with the values. For doubts about settings."""
-        defaults = type(self).model_fields
-        return [(name, value) for name in fields if (value := getattr(self, name)) != defaults[name].get_default()]
 
 
 class CodecConfig(ComponentConfig):

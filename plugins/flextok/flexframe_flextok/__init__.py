@@ -225,6 +225,12 @@ class FlowDecoderConfig(TrunkConfig, DecoderConfig):
         text += f"direction to spare: the loss cannot fall below {least:.3f}, and samples stay noise. Set decoder.width"
         yield "width", f"{self.width} {text} to {values} or more, or a smaller decoder.patch"
 
+    def doubts(self, spec: Spec, steps: int) -> Iterable[tuple[str, str]]:
+        for name, value in self.changed("mode_scale") if self.time_sampling != "mode" else ():
+            yield name, f"{value:g} does nothing with time_sampling {self.time_sampling!r}; leave it out"
+        if self.single_null and not self.null_dropout:
+            yield "single_null", "does nothing where null_dropout is 0; leave it out"
+
 
 class VAECodecConfig(CodecConfig):
     """Stable-Diffusion-style KL autoencoder, frozen (diffusers' AutoencoderKL)."""
