@@ -20,6 +20,7 @@ from flexframe.train.init import Start, initialise
 from flexframe_registry import ConfigError, GeneratorConfig, StepConfig, TokenizerConfig, TrainConfig, catalogue
 from flexframe_registry.catalogue import attribute
 from flexframe_registry.errors import nearest
+from flexframe_registry.kinds import OUTPUTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ class Trainee(Learner):
         number."""
         self.latents = Latents() if config.run.feed.keeps_latents() else None
         self.freeze(config.run.freeze)
-        self.taps = frozenset().union(*(o.needs() for o in config.objectives)) - {"reconstruction", "logits"}
+        self.taps = frozenset().union(*(o.needs() for o in config.objectives)) - OUTPUTS
 
     @property
     def codebook(self) -> int | None:

@@ -318,6 +318,10 @@ class StepConfig(Config):
     """Decay of linear and convolution weights."""
 
 
+OUTPUTS = frozenset({"tokens", "reconstruction", "logits"})
+"""What an objective may need beside features by tap."""
+
+
 class ObjectiveConfig(ComponentConfig):
     """Base of objectives' configs: losses of a run beside the model's own."""
 
@@ -330,7 +334,8 @@ class ObjectiveConfig(ComponentConfig):
     """The first step at which it counts."""
 
     def needs(self) -> frozenset[str]:
-        """Names of what it reads of the decoder's outputs: `reconstruction`, `logits`, or features by tap."""
+        """Names of what it reads of the outputs: `tokens`, which every tokenizer gives, and of the decoder's
+        `reconstruction`, `logits`, or features by tap."""
         return frozenset()
 
     def precomputes(self) -> Mapping[str, Mapping[str, Any]]:

@@ -76,11 +76,13 @@ class SceneClassifier(AttributeClassifier):
 
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Int[Tensor, " b"]]:
-        pictures = images.float() / 255
+        return {name: logits.argmax(1) for name, logits in self.logits(images.float() / 255).items()}
+
+    def logits(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b v"]]:
         if images.shape[2:] != (SIZE, SIZE):
-            pictures = F.interpolate(pictures, (SIZE, SIZE), mode="bilinear", antialias=True)
-        logits = self.net.to(images.device)(pictures)
-        return {name: logits[name].argmax(1) for name in self.values}
+            images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True)
+        logits = self.net.to(images.device)(images)
+        return {name: logits[name] for name in self.values}
 
     def protocol(self) -> Mapping[str, Any]:
         told = {name: self.facts[name] for name in ("renderer", "sha256", "trained_on", "accuracy_percent")}
