@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flexframe.files import replaced
+from flexframe.train.alarms import ALARMS
 from flexframe_registry import ConfigError
 from flexframe_registry.errors import nearest
 
@@ -15,7 +16,9 @@ COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a
 STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 GREY = "#8a8a8a"
 GRADIENTS = "grad_norm/"
-NOT_SHOWN = ("step", "lr", "images_per_s", "data_wait", "skipped", "codes_dead")
+PROBE = "probe/"
+"""Names of what a probe tells begin so."""
+NOT_SHOWN = ("step", "lr", "images_per_s", "data_wait", "skipped", "codes_dead", "codes_perplexity")
 """Numbers that are plotted only when they are asked for."""
 LINEAR = ("codes_used", "codes_dead", "data_wait", "images_per_s", "skipped", "lr")
 """Numbers that may be 0, or are no losses: never on a logarithm unless all are."""
@@ -50,7 +53,7 @@ def choose(runs: Mapping[str, Lines], wanted: Sequence[str]) -> list[list[str]]:
                 raise ConfigError.at("--metric", text)
             panels += [chosen] if len(runs) == 1 else [[each] for each in chosen]
         return panels
-    order = [n for n in known if n not in NOT_SHOWN and not n.startswith(GRADIENTS) and not _is_all(runs, n)]
+    order = [n for n in known if n not in NOT_SHOWN and not n.startswith((GRADIENTS, PROBE)) and not _is_all(runs, n)]
     order.sort(key=lambda n: (n != "loss", n == "grad_norm", n == "codes_used"))
     parts = [n for n in known if n.startswith(GRADIENTS)]
     return [[n] for n in order] + ([parts] if parts and len(runs) == 1 else [[n] for n in parts])
@@ -174,10 +177,21 @@ def _panel(
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(Plain())
         axes.yaxis.set_minor_formatter(Plain(minor_thresholds=(1.2, 0.4)))
+    for i, (run, lines) in enumerate(runs.items()):
+        for line in lines:
+            for alarm in line.get(ALARMS, ()):
+                _mark(axes, line["step"] * (batches[run] if batches else 1), alarm["alarm"], COLOURS[i % len(COLOURS)])
     if panel == ["codes_used"]:
         _of_the_codebook(axes, runs)
     if many:
         axes.legend(frameon=False, fontsize=8)
+
+
+def _mark(axes: Any, x: int, name: str, colour: str) -> None:
+    """An alarm: a line at its step, and its name along it."""
+    axes.axvline(x, color=colour, linestyle=":", linewidth=1)
+    where = axes.get_xaxis_transform()  # x in data, y from 0 at the bottom to 1 at the top
+    axes.text(x, 0.98, name.replace("-", " "), rotation=90, ha="right", va="top", fontsize=7, transform=where)
 
 
 def _of_the_codebook(axes: Any, runs: Mapping[str, Lines]) -> None:

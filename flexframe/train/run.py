@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from flexframe import provenance
 from flexframe.files import write_json, write_text
 from flexframe.store import modelfile
-from flexframe.train import checkpoint, sharding
+from flexframe.train import checkpoint, history, sharding
+from flexframe.train.alarms import ALARMS, Alarms
 from flexframe.train.distributed import ALONE, Processes
 from flexframe.train.feeds.create import create_feed
 from flexframe.train.gradients import Gradients
@@ -87,6 +88,8 @@ class Run:
         self.average = Average(model, config.run.ema)
         self.tally = Tally(device, processes, config.run.nonfinite == "skip")
         self.usage = Usage(trainee.codebook, device, processes)
+        self.alarms = Alarms(config)
+        """Alarms of its log, which the first process keeps."""
         self.hooks = manager().hook
         self.observers: list[Observer[Any]] = []
         """Observers that are told of it, from `begin` to `end`."""
@@ -157,6 +160,7 @@ class Run:
             run.feed.attach(run.trainee, check=processes.size == 1)  # elsewhere it may be in shards
         if processes.first:
             run._forget_after(run.step)
+            run.alarms.read(history.log(folder))
         return run
 
     def close(self) -> None:
@@ -252,7 +256,8 @@ class Run:
             if state is None:
                 path.unlink(missing_ok=True)
             else:
-                write_json(path, {"state": state, "step": self.step, "why": why})
+                end = {"state": state, "step": self.step, "why": why}
+                write_json(path, {**end, ALARMS: self.alarms.told} if self.alarms.told else end)
 
     def begin(self) -> None:
         """Tell plugins and the config's observers, in the first process, that training begins."""
