@@ -14,6 +14,7 @@ from flexframe_registry.errors import nearest
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0")
 STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
+GREY = "#8a8a8a"
 GRADIENTS = "grad_norm/"
 PROBE = "probe/"
 """Names of what a probe tells begin so."""
@@ -88,13 +89,15 @@ def draw(
     smooth: int = 1,
     log_y: bool = False,
     batches: Mapping[str, int] | None = None,
+    expected: Mapping[str, Lines] | None = None,
 ) -> list[str]:
     """Write a picture (PNG, SVG or PDF, by its suffix) of each metric over the steps, a line a run.
 
     Args:
         runs: each run's log, by the name that the legend has.
         smooth: log lines that are averaged; what is not smoothed shows through.
-        batches: each run's batch size: the curves then go over images seen.
+        batches: each run's batch size, and each expected curve's: the curves then go over images seen.
+        expected: curves to hold the runs against, by the name that the legend has: grey, dashed, and as they are given.
 
     Returns:
         the metrics drawn.
@@ -108,20 +111,30 @@ def draw(
         raise ConfigError.at("", "the runs have logged nothing yet")
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(max(6.4, WIDTH * columns), HEIGHT * rows + 0.5 + 0.22 * len(runs)), layout="constrained")
+    named = [*runs, *(expected or {})]
+    figure = Figure(figsize=(max(6.4, WIDTH * columns), HEIGHT * rows + 0.5 + 0.22 * len(named)), layout="constrained")
     FigureCanvasAgg(figure)
     for place, panel in enumerate(panels, 1):
         axes = figure.add_subplot(rows, columns, place)
+        for lines_of in (expected or {}).items():
+            _expected(axes, *lines_of, panel, batches)
         _panel(axes, runs, panel, smooth, log_y, batches)
     handles = [
         Line2D([], [], color=COLOURS[i % len(COLOURS)], linestyle=STYLES[i // len(COLOURS) % len(STYLES)], linewidth=2)
         for i in range(len(runs))
     ]
-    figure.legend(handles, list(runs), loc="outside upper left", frameon=False, fontsize=9)
+    handles += [Line2D([], [], color=GREY, linestyle="--", linewidth=2) for _ in expected or {}]
+    figure.legend(handles, named, loc="outside upper left", frameon=False, fontsize=9)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replaced(out) as part:
         figure.savefig(part, dpi=130, format=out.suffix.removeprefix(".") or None)
     return [name for panel in panels for name in panel]
+
+
+def _expected(axes: Any, name: str, lines: Lines, panel: Sequence[str], batches: Mapping[str, int] | None) -> None:
+    for metric in panel:
+        x, y = series(lines, metric)
+        axes.plot([step * batches[name] for step in x] if batches else x, y, "--", color=GREY, linewidth=1.4)
 
 
 def _panel(

@@ -103,11 +103,13 @@ class Run:
         sampling: Mapping[str, Any],
         processes: Processes = ALONE,
         doubted: Problems | None = None,
+        expected: str | None = None,
     ) -> Run:
         """A fresh run in a folder that holds none yet. `close` it, if it is not trained.
 
         Args:
             doubted: doubts about it, for its manifest; None for those that the config raises by itself.
+            expected: the card whose curve it can be held against, for its manifest.
 
         Raises:
             ConfigError: the folder holds a run or is in use, a package is missing, data and model do not fit, the model
@@ -127,7 +129,7 @@ class Run:
         resolved = {**run.config.model_dump(mode="json"), "sampling": run.sampling}
         write_json(run.paths.config, resolved)
         facts = provenance.manifest(device, seed=config.run.seed, parameters=run.parameters(), init=run.taken,
-                                    processes=processes.size, objectives=run.trainee.facts(),
+                                    processes=processes.size, objectives=run.trainee.facts(), expected=expected,
                                     doubts=[f"{path}: {text}" for path, text in doubted])  # fmt: skip
         write_json(run.paths.manifest, facts)
         return run
