@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from flexframe.parts import Codec, Objective, Part, Quantizer
 from flexframe.train.trainee import Learner
 from flexframe_registry import ConfigError, RunConfig
-
-if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
 
 
 def blocks(model: nn.Module) -> Iterator[nn.Module]:
@@ -71,9 +71,6 @@ def spread(trainee: Learner, run: RunConfig, device: torch.device) -> nn.Module:
 
 
 def _shard(trainee: Learner, device: torch.device) -> nn.Module:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
     scalars = [name for name, p in trainee.named_parameters() if p.ndim == 0]
     if scalars:
         raise ConfigError.at("run.parallel", f"fsdp cannot shard parameters without a dimension: {', '.join(scalars)}")
@@ -81,36 +78,26 @@ def _shard(trainee: Learner, device: torch.device) -> nn.Module:
     for block in blocks(trainee.model):
         fully_shard(block, mesh=mesh)
     fully_shard(trainee, mesh=mesh)
+    register_fsdp_forward_method(trainee, "probe")  # weights come together for it as for a forward pass
     return trainee
-
-
-def _in_shards(value: Tensor) -> TypeGuard[DTensor]:
-    """Tells a shard of a tensor. A lone process has none, and need not import what knows them: that takes seconds."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return False
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(value, DTensor)
 
 
 def whole(value: Tensor) -> Tensor:
     """All of a tensor, from its shards on all processes. Every process calls this, in the same order."""
-    return value.full_tensor() if _in_shards(value) else value
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def local(value: Tensor) -> Tensor:
     """This process's shard; what is done to it in place is done to the tensor."""
-    return value.to_local() if _in_shards(value) else value
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def like(value: Tensor, reference: Tensor) -> Tensor:
     """A whole tensor, sharded as the reference is. Nothing is sent: each process has all of it and keeps its part."""
     value = value.to(reference.device)
-    if _in_shards(reference) and value.shape == reference.shape:
-        from torch.distributed.tensor import distribute_tensor
-
-        return distribute_tensor(value.detach(), reference.device_mesh, reference.placements, src_data_rank=None)
-    return value
+    if not isinstance(reference, DTensor) or value.shape != reference.shape:
+        return value
+    return distribute_tensor(value.detach(), reference.device_mesh, reference.placements, src_data_rank=None)
 
 
 def gathered(state: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
@@ -120,5 +107,5 @@ def gathered(state: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     for name, value in state.items():
         full = whole(value.detach())
         if keep:
-            kept[name] = (full.cpu() if _in_shards(value) else full).contiguous()
+            kept[name] = (full.cpu() if isinstance(value, DTensor) else full).contiguous()
     return kept

@@ -261,6 +261,11 @@ class QuantizerConfig(ComponentConfig):
         """The tokens that `length` slots of width `features` become."""
         raise NotImplementedError(f"{type(self).__name__}.tokens")
 
+    def remedy(self) -> str:
+        """Settings to try where its codebook collapses: few codes in use, or the same ones for all images. Empty where
+        it learns no codebook, so that none can collapse."""
+        return ""
+
 
 class MaskerConfig(ComponentConfig):
     """Base of length maskers' configs."""

@@ -88,6 +88,9 @@ class CodebookConfig(QuantizerConfig):
     def tokens(self, length: int, features: int) -> TokenSpec:
         return TokenSpec(length, self.dim, 1, self.codebook_size)
 
+    def remedy(self) -> str:
+        return "a lower run.optimizer.lr, or quantizer=fsq"
+
 
 class EmaFields(QuantizerConfig):
     """Settings of a codebook that follows its features without a gradient."""
@@ -97,6 +100,12 @@ class EmaFields(QuantizerConfig):
     dead_code_threshold: float = Field(0.0, ge=0)
     """An entry whose running count a step is below this is replaced by a random present feature; with `ema` only.
     Above 0 this waits for the device once a step, and draws from the global random state."""
+
+    def revival(self, ema: bool) -> str:
+        """Settings that keep entries in use, as far as they are not set."""
+        settings = ["quantizer.ema=true"] * (not ema)
+        settings += ["quantizer.dead_code_threshold=0.02"] * (not self.dead_code_threshold)
+        return " ".join(settings) or "a lower run.optimizer.lr"
 
     def idle(self) -> Iterable[tuple[str, str]]:
         """Doubts about settings that do nothing without running means."""
@@ -116,6 +125,9 @@ class VQConfig(CodebookConfig, EmaFields):
     """Pass gradients by rotation and scaling (arXiv 2410.06424) rather than straight through."""
 
     sizes = {"tiny": {"codebook_size": 64, "dim": 8}}
+
+    def remedy(self) -> str:
+        return f"{self.revival(self.ema)}, or quantizer=fsq"
 
     def doubts(self, spec: Spec, steps: int) -> Iterable[tuple[str, str]]:
         return () if self.ema else self.idle()
@@ -151,6 +163,9 @@ class ResidualVQConfig(CodebookConfig, EmaFields):
     """Let the codebooks be running means of their residuals rather than learned by gradient."""
 
     sizes = {"tiny": {"num_quantizers": 2, "codebook_size": 64, "dim": 8}}
+
+    def remedy(self) -> str:
+        return f"{self.revival(self.ema)}, or quantizer=fsq"
 
     @model_validator(mode="after")
     def _sensible(self) -> ResidualVQConfig:
