@@ -36,14 +36,24 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 CHECKED = ("test_contracts", "test_golden", "test_known_answers", "test_matrix")
-"""Tests of plugins that run every part; shapes are checked in these, and in all tests of the core."""
+"""Tests of plugins that run every part; shapes are checked in these, and in tests of the core but a few."""
+AGAIN = ("test_cli", "test_inspect", "test_profile", "test_run", "test_safety")
+"""Of the core: what they run, its tests of each part and of commands, runs and benchmarks run with shapes checked."""
 
 
 @pytest.fixture(autouse=True)
 def _checked_where_it_tells(request: pytest.FixtureRequest) -> None:
-    """Shape checks take a quarter of the time, and tell nothing new where other tests of plugins run a part again."""
-    if request.path.is_relative_to(ROOT / "plugins") and request.path.stem not in CHECKED:
+    """Shape checks take a quarter of the time, and tell nothing new where other tests run a part again."""
+    stem = request.path.stem
+    if "checked" in request.fixturenames:
+        return
+    if stem in AGAIN or (request.path.is_relative_to(ROOT / "plugins") and stem not in CHECKED):
         request.getfixturevalue("unchecked")
+
+
+@pytest.fixture
+def checked() -> None:
+    """With the tests' type checks, in a file whose other tests go without: of what nothing else runs."""
 
 
 @pytest.fixture

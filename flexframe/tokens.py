@@ -116,3 +116,5 @@ class Outputs:
     """Features that the taps asked for."""
     codes: Codes | None = None
     """The batch's codes, for usage statistics."""
+    tokens: Tokens | None = None
+    """The tokens that the decoder was given, with their gradient."""

@@ -25,12 +25,14 @@ def plot(
     images: Annotated[bool, typer.Option("--images", help="Over images seen, not steps.")] = False,
 ) -> None:
     """Draw loss and metric curves of runs against each other, a panel a metric; codebook use and gradient norms too.
+    Of a run of a card that says which curve to expect, that one stands beside it, grey and dashed.
 
     `flexframe plot runs/a runs/b --metric loss,held_out --smooth 5 --log-y -o curves.png`
     """
     if to.suffix.lower() not in SUFFIXES:
         refuse("--out", f"{to.name!r} ends in none of {', '.join(SUFFIXES)}")
     from flexframe.train.curves import draw
+    from flexframe.train.expected import expected
     from flexframe.train.history import log, read
 
     names = _short(folders)
@@ -40,7 +42,14 @@ def plot(
         if not lines:
             say.print(f"{name} has logged nothing yet", style="yellow", markup=False)
     wanted = [each for text in metric or [] for each in text.split(",") if each]
-    drawn = draw(logs, to, metrics=wanted, smooth=smooth, log_y=log_y, batches=batches)
+    beside = {}
+    for name, folder in names.items():
+        curve = expected(folder)
+        if curve is not None and (label := f"{curve.card}, as expected") not in beside:
+            beside[label] = curve.lines
+            if batches is not None:
+                batches[label] = batches[name]
+    drawn = draw(logs, to, metrics=wanted, smooth=smooth, log_y=log_y, batches=batches, expected=beside)
     out.print(f"{', '.join(drawn)} of {len(logs)} {'run' if len(logs) == 1 else 'runs'} in {to}", soft_wrap=True)
 
 

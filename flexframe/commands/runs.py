@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from flexframe.train.history import History
 
 STYLES = {"running": "green", "finished": "", "stopped": "yellow", "failed": "red"}
-ASIDE = ("step", "loss", "lr", "images_per_s", "codes_dead", "skipped")
+ASIDE = ("step", "loss", "lr", "images_per_s", "codes_dead", "codes_perplexity", "skipped", "alarms")
 """What has a column of its own, or is no news of how well a run does."""
+PARTS = ("grad_norm/", "probe/")
 LAST = ("grad_norm", "data_wait")
 
 
@@ -29,7 +30,7 @@ def runs(
     """List training runs: how far each is, its last losses and metrics, its pace, and whether it still runs.
 
     `stopped` ended by a signal, with all saved, and goes on with `flexframe train --resume`; `failed` ended by an
-    error, or was killed: it goes on from its last checkpoint.
+    error, or was killed: it goes on from its last checkpoint. Alarms that went off are counted, and told below.
     """
     from flexframe.train.history import find, read
     from flexframe_registry import ConfigError
@@ -46,6 +47,9 @@ def runs(
     for run in histories:
         if run.state == "failed" and run.why:
             say.print(f"{_name(run.folder, root)}: {run.why}", style="red", markup=False, soft_wrap=True)
+        for alarm in run.alarms:
+            text = f"{_name(run.folder, root)}, at step {alarm['step']}: {alarm['text']}"
+            say.print(text, style="yellow", markup=False, soft_wrap=True)
     for told in broken:
         say.print(told, style="yellow", markup=False, soft_wrap=True)
 
@@ -54,7 +58,7 @@ def _table(root: Path, histories: Sequence[History]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
     rows = [
         (_name(run.folder, root), run.model, f"{run.step}/{run.steps}", _number(run.last.get("loss")),
-         _others(run.last), _pace(run.last), run.state, _age(run.age))
+         _others(run.last), _pace(run.last), _state(run), _age(run.age))
         for run in histories
     ]  # fmt: skip
     names = ("run", "model", "step", "loss", "losses and metrics", "images/s", "state", "age")
@@ -71,8 +75,13 @@ def _table(root: Path, histories: Sequence[History]) -> Table:
         )  # fmt: skip
     for row in rows:
         name, model, *numbers, state, age = row
-        table.add_row(Text(name, "cyan"), Text(model, "dim"), *numbers, Text(state, STYLES.get(state, "")), age)
+        table.add_row(Text(name, "cyan"), Text(model, "dim"), *numbers, Text(state, STYLES.get(state, "yellow")), age)
     return table
+
+
+def _state(run: History) -> str:
+    count = len(run.alarms)
+    return f"{run.state}, {count} alarm{'s' * (count > 1)}" if count else run.state
 
 
 def _pace(last: Mapping[str, Any]) -> str:
@@ -82,7 +91,7 @@ def _pace(last: Mapping[str, Any]) -> str:
 
 def _others(last: Mapping[str, Any]) -> str:
     """All else that was logged last, but for the norms of parts, and a loss that is the only one."""
-    shown = {name: value for name, value in last.items() if name not in ASIDE and "grad_norm/" not in name}
+    shown = {name: value for name, value in last.items() if name not in ASIDE and not name.startswith(PARTS)}
     losses = [name for name in shown if "/" in name]
     if len(losses) == 1:
         del shown[losses[0]]

@@ -52,6 +52,7 @@ def train(
 
     from flexframe.train import distributed
     from flexframe.train.console import Console as TrainConsole
+    from flexframe.train.expected import to_expect
     from flexframe.train.loop import train as loop
     from flexframe.train.run import Run, timeout
 
@@ -70,7 +71,11 @@ def train(
         own, cards_own = config.model.sampled, chosen.described.sampled
         same = own is not None and cards_own is not None and own.type == cards_own.type
         folder = processes.told(folder or fresh_folder(chosen.id))
-        run = Run.create(config, folder, on, chosen.file.sampling if same else {}, processes, doubted)
+        sampling, course = chosen.file.sampling if same else {}, to_expect(chosen, config.model)
+        run = Run.create(config, folder, on, sampling, processes, doubted, course)
+        if processes.first and course is not None:
+            told = f"to see whether it is on course, beside the curve of {course}: flexframe plot {folder} -o plot.png"
+            out.print(told, soft_wrap=True, markup=False, highlight=False)
     stopped = loop(run, TrainConsole(out if processes.first else Console(quiet=True)))
     distributed.leave()
     if not processes.first:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from typing_extensions import TypeVar
 
@@ -40,6 +40,14 @@ class AttributeClassifier(ABC):
     @abstractmethod
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Mapping[str, Int[Tensor, " b"]]:
         """Each of the `values`, as read."""
+
+    def logits(self, images: Float[Tensor, "b 3 h w"]) -> Mapping[str, Float[Tensor, "b v"]]:
+        """Logits of each of the `values`, of images in [0, 1], for objectives that learn from them.
+
+        Raises:
+            ValueError: it has no logits.
+        """
+        raise ValueError(f"{type(self).__name__} reads values alone, and has no logits to learn from")
 
     def plausible(self, images: UInt8[Tensor, "b 3 h w"]) -> Bool[Tensor, " b"] | None:
         """The images that it is as sure of as of the source's own; None where it tells no confidence."""

@@ -86,7 +86,8 @@ class Tokenizer(nn.Module):
         out: Outputs = self.decoder(tokens, batch, taps=taps, rng=rng)
         losses = {f"quantizer/{name}": loss for name, loss in quantized.losses.items()}
         losses |= {f"decoder/{name}": loss for name, loss in out.losses.items()}
-        return Outputs(losses, out.reconstruction, out.logits, out.features, Codes(quantized.codes, kept.keep))
+        codes = Codes(quantized.codes, kept.keep)
+        return Outputs(losses, out.reconstruction, out.logits, out.features, codes, tokens)
 
     # --- use -----------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as Terminal
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from flexframe.train.run import Run
 
 RECENT = 12
+ASIDE = ("grad_norm/", "probe/", "codes_perplexity")
+"""Beginnings of numbers that are in the log alone."""
 
 
 class Console:
@@ -45,16 +47,19 @@ class Console:
             self.live = Live(self._view(), console=self.terminal, refresh_per_second=4)
             self.live.start()
 
-    def show(self, line: Mapping[str, Any]) -> None:
-        """Show a line of the log."""
+    def show(self, line: Mapping[str, Any], alarms: Sequence[str] = ()) -> None:
+        """Show a line of the log, and the alarms that went off at it, which stay."""
         self.rows.append(line)
         left = self._left(line)
         self.progress.update(self.task, completed=line["step"], left=left)
         if self.live is not None:
             self.live.update(self._view())
         else:
-            words = [f"{key} {_short(value, key)}" for key, value in line.items() if "grad_norm/" not in key]
+            words = [f"{key} {_short(value, key)}" for key, value in line.items() if not key.startswith(ASIDE)]
             self.terminal.print("  ".join([*words, left] if left else words), highlight=False)
+        for alarm in alarms:  # above what is live
+            text = f"alarm at step {line['step']}: {alarm}"
+            self.terminal.print(text, style="bold yellow", highlight=False, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
         """Leave the terminal as it was."""
@@ -64,7 +69,7 @@ class Console:
 
     def _view(self) -> Group:
         table = Table(box=None, header_style="bold", pad_edge=False)
-        names = [name for name in self.rows[-1] if "grad_norm/" not in name] if self.rows else ["step", "loss"]
+        names = [name for name in self.rows[-1] if not name.startswith(ASIDE)] if self.rows else ["step", "loss"]
         for name in names:
             table.add_column(name.rsplit("/", 1)[-1].replace("_", " "), justify="right")
         for row in self.rows:

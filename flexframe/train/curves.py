@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flexframe.files import replaced
+from flexframe.train.alarms import ALARMS
 from flexframe_registry import ConfigError
 from flexframe_registry.errors import nearest
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0")
 STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
+GREY = "#8a8a8a"
 GRADIENTS = "grad_norm/"
-NOT_SHOWN = ("step", "lr", "images_per_s", "data_wait", "skipped", "codes_dead")
+PROBE = "probe/"
+"""Names of what a probe tells begin so."""
+NOT_SHOWN = ("step", "lr", "images_per_s", "data_wait", "skipped", "codes_dead", "codes_perplexity")
 """Numbers that are plotted only when they are asked for."""
 LINEAR = ("codes_used", "codes_dead", "data_wait", "images_per_s", "skipped", "lr")
 """Numbers that may be 0, or are no losses: never on a logarithm unless all are."""
@@ -49,7 +53,7 @@ def choose(runs: Mapping[str, Lines], wanted: Sequence[str]) -> list[list[str]]:
                 raise ConfigError.at("--metric", text)
             panels += [chosen] if len(runs) == 1 else [[each] for each in chosen]
         return panels
-    order = [n for n in known if n not in NOT_SHOWN and not n.startswith(GRADIENTS) and not _is_all(runs, n)]
+    order = [n for n in known if n not in NOT_SHOWN and not n.startswith((GRADIENTS, PROBE)) and not _is_all(runs, n)]
     order.sort(key=lambda n: (n != "loss", n == "grad_norm", n == "codes_used"))
     parts = [n for n in known if n.startswith(GRADIENTS)]
     return [[n] for n in order] + ([parts] if parts and len(runs) == 1 else [[n] for n in parts])
@@ -85,13 +89,15 @@ def draw(
     smooth: int = 1,
     log_y: bool = False,
     batches: Mapping[str, int] | None = None,
+    expected: Mapping[str, Lines] | None = None,
 ) -> list[str]:
     """Write a picture (PNG, SVG or PDF, by its suffix) of each metric over the steps, a line a run.
 
     Args:
         runs: each run's log, by the name that the legend has.
         smooth: log lines that are averaged; what is not smoothed shows through.
-        batches: each run's batch size: the curves then go over images seen.
+        batches: each run's batch size, and each expected curve's: the curves then go over images seen.
+        expected: curves to hold the runs against, by the name that the legend has: grey, dashed, and as they are given.
 
     Returns:
         the metrics drawn.
@@ -105,20 +111,30 @@ def draw(
         raise ConfigError.at("", "the runs have logged nothing yet")
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(max(6.4, WIDTH * columns), HEIGHT * rows + 0.5 + 0.22 * len(runs)), layout="constrained")
+    named = [*runs, *(expected or {})]
+    figure = Figure(figsize=(max(6.4, WIDTH * columns), HEIGHT * rows + 0.5 + 0.22 * len(named)), layout="constrained")
     FigureCanvasAgg(figure)
     for place, panel in enumerate(panels, 1):
         axes = figure.add_subplot(rows, columns, place)
+        for lines_of in (expected or {}).items():
+            _expected(axes, *lines_of, panel, batches)
         _panel(axes, runs, panel, smooth, log_y, batches)
     handles = [
         Line2D([], [], color=COLOURS[i % len(COLOURS)], linestyle=STYLES[i // len(COLOURS) % len(STYLES)], linewidth=2)
         for i in range(len(runs))
     ]
-    figure.legend(handles, list(runs), loc="outside upper left", frameon=False, fontsize=9)
+    handles += [Line2D([], [], color=GREY, linestyle="--", linewidth=2) for _ in expected or {}]
+    figure.legend(handles, named, loc="outside upper left", frameon=False, fontsize=9)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replaced(out) as part:
         figure.savefig(part, dpi=130, format=out.suffix.removeprefix(".") or None)
     return [name for panel in panels for name in panel]
+
+
+def _expected(axes: Any, name: str, lines: Lines, panel: Sequence[str], batches: Mapping[str, int] | None) -> None:
+    for metric in panel:
+        x, y = series(lines, metric)
+        axes.plot([step * batches[name] for step in x] if batches else x, y, "--", color=GREY, linewidth=1.4)
 
 
 def _panel(
@@ -161,10 +177,21 @@ def _panel(
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(Plain())
         axes.yaxis.set_minor_formatter(Plain(minor_thresholds=(1.2, 0.4)))
+    for i, (run, lines) in enumerate(runs.items()):
+        for line in lines:
+            for alarm in line.get(ALARMS, ()):
+                _mark(axes, line["step"] * (batches[run] if batches else 1), alarm["alarm"], COLOURS[i % len(COLOURS)])
     if panel == ["codes_used"]:
         _of_the_codebook(axes, runs)
     if many:
         axes.legend(frameon=False, fontsize=8)
+
+
+def _mark(axes: Any, x: int, name: str, colour: str) -> None:
+    """An alarm: a line at its step, and its name along it."""
+    axes.axvline(x, color=colour, linestyle=":", linewidth=1)
+    where = axes.get_xaxis_transform()  # x in data, y from 0 at the bottom to 1 at the top
+    axes.text(x, 0.98, name.replace("-", " "), rotation=90, ha="right", va="top", fontsize=7, transform=where)
 
 
 def _of_the_codebook(axes: Any, runs: Mapping[str, Lines]) -> None:

@@ -51,6 +51,10 @@ class Processes:
         """The mean over processes."""
         return self._reduced(values, dist.ReduceOp.SUM) / self.size if self.size > 1 else values
 
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over processes."""
+        return self._reduced(values, dist.ReduceOp.SUM)
+
     def least(self, values: Tensor) -> Tensor:
         """The smallest over processes."""
         return self._reduced(values, dist.ReduceOp.MIN)

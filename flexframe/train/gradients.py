@@ -9,6 +9,13 @@ from torch import Tensor, nn
 
 from flexframe.train.sharding import whole
 from flexframe.train.trainee import Learner
+from flexframe_registry import ConfigError
+
+
+def nothing_learns() -> ConfigError:
+    """The error of a run whose losses do not depend on what is to learn."""
+    text = "no loss reaches anything of the model that learns, so no step would change it"
+    return ConfigError.at("run.objectives", f"{text}; name one that depends on the decoder's output")
 
 
 class Gradients:
@@ -20,6 +27,10 @@ class Gradients:
             owner: group.parameters for owner, group in trainee.groups().items()
         }
         self.part = {id(p): name for name, part in trainee.model.named_children() for p in part.parameters()}
+
+    def reach(self) -> bool:
+        """Tell whether any parameter of the model has a gradient, without waiting for the device."""
+        return any(p.grad is not None for p in self.owners["model"])
 
     def clip(self) -> dict[str, Tensor]:
         """Scale each owner's gradients to the norm allowed. Returns the norms before: `grad_norm` of the model and
@@ -35,7 +46,8 @@ class Gradients:
                 norms_before[f"grad_norm/{owner}"] = total
                 continue
             norms_before["grad_norm"] = total
-            parts: dict[str, list[Tensor]] = {}
+            # a part that learns and has no gradient has a norm as well: 0, which tells that no loss reaches it
+            parts: dict[str, list[Tensor]] = {self.part[id(p)]: [] for p in parameters}
             for p, norm in zip(with_gradient, norms, strict=True):
                 parts.setdefault(self.part[id(p)], []).append(norm)
             norms_before |= {f"grad_norm/{name}": self._norm(each) for name, each in parts.items()}

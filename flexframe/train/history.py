@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flexframe.train.alarms import ALARMS
 from flexframe.train.lock import holder
 from flexframe_registry import ConfigError
 from flexframe_registry.runfolder import CONFIG, LOG, RunFolder
@@ -46,6 +47,11 @@ class History:
     def last(self) -> Mapping[str, Any]:
         """The last line that was logged; empty where there is none."""
         return self.lines[-1] if self.lines else {}
+
+    @property
+    def alarms(self) -> list[Mapping[str, Any]]:
+        """Records of the alarms that went off, in order."""
+        return [{"step": line["step"], **record} for line in self.lines for record in line.get(ALARMS, ())]
 
     @property
     def age(self) -> float:

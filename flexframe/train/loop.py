@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 from flexframe.data.loader import split
 from flexframe.files import write_json
 from flexframe.rng import Rng
+from flexframe.train.alarms import ALARMS, Alarmed
 from flexframe.train.console import Console
+from flexframe.train.gradients import nothing_learns
 from flexframe.train.optim import learning_rate
 from flexframe.train.optim import step as step_optimizer
+from flexframe.train.probe import due, probe
 from flexframe.train.run import Run
 from flexframe.train.samples import draw
 from flexframe.train.stopping import Stopping
@@ -70,7 +75,7 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
     if first:
         run.begin()
     console.start(run)
-    since, begun = time.perf_counter(), run.step
+    since, begun, first_step = time.perf_counter(), run.step, run.step
 
     watch.at(run.step, "waiting for data")
     waits = Waits(run.device)
@@ -88,12 +93,16 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
                 with _precision(run):
                     losses, codes = run.trained(part, step=step, rng=Rng(config.seed, part.index, step))
                     loss = total(losses) / config.accumulate
+                if not loss.requires_grad:
+                    raise nothing_learns()
                 watch.at(step, "backward")
                 torch.autograd.backward(loss)
             seen.append(codes)
             for name, value in losses.items():
                 values[name] = values.get(name, 0) + value.detach().float().mean() / config.accumulate
             values["loss"] = values.get("loss", 0) + loss.detach()
+        if step == first_step and not run.gradients.reach():
+            raise nothing_learns()
         watch.at(step, "update")
         skip = tally.add({**values, **run.gradients.clip()})
         for codes in seen:
@@ -127,19 +136,22 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
                 "lr": learning_rate(config, step),
                 **run.usage.take(),
                 **held_out(run),
+                **(probe(run, parts[0]) if due(run.step, config.log_every) else {}),
                 "images_per_s": round((run.step - begun) * config.batch_size / (now - since), 1),
                 "data_wait": round(waits.take() / (now - since), 4),
             }
             tally.reset()
             since, begun = now, run.step
+            alarms = run.alarms.look(line) if first else []
             if first:
-                run.log(line)
-                console.show(line)
+                run.log({**line, ALARMS: alarms} if alarms else line)
+                console.show(line, [alarm["text"] for alarm in alarms])
                 losses = {name: value for name, value in reading.values.items() if value is not None}
                 run.hooks.flexframe_step_end(run=run, step=run.step, losses=losses)
                 known = {name: value for name, value in line.items() if name != "step" and value is not None}
                 for observer in run.observers:
                     observer.line(run.step, known)
+            _strict(run, alarms)
         if saves:
             run.save()
         if stopped is not None and not last:
@@ -147,6 +159,16 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
         watch.at(run.step, "waiting for data")
     run.export(run.paths.model)
     return None
+
+
+def _strict(run: Run, alarms: Sequence[Mapping[str, Any]]) -> None:
+    """Raise `Alarmed` in all processes where the first one's alarms are errors, and some went off."""
+    if not run.config.run.strict:
+        return
+    told = run.processes.told([str(alarm["text"]) for alarm in alarms])
+    if told:
+        kept = f"run.strict ends the run; the last whole checkpoint is in {run.paths.checkpoints}"
+        raise Alarmed(f"at step {run.step}: {'; also '.join(told)}. {kept}")
 
 
 def _precision(run: Run) -> AbstractContextManager[object]:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from flexframe import provenance
 from flexframe.files import write_json, write_text
 from flexframe.store import modelfile
-from flexframe.train import checkpoint, sharding
+from flexframe.train import checkpoint, history, sharding
+from flexframe.train.alarms import ALARMS, Alarms
 from flexframe.train.distributed import ALONE, Processes
 from flexframe.train.feeds.create import create_feed
 from flexframe.train.gradients import Gradients
@@ -87,6 +88,8 @@ class Run:
         self.average = Average(model, config.run.ema)
         self.tally = Tally(device, processes, config.run.nonfinite == "skip")
         self.usage = Usage(trainee.codebook, device, processes)
+        self.alarms = Alarms(config)
+        """Alarms of its log, which the first process keeps."""
         self.hooks = manager().hook
         self.observers: list[Observer[Any]] = []
         """Observers that are told of it, from `begin` to `end`."""
@@ -100,11 +103,13 @@ class Run:
         sampling: Mapping[str, Any],
         processes: Processes = ALONE,
         doubted: Problems | None = None,
+        expected: str | None = None,
     ) -> Run:
         """A fresh run in a folder that holds none yet. `close` it, if it is not trained.
 
         Args:
             doubted: doubts about it, for its manifest; None for those that the config raises by itself.
+            expected: the card whose curve it can be held against, for its manifest.
 
         Raises:
             ConfigError: the folder holds a run or is in use, a package is missing, data and model do not fit, the model
@@ -124,7 +129,7 @@ class Run:
         resolved = {**run.config.model_dump(mode="json"), "sampling": run.sampling}
         write_json(run.paths.config, resolved)
         facts = provenance.manifest(device, seed=config.run.seed, parameters=run.parameters(), init=run.taken,
-                                    processes=processes.size, objectives=run.trainee.facts(),
+                                    processes=processes.size, objectives=run.trainee.facts(), expected=expected,
                                     doubts=[f"{path}: {text}" for path, text in doubted])  # fmt: skip
         write_json(run.paths.manifest, facts)
         return run
@@ -155,6 +160,7 @@ class Run:
             run.feed.attach(run.trainee, check=processes.size == 1)  # elsewhere it may be in shards
         if processes.first:
             run._forget_after(run.step)
+            run.alarms.read(history.log(folder))
         return run
 
     def close(self) -> None:
@@ -250,7 +256,8 @@ class Run:
             if state is None:
                 path.unlink(missing_ok=True)
             else:
-                write_json(path, {"state": state, "step": self.step, "why": why})
+                end = {"state": state, "step": self.step, "why": why}
+                write_json(path, {**end, ALARMS: self.alarms.told} if self.alarms.told else end)
 
     def begin(self) -> None:
         """Tell plugins and the config's observers, in the first process, that training begins."""

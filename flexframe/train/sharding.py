@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -78,6 +78,7 @@ def _shard(trainee: Learner, device: torch.device) -> nn.Module:
     for block in blocks(trainee.model):
         fully_shard(block, mesh=mesh)
     fully_shard(trainee, mesh=mesh)
+    register_fsdp_forward_method(trainee, "probe")  # weights come together for it as for a forward pass
     return trainee
 
 

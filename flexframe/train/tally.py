@@ -117,34 +117,39 @@ class Tally:
 
 
 class Usage:
-    """The codebook entries that were used since the last log line, counted on the device without a sync."""
+    """How often each codebook entry was used since the last log line, counted on the device without a sync."""
 
     def __init__(self, size: int | None, device: torch.device, processes: Processes) -> None:
         self.processes = processes
-        self.seen = None if size is None else torch.zeros(size, dtype=torch.uint8, device=device)
+        self.counts = None if size is None else torch.zeros(size, dtype=torch.long, device=device)
 
     def update(self, codes: Codes, skip: Tensor | None = None) -> None:
         """Note a step's codes, unless the step is left out (`skip` is 1.0, else 0.0)."""
-        if self.seen is not None:
-            first = codes.codes[:, :1]  # a present token stands in for absent ones
-            present = torch.where(codes.keep[..., None], codes.codes, first)
+        if self.counts is not None:
             # features that are not finite have codes that are none; the loss tells of them, an index must not
-            entries = present.clamp(0, len(self.seen) - 1).flatten()
-            self.seen[entries] = 1 if skip is None else torch.maximum(self.seen[entries], (1 - skip).to(torch.uint8))
+            entries = codes.codes.clamp(0, len(self.counts) - 1)
+            present = codes.keep[..., None].expand_as(entries)
+            counted = present if skip is None else present * (1 - skip)
+            self.counts.index_add_(0, entries.flatten(), counted.flatten().long())
 
-    def take(self) -> dict[str, int | None]:
-        """Entries that any process has used, and those that none has (`codes_dead`); the count begins again."""
-        if self.seen is None:
+    def take(self) -> dict[str, int | float | None]:
+        """Entries that any process has used, those that none has (`codes_dead`), and the perplexity of the codes: so
+        many, used evenly, would have as much entropy. The count begins again."""
+        if self.counts is None:
             return {"codes_used": None}
-        used = int(self.processes.most(self.seen).sum())
-        self.seen.zero_()
-        return {"codes_used": used, "codes_dead": len(self.seen) - used}
+        counts = self.processes.sum(self.counts)
+        shares = counts / counts.sum().clamp(min=1)
+        used, perplexity = torch.stack([(counts > 0).sum(), torch.special.entr(shares).sum().exp()]).tolist()
+        self.counts.zero_()
+        dead = len(self.counts) - int(used)
+        return {"codes_used": int(used), "codes_dead": dead, "codes_perplexity": round(perplexity, 3)}
 
     def state(self) -> dict[str, Tensor]:
-        """Entries seen since the last log line, of all processes, for a checkpoint."""
-        return {} if self.seen is None else {"seen": self.processes.most(self.seen).clone()}
+        """Uses of each entry since the last log line, of all processes, for a checkpoint."""
+        return {} if self.counts is None else {"counts": self.processes.sum(self.counts).clone()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a checkpoint's entries."""
-        if self.seen is not None and "seen" in tensors:
-            self.seen.copy_(tensors["seen"])
+        """Go on from a checkpoint's counts; one of before says which entries were used, and not how often."""
+        uses = tensors.get("counts", tensors.get("seen"))
+        if self.counts is not None and uses is not None and self.processes.first:  # the others' are in them
+            self.counts.copy_(uses)

@@ -14,11 +14,13 @@ from flexframe.models.generator import Generator
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.parts import Objective
 from flexframe.rng import Rng
-from flexframe.tokens import Batch, Codes, Losses
+from flexframe.tokens import Batch, Codes, Losses, Tokens
+from flexframe.train.carried import carried
 from flexframe.train.init import Start, initialise
 from flexframe_registry import ConfigError, GeneratorConfig, StepConfig, TokenizerConfig, TrainConfig, catalogue
 from flexframe_registry.catalogue import attribute
 from flexframe_registry.errors import nearest
+from flexframe_registry.kinds import OUTPUTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,10 @@ class Learner(nn.Module, ABC):
     def forward(self, batch: Batch, *, step: int, rng: Rng) -> tuple[Losses, Codes]:
         """Weighted losses by name (a value a sample, or a scalar for a batch statistic), and the batch's codes."""
 
+    def probe(self, batch: Batch, *, rng: Rng) -> Mapping[str, Tensor]:
+        """Measures of a batch by name, in evaluation, that no loss tells; none unless a kind of model has some."""
+        return {}
+
     def groups(self) -> Mapping[str, ParameterGroup]:
         """The parameters that an optimizer steps, by who owns them."""
         return {"model": ParameterGroup.of(self.model, StepConfig())}
@@ -143,7 +149,7 @@ class Trainee(Learner):
         number."""
         self.latents = Latents() if config.run.feed.keeps_latents() else None
         self.freeze(config.run.freeze)
-        self.taps = frozenset().union(*(o.needs() for o in config.objectives)) - {"reconstruction", "logits"}
+        self.taps = frozenset().union(*(o.needs() for o in config.objectives)) - OUTPUTS
 
     @property
     def codebook(self) -> int | None:
@@ -153,8 +159,7 @@ class Trainee(Learner):
         return initialise(self.model, starts)
 
     def forward(self, batch: Batch, *, step: int, rng: Rng) -> tuple[Losses, Codes]:
-        kept = self.latents
-        batch = self.model.prepare(batch, rng=rng) if kept is None else kept.prepare(self.model, batch, rng)
+        batch = self._prepared(batch, rng)
         out = self.model(batch, taps=self.taps, rng=rng)
         losses: dict[str, Tensor] = dict(out.losses)
         for owner, objective in self.judges.items():
@@ -166,6 +171,23 @@ class Trainee(Learner):
             raise ValueError("nothing to train on: the model has no loss of its own and no objective counts yet")
         assert out.codes is not None
         return losses, out.codes
+
+    def _prepared(self, batch: Batch, rng: Rng) -> Batch:
+        kept = self.latents
+        return self.model.prepare(batch, rng=rng) if kept is None else kept.prepare(self.model, batch, rng)
+
+    def probe(self, batch: Batch, *, rng: Rng) -> Mapping[str, Tensor]:
+        """Measures of `carried`, at full length; none of a single image."""
+        if len(batch) < 2:
+            return {}
+        batch, model = self._prepared(batch, rng), self.model
+        assert batch.latents is not None
+        keep = torch.ones(len(batch), model.spec.tokens.length, dtype=torch.bool, device=batch.latents.device)
+        quantized = model.quantizer(model.encoder(batch.latents, keep), keep, rng=rng)
+        values, codes = quantized.values, quantized.codes
+        each = Tokens(values, keep, codes), Tokens(values.roll(1, 0), keep, codes.roll(1, 0))
+        own, other = (model.decoder(tokens, batch, taps=frozenset(), rng=rng) for tokens in each)
+        return carried(own, other, batch.latents, Codes(codes, keep))
 
     def groups(self) -> Mapping[str, ParameterGroup]:
         groups = dict(super().groups())

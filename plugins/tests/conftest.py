@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,13 @@ from flexframe.testing.checks import redraw_zeros
 from flexframe.train.run import Run
 from flexframe_registry import cards
 
+from . import environments
+from .distributions import DISTRIBUTIONS
+from .nursery import Nursery
+
 CARD = "flextok/digits-tiny"
+MADE = "flexframe-wheel-made"
+"""The distribution that `flexframe new-plugin wheel-made` makes."""
 SHORT = ("run.steps=4", "run.batch_size=8", "run.log_every=1", "run.optimizer.warmup=2", "run.checkpoint_every=4")
 
 
@@ -43,3 +51,22 @@ def create(tmp_path: Path) -> Callable[..., Run]:
         return Run.create(config, tmp_path / name, torch.device("cpu"), {"steps": 2})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], Path]:
+    """Every distribution's wheel, and that of a made plugin, whose source is given too."""
+    root = tmp_path_factory.mktemp("built")
+    plugin = root / MADE
+    command = [sys.executable, "-m", "flexframe.cli", "new-plugin", "wheel-made", "-o", plugin]
+    subprocess.run([*map(str, command)], check=True, capture_output=True, timeout=100)
+    return environments.build_wheels(root / "wheels", [*(each.folder for each in DISTRIBUTIONS), plugin]), plugin
+
+
+@pytest.fixture(scope="session")
+def nursery(built: tuple[dict[str, Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """What forks: it holds nothing but what the core requires."""
+    root = tmp_path_factory.mktemp("nursery")
+    nursery = Nursery([environments.unpacked(root, [built[0]["flexframe"]])], root)
+    yield nursery
+    nursery.end()

@@ -1,4 +1,4 @@
-"""Virtual environments that hold certain wheels, what these require, and nothing else.
+"""Environments that hold certain wheels, what these require, and nothing else: virtual ones, and bare folders.
 
 Third-party packages are links to those of the environment that runs the tests, so nothing is fetched; one that no
 wheel requires, directly or through others, is not there.
@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import venv
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
@@ -18,6 +19,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from .distributions import canonical
+from .nursery import Nursery
 
 BUILD = """
 import os, sys
@@ -36,13 +38,39 @@ class Environment:
     folder: Path
     home: Path
 
+    @property
+    def site(self) -> Path:
+        """The folder that packages are installed in."""
+        (site,) = self.folder.glob("lib/python*/site-packages")
+        return site
+
     def run(self, program: str, *arguments: object) -> str:
         """Runs one of the environment's programs; what it printed, or a failure with all that it said."""
-        env = {**bare(), "COLUMNS": "200", "PYTHONSAFEPATH": "1", "FLEXFRAME_HOME": str(self.home / "flexframe")}
+        env = {**apart(self.home), "PYTHONSAFEPATH": "1"}
         command = [str(self.folder / "bin" / program), *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=self.home, env=env, timeout=280)
         assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
         return done.stdout
+
+
+@dataclass(frozen=True)
+class Site:
+    """A folder of packages that programs see and no others, and a folder far from this repository to work in."""
+
+    folder: Path
+    home: Path
+    nursery: Nursery
+
+    def run(self, *words: object, strict: bool = False) -> str:
+        """Runs `-c CODE ...`, `-m MODULE ...` or `program NAME ...` in a fork; what it printed, or a failure."""
+        done = self.nursery.run(words, [self.folder], self.home, apart(self.home), strict=strict)
+        assert done.returncode == 0, f"{words}: {done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+def apart(home: Path) -> dict[str, str]:
+    """The variables of a program that works in a folder of its own."""
+    return {**bare(), "COLUMNS": "200", "FLEXFRAME_HOME": str(home / "flexframe")}
 
 
 def bare() -> dict[str, str]:
@@ -71,13 +99,33 @@ def create(root: Path, wheels: Iterable[Path], beside: Iterable[str] = ()) -> En
     install = [*pip, "install", "--quiet", "--no-deps", "--no-index", "--no-compile", *wheels]
     done = subprocess.run([*map(str, install)], capture_output=True, text=True, timeout=250, env=bare())
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    (site,) = folder.glob("lib/python*/site-packages")
+    made = Environment(folder, home)
+    fill(made.site, beside)
+    return made
+
+
+def unpacked(root: Path, wheels: Iterable[Path]) -> Path:
+    """A folder of packages as `create` gives it, but of links to wheels that were unpacked once, beside them."""
+    site = root / "site"
+    site.mkdir(parents=True)
+    for wheel in wheels:
+        folder = wheel.with_suffix("")
+        if not folder.is_dir():
+            with zipfile.ZipFile(wheel) as packed:
+                packed.extractall(folder)
+        for top in folder.iterdir():
+            (site / top.name).symlink_to(top)
+    fill(site)
+    return site
+
+
+def fill(site: Path, beside: Iterable[str] = ()) -> None:
+    """Link what the packages there require."""
     installed = list(distributions(path=[str(site)]))
     own = {canonical(each.name) for each in installed}
     for each in closure([*beside, *(line for one in installed for line in one.requires or ())]):
         if canonical(each.name) not in own:
             _link(each, site)
-    return Environment(folder, home)
 
 
 def closure(requirements: Iterable[str]) -> list[Distribution]:

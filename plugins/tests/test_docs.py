@@ -19,6 +19,7 @@ from flexframe.commands.new_plugin import render
 from flexframe.commands.sampling import Sampled
 from flexframe_registry import cards, catalogue
 from flexframe_registry.cards import card
+from flexframe_registry.doubts import obstacles, of_card
 from flexframe_registry.options import settings_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,14 +124,18 @@ def settings() -> set[str]:
 
 
 def read_training(words: list[str]) -> None:
-    """A training's settings, where its card is one that is installed: refused as the command would refuse them."""
+    """A training's settings, where its card is one that is installed: refused as the command would refuse them, and
+    free of doubts."""
     arguments = words[: words.index("-o")] if "-o" in words else words
     if not arguments or not (arguments[0] in cards().names() or (ROOT / arguments[0]).is_file()):
         return
     overrides = [word for word in arguments[1:] if "=" in word and not word.startswith("-")]
     if any("$" in word or any(part in word for part in READERS) for word in overrides):
         return  # a shell's variables, and parts that the reader makes
-    card(str(ROOT / arguments[0]) if arguments[0].endswith(".yaml") else arguments[0]).train(overrides)
+    chosen = card(str(ROOT / arguments[0]) if arguments[0].endswith(".yaml") else arguments[0])
+    training = chosen.train(overrides)
+    told = [*obstacles(training), *of_card(chosen, training)]
+    assert not told, f"flexframe train {' '.join(words)}: {told}"
 
 
 @pytest.mark.parametrize("page", HOWTOS, ids=name_of)

@@ -1,6 +1,7 @@
 """docs/quickstart.ipynb, cell by cell, as a kernel would run it: one namespace, `!` lines given to a shell.
 
-Without Jupyter, so that it runs where nothing but the development requirements is installed.
+Without Jupyter, so that it runs where nothing but the development requirements is installed. The shell's lines are of
+the command line, which runs in this process.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import ast
 import json
 import os
 import re
-import subprocess
-import sys
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ LARGEST = 350_000
 """Characters of the file; its pictures are small."""
 
 
-def run_cell(source: str, namespace: dict[str, Any]) -> tuple[Any, list[str]]:
+Shell = Callable[[str], str]
+
+
+def run_cell(source: str, namespace: dict[str, Any], shell: Shell) -> tuple[Any, list[str]]:
     """Run a cell: the value of its last expression, and what its shell lines printed."""
     said, code = [], []
     for line in source.splitlines():
@@ -41,17 +45,22 @@ def run_cell(source: str, namespace: dict[str, Any]) -> tuple[Any, list[str]]:
     return value, said
 
 
-def shell(command: str) -> str:
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=env, timeout=400)
-    assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
-    return done.stdout
+@pytest.fixture
+def shell(command: Callable[..., Any]) -> Shell:
+    def run(line: str) -> str:
+        program, *words = shlex.split(line)
+        assert program == "flexframe"
+        answer = command(*words)
+        assert answer.code == 0, f"{line}: {answer.out}\n{answer.err}"
+        return answer.out
+
+    return run
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # half a minute of a core's time, which a busy machine may be long in giving
 @pytest.mark.usefixtures("unchecked")
-def test_every_cell_runs_and_shows_what_the_text_says(tmp_path, monkeypatch, capsys):
+def test_every_cell_runs_and_shows_what_the_text_says(shell, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", os.environ.copy())  # a cell sets two variables
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -59,7 +68,7 @@ def test_every_cell_runs_and_shows_what_the_text_says(tmp_path, monkeypatch, cap
     values, printed, said = [], [], []
     for cell in CELLS:
         if cell["cell_type"] == "code":
-            value, lines = run_cell("".join(cell["source"]), namespace)
+            value, lines = run_cell("".join(cell["source"]), namespace, shell)
             values.append(value)
             printed.append(capsys.readouterr().out)
             said += lines

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from flexframe.models.tokenizer import Tokenizer
+from flexframe_registry import cards
 from flexframe_registry.cards import card
+from flexframe_registry.doubts import obstacles, of_card
 
 FOLDER = Path(__file__).parents[2] / "benchmarks/recipes"
 RECIPES = [p for p in sorted(FOLDER.rglob("*.yaml")) if "\nrun:" in p.read_text()]
@@ -27,6 +29,22 @@ def state(config):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(FOLDER)))
 def test_it_reads(path):
     assert train_config(path).run.steps > 0
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(FOLDER)))
+def test_nothing_is_doubted_about_it(path):
+    config = train_config(path)
+    assert [*obstacles(config), *of_card(card(str(path)), config)] == []
+
+
+@pytest.mark.parametrize("name", [name for name in cards().names() if not name.startswith("toy/")])
+def test_nothing_is_doubted_about_a_card(name):
+    """As its own run trains it; where it has none, on whatever data for as long as published models take."""
+    chosen = cards().get(name)
+    if chosen.file.kind == "codec":
+        return
+    config = chosen.train([] if chosen.file.run else ["run.data=digits", "run.steps=200000"])
+    assert [*obstacles(config), *of_card(chosen, config)] == []
 
 
 def test_titoks_second_stage_finds_what_it_begins_with():

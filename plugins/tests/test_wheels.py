@@ -5,8 +5,7 @@ They are installed into a virtual environment of their own, where no file of thi
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import shutil
 import zipfile
 from configparser import ConfigParser
 from dataclasses import dataclass
@@ -18,14 +17,14 @@ from flexframe_registry import cards, catalogue
 from flexframe_registry.suites import SUITES
 
 from . import environments
+from .conftest import MADE as MINE
 from .distributions import DISTRIBUTIONS, Distribution
-from .environments import Environment
+from .environments import Environment, Site
+from .nursery import Nursery
 
 pytestmark = pytest.mark.slow
 
 NAMES = [each.name for each in DISTRIBUTIONS]
-MINE = "flexframe-wheel-made"
-"""The distribution that `flexframe new-plugin wheel-made` makes."""
 COMPONENTS = [component for component in catalogue() if not component.provider.startswith("flexframe-toy ")]
 CARDS = [name for name in cards().names() if not name.startswith("toy/")]
 """Both without the toys of the core's tests, where both run together."""
@@ -38,6 +37,7 @@ class Installed:
     wheels: dict[str, Path]
     environment: Environment
     plugin: Path
+    nursery: Nursery
 
     @property
     def home(self) -> Path:
@@ -49,15 +49,18 @@ class Installed:
     def python(self, code: str) -> str:
         return self.run("python", "-W", "error", "-c", code)
 
+    def fork(self, *words: object, strict: bool = False) -> str:
+        """Runs a program that needs torch, which is imported already."""
+        return Site(self.environment.site, self.home, self.nursery).run(*words, strict=strict)
+
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+def installed(
+    built: tuple[dict[str, Path], Path], nursery: Nursery, tmp_path_factory: pytest.TempPathFactory
+) -> Installed:
+    wheels, plugin = built
     root = tmp_path_factory.mktemp("wheels")
-    plugin = root / MINE
-    command = [sys.executable, "-m", "flexframe.cli", "new-plugin", "wheel-made", "-o", plugin]
-    subprocess.run([*map(str, command)], check=True, capture_output=True, timeout=100)
-    wheels = environments.build_wheels(root / "wheels", [*(each.folder for each in DISTRIBUTIONS), plugin])
-    return Installed(wheels, environments.create(root, wheels.values(), ["pytest"]), plugin)
+    return Installed(wheels, environments.create(root, wheels.values(), ["pytest"]), plugin, nursery)
 
 
 # --- what is in them ---------------------------------------------------------------------------------------------
@@ -121,13 +124,15 @@ def test_the_registry_is_whole_without_torch(installed: Installed) -> None:
 
 
 def test_a_shipped_model_works_and_nothing_comes_from_the_repository(installed: Installed) -> None:
-    told = installed.python(
+    told = installed.fork(
+        "-c",
         "import sys, torch, flexframe\n"
         "tok = flexframe.load('flextok/digits-tiny')\n"
         "tokens = tok.encode(torch.rand(1, 3, 16, 16), lengths=4)\n"
         "print(tuple(tok.decode(tokens, rng=0, sampling={'steps': 2}).shape))\n"
         "files = {m.__file__ for n, m in list(sys.modules.items()) if n.split('_')[0].split('.')[0] == 'flexframe'}\n"
-        "print(*sorted(files), sep='\\n')"
+        "print(*sorted(files), sep='\\n')",
+        strict=True,
     )
     shape, *files = told.splitlines()
     assert shape == "(1, 3, 16, 16)"
@@ -141,7 +146,7 @@ def test_a_shipped_model_works_and_nothing_comes_from_the_repository(installed: 
 def test_the_made_plugin_trains_from_its_wheel(installed: Installed) -> None:
     folder = installed.home / "run"
     settings = "run.steps=2", "run.batch_size=8", "run.log_every=1", "--device", "cpu"
-    told = installed.run("flexframe", "train", "wheel-made/digits-tiny", *settings, "-o", folder)
+    told = installed.fork("program", "flexframe", "train", "wheel-made/digits-tiny", *settings, "-o", folder)
     assert "trained 2 steps" in told
     assert (folder / "model.safetensors").is_file()
     assert f'"{MINE}": "0.1.0"' in (folder / "manifest.json").read_text()
@@ -149,9 +154,9 @@ def test_the_made_plugin_trains_from_its_wheel(installed: Installed) -> None:
 
 def test_the_made_plugin_passes_its_tests_from_its_wheel(installed: Installed) -> None:
     aside = installed.home / "tests"
-    (installed.plugin / "tests").rename(aside)  # away from its source, which would be found first
+    shutil.copytree(installed.plugin / "tests", aside)  # away from its source, which would be found first
     quiet = "-q", "-p", "no:cacheprovider", "-W", "error", "--import-mode=importlib"
-    said = installed.run("python", "-m", "pytest", *quiet, aside)
+    said = installed.fork("-m", "pytest", *quiet, aside)
     assert "skipped" not in said
     kit = said.splitlines()[-1]
     assert int(kit.split(" passed")[0]) >= 16

@@ -6,14 +6,16 @@ So does the card of a package that `flexframe new-plugin` makes.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from . import environments
+from .conftest import MADE
 from .distributions import CORE, DISTRIBUTIONS, PLUGINS, Distribution
+from .environments import Site
+from .nursery import Nursery
 
 pytestmark = pytest.mark.slow
 
@@ -69,14 +71,24 @@ TRAINED = {
 """Cards that are small enough."""
 
 
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Every distribution's wheel, and that of a made plugin."""
-    root = tmp_path_factory.mktemp("wheels")
-    made = root / "made"
-    command = [sys.executable, "-m", "flexframe.cli", "new-plugin", "whole-made", "-o", made]
-    subprocess.run([*map(str, command)], check=True, capture_output=True, timeout=100)
-    return environments.build_wheels(root / "wheels", [*(each.folder for each in DISTRIBUTIONS), made])
+Sites = Callable[..., Site]
+
+
+@pytest.fixture
+def wheels(built: tuple[dict[str, Path], Path]) -> dict[str, Path]:
+    return built[0]
+
+
+@pytest.fixture
+def holding(nursery: Nursery, tmp_path: Path) -> Sites:
+    """Makes environments of certain wheels, and of what these require."""
+
+    def make(*wheels: Path) -> Site:
+        home = tmp_path / "home"
+        home.mkdir()
+        return Site(environments.unpacked(tmp_path, wheels), home, nursery)
+
+    return make
 
 
 def own(name: str, wheels: dict[str, Path], dependencies: set[str]) -> list[Path]:
@@ -90,36 +102,37 @@ def own(name: str, wheels: dict[str, Path], dependencies: set[str]) -> list[Path
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=lambda each: each.name)
-def test_its_cards_resolve_build_and_train(distribution: Distribution, wheels: dict[str, Path], tmp_path: Path) -> None:
-    environment = environments.create(tmp_path, own(distribution.name, wheels, distribution.dependencies))
+def test_its_cards_resolve_build_and_train(distribution: Distribution, wheels: dict[str, Path], holding: Sites) -> None:
+    environment = holding(*own(distribution.name, wheels, distribution.dependencies))
     package = distribution.packages[-1].name
-    environment.run("python", "-c", WORK, package, LARGEST, json.dumps(INIT))
+    environment.run("-c", WORK, package, LARGEST, json.dumps(INIT))
     built, trained = json.loads((environment.home / "told.json").read_text())
     files = [path for each in distribution.packages for path in each.rglob("cards/*/*.yaml")]
     assert set(built) == {f"{path.parent.name}/{path.stem}" for path in files}
     assert set(trained) == TRAINED[distribution.name]
 
 
-def test_what_is_not_declared_is_not_there(wheels: dict[str, Path], tmp_path: Path) -> None:
+def test_what_is_not_declared_is_not_there(wheels: dict[str, Path], holding: Sites) -> None:
     """Else the test above could not fail."""
-    environment = environments.create(tmp_path, [wheels["flexframe"], wheels["flexframe-flextok"]])
+    environment = holding(wheels["flexframe"], wheels["flexframe-flextok"])
     code = (
         "import importlib.util as u; from flexframe_registry import cards\n"
+        "import sys; assert not {'timm', 'vector_quantize_pytorch', 'pytest', 'diffusers'} & sys.modules.keys()\n"
         "names = 'flexframe_quantizers', 'timm', 'vector_quantize_pytorch', 'pytest', 'torch', 'diffusers'\n"
         "print(*(n for n in names if u.find_spec(n)))\n"
         "try: cards().get('flextok/digits-tiny').described\n"
         "except ValueError as error: print(error)"
     )
-    there, refusal = environment.run("python", "-c", code).splitlines()
+    there, refusal = environment.run("-c", code).splitlines()
     assert there == "torch diffusers"
     assert "no quantizer named 'fsq'" in refusal
 
 
-def test_a_made_plugin_trains_its_card(wheels: dict[str, Path], tmp_path: Path) -> None:
-    environment = environments.create(tmp_path, own("flexframe-whole-made", wheels, {"flexframe-lengths"}))
-    environment.run("python", "-c", WORK, "flexframe_whole_made", LARGEST, "{}")
-    assert json.loads((environment.home / "told.json").read_text()) == [["whole-made/digits-tiny"]] * 2
+def test_a_made_plugin_trains_its_card(wheels: dict[str, Path], holding: Sites) -> None:
+    environment = holding(*own(MADE, wheels, {"flexframe-lengths"}))
+    environment.run("-c", WORK, "flexframe_wheel_made", LARGEST, "{}")
+    assert json.loads((environment.home / "told.json").read_text()) == [["wheel-made/digits-tiny"]] * 2
     others = {each.name for each in [CORE, *PLUGINS]} - {"flexframe", "flexframe-lengths"}
-    told = environment.run("flexframe", "--version")
-    assert "flexframe-whole-made 0.1.0" in told
+    told = environment.run("program", "flexframe", "--version")
+    assert "flexframe-wheel-made 0.1.0" in told
     assert not [name for name in others if name in told]

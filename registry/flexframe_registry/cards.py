@@ -126,6 +126,8 @@ class CardFile(Config):
     """Measured or published numbers, each with its origin."""
     trained: Trained | None = None
     """Images and time of its training."""
+    expected: dict[str, dict[int, float]] = {}
+    """The curve that its run took when it was measured: of each logged number, its value after so many steps."""
     demo: Shown | None = None
     """Its place in `flexframe demo`; a card that builds on this one is not shown for that."""
 
@@ -290,7 +292,8 @@ class Cards:
             if base in (name, *above):
                 raise ConfigError.at(str(path), f"its base {base!r} is built on it in turn")
             below = self._base(base, (name, *above))
-            inherited = below.file.model_dump(exclude={"base", "weights", "metrics", "demo"}, exclude_unset=True)
+            own = {"base", "weights", "metrics", "expected", "demo"}
+            inherited = below.file.model_dump(exclude=own, exclude_unset=True)
             merged = merge(inherited, raw)
             if _sampled(merged) != _sampled(inherited):  # another decoder or prior takes other settings
                 merged = {**merged, "sampling": raw.get("sampling", {})}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from .cards import Card, cards
 from .errors import ConfigError
+from .kinds import ObjectiveConfig
 from .models import GeneratorConfig, TokenizerConfig
 from .runs import USUAL, TrainConfig
 
@@ -13,6 +14,10 @@ Problems = Sequence[tuple[str, str]]
 """Pairs of a place in a config, as the command line spells it, and a sentence."""
 DECADE = 10.0
 """A learning rate is doubted from so many times the usual one on."""
+FEW_BITS = 16.0
+"""Tokens of fewer bits in all are doubted: they tell fewer images apart than a small data set has."""
+SMOKE = 100
+"""Steps of a run that only shows whether it runs; its schedule is not doubted."""
 
 
 def doubts(config: TrainConfig, usual_rate: float | None = None) -> list[tuple[str, str]]:
@@ -29,9 +34,10 @@ def doubts(config: TrainConfig, usual_rate: float | None = None) -> list[tuple[s
         for i, objective in enumerate(config.objectives):
             place = f"run.objectives.{i}"
             told += [(f"{place}.{field}", text) for field, text in objective.doubts(model.spec, steps)]
+        told += [*_information(model), *_judges(config, model)]
     elif isinstance(model, GeneratorConfig):
         told += [(f"prior.{field}", text) for field, text in model.prior.doubts_of_codes(model.spec, steps)]
-    return [*told, *_rate(config, usual_rate)]
+    return [*told, *_schedule(config), *_rate(config, usual_rate)]
 
 
 def obstacles(config: TrainConfig) -> list[tuple[str, str]]:
@@ -40,7 +46,12 @@ def obstacles(config: TrainConfig) -> list[tuple[str, str]]:
         return []
     spec, still = config.model.spec, ("codec", *config.run.freeze)
     learning = {name: part for name, part in config.model.parts.items() if name not in still}
-    return [(f"{name}.{field}", text) for name, part in learning.items() for field, text in part.obstacles(spec)]
+    told = [(f"{name}.{field}", text) for name, part in learning.items() for field, text in part.obstacles(spec)]
+    decoder, usual = config.model.decoder, config.model.decoder.usual_objectives()
+    if usual and not _counting(config):  # one that names none has a loss of its own
+        why = f"leave decoder {decoder.type!r} without a loss in all {config.run.steps} steps: it has none of its own"
+        told.append(("run.objectives", f"{why}, and no objective counts; take run.objectives={usual[0]}"))
+    return told
 
 
 def check(config: TrainConfig, doubted: Problems) -> None:
@@ -83,3 +94,63 @@ def _rate(config: TrainConfig, usual: float | None) -> Problems:
         f"{optimizer.lr:g} is {optimizer.lr / usual:.0f} times {whose} {usual:g}, and is likely to diverge or to stall"
     )
     return [("run.optimizer.lr", f"{text}; lower it")]
+
+
+def _counting(config: TrainConfig) -> list[ObjectiveConfig]:
+    return [each for each in config.objectives if each.weight > 0 and each.start < config.run.steps]
+
+
+def _judges(config: TrainConfig, model: TokenizerConfig) -> Iterator[tuple[str, str]]:
+    """Objectives that never count, and a decoder whose last layer none of them sees."""
+    counting = _counting(config)
+    for i, each in enumerate(config.objectives):
+        place = f"run.objectives.{i}"
+        if each.start >= config.run.steps:
+            text = f"{each.start} is not before the last step, {config.run.steps}, so {each.type!r} never counts"
+            yield f"{place}.start", f"{text}; start it earlier, or leave it out"
+        elif each.weight == 0:
+            yield f"{place}.weight", f"0 leaves objective {each.type!r} without effect on the model; leave it out"
+    seen = frozenset[str]().union(*(each.needs() for each in counting))
+    if counting and model.decoder.usual_objectives() and not seen & {"reconstruction", "logits"}:
+        names = " and ".join(repr(each.type) for each in counting)
+        usual = model.decoder.usual_objectives()[0]
+        yield (
+            "run.objectives",
+            f"{names} see inner features alone, so what the decoder gives is not trained; add {usual}",
+        )
+
+
+def _information(model: TokenizerConfig) -> Iterator[tuple[str, str]]:
+    """What all tokens hold, against what there is to hold."""
+    tokens, latents, bits = model.spec.tokens, model.spec.latents, model.bits_per_token
+    height, width = model.image_size
+    if bits is None:
+        numbers, own = tokens.length * tokens.dim, latents.channels * latents.height * latents.width
+        if numbers >= own:
+            text = f"{tokens.length} tokens of {tokens.dim} numbers are {numbers:,}, and the latents have {own:,}"
+            yield "length", f"{text}: nothing is compressed, and copying will do; take fewer tokens or a smaller dim"
+        return
+    total, raw = bits * tokens.length, 24 * height * width
+    if total >= raw:
+        text = f"all tokens ({tokens.length}) are {total:,.0f} bits, and the image itself has {raw:,}"
+        yield "length", f"{text}: nothing is compressed; take fewer tokens or a smaller codebook"
+    elif total < FEW_BITS:
+        text = f"all tokens ({tokens.length}) are {total:.3g} bits, which tell at most {2**total:,.0f} images apart"
+        yield "length", f"{text}; take more tokens or a larger codebook"
+    if model.masker.masked and tokens.length == 1:
+        yield "length", f"1 leaves masker {model.masker.type!r} nothing to drop; take more tokens, or masker=full"
+
+
+def _schedule(config: TrainConfig) -> Iterator[tuple[str, str]]:
+    run, optimizer = config.run, config.run.optimizer
+    if optimizer.final_lr > optimizer.lr:
+        text = f"{optimizer.final_lr:g} is above the peak, {optimizer.lr:g}, so the rate rises to the end"
+        yield "run.optimizer.final_lr", f"{text}; lower it with the peak"
+    if optimizer.warmup >= run.steps > SMOKE:
+        text = f"{optimizer.warmup} steps are the whole run of {run.steps}, so the rate never reaches its peak"
+        yield "run.optimizer.warmup", f"{text}; shorten it to a tenth of the run"
+    if not run.sample_every and any(True for _ in run.changed("sample_count")):
+        yield (
+            "run.sample_count",
+            f"{run.sample_count} does nothing without pictures; set run.sample_every, or leave it out",
+        )

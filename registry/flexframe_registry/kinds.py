@@ -112,6 +112,12 @@ class Config(BaseModel):
         except ValidationError as error:
             raise explain(error, cls, path) from None
 
+    def changed(self, *fields: str) -> Iterable[tuple[str, Any]]:
+        """Those of these fields whose values are not the defaults, with the values. For settings that do nothing
+        beside others."""
+        defaults = type(self).model_fields
+        return [(name, value) for name in fields if (value := getattr(self, name)) != defaults[name].get_default()]
+
     @classmethod
     def documentation(cls) -> dict[str, str]:
         """The docstrings under the fields, by field. Read from the source when asked for, which a listing never does;
@@ -222,11 +228,6 @@ class ComponentConfig(Config):
         that is the widths' own, a setting without effect. Told before the first step; `run.strict` refuses them."""
         return ()
 
-    def changed(self, *fields: str) -> Iterable[tuple[str, Any]]:
-        """Those of these fields whose values are not the defaults, with the values. For doubts about settings."""
-        defaults = type(self).model_fields
-        return [(name, value) for name in fields if (value := getattr(self, name)) != defaults[name].get_default()]
-
 
 class CodecConfig(ComponentConfig):
     """Base of codecs' configs."""
@@ -259,6 +260,11 @@ class QuantizerConfig(ComponentConfig):
     def tokens(self, length: int, features: int) -> TokenSpec:
         """The tokens that `length` slots of width `features` become."""
         raise NotImplementedError(f"{type(self).__name__}.tokens")
+
+    def remedy(self) -> str:
+        """Settings to try where its codebook collapses: few codes in use, or the same ones for all images. Empty where
+        it learns no codebook, so that none can collapse."""
+        return ""
 
 
 class MaskerConfig(ComponentConfig):
@@ -312,6 +318,10 @@ class StepConfig(Config):
     """Decay of linear and convolution weights."""
 
 
+OUTPUTS = frozenset({"tokens", "reconstruction", "logits"})
+"""What an objective may need beside features by tap."""
+
+
 class ObjectiveConfig(ComponentConfig):
     """Base of objectives' configs: losses of a run beside the model's own."""
 
@@ -324,7 +334,8 @@ class ObjectiveConfig(ComponentConfig):
     """The first step at which it counts."""
 
     def needs(self) -> frozenset[str]:
-        """Names of what it reads of the decoder's outputs: `reconstruction`, `logits`, or features by tap."""
+        """Names of what it reads of the outputs: `tokens`, which every tokenizer gives, and of the decoder's
+        `reconstruction`, `logits`, or features by tap."""
         return frozenset()
 
     def precomputes(self) -> Mapping[str, Mapping[str, Any]]:

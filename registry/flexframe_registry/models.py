@@ -168,7 +168,9 @@ class TokenizerConfig(ModelConfig):
             ConfigError: they cannot mean here what they mean there.
         """
         there, changed = source.widths, dict[str, ComponentConfig]()
-        for name in names if there is not None else ():
+        if there is None:
+            return self
+        for name in names:
             own, other = self.parts[name], source.parts.get(name)
             if other is None or other.type != own.type:
                 continue

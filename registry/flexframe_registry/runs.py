@@ -266,7 +266,7 @@ class TrainConfig(Config):
             return self
         decoder = self.model.decoder
         for i, objective in enumerate(self.objectives):
-            lacking = sorted(objective.needs() - decoder.provides())
+            lacking = sorted(objective.needs() - decoder.provides() - {"tokens"})
             if lacking:
                 offers = ", ".join(sorted(decoder.provides())) or "nothing"
                 text = f"needs {', '.join(lacking)}, which decoder {decoder.type!r} does not provide (it has: {offers})"

@@ -6,8 +6,10 @@ import math
 import pytest
 from PIL import Image
 
+from flexframe.train import expected
 from flexframe.train.curves import choose, names, series, smoothed
 from flexframe_registry import ConfigError
+from flexframe_registry.cards import Cards
 
 
 def lines(offset=0.0, **more):
@@ -89,3 +91,47 @@ def test_curves_are_drawn_to_a_picture_with_a_panel_a_metric(command, folder):
     assert {(66, 105, 208), (239, 177, 24)} <= colours  # a line of each run
     assert sorted(path.name for path in folder.glob("*.png")) == ["all.png", "loss.png"]
     assert "ends in none of" in command("plot", str(folder / "a"), "-o", "x.gif").err
+
+
+# --- expected curves ---------------------------------------------------------------------------------------------
+
+CARD = """
+summary: a model
+model: {size: tiny, image_size: 16, length: 8, encoder: toy, quantizer: toy, masker: toy, decoder: toy}
+run: {data: {type: digits, split: train}, batch_size: 8}
+expected: {loss: {10: 2.5, 50: 2.2}}
+"""
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """Cards with a curve (`toy/curve`), and on it one without (`toy/own`), as a user's for his own images is."""
+    own = "base: toy/curve\nrun: {data: {type: digits, split: val}}\n"
+    for name, text in {"curve": CARD, "own": own}.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    shelf = Cards({f"toy/{name}": tmp_path / f"{name}.yaml" for name in ("curve", "own")})
+    monkeypatch.setattr(expected, "cards", lambda: shelf)
+    return shelf
+
+
+def test_a_curve_is_expected_of_the_cards_model_and_of_no_other(shelf):
+    card, own = shelf.get("toy/curve"), shelf.get("toy/own")
+    assert not own.file.expected
+    assert [expected.to_expect(each, each.described) for each in (card, own)] == ["toy/curve"] * 2
+    assert expected.to_expect(card, card.train(["length=4"]).model) is None
+    assert expected.to_expect(card, card.train(["run.batch_size=4"]).model) == "toy/curve"
+
+
+def test_the_expected_curve_is_drawn_dashed_at_as_many_images_seen(command, folder, shelf):
+    run = folder / "a"
+    assert expected.expected(run) is None  # it names no card
+    (run / "manifest.json").write_text('{"expected": "toy/curve"}')
+    assert expected.expected(run).lines == [{"step": 20, "loss": 2.5}, {"step": 100, "loss": 2.2}]  # of 4, not of 8
+    pictures = {}
+    for name, options in {"steps": [], "images": ["--images"]}.items():
+        found = command("plot", str(run), "--metric", "loss", "-o", str(folder / f"{name}.svg"), *options)
+        assert found.code == 0, found.err
+        pictures[name] = (folder / f"{name}.svg").read_text()
+    assert all("stroke: #8a8a8a" in picture and "stroke-dasharray" in picture for picture in pictures.values())
+    (run / "manifest.json").write_text("{")
+    assert "manifest.json: cannot be read" in command("plot", str(run), "-o", str(folder / "x.png")).err

@@ -10,6 +10,7 @@ from torch import Tensor
 from flexframe.parts import Decoder
 from flexframe.tokens import Batch, Outputs, Tokens
 from flexframe_registry import Component, Spec
+from flexframe_registry.kinds import OUTPUTS
 
 from . import part
 from .materials import (
@@ -42,7 +43,7 @@ def check_decoder_trains(component: Component, fields: Fields) -> None:
         decoder, spec = build(component, fields, masked)
         decoder.train()
         offered = decoder.config.provides()
-        taps = offered - {"reconstruction", "logits"}
+        taps = offered - OUTPUTS
         batch = Batch(torch.arange(BATCH), latents=images())
         out = decoder(tokens(spec), batch, taps=taps, rng=rng())
         scalar(out.losses)

@@ -15,6 +15,7 @@ from flexframe.rng import Rng
 from flexframe.tokens import Tokens, prefix
 from flexframe_registry import Component, LatentSpec, Spec, TokenizerConfig, TokenSpec, catalogue
 from flexframe_registry.kinds import (
+    OUTPUTS,
     CodecConfig,
     ComponentConfig,
     DecoderConfig,
@@ -57,7 +58,7 @@ def spec_of(config: ComponentConfig, masked: bool = True) -> Spec:
     latents = config.latents(*SIZE) if isinstance(config, CodecConfig) else LATENTS
     taps = dict[str, int]()
     if isinstance(config, ObjectiveConfig):
-        taps = dict.fromkeys(config.needs() - {"reconstruction", "logits"}, TAP)
+        taps = dict.fromkeys(config.needs() - OUTPUTS, TAP)
     spec = Spec(latents, features, dataclasses.replace(tokens, masked=masked), taps)
     config.check(spec)
     return spec

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flexframe.tokens import Batch, Outputs
+from flexframe.tokens import Batch, Outputs, Tokens
 from flexframe_registry import Component, TargetSpec
+from flexframe_registry.kinds import OUTPUTS
 
 from . import part
 from .materials import BATCH, CODES, TAP, Check, Fields, build, draw, images, rng, scalar
@@ -24,19 +25,22 @@ def made_up(name: str, target: TargetSpec) -> Tensor:
 
 def check_objective(component: Component, fields: Fields) -> None:
     """A finite value a sample, with a gradient, from the outputs and the targets that it says it needs."""
-    objective, _ = build(component, fields)
+    objective, spec = build(component, fields)
     needs = objective.config.needs()
     reconstruction = images().requires_grad_() if "reconstruction" in needs else None
     logits = draw(BATCH, CODES, *GRID).requires_grad_() if "logits" in needs else None
-    features = {name: draw(BATCH, *GRID, TAP).requires_grad_() for name in needs - {"reconstruction", "logits"}}
+    features = {name: draw(BATCH, *GRID, TAP).requires_grad_() for name in needs - OUTPUTS}
+    values = draw(BATCH, spec.tokens.length, spec.tokens.dim).requires_grad_() if "tokens" in needs else None
+    present = torch.ones(BATCH, spec.tokens.length, dtype=torch.bool)
+    tokens = None if values is None else Tokens(values, present, values.detach())
     targets = {name: made_up(name, target) for name, target in objective.config.targets(GRID, CODES).items()}
     real = 1 - images()
     batch = Batch(torch.arange(BATCH), real, real, features=targets)
-    outputs = Outputs({}, reconstruction, logits, features)
+    outputs = Outputs({}, reconstruction, logits, features, tokens=tokens)
     losses = objective(outputs, batch, step=objective.config.start, rng=rng())
     assert losses, "an objective gives at least one loss"
     torch.autograd.backward(scalar(losses))
-    for name, value in {"reconstruction": reconstruction, "logits": logits, **features}.items():
+    for name, value in {"reconstruction": reconstruction, "logits": logits, "tokens": values, **features}.items():
         if value is not None:
             assert value.grad is not None and value.grad.any(), f"needs {name!r}, but no gradient reaches it"
 

@@ -103,6 +103,12 @@ class RegisterEncoderConfig(TrunkConfig, EncoderConfig):
     """ViT over latent patches and learned registers; register i sees all patches and registers up to i."""
 
     type: Literal["registers"] = "registers"
+    causal: bool = True
+    """Let register i see registers 0..i only, so that the first k tokens are those of an encoding to k, and cost no
+    more. False, FlexTok's ablation: each register sees all registers, and patches see patches alone as before. Always
+    the model's whole `length` of registers is then computed, so that a prefix is still the same however many tokens
+    are asked for; but it was made in view of those after it, and nothing makes token i a function of what stands
+    before it, which a prior that draws tokens in turn relies on."""
     sizes = {
         "tiny": {"width": 64, "depth": 2, "head_dim": 32, "patch": 4},
         "small": {"width": 384, "depth": 6},
@@ -224,6 +230,12 @@ class FlowDecoderConfig(TrunkConfig, DecoderConfig):
         text = f"is less than the {values} values of a patch ({channels} x {patch} x {patch}), whose noise has no "
         text += f"direction to spare: the loss cannot fall below {least:.3f}, and samples stay noise. Set decoder.width"
         yield "width", f"{self.width} {text} to {values} or more, or a smaller decoder.patch"
+
+    def doubts(self, spec: Spec, steps: int) -> Iterable[tuple[str, str]]:
+        for name, value in self.changed("mode_scale") if self.time_sampling != "mode" else ():
+            yield name, f"{value:g} does nothing with time_sampling {self.time_sampling!r}; leave it out"
+        if self.single_null and not self.null_dropout:
+            yield "single_null", "does nothing where null_dropout is 0; leave it out"
 
 
 class VAECodecConfig(CodecConfig):

@@ -11,6 +11,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from flexframe.nn.attention import attend
+
 
 class LayerNorm(nn.Module):
     """Layer norm without affine, eps 1e-5, computed in fp32 whatever the input's type."""
@@ -40,7 +42,7 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "b n e"], mask: Bool[Tensor, ...] | None) -> Float[Tensor, "b n e"]:
         q, k, v = (rearrange(w(x), "b n (h d) -> b h n d", d=self.head_dim) for w in (self.wq, self.wk, self.wv))
         q, k = self.norm(q).to(v.dtype), self.norm(k).to(v.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=8 / self.head_dim)
+        out = attend(q, k, v, mask, scale=8 / self.head_dim)
         return self.proj(rearrange(out, "b h n d -> b n (h d)"))
 
 

@@ -16,6 +16,12 @@ from . import RegisterEncoderConfig
 from .blocks import Block, LayerNorm, PatchEmbed
 
 
+def mutual_registers(patches: int, registers: int, device: torch.device) -> Bool[Tensor, "n n"]:
+    """True where query (row) may see key: patches see patches, registers see everything."""
+    position = torch.arange(patches + registers, device=device)
+    return (position < patches) | (position >= patches)[:, None]
+
+
 def causal_registers(patches: int, registers: int, device: torch.device) -> Bool[Tensor, "n n"]:
     """True where query (row) may see key: every patch is seen by all, register i by registers from i on."""
     position = torch.arange(patches + registers, device=device)
@@ -23,7 +29,13 @@ def causal_registers(patches: int, registers: int, device: torch.device) -> Bool
 
 
 class RegisterEncoder(Encoder):
-    """`length` learned registers read the patches; register i knows of registers 0..i only, so prefixes are exact."""
+    """`length` learned registers read the patches; register i knows of registers 0..i only, so prefixes are exact.
+
+    With `causal: false` registers know of each other, and all of them are computed whatever `keep` says: an absent slot
+    changes no present one, since none is ever absent in here.
+    """
+
+    config: RegisterEncoderConfig
 
     def __init__(self, config: RegisterEncoderConfig, spec: Spec) -> None:
         super().__init__(config, spec)
@@ -45,9 +57,12 @@ class RegisterEncoder(Encoder):
 
     def forward(self, latents: Float[Tensor, "b c y x"], keep: Bool[Tensor, "b k"]) -> Float[Tensor, "b k e"]:
         patches = self.patches(self.rescale(latents))
-        registers = self.registers[: keep.shape[1]].expand(len(latents), -1, -1).to(patches.dtype)
-        mask = causal_registers(patches.shape[1], registers.shape[1], patches.device)
+        count, slots = patches.shape[1], keep.shape[1]
+        learned = self.registers[:slots] if self.config.causal else self.registers
+        registers = learned.expand(len(latents), -1, -1).to(patches.dtype)
+        seen = causal_registers if self.config.causal else mutual_registers
+        mask = seen(count, registers.shape[1], patches.device)
         x = torch.cat([patches, registers], 1)
         for block in self.blocks:
             x = block(x, mask)
-        return self.norm(x[:, patches.shape[1] :])
+        return self.norm(x[:, count : count + slots])

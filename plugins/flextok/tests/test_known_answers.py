@@ -13,6 +13,7 @@ from flexframe.models.tokenizer import Tokenizer
 from flexframe.nn.ranges import Rescale
 from flexframe.rng import Rng
 from flexframe.store.places import locate
+from flexframe.testing.checks import encoder as encoder_checks
 from flexframe.testing.checks import redraw_zeros
 from flexframe.tokens import Batch, Tokens, prefix
 from flexframe_flextok import FlowDecoderConfig, FlowSampling
@@ -20,7 +21,16 @@ from flexframe_flextok.blocks import LayerNorm, PatchEmbed, sincos
 from flexframe_flextok.decoder import FlowDecoder, TimeEmbed, log_shares
 from flexframe_flextok.flow import Guidance, draw_times, integrate, mode_times
 from flexframe_flextok.reading import read_flextok
-from flexframe_registry import CodecModelConfig, ConfigError, LatentSpec, Spec, TokenizerConfig, TokenSpec, cards
+from flexframe_registry import (
+    CodecModelConfig,
+    ConfigError,
+    LatentSpec,
+    Spec,
+    TokenizerConfig,
+    TokenSpec,
+    cards,
+    catalogue,
+)
 
 MIDDLE = 32036  # levels 8 8 8 5 5 5: (4, 4, 4, 2, 2, 2), and 4 + 4*8 + 4*64 + 2*512 + 2*2560 + 2*12800
 
@@ -247,8 +257,36 @@ def test_a_register_knows_of_earlier_ones_only(i):
 
 
 @torch.no_grad()
-def test_patches_do_not_read_registers():
-    encoder = tokenizer().encoder
+@pytest.mark.parametrize("i", [0, 7])
+def test_without_causality_registers_know_of_all(i):
+    encoder = tokenizer(encoder={"type": "registers", "causal": False}).encoder
+    keep = torch.ones(4, 8, dtype=torch.bool)
+    before = encoder(pictures(), keep)
+    encoder.registers[i] += torch.randn(64)
+    assert ((encoder(pictures(), keep) - before).abs().amax((0, 2)) > 1e-3).all()
+
+
+@pytest.mark.parametrize("check", encoder_checks.CHECKS)
+def test_without_causality_the_contract_holds(check):
+    component = catalogue().get("encoder", "registers")
+    check(component, {"causal": False})
+
+
+def test_causality_is_no_weight_and_the_default():
+    causal, mutual = tokenizer(), tokenizer(encoder={"type": "registers", "causal": False})
+    assert causal.config.encoder.causal
+    assert {name: value.shape for name, value in causal.state_dict().items()} == {
+        name: value.shape for name, value in mutual.state_dict().items()
+    }
+    short, whole = (mutual.encode(pictures(), lengths=k).codes for k in (3, 8))
+    assert torch.equal(short, whole[:, :3])
+    assert not torch.equal(whole, causal.encode(pictures()).codes)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("causal", [True, False])
+def test_patches_do_not_read_registers(causal):
+    encoder = tokenizer(encoder={"type": "registers", "causal": causal}).encoder
     seen = []
     hook = encoder.blocks[-1].register_forward_hook(lambda _module, _inputs, out: seen.append(out[:, :16]))
     for _ in range(2):

@@ -26,7 +26,15 @@ def need_power_of_two(name: str, length: int) -> None:
         raise ValueError(f"masker {name!r} needs a length that is a power of two, not {length}; use 'uniform'")
 
 
-class UniformConfig(MaskerConfig):
+class NestedConfig(MaskerConfig):
+    """Base of nested dropout: each sample keeps a prefix of a drawn length."""
+
+    whole_batch: bool = False
+    """Draw one length for all samples of a batch, so that its sequences are really that short: steps take less time
+    (about 0.6 of it under `pow2` with as few patches as half of the tokens), and each step trains one length."""
+
+
+class UniformConfig(NestedConfig):
     """Nested dropout with k ~ U{1..length}, one draw a sample (FlexTok's `uniform`)."""
 
     type: Literal["uniform"] = "uniform"
@@ -35,7 +43,7 @@ class UniformConfig(MaskerConfig):
         return tuple(range(1, length + 1))
 
 
-class Pow2Config(MaskerConfig):
+class Pow2Config(NestedConfig):
     """Nested dropout with k uniform over {1, 2, 4, ..., length} (FlexTok's `pow2`)."""
 
     type: Literal["pow2"] = "pow2"
@@ -47,7 +55,7 @@ class Pow2Config(MaskerConfig):
         need_power_of_two(self.type, spec.tokens.length)
 
 
-class UniformPow2Config(MaskerConfig):
+class UniformPow2Config(NestedConfig):
     """Nested dropout with k ~ U{1..length} rounded up to a power of two (FlexTok's `uniform_pow2`).
 
     P(length) = 1/2, P(length/2) = 1/4, ..., P(2) = P(1) = 1/length.

@@ -2,41 +2,66 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from flexframe.parts import LengthMasker
 from flexframe.rng import Rng
 from flexframe.tokens import Kept, prefix
 
+from . import NestedConfig
+
 PURPOSE = "masker/length"
 
 
-class Uniform(LengthMasker):
+def all_of(slots: int, batch: int, rng: Rng) -> Kept:
+    """Sequences that are really that short, with every token present."""
+    return Kept(slots, torch.ones(batch, slots, dtype=torch.bool, device=rng.index.device))
+
+
+class Nested(LengthMasker):
+    """Base of maskers that draw a length a sample, or one for the whole batch."""
+
+    config: NestedConfig
+
+    @abstractmethod
+    def lengths(self, length: int, rng: Rng) -> Int[Tensor, ...]:
+        """Lengths by the masker's distribution, one for each of the rng's rows."""
+
+    def draw(self, batch: int, length: int, *, rng: Rng) -> Kept:
+        if self.config.whole_batch:
+            return all_of(int(self.lengths(length, rng.shared())), batch, rng)
+        return Kept(length, prefix(self.lengths(length, rng), length))
+
+
+class Uniform(Nested):
     """The masker of `UniformConfig`."""
 
-    def draw(self, batch: int, length: int, *, rng: Rng) -> Kept:
-        return Kept(length, prefix(1 + rng.integers(PURPOSE, length), length))
+    def lengths(self, length: int, rng: Rng) -> Int[Tensor, ...]:
+        return 1 + rng.integers(PURPOSE, length)
 
 
-class Pow2(LengthMasker):
+class Pow2(Nested):
     """The masker of `Pow2Config`."""
 
-    def draw(self, batch: int, length: int, *, rng: Rng) -> Kept:
-        return Kept(length, prefix(1 << rng.integers(PURPOSE, length.bit_length()), length))
+    def lengths(self, length: int, rng: Rng) -> Int[Tensor, ...]:
+        return 1 << rng.integers(PURPOSE, length.bit_length())
 
 
-class UniformPow2(LengthMasker):
+class UniformPow2(Nested):
     """The masker of `UniformPow2Config`."""
 
-    def draw(self, batch: int, length: int, *, rng: Rng) -> Kept:
+    def lengths(self, length: int, rng: Rng) -> Int[Tensor, ...]:
         drawn = 1 + rng.integers(PURPOSE, length)
         powers = 1 << torch.arange(length.bit_length(), device=drawn.device)
-        return Kept(length, prefix(powers[torch.searchsorted(powers, drawn)], length))
+        return powers[torch.searchsorted(powers, drawn)]
 
 
 class TailDrop(LengthMasker):
     """One length a batch: every tensor downstream is really that short."""
 
     def draw(self, batch: int, length: int, *, rng: Rng) -> Kept:
-        slots = 1 + int(rng.shared().integers(PURPOSE, length))
-        return Kept(slots, torch.ones(batch, slots, dtype=torch.bool, device=rng.index.device))
+        return all_of(1 + int(rng.shared().integers(PURPOSE, length)), batch, rng)

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 
-from flexframe_registry import Component, Config, ObjectiveConfig, Spec, StepConfig, TargetSpec, catalogue, hookimpl
+from flexframe_registry import (
+    Component,
+    Config,
+    DecoderConfig,
+    ObjectiveConfig,
+    SourceConfig,
+    Spec,
+    StepConfig,
+    TargetSpec,
+    catalogue,
+    hookimpl,
+)
+from flexframe_registry.slots import resolve
 
 
 class ProxyCodesConfig(ObjectiveConfig):
@@ -192,6 +205,72 @@ class REPAConfig(ObjectiveConfig):
             raise ValueError("give a `teacher`, or the `dim` of features that were computed before; one of the two")
 
 
+class TokenAlignmentConfig(ObjectiveConfig):
+    """Telling, from the kept tokens alone, what a teacher sees in the whole image: meaning in the first tokens.
+
+    The loss falls on the tokens before the decoder, at every length that the masker draws, so that a short prefix is
+    worth more the more of the meaning it holds. After the semantic supervision of tokens in ImageFolder (arXiv
+    2410.01756); the head is thrown away with the run.
+    """
+
+    sizes = {"tiny": {"teacher": "test_convnext", "weights": "random", "hidden": 16}}
+
+    type: Literal["token-alignment"] = "token-alignment"
+    teacher: str | None = None
+    """A network by its name in timm, whose pooled features are to be told (cosine)."""
+    weights: str | None = None
+    """File of timm's weights of it (safetensors, or PyTorch's read as tensors only); not given: timm's on the hub.
+    `random` draws them, for tests: there is nothing to learn from such a teacher."""
+    source: Annotated[SerializeAsAny[SourceConfig] | None, BeforeValidator(partial(resolve, "source"))] = None
+    """In place of a network: the source whose own classifier teaches, by what it answers of each attribute (the mean
+    over attributes of the Kullback-Leibler divergence, in nats)."""
+    first: int | None = Field(None, ge=1)
+    """Read so many of the first tokens alone, and leave the others to what the decoder needs; all if not given."""
+    size: tuple[int, int] = (64, 64)
+    """Height and width of the images that such a source is built for; its classifier brings others to its own."""
+    hidden: int = Field(128, ge=4)
+    """Width of the head that tells."""
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({"tokens"})
+
+    def precomputes(self) -> Mapping[str, Mapping[str, Any]]:
+        if self.source is not None:
+            return {"token_alignment": {"source": self.source.model_dump(mode="json"), "size": list(self.size)}}
+        return {"token_alignment": {"teacher": self.teacher, "weights": self.weights}}
+
+    def check(self, spec: Spec) -> None:
+        if (self.teacher is None) == (self.source is None):
+            raise ValueError("give a `teacher`, or a `source` whose classifier teaches; one of the two")
+
+
+class SecondDecoderConfig(ObjectiveConfig):
+    """Decoding of the same tokens by a second decoder, which is thrown away with the run.
+
+    A rectified flow learns to denoise long before it looks at its tokens, and so teaches its encoder late. A decoder
+    that reconstructs at once (`vit`) needs them from the first steps.
+    """
+
+    sizes = {"tiny": {}}
+
+    type: Literal["second-decoder"] = "second-decoder"
+    decoder: Annotated[SerializeAsAny[DecoderConfig], BeforeValidator(partial(resolve, "decoder"))] = Field(
+        default="vit",  # type: ignore[assignment]
+        validate_default=True,
+    )
+    """The decoder. Its own losses count, and the mean squared error of what it reconstructs, on the model's latents."""
+    until: int | None = Field(None, ge=1)
+    """The step from which it no longer counts; to the end if not given."""
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({"tokens"})
+
+    def check(self, spec: Spec) -> None:
+        self.decoder.check(spec)
+        if self.until is not None and self.until <= self.start:
+            raise ValueError(f"counts from step {self.start} until step {self.until}, so never; raise `until`")
+
+
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
     """List the plugin's components."""
@@ -201,6 +280,8 @@ def flexframe_components() -> Iterable[Component]:
         Component(PerceptualConfig, "flexframe_objectives.perceptual:Perceptual"),
         Component(AdversarialConfig, "flexframe_objectives.adversarial:Adversarial"),
         Component(REPAConfig, "flexframe_objectives.repa:REPA"),
+        Component(SecondDecoderConfig, "flexframe_objectives.second_decoder:SecondDecoder"),
+        Component(TokenAlignmentConfig, "flexframe_objectives.token_alignment:TokenAlignment"),
     ]
 
 

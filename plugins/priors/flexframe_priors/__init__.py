@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,12 @@ from pydantic import Field, model_validator
 
 from flexframe_registry import CodesSpec, Component, ImporterConfig, PriorConfig, SamplingConfig, hookimpl
 from flexframe_registry.cards import folders
+
+
+def hidden_class(config: PriorConfig, spec: CodesSpec) -> Iterator[tuple[str, str]]:
+    """A doubt about the dropout of classes where there are none."""
+    for name, value in () if spec.classes else config.changed("class_dropout"):
+        yield name, f"{value:g} does nothing without classes; set `classes`, or leave it out"
 
 
 class RARSampling(SamplingConfig):
@@ -78,6 +84,14 @@ class RARConfig(PriorConfig):
     def check_codes(self, spec: CodesSpec) -> None:
         if spec.codebooks != 1:
             raise ValueError(f"models one code a token, and these tokens have {spec.codebooks}; choose another prior")
+
+    def doubts_of_codes(self, spec: CodesSpec, steps: int) -> Iterable[tuple[str, str]]:
+        yield from hidden_class(self, spec)
+        if self.anneal_start >= steps:
+            text = (
+                f"{self.anneal_start} is not before the last step, {steps}, so no row is ever in the order that drawing"
+            )
+            yield "anneal_start", f"{text} goes by; set it to half the steps, and anneal_end to three quarters"
 
     def permuted_share(self, step: int) -> float:
         """The share of rows whose order training permutes."""
@@ -149,6 +163,9 @@ class GPTConfig(PriorConfig):
                 f"split is {product} = {math.prod(self.split)}; its factors must be 2 or more and give the codebook's "
                 f"{spec.codebook_size} entries"
             )
+
+    def doubts_of_codes(self, spec: CodesSpec, steps: int) -> Iterable[tuple[str, str]]:
+        return hidden_class(self, spec)
 
     def radices(self, spec: CodesSpec) -> tuple[int, ...]:
         """The number of values that each of a token's digits takes, in the order in which they are modelled."""

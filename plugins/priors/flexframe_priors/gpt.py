@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flexframe.nn.attention import attend
 from flexframe.nn.priors import class_ids, gumbel
 from flexframe.parts import LikelihoodPrior
 from flexframe.rng import Rng
@@ -37,7 +38,7 @@ class Attention(nn.Module):
         if cache is not None:
             key, value = cache.extend(key, value)
         causal = key.shape[2] == x.shape[1]
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        mixed = attend(query, key, value, causal=causal)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 

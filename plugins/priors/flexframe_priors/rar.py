@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flexframe.nn.attention import attend
 from flexframe.nn.priors import class_ids, gumbel
 from flexframe.parts import LikelihoodPrior
 from flexframe.rng import Rng
@@ -38,7 +39,7 @@ class Attention(nn.Module):
             key, value = cache.extend(key, value)
         dropout = self.dropout if self.training else 0.0
         causal = key.shape[2] == x.shape[1]
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal)
+        mixed = attend(query, key, value, dropout=dropout, causal=causal)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from flexframe_registry import Component, QuantizerConfig, TokenSpec, hookimpl
+from flexframe_registry import Component, QuantizerConfig, Spec, TokenSpec, hookimpl
 
 EXACT = 2**24
 """The largest codebook whose ids float32 arithmetic tells apart."""
@@ -66,6 +66,14 @@ class FSQConfig(QuantizerConfig):
     def tokens(self, length: int, features: int) -> TokenSpec:
         return TokenSpec(length, len(self.levels), 1, prod(self.levels))
 
+    def doubts(self, spec: Spec, steps: int) -> Iterable[tuple[str, str]]:
+        if not self.corrupt_tokens_p:
+            for name, value in self.changed("apply_corrupt_tokens_p"):
+                yield name, f"{value:g} does nothing where corrupt_tokens_p is 0; set that too, or leave it out"
+        elif not self.apply_corrupt_tokens_p:
+            text = f"{self.corrupt_tokens_p:g} does nothing where apply_corrupt_tokens_p is 0; set that too"
+            yield "corrupt_tokens_p", f"{text}, or leave it out"
+
 
 class CodebookConfig(QuantizerConfig):
     """Base of the quantizers with a table of vectors."""
@@ -80,6 +88,9 @@ class CodebookConfig(QuantizerConfig):
     def tokens(self, length: int, features: int) -> TokenSpec:
         return TokenSpec(length, self.dim, 1, self.codebook_size)
 
+    def remedy(self) -> str:
+        return "a lower run.optimizer.lr, or quantizer=fsq"
+
 
 class EmaFields(QuantizerConfig):
     """Settings of a codebook that follows its features without a gradient."""
@@ -89,6 +100,17 @@ class EmaFields(QuantizerConfig):
     dead_code_threshold: float = Field(0.0, ge=0)
     """An entry whose running count a step is below this is replaced by a random present feature; with `ema` only.
     Above 0 this waits for the device once a step, and draws from the global random state."""
+
+    def revival(self, ema: bool) -> str:
+        """Settings that keep entries in use, as far as they are not set."""
+        settings = ["quantizer.ema=true"] * (not ema)
+        settings += ["quantizer.dead_code_threshold=0.02"] * (not self.dead_code_threshold)
+        return " ".join(settings) or "a lower run.optimizer.lr"
+
+    def idle(self) -> Iterable[tuple[str, str]]:
+        """Doubts about settings that do nothing without running means."""
+        for name, value in self.changed("decay"):
+            yield name, f"{value:g} does nothing without ema; set ema: true, or leave it out"
 
 
 class VQConfig(CodebookConfig, EmaFields):
@@ -103,6 +125,12 @@ class VQConfig(CodebookConfig, EmaFields):
     """Pass gradients by rotation and scaling (arXiv 2410.06424) rather than straight through."""
 
     sizes = {"tiny": {"codebook_size": 64, "dim": 8}}
+
+    def remedy(self) -> str:
+        return f"{self.revival(self.ema)}, or quantizer=fsq"
+
+    def doubts(self, spec: Spec, steps: int) -> Iterable[tuple[str, str]]:
+        return () if self.ema else self.idle()
 
     @model_validator(mode="after")
     def _sensible(self) -> VQConfig:
@@ -136,11 +164,17 @@ class ResidualVQConfig(CodebookConfig, EmaFields):
 
     sizes = {"tiny": {"num_quantizers": 2, "codebook_size": 64, "dim": 8}}
 
+    def remedy(self) -> str:
+        return f"{self.revival(self.ema)}, or quantizer=fsq"
+
     @model_validator(mode="after")
     def _sensible(self) -> ResidualVQConfig:
         if self.dead_code_threshold and not self.ema:
             raise ValueError("dead_code_threshold works on codebooks of running means; set ema: true")
         return self
+
+    def doubts(self, spec: Spec, steps: int) -> Iterable[tuple[str, str]]:
+        return () if self.ema else self.idle()
 
     def tokens(self, length: int, features: int) -> TokenSpec:
         return TokenSpec(length, self.dim, self.num_quantizers, self.codebook_size)
@@ -188,6 +222,10 @@ class BinaryConfig(QuantizerConfig):
         if not 2 <= size <= 2**20 or size & (size - 1):
             raise ValueError(f"codebook_size is a power of two from 2 to 2**20, since a token is bits, not {size}")
         return size
+
+    def doubts(self, spec: Spec, steps: int) -> Iterable[tuple[str, str]]:
+        for name, value in () if self.entropy else self.changed("diversity", "inv_temperature"):
+            yield name, f"{value:g} does nothing where entropy is 0; leave it out"
 
     @property
     def bits(self) -> int:

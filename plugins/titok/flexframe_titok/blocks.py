@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from flexframe.nn.attention import attend
 from flexframe.nn.positions import resize_positions
 from flexframe_registry import Spec
 
@@ -24,7 +24,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n w"], keys: Bool[Tensor, "b 1 1 n"] | None = None) -> Float[Tensor, "b n w"]:
         query, key, value = self.in_proj(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, keys, self.dropout if self.training else 0.0)
+        mixed = attend(query, key, value, keys, dropout=self.dropout if self.training else 0.0)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 

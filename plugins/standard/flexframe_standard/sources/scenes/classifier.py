@@ -43,9 +43,17 @@ class SceneClassifier(AttributeClassifier):
     def __init__(self, net: nn.Module, facts: Mapping[str, Any], source: Scenes) -> None:
         self.net, self.facts, self.source, self.values = net, facts, source, source.config.chances()
 
+    @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Int[Tensor, " b"]]:
-        return {name: logits.argmax(1) for name, logits in self._logits(images).items()}
+        return {name: logits.argmax(1) for name, logits in self.logits(images.float() / 255).items()}
 
+    def logits(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b v"]]:
+        if images.shape[2:] != (SIZE, SIZE):
+            images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True)
+        logits = self.net.to(images.device)(images)
+        return {name: logits[name] for name in self.values}
+
+    @torch.no_grad()
     def confidence(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
         """The probability of the most probable value, as the geometric mean over all attributes that show.
 
@@ -53,7 +61,7 @@ class SceneClassifier(AttributeClassifier):
         palette is no scene. It asks no truth, so it is defined of samples too. A judge that was trained on blurred
         pictures stays sure of them: what it calls plausible is unambiguous, and need not be sharp.
         """
-        likely = [logits.log_softmax(1).amax(1) for logits in self._logits(images).values()]
+        likely = [logits.log_softmax(1).amax(1) for logits in self.logits(images.float() / 255).values()]
         return torch.stack(likely).mean(0).exp()
 
     def plausible(self, images: UInt8[Tensor, "b 3 h w"]) -> Bool[Tensor, " b"]:
@@ -83,15 +91,6 @@ class SceneClassifier(AttributeClassifier):
     def _apart(self) -> ScenesConfig:
         seed = (self.source.config.seed + SEED_STEP) % 2**63
         return self.source.config.model_copy(update={"seed": seed, "split": "val", "count": CALIBRATION})
-
-    @torch.no_grad()
-    def _logits(self, images: UInt8[Tensor, "b 3 h w"]) -> Mapping[str, Float[Tensor, "b v"]]:
-        """Logits of the attributes that show."""
-        pictures = images.float() / 255
-        if images.shape[2:] != (SIZE, SIZE):
-            pictures = F.interpolate(pictures, (SIZE, SIZE), mode="bilinear", antialias=True)
-        logits = self.net.to(images.device)(pictures)
-        return {name: logits[name] for name in self.values}
 
 
 def shipped(path: Path, source: Scenes) -> SceneClassifier:

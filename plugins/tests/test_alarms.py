@@ -1,0 +1,65 @@
+"""Alarms of real methods: a codebook that collapses, a decoder without a loss; and logs of healthy runs, which set off
+none."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console as Terminal
+
+from flexframe.tokens import Outputs
+from flexframe.train import alarms, history, probe
+from flexframe.train.alarms import Alarms
+from flexframe.train.console import Console
+from flexframe.train.loop import train
+from flexframe.train.run import Run
+from flexframe_flextok.decoder import FlowDecoder
+from flexframe_registry import cards
+from flexframe_registry.cards import read_training
+
+ROOT = Path(__file__).resolve().parents[2]
+LOGS = sorted((ROOT / "benchmarks" / "results" / "trainings").rglob("log.jsonl"))
+
+
+@pytest.mark.filterwarnings("ignore:earlier spellings:FutureWarning")
+@pytest.mark.parametrize("log", LOGS, ids=[str(path.parent.relative_to(LOGS[0].parents[1])) for path in LOGS])
+def test_no_log_of_a_committed_run_sets_one_off(log):
+    config = json.loads((log.parent / "config.json").read_text())
+    config.pop("sampling", None)
+    watching = Alarms(read_training(config, str(log.parent)))
+    lines = history.log(log.parent)
+    assert lines
+    for line in lines:
+        assert watching.look(line) == [], line
+
+
+def trained(folder, *settings):
+    config = (
+        cards()
+        .get("titok/digits-tiny")
+        .train(["decoder.depth=1", "run.batch_size=16", "run.log_every=5", "run.optimizer.warmup=5", *settings])
+    )
+    file, run = io.StringIO(), Run.create(config, folder, torch.device("cpu"), {})
+    train(run, Console(Terminal(file=file, width=400)))
+    return file.getvalue(), [record["alarm"] for record in history.read(folder).alarms]
+
+
+@pytest.mark.slow
+def test_a_codebook_learned_by_gradient_collapses_and_it_is_told_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(probe, "EVERY", 5)
+    monkeypatch.setattr(alarms, "SHORT", 50)
+    said, names = trained(tmp_path / "run", "decoder.depth=1", "quantizer=vq", "run.steps=100", "run.optimizer.lr=3e-3")
+    assert names == ["collapse"]  # which explains that the tokens are ignored and the picture is the mean one
+    assert "of 64 codes in use, perplexity" in said
+    assert "bits of a token differ between images (healthy: above 0.25)" in said
+    assert "try quantizer.ema=true quantizer.dead_code_threshold=0.02, or quantizer=fsq" in said
+
+
+@pytest.mark.slow
+def test_a_decoder_that_returns_no_loss_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(FlowDecoder, "forward", lambda self, tokens, batch, *, taps, rng: Outputs({}))
+    said, names = trained(tmp_path / "run", "decoder=flow", "decoder.depth=1", "quantizer=vq", "run.steps=25")
+    assert names == ["no-gradient"]
+    assert "no loss reaches the decoder: gradient 0 (healthy: above 0), since step 5; name an objective" in said
