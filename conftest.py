@@ -45,8 +45,15 @@ AGAIN = ("test_cli", "test_inspect", "test_profile", "test_run", "test_safety")
 def _checked_where_it_tells(request: pytest.FixtureRequest) -> None:
     """Shape checks take a quarter of the time, and tell nothing new where other tests run a part again."""
     stem = request.path.stem
+    if "checked" in request.fixturenames:
+        return
     if stem in AGAIN or (request.path.is_relative_to(ROOT / "plugins") and stem not in CHECKED):
         request.getfixturevalue("unchecked")
+
+
+@pytest.fixture
+def checked() -> None:
+    """With the tests' type checks, in a file whose other tests go without: of what nothing else runs."""
 
 
 @pytest.fixture

@@ -217,6 +217,7 @@ def test_bench_measures_models_and_writes_a_page(command, tmp_path, tiny):
     assert "report.html" in answer.out
 
 
+@pytest.mark.slow
 def test_bench_measures_a_card_file_of_other_sampling_under_its_name(command, tmp_path):
     few, suite = tmp_path / "few.yaml", tmp_path / "suite.yaml"
     few.write_text(f"base: {CARD}\nsampling: {{steps: 1}}\n")

@@ -47,7 +47,7 @@ def unmeasured(monkeypatch):
     monkeypatch.setattr(profile, "measure", measure)
 
 
-def test_show_a_card_tells_all_that_is_promised(command):
+def test_show_a_card_tells_all_that_is_promised(command, checked):
     answer = command("show", CARD, "--batch-size", 4)
     assert answer.code == 0, answer.err
     assert row(answer, "total")[:2] == ["7,187", "7,187"]
@@ -74,7 +74,7 @@ def test_show_says_which_numbers_are_published(command, unmeasured):
     assert row(command("show", "toy/published"), "rfid")[:2] == ["2.21", "published:"]
 
 
-def test_show_a_model_file_and_its_folder(command, tmp_path):
+def test_show_a_model_file_and_its_folder(command, unmeasured, tmp_path):
     assert command("init", CARD, "-o", tmp_path / "model").code == 0
     for where in (tmp_path / "model", tmp_path / "model" / "model.safetensors"):
         answer = command("show", where)
@@ -121,11 +121,11 @@ def test_show_tells_the_cause_of_all_that_is_not_known(command, monkeypatch):
     whole = profile.measure
 
     def measure(*args, **settings):
-        found, costs = whole(*args, **settings), {}
-        for (use, precision), cost in found.costs.items():
-            why = "it is odd" if (use, precision) == ("decode", "bf16") else "" if use == "encode" else "it is broken"
-            costs[use, precision] = profile.Cost({}, 0, failed=why) if why else cost
-        return profile.Profile(found.parts, found.batch_size, costs)
+        found = whole(*args, **settings, uses=("encode",))
+        broken = profile.Cost({}, 0, failed="it is broken")
+        costs = {(use, p): broken for use in profile.USES for p in profile.PRECISIONS if (use, p) != ("pass", "bf16")}
+        costs["decode", "bf16"] = profile.Cost({}, 0, failed="it is odd")
+        return profile.Profile(found.parts, found.batch_size, costs | found.costs)
 
     monkeypatch.setattr(profile, "measure", measure)
     answer = command("show", CARD)
@@ -269,6 +269,7 @@ def test_doctor_command_prints_the_same(command, health, monkeypatch):
     assert [f["name"] for f in told["findings"]] == [each.name for each in health]
 
 
+@pytest.mark.slow
 def test_a_broken_plugin_is_told_and_the_exit_code_is_1(python, install):
     install("brokenplug", "raise RuntimeError('does not start')")
     # not a fork: where autograd has begun its threads, a fork cannot go backward

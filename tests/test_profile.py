@@ -6,9 +6,10 @@ from flexframe_toy.parts import ToyDecoder
 from torch import nn
 
 from flexframe.models import profile
-from flexframe.models.profile import PARTS, Live, Uses, build, measure, trial
+from flexframe.models.profile import PARTS, Counter, Uses, build, measure, trial
 from flexframe_registry import TokenizerConfig
 
+FP32 = ("fp32",)
 LATENTS = {"type": "identity", "channels": 16, "downsample": 8, "range": None}
 
 
@@ -25,7 +26,7 @@ def test_a_codec_is_never_trained():
 
 def test_what_is_freed_is_not_counted():
     known = torch.zeros(1000)
-    with Live([known]) as live:
+    with Counter([known]) as live:
         held = torch.ones(250)
         view = held[:10]
         passing = known + 1
@@ -39,7 +40,7 @@ def test_what_is_freed_is_not_counted():
 
 
 def test_a_training_step_holds_what_the_loop_holds():
-    found = measure(config(), uses=("train",))
+    found = measure(config(), uses=("train",), precisions=FP32)
     trainable = sum(part.trainable for part in found.parts)
     rows = found.training("fp32")
     assert rows["gradients"] == 4 * trainable
@@ -51,7 +52,7 @@ def test_a_training_step_holds_what_the_loop_holds():
 
 
 def test_a_model_without_a_codec_for_its_latents_is_fed_latents():
-    found = measure(config(image_size=128, codec=LATENTS), {"steps": 1}, uses=("encode", "decode"))
+    found = measure(config(image_size=128, codec=LATENTS), {"steps": 1}, uses=("encode", "decode"), precisions=FP32)
     assert "has no codec" in found.costs["encode", "fp32"].without
     assert "has no codec" in found.costs["decode", "fp32"].without
     assert found.costs["encode", "fp32"].flops["encoder"] > 0
@@ -83,7 +84,7 @@ def wrapped_twice(shapes, *rest, out_shape=None, out_val=None):
 BROKEN = {
     "raises": ("_FORMULAS", dict.fromkeys(profile._FORMULAS, wrapped_twice), "TypeError: sdpa_flop() got multiple"),
     "counts nothing": ("_FORMULAS", {}, "count as {'forward': 512.0, 'backward': 512.0} FLOPs and are"),
-    "sees no memory": ("Live._see", lambda self, storage: None, "results of 256 bytes in fp32 count as 0"),
+    "sees no memory": ("Counter._see", lambda self, storage: None, "results of 256 bytes in fp32 count as 0"),
 }
 
 
@@ -105,7 +106,8 @@ def test_where_counting_does_not_work_that_is_the_cause(monkeypatch, name, value
 
 def test_frozen_parts_are_not_trained():
     whole, less = (
-        measure(config(), uses=("train",), frozen=frozen) for frozen in ((), ("encoder", "decoder.blocks.0", "codec"))
+        measure(config(), uses=("train",), precisions=FP32, frozen=frozen)
+        for frozen in ((), ("encoder", "decoder.blocks.0", "codec"))
     )
     assert [part.trainable for part in less.parts if part.kind == "encoder"] == [0]
     assert 0 < less.parts[-1].trainable < whole.parts[-1].trainable

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Tokens
@@ -30,6 +30,8 @@ PRECISIONS = ("fp32", "bf16")
 USES = ("pass", "encode", "decode", "train")
 Shape = Sequence[int]
 _READ = torch.ops.aten._local_scalar_dense.default
+_ASKED = frozenset({torch.ops.prim.device.default})
+"""Operators that make nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ def measure(
     batch_size: int = 1,
     frozen: Sequence[str] = (),
     uses: Sequence[str] = USES,
+    precisions: Sequence[str] = PRECISIONS,
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> Profile:
     """Sizes and costs of a tokenizer. Where counting itself does not work, each cost says so in `failed`.
@@ -105,6 +108,7 @@ def measure(
         batch_size: images at a time; memory is for all of them, FLOPs for one.
         frozen: parts, or modules within them by dotted name, that a run does not train.
         uses: which of `pass`, `encode`, `decode` and `train` are measured.
+        precisions: `fp32`, `bf16` or both; the network's pass is measured in fp32 alone.
         on_stage: told what is measured next.
     """
     settings = config.decoder.sampling.read(dict(sampling or {}), "sampling")
@@ -122,7 +126,7 @@ def measure(
         for part in parts.values():
             part.to_empty(device="cpu")
         run = Uses(config, parts, {s.kind: s.missing for s in sizes if s.missing}, batch_size, frozen).run
-        for use, precision in product(uses, PRECISIONS):
+        for use, precision in product(uses, precisions):
             if (use, precision) != ("pass", "bf16"):  # its FLOPs are the same, and its memory is in `decode`
                 on_stage(f"{use}, {precision}")
                 measured = run(*ways[use], bf16=precision == "bf16") if not broken else Cost({}, 0, failed=broken)
@@ -197,7 +201,7 @@ class Uses:
         lacking = "; ".join(f"{kind}: {self.missing[kind]}" for kind in needs if kind in self.missing)
         if not lacking:
             try:
-                with meter.live, meter.counter:
+                with meter.counter:
                     use(self, meter)
             except Exception as error:  # a stranger's part may raise anything
                 lacking = _told(error)
@@ -249,7 +253,7 @@ class Uses:
             losses = [loss.float().mean() for loss in [*quantized.losses.values(), *out.losses.values()]]
             answers = [each.float().square().mean() for each in (out.reconstruction, out.logits) if each is not None]
             total = torch.stack([*losses, *answers]).sum()
-        meter.kept = meter.live.now
+        meter.kept = meter.counter.now
         meter.mark("forward")
         torch.autograd.backward(total)
         meter.mark("backward")
@@ -327,7 +331,7 @@ def trial() -> str:
             with FakeTensorMode(allow_non_fake_inputs=True):
                 inputs, weight = torch.empty(1, 1, rows, width), torch.empty(width, width, requires_grad=True)
                 meter = Meter((), 1, precision == "bf16")
-                with meter.live, meter.counter:
+                with meter.counter:
                     with meter.autocast():
                         mixed = nn.functional.linear(inputs, weight)
                         mixed = nn.functional.scaled_dot_product_attention(mixed, mixed, mixed)
@@ -339,8 +343,8 @@ def trial() -> str:
         if meter.flops != wanted:
             return f"{told}: a layer and an attention in {precision} count as {meter.flops} FLOPs and are {wanted}"
         least = 2 * rows * width * (2 if meter.bf16 else 4)
-        if meter.live.peak < least:
-            return f"{told}: results of {least} bytes in {precision} count as {meter.live.peak}"
+        if meter.counter.peak < least:
+            return f"{told}: results of {least} bytes in {precision} count as {meter.counter.peak}"
     return ""
 
 
@@ -348,12 +352,17 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types for it
-    """Bytes of all storages alive that were made inside, and the most there ever were; `known` ones do not count."""
+class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types for it
+    """FLOPs of all that runs inside, and bytes of all storages alive that were made there; `known` ones do not count.
+
+    One mode for both, and without a record of modules: torch's own counter, in a second one, takes twice the time.
+    """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # see the class
-        self.now = self.peak = self.guessed = 0
+        self.flops = self.now = self.peak = self.guessed = 0
+        self._formulas = {**flop_registry, **{op: shape_wrapper(formula) for op, formula in _FORMULAS.items()}}
+        self._whole: set[Any] = set(_ASKED)
         self._alive: dict[int, weakref.ref[Any]] = {}
         self._known = {tensor.untyped_storage()._cdata: tensor for tensor in known}
 
@@ -361,10 +370,21 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no 
         if func is _READ and isinstance(args[0], FakeTensor):
             self.guessed += 1
             return 0.0 if args[0].is_floating_point() else False if args[0].dtype == torch.bool else 0
-        out = func(*args, **(kwargs or {}))
-        for each in tree_iter(out):
-            if isinstance(each, Tensor):
-                self._see(each.untyped_storage())
+        named = kwargs or {}
+        formula = self._formulas.get(func._overloadpacket)
+        if formula is None and func not in self._whole:
+            with self:  # one made of others, as they arrive here in inference mode: those are counted
+                out = func.decompose(*args, **named)
+            if out is not NotImplemented:
+                return out
+            self._whole.add(func)
+        out = func(*args, **named)
+        if formula is not None:
+            self.flops += formula(*args, **named, out_val=out)
+        if func not in _ASKED:
+            for each in (out,) if isinstance(out, Tensor) else tree_iter(out):
+                if isinstance(each, Tensor):
+                    self._see(each.untyped_storage())
         return out
 
     def _see(self, storage: torch.UntypedStorage) -> None:
@@ -380,11 +400,11 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no 
 
 
 class Meter:
-    """A meter of what runs between `with live, counter` and each `mark`."""
+    """A meter of what runs between `with counter` and each `mark`."""
 
     def __init__(self, parts: Iterable[nn.Module], batch: int, bf16: bool) -> None:
         known = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
-        self.live, self.counter = Live(known), FlopCounterMode(display=False, custom_mapping=dict(_FORMULAS))
+        self.counter = Counter(known)
         self.batch, self.bf16 = batch, bf16
         self.flops: dict[str, float] = {}
         self.kept, self._before = 0, 0
@@ -395,7 +415,7 @@ class Meter:
 
     def mark(self, name: str, times: int = 1) -> None:
         """Count what came since the last mark as `name`'s, `times` over."""
-        now = self.counter.get_total_flops()
+        now = self.counter.flops
         self.flops[name] = self.flops.get(name, 0) + times * (now - self._before) / self.batch
         self._before = now
 
@@ -403,4 +423,4 @@ class Meter:
         """The cost that was counted, or why none could be."""
         if failed:
             return Cost({}, 0, failed=failed)
-        return Cost(self.flops, self.live.peak, self.kept, self.live.guessed, self.without)
+        return Cost(self.flops, self.counter.peak, self.kept, self.counter.guessed, self.without)

@@ -99,6 +99,16 @@ def test_show_says_which_numbers_are_published(command, unmeasured):
 
 
 def test_show_without_a_codecs_library_shows_the_rest(command, monkeypatch, tmp_path, unchecked):
+    from flexframe.models import profile
+
+    whole = profile.measure
+
+    def measure(*args, **settings):
+        found = whole(*args, **settings, uses=("encode",))
+        left = {(use, p): profile.Cost({}, 0, failed="left out") for use in profile.USES for p in profile.PRECISIONS}
+        return profile.Profile(found.parts, found.batch_size, left | found.costs)
+
+    monkeypatch.setattr(profile, "measure", measure)
     path = tmp_path / "mine.yaml"
     path.write_text(
         f"base: {CARD}\nmodel: {{codec: {{type: vae}}, image_size: 32, decoder: {{patch: 2}}, encoder: {{patch: 2}}}}\n"

@@ -20,6 +20,7 @@ from flexframe_registry import TokenizerConfig, cards
 pytestmark = pytest.mark.slow
 
 TOKENIZERS = [name for name in cards().names() if "encoder" in cards().get(name).file.model]
+FP32 = ("fp32",)
 LATENTS = {"type": "identity", "channels": 16, "downsample": 8, "range": None}
 
 
@@ -64,7 +65,7 @@ def trunk(positions, width, hidden, depth):
 
 
 def test_a_small_flextok_by_hand():
-    found = measure(config(), {"steps": 3, "guidance": 2.0}, uses=("pass", "encode", "decode"))
+    found = measure(config(), {"steps": 3, "guidance": 2.0}, uses=("pass", "encode", "decode"), precisions=FP32)
     patches, slots, width, hidden = 16, 8, 64, 170
     embed = 2 * patches * 48 * width
     encoder = embed + trunk(patches + slots, width, hidden, 2)
@@ -84,7 +85,7 @@ def test_a_small_flextok_by_hand():
 
 def test_training_a_small_flextok_by_hand():
     """Products of the forward pass are two of the backward, and those of attention two and a half."""
-    uses = measure(config(), uses=("encode", "pass", "train")).costs
+    uses = measure(config(), uses=("encode", "pass", "train"), precisions=FP32).costs
     flops = uses["train", "fp32"].flops
     assert flops["forward"] == sum(uses["encode", "fp32"].flops.values()) + uses["pass", "fp32"].flops["decoder"]
     attention = 5 * 4 * 24**2 * 64  # five blocks of 24 positions
@@ -94,7 +95,7 @@ def test_training_a_small_flextok_by_hand():
 
 def test_a_small_titok_by_hand():
     model = model_of("titok/digits-tiny")
-    found = measure(model, uses=("encode", "pass", "decode"))
+    found = measure(model, uses=("encode", "pass", "decode"), precisions=FP32)
     width, depth, heads_free = model.encoder.width, model.encoder.depth, 12 * model.encoder.width**2
     patch = model.encoder.patch
     patches = (16 // patch) ** 2
@@ -112,7 +113,7 @@ def test_a_small_titok_by_hand():
 @pytest.mark.parametrize(("name", "giga"), [("d12-d12", 97), ("d18-d18", 315), ("d18-d28", 1160)])
 def test_published_flextok_passes(name, giga):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = measure(model_of(f"flextok/{name}", codec=LATENTS), uses=("pass",))
+    found = measure(model_of(f"flextok/{name}", codec=LATENTS), uses=("pass",), precisions=FP32)
     assert found.costs["pass", "fp32"].flops["decoder"] / 1e9 == pytest.approx(giga, rel=0.005)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown * (1 if sys.platform == "darwin" else 1024) < found.weights / 4  # nothing is allocated
@@ -121,9 +122,9 @@ def test_published_flextok_passes(name, giga):
 def test_steps_may_be_of_two_kinds():
     """A schedule that guides only some steps costs what all its steps cost together, run one after the other."""
     model, settings = config(), {"steps": 5, "guidance": ((0.0, 1.0), (0.5, 1.0), (0.6, 3.0))}
-    by_step = measure(model, settings, uses=("decode",)).costs["decode", "fp32"].flops["decoder"]
+    by_step = measure(model, settings, uses=("decode",), precisions=FP32).costs["decode", "fp32"].flops["decoder"]
     whole = traced(model, settings, lambda t, tokens: t.decode(tokens)).flops["all"]
-    once = measure(model, settings, uses=("pass",)).costs["pass", "fp32"].flops["decoder"]
+    once = measure(model, settings, uses=("pass",), precisions=FP32).costs["pass", "fp32"].flops["decoder"]
     assert by_step == pytest.approx(whole, rel=0.01)  # the registers are embedded once a call
     assert by_step / once == pytest.approx(2 * 3 + 2, rel=0.01)
 
@@ -143,7 +144,7 @@ def traced(model, settings, use):
         tokenizer.to_empty(device="cpu").eval()
         tokens = tokenizer.tokenized(blank(model))
         meter = Meter([tokenizer], 1, False)
-        with meter.live, meter.counter:
+        with meter.counter:
             use(tokenizer, tokens)
             meter.mark("all")
     return meter
@@ -153,13 +154,13 @@ def traced(model, settings, use):
 def test_a_use_is_that_of_the_tokenizer(name):
     """The parts are put together here as the tokenizer does it."""
     model, settings = model_of(name, masker="full"), {"steps": 1} if "flextok" in name else {}
-    found = measure(model, settings).costs
+    found = measure(model, settings, precisions=FP32).costs
     encoded = traced(model, settings, lambda t, tokens: t.tokenized(blank(model)))
     assert encoded.flops["all"] == sum(found["encode", "fp32"].flops.values())
-    assert encoded.live.peak == pytest.approx(found["encode", "fp32"].peak, rel=0.02)
+    assert encoded.counter.peak == pytest.approx(found["encode", "fp32"].peak, rel=0.02)
     decoded = traced(model, settings, lambda t, tokens: t.decode(tokens))
     assert decoded.flops["all"] == sum(found["decode", "fp32"].flops.values())
-    assert decoded.live.peak == pytest.approx(found["decode", "fp32"].peak, rel=0.02)
+    assert decoded.counter.peak == pytest.approx(found["decode", "fp32"].peak, rel=0.02)
 
     def step(tokenizer, tokens):
         tokenizer.train()
@@ -171,7 +172,7 @@ def test_a_use_is_that_of_the_tokenizer(name):
 
     trained = traced(model, settings, step)
     assert trained.flops["all"] == sum(found["train", "fp32"].flops.values())
-    assert trained.live.peak == pytest.approx(found["train", "fp32"].peak, rel=0.02)
+    assert trained.counter.peak == pytest.approx(found["train", "fp32"].peak, rel=0.02)
 
 
 def allocated(run):
@@ -226,14 +227,14 @@ def test_memory_is_what_is_really_allocated(use, bf16):
 
 
 def test_a_missing_library_is_told_and_the_rest_measured(monkeypatch):
-    model, uses = config(codec="vae", image_size=32), ("encode", "decode")
-    whole = measure(model, {"steps": 1}, uses=uses)
+    model, uses = config(codec="vae", image_size=32), {"uses": ("encode", "decode"), "precisions": FP32}
+    whole = measure(model, {"steps": 1}, **uses)
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    found = measure(model, {"steps": 1}, uses=uses)
+    found = measure(model, {"steps": 1}, **uses)
     codec = found.parts[0]
     assert "needs diffusers: pip install" in codec.missing
     assert codec.parameters == 0
-    for use in uses:
+    for use in uses["uses"]:
         cost = found.costs[use, "fp32"]
         assert cost.without == codec.missing
         assert cost.flops == {**whole.costs[use, "fp32"].flops, "codec": 0}
@@ -241,20 +242,30 @@ def test_a_missing_library_is_told_and_the_rest_measured(monkeypatch):
 
 
 def test_a_number_read_from_data_is_taken_as_nought_and_told():
-    found = measure(config(quantizer={"type": "vq", "ema": True, "dead_code_threshold": 0.1}), uses=("encode", "train"))
+    found = measure(
+        config(quantizer={"type": "vq", "ema": True, "dead_code_threshold": 0.1}),
+        uses=("encode", "train"),
+        precisions=FP32,
+    )
     assert found.costs["encode", "fp32"].guessed == 0
     assert found.costs["train", "fp32"].guessed > 0  # whether an entry of the codebook is dead
     assert found.costs["train", "fp32"].failed == ""
 
 
+ONE = {"type": "registers", "depth": 1}
+"""A layer before the quantizer and one behind it."""
+
+
 @pytest.mark.parametrize("quantizer", ["vq", "simvq", "lfq", "bsq", "residual-vq", "residual-fsq", "kl", "none"])
 def test_every_quantizer_can_be_measured(quantizer):
     """At encoding and in training; decoding takes tokens, and has no quantizer in it."""
-    found = measure(config(quantizer=quantizer, decoder="vit"), uses=("encode", "train"))
+    found = measure(config(encoder=ONE, quantizer=quantizer, decoder=ONE | {"type": "vit"}), uses=("encode", "train"))
     assert [cost.failed for cost in found.costs.values()] == [""] * 4
 
 
 def test_flops_are_for_one_image_and_memory_for_all():
-    one, four = (measure(config(), batch_size=n, uses=("encode",)).costs["encode", "fp32"] for n in (1, 4))
+    one, four = (
+        measure(config(), batch_size=n, uses=("encode",), precisions=FP32).costs["encode", "fp32"] for n in (1, 4)
+    )
     assert one.flops == four.flops
     assert 3.5 < four.peak / one.peak <= 4

@@ -68,6 +68,7 @@ def assert_equal_runs(one, other):
     ]
 
 
+@pytest.mark.slow
 def test_draws_inside_a_library_go_on_where_they_were(create, go, register):
     settings = (*LONGER, "run.steps=8", REVIVING, "decoder=vit")
     whole = go(create("whole", *settings))
@@ -88,6 +89,7 @@ DRAWN = ("quantizer", "grad_norm")
 """Numbers that follow from which codes are revived: the library draws them, and other releases of torch draw others."""
 
 
+@pytest.mark.slow
 def test_a_run_of_before_goes_on_with_its_own_numbers(create, go, register, tmp_path):
     folder = tmp_path / "earlier"
     raw = json.loads((EARLIER / "config.json").read_text())

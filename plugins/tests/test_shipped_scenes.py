@@ -29,6 +29,7 @@ def held_out():
     return torch.stack([s.image for s in samples]), truth, source.classifier()
 
 
+@cache
 def quality(name, budget):
     """PSNR of each image in dB, and the share of images of which each attribute is read right."""
     images, truth, classifier = held_out()

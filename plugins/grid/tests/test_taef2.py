@@ -174,10 +174,10 @@ def trained():
     return part
 
 
-def kodak(most):
-    """The first photographs, each cropped to its middle square and brought to 256 pixels by Lanczos."""
+def kodak(every):
+    """Every so manieth photograph, cropped to its middle square and brought to 256 pixels by Lanczos."""
     with tarfile.open(DATA / "kodak24.tar") as tar:
-        for member in sorted((m for m in tar if m.name.endswith(".png")), key=lambda m: m.name)[:most]:
+        for member in sorted((m for m in tar if m.name.endswith(".png")), key=lambda m: m.name)[::every]:
             image = Image.open(BytesIO(tar.extractfile(member).read())).convert("RGB")
             side = min(image.size)
             left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -186,10 +186,10 @@ def kodak(most):
 
 
 @torch.no_grad()
-def quality(most):
+def quality(every):
     """Mean PSNR in dB, and all latents."""
     psnr, latents = [], []
-    for image in kodak(most):
+    for image in kodak(every):
         latents.append(trained().encode(image, rng=rng(1)))
         found = trained().decode(latents[-1]).clamp(0, 1)
         psnr.append(float(-10 * (found - image).square().mean().log10()))
@@ -198,17 +198,12 @@ def quality(most):
 
 
 @published
-def test_published_weights_reconstruct_photographs():
-    assert quality(3)[0] == pytest.approx(29.82, abs=0.02)
-
-
-@published
-@pytest.mark.slow
 def test_published_quality_and_the_scale_of_the_latents():
-    psnr, latents = quality(24)
-    assert psnr == pytest.approx(28.58, abs=0.02)
-    assert float(latents.mean()) == pytest.approx(0.04, abs=0.005)
-    assert float(latents.std()) == pytest.approx(0.854, abs=0.005)
+    """Of every fourth photograph, at a quarter of the price. The README's numbers are of all 24: `quality(1)`."""
+    psnr, latents = quality(4)
+    assert psnr == pytest.approx(27.07, abs=0.02)
+    assert float(latents.mean()) == pytest.approx(0.052, abs=0.005)
+    assert float(latents.std()) == pytest.approx(0.846, abs=0.005)
     means, deviations = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    assert [float(means.min()), float(means.max())] == pytest.approx([-0.06, 0.31], abs=0.01)
-    assert [float(deviations.min()), float(deviations.max())] == pytest.approx([0.64, 1.07], abs=0.01)
+    assert [float(means.min()), float(means.max())] == pytest.approx([-0.092, 0.274], abs=0.01)
+    assert [float(deviations.min()), float(deviations.max())] == pytest.approx([0.617, 1.053], abs=0.01)

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 from flexframe_registry import (
     Component,
     Config,
+    DecoderConfig,
     ObjectiveConfig,
     SourceConfig,
     Spec,
@@ -223,6 +224,8 @@ class TokenAlignmentConfig(ObjectiveConfig):
     source: Annotated[SerializeAsAny[SourceConfig] | None, BeforeValidator(partial(resolve, "source"))] = None
     """In place of a network: the source whose own classifier teaches, by what it answers of each attribute (the mean
     over attributes of the Kullback-Leibler divergence, in nats)."""
+    first: int | None = Field(None, ge=1)
+    """Read so many of the first tokens alone, and leave the others to what the decoder needs; all if not given."""
     size: tuple[int, int] = (64, 64)
     """Height and width of the images that such a source is built for; its classifier brings others to its own."""
     hidden: int = Field(128, ge=4)
@@ -241,6 +244,33 @@ class TokenAlignmentConfig(ObjectiveConfig):
             raise ValueError("give a `teacher`, or a `source` whose classifier teaches; one of the two")
 
 
+class SecondDecoderConfig(ObjectiveConfig):
+    """Decoding of the same tokens by a second decoder, which is thrown away with the run.
+
+    A rectified flow learns to denoise long before it looks at its tokens, and so teaches its encoder late. A decoder
+    that reconstructs at once (`vit`) needs them from the first steps.
+    """
+
+    sizes = {"tiny": {}}
+
+    type: Literal["second-decoder"] = "second-decoder"
+    decoder: Annotated[SerializeAsAny[DecoderConfig], BeforeValidator(partial(resolve, "decoder"))] = Field(
+        default="vit",  # type: ignore[assignment]
+        validate_default=True,
+    )
+    """The decoder. Its own losses count, and the mean squared error of what it reconstructs, on the model's latents."""
+    until: int | None = Field(None, ge=1)
+    """The step from which it no longer counts; to the end if not given."""
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({"tokens"})
+
+    def check(self, spec: Spec) -> None:
+        self.decoder.check(spec)
+        if self.until is not None and self.until <= self.start:
+            raise ValueError(f"counts from step {self.start} until step {self.until}, so never; raise `until`")
+
+
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
     """List the plugin's components."""
@@ -250,6 +280,7 @@ def flexframe_components() -> Iterable[Component]:
         Component(PerceptualConfig, "flexframe_objectives.perceptual:Perceptual"),
         Component(AdversarialConfig, "flexframe_objectives.adversarial:Adversarial"),
         Component(REPAConfig, "flexframe_objectives.repa:REPA"),
+        Component(SecondDecoderConfig, "flexframe_objectives.second_decoder:SecondDecoder"),
         Component(TokenAlignmentConfig, "flexframe_objectives.token_alignment:TokenAlignment"),
     ]
 

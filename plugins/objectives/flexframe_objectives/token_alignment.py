@@ -125,7 +125,8 @@ class TokenAlignment(Objective):
         if outputs.tokens is None:
             raise ValueError("token-alignment reads the tokens of a tokenizer's forward pass, and there are none")
         wanted = self.targets(batch).float()
-        told = self.head(outputs.tokens).float()
+        tokens = outputs.tokens if self.config.first is None else outputs.tokens.truncate(self.config.first)
+        told = self.head(tokens).float()
         if not self.teacher.groups:
             return {"cosine": 1 - F.cosine_similarity(told, wanted, dim=-1)}
         pairs = zip(told.split(self.teacher.groups, 1), wanted.split(self.teacher.groups, 1), strict=True)

@@ -217,6 +217,7 @@ def go(run):
     return run
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_equal_to_the_bit_and_its_model_knows_no_critic(tmp_path):
     """Resumed before the critic has begun (step 3 of a start at 4), and after."""
     given = config("mse", {"type": "adversarial", "critic": CRITIC, "start": 4, "lecam": 0.5}, steps=9, keep=9)

@@ -60,6 +60,15 @@ def test_absent_tokens_tell_nothing() -> None:
     assert torch.equal(reached, given.keep)
 
 
+def test_the_first_tokens_alone_are_read_where_that_is_asked_for() -> None:
+    objective = built(source=SCENES, first=2)
+    wanted = objective.targets(Batch(torch.arange(2), torch.rand(2, 3, 64, 64)))
+    given = tokens([4, 1])
+    loss(objective, given, wanted)["divergence"].sum().backward()
+    reached = given.values.grad.abs().sum(2) > 0
+    assert reached.tolist() == [[True, True, False, False], [True, False, False, False]]
+
+
 def test_features_made_before_count_instead() -> None:
     objective = built(source=SCENES)
     images = torch.rand(2, 3, 64, 64)
