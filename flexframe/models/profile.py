@@ -361,7 +361,8 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # see the class
         self.flops = self.now = self.peak = self.guessed = 0
-        self._formulas = {**flop_registry, **{op: shape_wrapper(formula) for op, formula in _FORMULAS.items()}}
+        wrapped: Callable[[Any], Any] = shape_wrapper
+        self._formulas = {**flop_registry, **{op: wrapped(formula) for op, formula in _FORMULAS.items()}}
         self._whole: set[Any] = set(_ASKED)
         self._alive: dict[int, weakref.ref[Any]] = {}
         self._known = {tensor.untyped_storage()._cdata: tensor for tensor in known}
