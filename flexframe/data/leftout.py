@@ -18,7 +18,7 @@ SHOWN = 5
 
 def hidden(name: str) -> bool:
     """True for a relative path with `/` of which a part is hidden: its name begins with a dot, or is in `ASIDE`."""
-    return any(part.startswith(".") or part in ASIDE for part in name.split("/"))
+    return any((part.startswith(".") and part not in (".", "..")) or part in ASIDE for part in name.split("/"))
 
 
 class LeftOut:

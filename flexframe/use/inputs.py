@@ -147,4 +147,4 @@ def _shard(number: int, path: Path, left_out: LeftOut) -> Iterator[Entry]:
     for image in images(path, left_out):
         member = image.places["image"]
         problem = "" if member.plain else UNFIT
-        yield Entry(number, image.name, str(path), member.offset, member.size, stamp, problem)
+        yield Entry(number, image.name, str(path), max(member.offset, 0), member.size, stamp, problem)
