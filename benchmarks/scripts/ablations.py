@@ -39,6 +39,8 @@ COLUMNS = {"psnr": "PSNR, dB", "lpips": "LPIPS", "attributes": "attributes, %", 
            "plausible": "plausible, %", "second_plausible": "2nd: plausible, %"}  # fmt: skip
 """Measures of the table, as far as they were taken."""
 PANELS = {"psnr": "PSNR, dB", "attributes": "attributes right, %"}
+SECOND = {"psnr": "PSNR, dB", "second_attributes": "attributes right (2nd judge), %"}
+"""Panels where a second judge measured: the first may have taught."""
 WIDTH, HEIGHT = 4.4, 2.9
 """Inches of a panel."""
 
@@ -247,11 +249,12 @@ def plot(content: Mapping[str, Any], path: Path) -> None:
 
     known = content["variants"]
     shown = [each for each in content["ablations"].values() if any(name in known for name in each["variants"])]
-    figure = Figure(figsize=(WIDTH * len(PANELS), HEIGHT * len(shown)), layout="constrained")
+    panels = SECOND if all("second_attributes" in each["summary"] for each in known.values()) else PANELS
+    figure = Figure(figsize=(WIDTH * len(panels), HEIGHT * len(shown)), layout="constrained")
     FigureCanvasAgg(figure)
     for row, ablation in enumerate(shown):
-        for column, (measured, label) in enumerate(PANELS.items()):
-            axes = figure.add_subplot(len(shown), len(PANELS), row * len(PANELS) + column + 1)
+        for column, (measured, label) in enumerate(panels.items()):
+            axes = figure.add_subplot(len(shown), len(panels), row * len(panels) + column + 1)
             for name, called in ablation["variants"].items():
                 counts = known[name]["summary"].get(measured, {}) if name in known else {}
                 means, errors = ([counts[t][each] or 0 for t in counts] for each in ("mean", "error"))

@@ -41,6 +41,8 @@ class Measure:
     digits: int = 2
     note: str = ""
     """A warning of what must not be concluded from it, or a remark."""
+    repeats: str = ""
+    """The measure whose numbers it may have once more; a page and a table show it only where they differ."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 schema            2
 suite             the suite's name and config
-measures          by number: label, better ("higher", "lower", null), unit, digits, note
+measures          by number: label, better ("higher", "lower", null), unit, digits, note; `repeats` names one whose
+                  numbers these may be once more
 budgets           all token counts that any model was measured at
 protocol          what all numbers have in common, for a page to show
 models.NAME
@@ -104,7 +105,14 @@ def assemble(
         "schema": protocol.SCHEMA,
         "suite": {"name": name, **suite.model_dump(mode="json")},
         "measures": {
-            m.name: {"label": m.label, "better": m.better, "unit": m.unit, "digits": m.digits, "note": m.note}
+            m.name: {
+                "label": m.label,
+                "better": m.better,
+                "unit": m.unit,
+                "digits": m.digits,
+                "note": m.note,
+                **({"repeats": m.repeats} if m.repeats else {}),
+            }
             for m in measures.values()
         },
         "budgets": sorted({lane.budget for entrant in entrants for lane in entrant.lanes}),

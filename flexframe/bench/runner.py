@@ -59,6 +59,9 @@ class Head(Source):
     def classifier(self) -> AttributeClassifier | None:
         return self.source.classifier()
 
+    def second_classifier(self) -> AttributeClassifier | None:
+        return self.source.second_classifier()
+
     def protocol(self) -> Mapping[str, Any]:
         return self.source.protocol()
 

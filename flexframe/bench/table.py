@@ -13,13 +13,25 @@ from rich.table import Table
 def columns(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Each measure that has a number, and the id of what was measured, and how: several where protocols differ."""
     pairs: dict[tuple[str, str], None] = {}
-    for name in results["measures"]:
+    again = repeated(results)
+    for name in (name for name in results["measures"] if name not in again):
         for model in results["models"].values():
             for entry in model["budgets"].values():
                 number = entry["metrics"].get(name, {})
                 if number.get("value") is not None:
                     pairs[name, measured(number)] = None
     return list(pairs)
+
+
+def repeated(results: Mapping[str, Any]) -> dict[str, str]:
+    """Measures whose numbers are, all of them, those of another measure, and that measure."""
+    lanes = [entry["metrics"] for model in results["models"].values() for entry in model["budgets"].values()]
+    return {
+        name: about["repeats"]
+        for name, about in results["measures"].items()
+        if about.get("repeats") in results["measures"]
+        and all(lane.get(name, {}).get("value") == lane.get(about["repeats"], {}).get("value") for lane in lanes)
+    }
 
 
 def measured(number: Mapping[str, Any]) -> str:

@@ -64,8 +64,9 @@ def measure(
     from flexframe.bench.runner import run
     from flexframe.bench.table import print_table
     from flexframe.store.load import load
-    from flexframe.store.places import preprocessing
-    from flexframe.use.drawn import draw
+    from flexframe.store.places import preprocessing, trained
+    from flexframe.use.drawn import draw, judged
+    from flexframe_registry import catalogue
     from flexframe_registry.suites import settle
 
     on, names = pick_device(device), names_of(models)
@@ -80,5 +81,9 @@ def measure(
     with TemporaryDirectory() as drawn:
         with say.status("drawing from the priors"):
             samples = draw(priors, Path(drawn), device=on)
-        page = write({**report.results, "samples": samples}, report.images, folder / "report.html")
+            judged(samples, catalogue().build(data, tuple(report.images.real.shape[2:])))
+        training = dict(zip(names, map(trained, models), strict=True))
+        page = write(
+            {**report.results, "samples": samples, "training": training}, report.images, folder / "report.html"
+        )
     out.print(f"\nthe page: {page.resolve().as_uri()}", soft_wrap=True)

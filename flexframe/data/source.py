@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal
 
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from typing_extensions import TypeVar
 
@@ -53,6 +53,14 @@ class AttributeClassifier(ABC):
         """
         raise ValueError(f"{type(self).__name__} reads values alone, and has no logits to learn from")
 
+    def plausible(self, images: UInt8[Tensor, "b 3 h w"]) -> Bool[Tensor, " b"] | None:
+        """The images that it is as sure of as of the source's own; None where it tells no confidence."""
+        return None
+
+    def calibration(self) -> Mapping[str, Any]:
+        """The facts of what it calls plausible: confidence, threshold, and the images that this is from."""
+        return {}
+
     @abstractmethod
     def protocol(self) -> Mapping[str, Any]:
         """The facts of it: network, input size, hash of its weights, what it was trained on and how well it reads."""
@@ -85,6 +93,14 @@ class Source(ABC, Generic[SourceC]):
 
     def classifier(self) -> AttributeClassifier | None:
         """The classifier that comes with the source, or None. `ValueError` says why it cannot be used here."""
+        return None
+
+    def second_classifier(self) -> AttributeClassifier | None:
+        """A classifier of another architecture, seed and training, for what the first one taught; or None.
+
+        Raises:
+            ValueError: it cannot be used here.
+        """
         return None
 
     @abstractmethod

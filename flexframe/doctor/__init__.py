@@ -42,11 +42,11 @@ def examine(on_section: Callable[[str], None] = lambda section: None) -> list[Fi
 
 
 @contextmanager
-def offline() -> Iterator[None]:
-    """No connection can be made inside: what would be fetched counts as missing."""
+def offline(who: str = "the doctor") -> Iterator[None]:
+    """No connection can be made inside: what would be fetched counts as missing. `who` says so."""
 
     def refuse(*args: Any, **settings: Any) -> Any:
-        raise OSError("the doctor uses no network")
+        raise OSError(f"{who} uses no network")
 
     before = socket.socket.connect, socket.getaddrinfo
     socket.socket.connect, socket.getaddrinfo = refuse, refuse  # type: ignore[method-assign]

@@ -6,6 +6,7 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flexframe.files import sha256
 from flexframe.importing.foreign import PICKLES
@@ -116,6 +117,20 @@ def preprocessing(where: str | Path) -> Preprocessing:
     header = header_of(path) if path.is_file() else None
     said = header["about"].get("preprocessing", {}) if header else {}
     return Preprocessing.read(said, f"{path}: preprocessing")
+
+
+def trained(where: str | Path) -> dict[str, Any]:
+    """The training of a model, as its card says it; empty where there is no card, or it says nothing.
+
+    A card of before `trained` may say under `metrics` how many images were seen.
+    """
+    card = locate(where).card
+    if card is None:
+        return {}
+    said = card.weighted().file
+    if said.trained is not None:
+        return said.trained.model_dump(exclude_defaults=True)
+    return {"images": said.metrics["images_seen"]} if "images_seen" in said.metrics else {}
 
 
 def _path(path: Path) -> Place:

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
+from flexframe.data.source import Source
 from flexframe.store.load import load
 from flexframe.use.generate import generate
 
@@ -40,3 +43,20 @@ def draw(
             about = ", ".join(filter(None, [f"one a class, seed {seed}", settings]))
             rows.append({"prior": name, "length": length, "files": files, "labels": list(names), "about": about})
     return rows
+
+
+def judged(rows: Sequence[dict[str, Any]], source: Source) -> None:
+    """Write into each row of `draw` in how many of its pictures the class asked for is seen, as `right`.
+
+    It is seen by the source's second classifier, or by its first where it has one only; left out where neither can be
+    used, or the classes are not those of the source.
+    """
+    try:
+        judge = source.second_classifier() or source.classifier()
+    except ValueError:
+        return
+    for row in rows:
+        if judge is not None and row["labels"] == list(source.class_names()):
+            pixels = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in row["files"]])
+            pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+            row["right"] = int((judge(pictures)[judge.label] == torch.arange(len(pictures))).sum())

@@ -75,7 +75,8 @@ def test_a_shipped_model_is_the_one_its_card_describes(name):
     untold = {"fingerprint": None, "class_names": ()} if model.config.kind == "generator" else {}
     assert model.config.model_copy(update=untold) == card.described
     assert not model.training
-    assert model.sampling.model_dump(exclude_unset=True) == card.file.sampling
+    if model.config.kind != "codec":  # which draws nothing at use
+        assert model.sampling.model_dump(exclude_unset=True) == card.file.sampling
 
 
 def test_the_readme_snippet_runs():

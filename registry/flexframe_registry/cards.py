@@ -83,6 +83,19 @@ class Shown(Config):
     """Show it where the demo trains models from scratch, by the card's run; else with its weights."""
 
 
+class Trained(Config):
+    """The training of a card's weights, in all its stages, for a reader."""
+
+    on: str = ""
+    """The images, in words."""
+    images: int | None = Field(None, ge=1)
+    """Images seen, each time counted."""
+    minutes: float | None = Field(None, gt=0)
+    """Time that it took."""
+    machine: str = ""
+    """The machine that took so long, as `one core of an AMD EPYC of 2022`."""
+
+
 class CardFile(Config):
     """The fields of a card. `model` and `run` are checked when they are used, so that listing needs no plugin."""
 
@@ -111,6 +124,8 @@ class CardFile(Config):
     """The check of the import of these weights against the reference; empty: there was none."""
     metrics: dict[str, Any] = {}
     """Measured or published numbers, each with its origin."""
+    trained: Trained | None = None
+    """Images and time of its training."""
     expected: dict[str, dict[int, float]] = {}
     """The curve that its run took when it was measured: of each logged number, its value after so many steps."""
     demo: Shown | None = None

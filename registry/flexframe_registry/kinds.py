@@ -477,10 +477,6 @@ class MetricConfig(ComponentConfig):
     """What of its fields and of its protocol moves its numbers how; the first whose pattern fits. What none fits is
     told as "settings of the metric"."""
 
-    def fetches(self) -> bool:
-        """Tell whether it works with weights that are downloaded where they are not there yet."""
-        return False
-
 
 class PriorConfig(ComponentConfig):
     """Base of priors' configs."""

@@ -18,10 +18,10 @@ import pytest
 import torch
 from PIL import Image
 
-from flexframe.bench import intervals
+from flexframe.bench import intervals, table
 from flexframe.bench.intervals import Interval
-from flexframe.bench.report import charts, pictures, samples, verdicts, view, write
-from flexframe.bench.report.numbers import Numbers
+from flexframe.bench.report import charts, pictures, samples, training, verdicts, view, write
+from flexframe.bench.report.numbers import Column, Numbers
 from flexframe.bench.runner import Gallery, Report, run
 
 
@@ -269,9 +269,12 @@ def test_verdicts_are_at_equal_tokens_or_equal_bits_and_name_who_is_apart() -> N
     assert (better.verdict, better.difference) == ("better", pytest.approx(5))
     assert (open_.verdict, open_.difference) == ("not distinguishable", pytest.approx(0, abs=1e-9))
     assert judged.apart == [("a", "d"), ("b", "c"), ("b", "d"), ("c", "d")]
-    first, second = verdicts.sentences(Numbers(results), judged)
-    assert first.startswith("At 16 tokens (256 bits each): a is better than b by 5.00 of M (")
-    assert second.startswith("At 64 bits (4 and 8 tokens): a and c cannot be told apart by M (")
+    told = dict(verdicts.strengths(Numbers(results), judged))
+    assert told["a"][:2] == ["4 tokens (the fewest): M 20.39", "16 tokens (the most): M 25.39"]
+    assert told["a"][2].startswith("at 16 tokens (256 bits each) better than b by 5.00 of M (")
+    assert told["a"][3].startswith("at 64 bits (4 and 8 tokens) not told apart from c by M (")
+    assert told["b"] == ["16 tokens (its only length): M 20.39"]
+    assert told["c"][1].startswith("at 64 bits (4 and 8 tokens) not told apart from a by M (")
 
 
 def test_lower_is_better_where_the_measure_says_so() -> None:
@@ -371,6 +374,9 @@ def test_curves_rise_on_a_binary_logarithm() -> None:
     over_bits = charts.draw("bits", series, MEASURE)
     assert [line.model for line in over_bits.lines] == [0]
     assert over_bits.absent == ["b"]
+    (level,) = over_bits.levels  # continuous tokens: a value across all bits
+    assert (level.model, level.text) == (1, "b: 4 continuous tokens")
+    assert a.points[2].y < level.y < a.points[1].y
     assert charts.draw("bits", {"b": series["b"]}, MEASURE) is None
 
 
@@ -411,3 +417,39 @@ def test_use_of_a_codebook_falls_and_ends_where_codes_are_unused() -> None:
     assert charts.use([[(0, 8)]]) == ""
     everything = charts.use([[(1, 4)], [(1, 4)]])
     assert everything.endswith("100.00 2.00")
+
+
+# --- training, tables and what is said once --------------------------------------------------------------------------
+
+
+def test_training_is_as_the_card_says_or_as_the_file_does() -> None:
+    run = {"data": {"type": "scenes", "split": "train"}, "batch_size": 16, "accumulate": 2}
+    models = {"a": {"trained": {"step": 1000, "run": run}}, "b": {"trained": {}}}
+    results = {"models": models}
+    assert training.of(results, "a").images == "32,000 in its last run"
+    assert training.of(results, "a").on == "scenes, train"
+    assert training.of(results, "a").sentence == "scenes, train, images seen 32,000 in its last run"
+    assert training.of(results, "b").sentence == ""
+    card = {"images": 90_000, "minutes": 22.0, "on": "drawn scenes", "machine": "one core"}
+    told = training.of({**results, "training": {"a": card}}, "a")
+    assert (told.images, told.time, told.steps) == ("90,000", "22 min of one core", "1,000 in its last run")
+    assert training.of({**results, "training": {"a": {"images": "5 (twice)", "minutes": 180}}}, "a").time == "3.0 h"
+
+
+def test_columns_are_packed_into_tables_by_metric() -> None:
+    protocols = "p", "s", *"cccccc", "j", *"dddddd", "k"
+    columns = [Column(str(i), {}, protocol, True) for i, protocol in enumerate(protocols)]
+    assert view.packed(columns, 7) == [[0, 1, 8, 15], [2, 3, 4, 5, 6, 7], [9, 10, 11, 12, 13, 14]]
+    assert view.packed(columns[2:8], 4) == [[0, 1, 2, 3], [4, 5]]
+
+
+def test_a_measure_that_repeats_another_is_shown_where_they_differ() -> None:
+    each = list(np.arange(20.0))
+    results = forged({"a": {4: (64.0, each)}})
+    results["measures"]["again"] = {**results["measures"]["m"], "label": "Again", "repeats": "m"}
+    numbers = results["models"]["a"]["budgets"]["4"]["metrics"]
+    numbers["again"] = dict(numbers["m"])
+    assert [column.name for column in Numbers(results).columns] == ["m"]
+    assert table.columns(results) == [("m", "p")]
+    numbers["again"]["value"] += 1
+    assert [column.name for column in Numbers(results).columns] == ["m", "again"]

@@ -433,7 +433,7 @@ def test_the_shipped_suite_is_of_metrics_that_samples_have() -> None:
     found = shipped("scenes-64-samples")
     assert found.count is None
     assert found.data.count == 1000
-    assert {metric.type for metric in found.metrics} == {"classifier", "codebook", "bits", "frechet"}
+    assert {metric.type for metric in found.metrics} == {"classifier", "plausible", "codebook", "bits", "frechet"}
 
 
 def test_results_of_other_samples_are_kept(tmp_path: Path) -> None:

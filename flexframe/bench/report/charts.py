@@ -39,6 +39,16 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Level:
+    """A value of a model that has no place on the axis, across the whole chart: of continuous tokens, among bits."""
+
+    model: int
+    y: float
+    text: str
+    tip: str
+
+
+@dataclass(frozen=True)
 class Chart:
     """A chart in the coordinates of its view box."""
 
@@ -47,7 +57,8 @@ class Chart:
     x_ticks: Sequence[tuple[float, str]]
     y_ticks: Sequence[tuple[float, str]]
     absent: Sequence[str]
-    """Models that have no place on this axis."""
+    """Models that have no place on this axis, and values that stand across it."""
+    levels: Sequence[Level]
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
@@ -66,6 +77,8 @@ def draw(axis: str, series: Mapping[str, Sequence[Mapping[str, Any]]], measure: 
     if not everything:
         return None
     xs, ys = [float(p[axis]) for p in everything], [float(p["value"]) for p in everything]
+    across = [(i, p) for i, points in enumerate(series.values()) for p in points if p[axis] is None]
+    ys += [float(p["value"]) for _, p in across]
     ys += [end for p in everything if p["interval"] for end in (p["interval"].low, p["interval"].high)]
     low, high = math.log2(min(xs)) - 0.25, math.log2(max(xs)) + 0.25
     ticks, bottom, top = y_range(min(ys), max(ys), measure)
@@ -91,7 +104,11 @@ def draw(axis: str, series: Mapping[str, Sequence[Mapping[str, Any]]], measure: 
     absent = [name for name, points in series.items() if points and not placed[name]]
     labels = x_labels(xs)
     x_ticks = [(x(v), f"{v:,g}") for v in labels]
-    return Chart(axis, lines, x_ticks, [(y(v), text) for v, text in ticks], absent)
+    levels = [
+        Level(i, y(float(p["value"])), f"{list(series)[i]}: {p['tokens']:,} continuous tokens", p["tip"])
+        for i, p in across
+    ]
+    return Chart(axis, lines, x_ticks, [(y(v), text) for v, text in ticks], absent, levels)
 
 
 def aside(point: Point, lines: Sequence[Line]) -> Point:

@@ -10,7 +10,7 @@ import numpy as np
 
 from flexframe.bench import intervals
 from flexframe.bench.intervals import Comparison, Interval
-from flexframe.bench.table import shown
+from flexframe.bench.table import repeated, shown
 
 Lane = tuple[str, int]
 """A model, and a token count."""
@@ -57,6 +57,7 @@ class Numbers:
 
     def __init__(self, results: Mapping[str, Any]) -> None:
         self.results = results
+        self.repeated = repeated(results)
         protocols: dict[str, dict[str, None]] = {}
         for model in results["models"].values():
             for entry in model["budgets"].values():
@@ -66,6 +67,7 @@ class Numbers:
         self.columns = [
             Column(name, measure, protocol, len(protocols[name]) == 1)
             for name, measure in results["measures"].items()
+            if name not in self.repeated
             for protocol in protocols.get(name, {})
         ]
         self._drawn: dict[tuple[str, str], dict[Lane, tuple[np.ndarray, np.ndarray]]] = {}

@@ -137,7 +137,7 @@
   };
   for (const button of axes) button.addEventListener("click", () => turn(button.dataset.axis));
   for (const group of all(".switch")) group.hidden = all(".plot.bits").length === 0;
-  turn("tokens");
+  turn(data.axis);
 
   // keys
   const keys = {

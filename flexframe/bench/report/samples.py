@@ -6,6 +6,7 @@ prior       the prior's name
 length      tokens of a sample
 files       image files, one a sample; relative ones are looked for beside the page
 labels      what each was asked for (a class, a caption), as text; may be missing
+right       in how many of them a classifier sees the class asked for; may be missing
 about       one line: how they were drawn (seed, temperature, guidance, ...); may be missing
 """
 
@@ -25,7 +26,7 @@ from flexframe.bench.report.pictures import COLUMNS, uri
 MOST = 16
 """Samples of a row that are shown."""
 NEEDED = {"prior", "length", "files"}
-KNOWN = NEEDED | {"labels", "about"}
+KNOWN = NEEDED | {"labels", "about", "right"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Row:
     """Samples that are not shown."""
     height: int
     width: int
+    count: int
+    """Samples in all."""
+    right: int | None = None
+    """Samples in which a classifier sees the class asked for, where it was asked."""
 
     @property
     def columns(self) -> int:
@@ -82,7 +87,7 @@ def read(results: Mapping[str, Any], folder: Path) -> list[Drawn]:
         stack = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
         row = Row(
             entry["length"], uri(stack), labels[:MOST], str(entry.get("about") or ""), len(files) - len(pictures),
-            *stack.shape[2:],
+            *stack.shape[2:], count=len(files), right=entry.get("right"),
         )  # fmt: skip
         by_prior.setdefault(str(entry["prior"]), []).append(row)
     return [Drawn(prior, sorted(rows, key=lambda row: row.length)) for prior, rows in by_prior.items()]

@@ -62,28 +62,46 @@ def judge(numbers: Numbers) -> Verdicts:
     return Verdicts(columns, kept, apart)
 
 
-def sentences(numbers: Numbers, verdicts: Verdicts, most: int = 3) -> list[str]:
-    """The verdicts by the leading number, in words."""
-    column = numbers.lead
+def strengths(numbers: Numbers, verdicts: Verdicts) -> list[tuple[str, list[str]]]:
+    """The strengths of each model: by name, its numbers at its fewest and most tokens, and whom it equals or beats.
+
+    The numbers are the leading one, and the first share in percent.
+    """
+    share = next((c for c in numbers.columns if c.directed and c.unit == "%"), None)
+    shown = [column for column in (numbers.lead, share) if column is not None]
+    told = []
+    for name, model in numbers.results["models"].items():
+        budgets = sorted(map(int, model["budgets"]))
+        lines = []
+        for k in dict.fromkeys([*budgets[:1], *budgets[-1:]]):
+            values = [(column, numbers.value(column, name, k)) for column in shown]
+            said = ", ".join(f"{c.label} {c.text(v, unit=True)}" for c, v in values if v is not None)
+            if said:
+                where = "its only length" if len(budgets) == 1 else "the most" if k == budgets[-1] else "the fewest"
+                lines.append(f"{tokens(k)} ({where}): {said}")
+        told.append((name, [*lines, *_against(numbers, verdicts, name)]))
+    return [(name, lines) for name, lines in told if lines]
+
+
+def _against(numbers: Numbers, verdicts: Verdicts, name: str) -> list[str]:
+    """A sentence for each model that this one is better than by the leading number at equal expense, or as good as."""
+    column, told = numbers.lead, []
     if column is None or column not in verdicts.columns:
         return []
     place = list(verdicts.columns).index(column)
-    told = []
     for row in verdicts.rows:
         cell = row.cells[place]
-        if cell is None:
+        if cell is None or name not in (row.first, row.second):
             continue
-        low, high = sorted((abs(cell.low), abs(cell.high)))
-        span = f"{column.text(low)} to {column.text(high)}"
+        other = row.second if row.first == name else row.first
         if cell.verdict == "not distinguishable":
-            ends = f"{column.signed(cell.low)} to {column.signed(cell.high)}"
-            text = f"{row.first} and {row.second} cannot be told apart by {column.label} ({ends} {column.unit})"
-        else:
-            winner, loser = (row.first, row.second) if cell.verdict == "better" else (row.second, row.first)
-            by = column.text(abs(cell.difference), unit=True)
-            text = f"{winner} is better than {loser} by {by} of {column.label} ({span})"
-        told.append(f"At {row.at}: {text}.")
-    return told[:most]
+            ends = f"{column.signed(cell.low)} to {column.signed(cell.high)} {column.unit}".strip()
+            told.append(f"at {row.at} not told apart from {other} by {column.label} ({ends})")
+        elif (cell.verdict == "better") == (row.first == name):
+            low, high = sorted((abs(cell.low), abs(cell.high)))
+            by = f"{column.text(abs(cell.difference), unit=True)} of {column.label}"
+            told.append(f"at {row.at} better than {other} by {by} ({column.text(low)} to {column.text(high)})")
+    return told
 
 
 def _directed(numbers: Numbers) -> list[Column]:

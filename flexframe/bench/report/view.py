@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from flexframe.bench import extremes, intervals
-from flexframe.bench.report import charts, verdicts
+from flexframe.bench.report import charts, training, verdicts
 from flexframe.bench.report.numbers import Column, Numbers
 from flexframe.bench.report.pictures import QUALITY, Sheets
 from flexframe.bench.report.samples import Drawn
@@ -21,6 +21,9 @@ STOPS = 12
 COLUMNS = 8
 CHARTS = 4
 """Curves that show at once; the others unfold."""
+IN_TABLE = 7
+"""Numbers beside each other in a table, so that it fits a window of 1400 pixels with their intervals below them."""
+IN_VERDICTS = 6
 ROWS = 14
 """Verdicts that show at once; the others unfold."""
 
@@ -54,6 +57,7 @@ def view(
         left_out: pictures that did not fit on the page.
     """
     names, chosen, numbers = list(results["models"]), stops(results), Numbers(results)
+    measures = results["measures"]
     judged = verdicts.judge(numbers)
     rows = [_row(numbers, name, sheets, chosen) for name in names] if sheets.count else []
     start = _start(results, chosen)
@@ -76,6 +80,7 @@ def view(
             "stops": chosen,
             "start": start,
             "models": _lanes(rows),
+            "axis": _axis(results),
             "columns": sheets.columns,
             "count": sheets.count,
             "gallery": gallery,
@@ -89,7 +94,13 @@ def view(
         "CHARTS": CHARTS,
         "ROWS": ROWS,
         "SIGNS": verdicts.SIGNS,
-        "told": verdicts.sentences(numbers, judged),
+        "strengths": verdicts.strengths(numbers, judged),
+        "drawing": [_drawing(prior) for prior in drawn],
+        "training": {name: training.of(results, name) for name in names},
+        "tables": packed(numbers.columns, IN_TABLE),
+        "judged_tables": packed(judged.columns, IN_VERDICTS),
+        "compared": lambda rows, places: [row for row in rows if any(row.cells[i] for i in places)],
+        "repeated": [(measures[a]["label"], measures[b]["label"]) for a, b in numbers.repeated.items()],
         "extremes": _extremes(numbers, sheets) if sheets.count else [],
         "drawn": drawn,
         "table": _table(numbers, chosen),
@@ -101,6 +112,36 @@ def view(
         "bits": shown_bits,
         "tokens": tokens,
     }
+
+
+def packed(columns: Sequence[Column], most: int) -> list[list[int]]:
+    """Places of columns, table by table: those of one metric stay together, each where there first is room."""
+    groups: dict[str, list[int]] = {}
+    for place, column in enumerate(columns):
+        groups.setdefault(column.protocol, []).append(place)
+    tables: list[list[int]] = []
+    for group in groups.values():
+        for start in range(0, len(group), most):
+            part = group[start : start + most]
+            room = next((table for table in tables if len(table) + len(part) <= most), None)
+            if room is None:
+                tables.append(part)
+            else:
+                room += part
+    return tables
+
+
+def _axis(results: Mapping[str, Any]) -> str:
+    """The axis on which curves begin: bits where a token is not of one size in all models, so that they compare."""
+    sizes = [model["bits_per_token"] for model in results["models"].values()]
+    return "bits" if len(set(sizes)) > 1 and any(sizes) else "tokens"
+
+
+def _drawing(prior: Drawn) -> str:
+    """A sentence on what a classifier sees in the samples of a prior, by length."""
+    told = [f"{row.right} of {row.count} at {tokens(row.length)}" for row in prior.rows if row.right is not None]
+    seen = f": a classifier sees the class asked for in {', '.join(told)}" if told else ""
+    return f"Samples of {prior.prior} are below{seen}."
 
 
 def coded(text: str) -> Markup:

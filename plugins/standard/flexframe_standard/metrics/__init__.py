@@ -10,6 +10,7 @@ from flexframe_standard.metrics.fid_config import FrechetConfig
 from flexframe_standard.metrics.inception_score_config import InceptionScoreConfig
 from flexframe_standard.metrics.kid_config import KidConfig
 from flexframe_standard.metrics.lpips_config import LpipsConfig
+from flexframe_standard.metrics.plausible_config import PlausibleConfig
 from flexframe_standard.metrics.precision_recall_config import PrecisionRecallConfig
 from flexframe_standard.metrics.psnr_config import PsnrConfig
 from flexframe_standard.metrics.ssim_config import SsimConfig
@@ -19,6 +20,7 @@ COMPONENTS = [
     Component(SsimConfig, "flexframe_standard.metrics.ssim:Ssim"),
     Component(CodebookConfig, "flexframe_standard.metrics.codebook:Codebook"),
     Component(ClassifierConfig, "flexframe_standard.metrics.classifier:Classifier"),
+    Component(PlausibleConfig, "flexframe_standard.metrics.plausible:Plausible"),
     Component(FrechetConfig, "flexframe_standard.metrics.fid:Frechet"),
     Component(KidConfig, "flexframe_standard.metrics.kid:Kid"),
     Component(PrecisionRecallConfig, "flexframe_standard.metrics.precision_recall:PrecisionRecall"),

@@ -30,10 +30,10 @@ class Shown(Tally["AskedClass"]):
         right = seen == torch.tensor([int(label or 0) for label in batch.labels])  # no class: refused before
         self.count += len(right)
         self.right += int(right.sum())
-        return {"accuracy": 100.0 * right}
+        return {self.metric.name: 100.0 * right}
 
     def compute(self) -> Mapping[str, float]:
-        return {"accuracy": 100 * self.right / self.count}
+        return {self.metric.name: 100 * self.right / self.count}
 
 
 class AskedClass(Metric[ClassifierConfig]):
@@ -44,13 +44,13 @@ class AskedClass(Metric[ClassifierConfig]):
 
     def __init__(self, config: ClassifierConfig, source: Source, judge: Judge) -> None:
         super().__init__(config, source)
-        self.judge = judge
+        self.judge, self.name = judge, f"{config.prefix}accuracy"
 
     def measures(self) -> Sequence[Measure]:
         names = self.source.class_names()
         chance = f"; {100 / len(names):.1f} by chance" if names else ""
         note = f"share of samples in which the classifier sees it{chance}"
-        return [Measure("accuracy", "Class asked for", "higher", "%", 1, note)]
+        return [Measure(self.name, f"Class asked for{self.config.said}", "higher", "%", 1, note)]
 
     def unavailable(self, spec: Spec) -> str | None:
         return self.judge.unavailable()

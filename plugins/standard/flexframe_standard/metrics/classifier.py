@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from flexframe_standard.metrics.asked_class import AskedClass
 from flexframe_standard.metrics.classifier_config import ClassifierConfig
 from flexframe_standard.metrics.judges import Judge, SourceJudge
 from flexframe_standard.metrics.support_vectors import Machine
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -46,14 +48,16 @@ class Readings(Tally["Classifier"]):
             self.right[name] += int(right[name].sum())
             self.right_originals[name] += int((originals[name] == known).sum())
         others = {f"accuracy_{name}": right[name] for name in judge.values}
-        each = {"agreement": same, "accuracy": right[label], **others}
+        each = self.metric.named({"agreement": same, "accuracy": right[label], **others})
         return {name: torch.from_numpy(100.0 * hits) for name, hits in each.items()}
 
     def compute(self) -> Mapping[str, float]:
         judge = self.metric.judge
         shares = {name: 100 * right / self.count for name, right in self.right.items()}
         others = {f"accuracy_{name}": shares[name] for name in judge.values}
-        return {"agreement": 100 * self.agreed / self.count, "accuracy": shares[judge.label], **others}
+        return self.metric.named(
+            {"agreement": 100 * self.agreed / self.count, "accuracy": shares[judge.label], **others}
+        )
 
     def protocol(self) -> Mapping[str, Any]:
         judge, right = self.metric.judge, self.right_originals
@@ -72,20 +76,31 @@ class Classifier(Metric[ClassifierConfig]):
 
     def __init__(self, config: ClassifierConfig, source: Source) -> None:
         super().__init__(config, source)
-        self.judge: Judge = SourceJudge(source) if config.data is None else Machine(config, config.data, source)
+        self.judge: Judge = (
+            SourceJudge(source, config.judge) if config.data is None else Machine(config, config.data, source)
+        )
 
     def of_samples(self) -> AskedClass:
         return AskedClass(self.config, self.source, self.judge)
 
     def measures(self) -> Sequence[Measure]:
+        told = {
+            "agreement": ("Same label", "by the classifier, as the original gets"),
+            "accuracy": ("True label", "by the classifier, on reconstructions"),
+            **{f"accuracy_{n}": (f"True {n}", f"{100 / k:.1f} by chance") for n, k in self.judge.values.items()},
+        }
+        said = self.config.said
         return [
-            Measure("agreement", "Same label", "higher", "%", 1, "by the classifier, as the original gets"),
-            Measure("accuracy", "True label", "higher", "%", 1, "by the classifier, on reconstructions"),
-            *(
-                Measure(f"accuracy_{name}", f"True {name}", "higher", "%", 1, f"{100 / number:.1f} by chance")
-                for name, number in self.judge.values.items()
-            ),
+            Measure(name, f"{label}{said}", "higher", "%", 1, note, "accuracy" if name == "agreement" else "")
+            for name, (label, note) in self.named(told).items()
         ]
+
+    def named(self, numbers: Mapping[str, T]) -> dict[str, T]:
+        """Numbers by the names that they have of this judge. Of the second one only what is true: its images are those
+        of a source, whose labels are known, and so the share of same labels says the same once more."""
+        if self.config.judge is None:
+            return dict(numbers)
+        return {f"{self.config.prefix}{name}": each for name, each in numbers.items() if name != "agreement"}
 
     def unavailable(self, spec: Spec) -> str | None:
         return self.judge.unavailable()

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from flexframe_registry import MetricConfig, SourceConfig
+from flexframe_registry import ConfigError, MetricConfig, SourceConfig
 from flexframe_registry.kinds import Cause
 from flexframe_registry.slots import resolve
+
+Which = Literal["second"] | None
+"""The judge among a source's classifiers; None is the first. It is None and no word, so that a number of before, which
+does not say, is the same number."""
 
 
 class ClassifierConfig(MetricConfig):
@@ -51,7 +55,26 @@ class ClassifierConfig(MetricConfig):
     data: Annotated[SerializeAsAny[SourceConfig] | None, BeforeValidator(partial(resolve, "source"))] = None
     """Labelled images to train it on, of the suite's classes and none of the suite's images; not given: the classifier
     that comes with the suite's source."""
+    judge: Which = None
+    """`second`: the source's other classifier, of another architecture, seed and training. A model that the first one
+    taught is measured by this one. Its numbers are called as the first one's, behind `second_`."""
     limit: int = Field(5000, ge=2)
     """The most training images, evenly spread over those of `data`."""
     c: float = Field(10.0, gt=0)
     """Inverse strength of the machine's regularisation."""
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> ClassifierConfig:
+        if self.data is not None and self.judge is not None:
+            raise ConfigError.at("judge", "is of the suite's source, and `data` names images to train another one on")
+        return self
+
+    @property
+    def prefix(self) -> str:
+        """The beginning of its numbers' names."""
+        return "" if self.judge is None else f"{self.judge}_"
+
+    @property
+    def said(self) -> str:
+        """The end of its numbers' labels."""
+        return "" if self.judge is None else f", {self.judge} judge"

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from flexframe.data.source import AttributeClassifier, Source
+from flexframe_standard.metrics.classifier_config import Which
 
 
 class Judge(ABC):
@@ -42,13 +43,17 @@ class Judge(ABC):
 
 
 class SourceJudge(Judge):
-    """The classifier that comes with the source of the suite's images."""
+    """A classifier that comes with the source of the suite's images: its first or its second."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, which: Which = None) -> None:
         self._classifier: AttributeClassifier | None = None
+        self._why = (
+            "the suite's images come with no classifier; name labelled images to train one on as `data`"
+            if which is None
+            else "the suite's images come with no second classifier; leave this metric out"
+        )
         try:
-            self._classifier = source.classifier()
-            self._why = "the suite's images come with no classifier; name labelled images to train one on as `data`"
+            self._classifier = source.classifier() if which is None else source.second_classifier()
         except ValueError as error:
             self._why = str(error)
         if self._classifier is not None:
@@ -61,6 +66,17 @@ class SourceJudge(Judge):
 
     def unavailable(self) -> str | None:
         return self._why if self._classifier is None else None
+
+    def plausible(self, images: UInt8[Tensor, "b 3 h w"]) -> Bool[Tensor, " b"]:
+        """The images that the classifier is as sure of as of the source's own."""
+        assert self._classifier is not None
+        known = self._classifier.plausible(images)
+        assert known is not None
+        return known
+
+    def calibration(self) -> Mapping[str, Any]:
+        """Plain data that says what is plausible; empty where the classifier tells no confidence."""
+        return {} if self._classifier is None else self._classifier.calibration()
 
     def protocol(self) -> Mapping[str, Any]:
         return {} if self._classifier is None else self._classifier.protocol()

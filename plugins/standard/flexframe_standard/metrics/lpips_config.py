@@ -28,6 +28,3 @@ class LpipsConfig(PerImageConfig):
     folder, fetched if need be."""
     linear: str | None = Field(None, json_schema_extra=PLACE)
     """File of the weights by channel; not given: those that come with torchmetrics."""
-
-    def fetches(self) -> bool:
-        return self.backbone is None

@@ -1,78 +1,47 @@
-"""The classifier of scenes' attributes that ships with the source. `tools/train_scene_classifier.py` trains it."""
+"""The classifiers of scenes' attributes that ship with the source. `tools/train_scene_classifier.py` trains them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from flexframe.data.source import AttributeClassifier
 from flexframe.files import sha256
+from flexframe_standard.sources.scenes.networks import ARCHITECTURES, SIZE
 from flexframe_standard.sources.scenes.render import VERSION
-from flexframe_standard.sources.scenes_config import WORDS, ScenesConfig
+from flexframe_standard.sources.scenes_config import ScenesConfig
+
+if TYPE_CHECKING:
+    from flexframe_standard.sources.scenes.source import Scenes
 
 FILE = Path(__file__).with_name("classifier.safetensors")
-SIZE = 64
-"""Height and width of the pictures that it reads; others are brought to it."""
+"""The first judge."""
+SECOND = Path(__file__).with_name("second_classifier.safetensors")
+"""The second judge, of another architecture, which must teach nothing."""
+FILES: Mapping[str, Path] = {"convolutional": FILE, "transformer": SECOND}
+CALIBRATION = 1000
+"""Scenes that the threshold of plausibility is from."""
+SEED_STEP = 7_654_321
+"""From the seed of a suite's scenes to that of the scenes of its calibration."""
 RESIZE = "bilinear, antialiased"
 
 
-class SceneNet(nn.Module):
-    """A small residual network, with a pixel's place beside its colour, and a head for each attribute."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        line = torch.linspace(-1, 1, SIZE)
-        self.register_buffer("places", torch.stack(torch.meshgrid(line, line, indexing="ij")), persistent=False)
-        self.trunk = nn.Sequential(
-            _down(5, 24), _down(24, 48), Residual(48), _down(48, 80), Residual(80), nn.BatchNorm2d(80), nn.ReLU()
-        )
-        self.heads = nn.ModuleDict({name: nn.Linear(160, len(words)) for name, words in WORDS.items()})
-
-    def forward(self, images: Float[Tensor, "b 3 64 64"]) -> dict[str, Float[Tensor, "b v"]]:
-        """Logits of each attribute's values, of images in [0, 1]."""
-        places = self.get_buffer("places").to(images.dtype).expand(len(images), -1, -1, -1)
-        features = self.trunk(torch.cat([2 * images - 1, places], 1))
-        pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)
-        return {name: head(pooled) for name, head in self.heads.items()}
-
-
-class Residual(nn.Module):
-    """Two convolutions beside the identity."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1, bias=False),
-        )  # fmt: skip
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        changed: Tensor = self.body(x)
-        return x + changed
-
-
-def _down(width: int, wider: int) -> nn.Sequential:
-    """Half the height and width."""
-    return nn.Sequential(nn.Conv2d(width, wider, 3, 2, 1, bias=False), nn.BatchNorm2d(wider), nn.ReLU())
-
-
 class SceneClassifier(AttributeClassifier):
-    """The shipped network, asked for what shows in the scenes of one config."""
+    """A shipped network, asked for what shows in the scenes of a source."""
 
     label = "shape"
 
-    def __init__(self, net: SceneNet, facts: Mapping[str, Any], config: ScenesConfig) -> None:
-        self.net, self.facts, self.values = net, facts, config.chances()
-        self.level = str(config.complexity)
+    def __init__(self, net: nn.Module, facts: Mapping[str, Any], source: Scenes) -> None:
+        self.net, self.facts, self.source, self.values = net, facts, source, source.config.chances()
 
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Int[Tensor, " b"]]:
@@ -84,21 +53,62 @@ class SceneClassifier(AttributeClassifier):
         logits = self.net.to(images.device)(images)
         return {name: logits[name] for name in self.values}
 
+    @torch.no_grad()
+    def confidence(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+        """The probability of the most probable value, as the geometric mean over all attributes that show.
+
+        Of all attributes and not of the shape alone: a picture with a crisp object before a ground that is in no
+        palette is no scene. It asks no truth, so it is defined of samples too. A judge that was trained on blurred
+        pictures stays sure of them: what it calls plausible is unambiguous, and need not be sharp.
+        """
+        likely = [logits.log_softmax(1).amax(1) for logits in self.logits(images.float() / 255).values()]
+        return torch.stack(likely).mean(0).exp()
+
+    def plausible(self, images: UInt8[Tensor, "b 3 h w"]) -> Bool[Tensor, " b"]:
+        """The images whose `confidence` is at least that of real scenes at their 10th percentile."""
+        return self.confidence(images) >= self.threshold
+
+    @cached_property
+    def threshold(self) -> float:
+        """The confidence that 9 of 10 real scenes reach: scenes of the same settings and of another seed."""
+        scenes = type(self.source)(self._apart(), self.source.size)
+        parts = [scenes.samples(range(start, start + 100)) for start in range(0, CALIBRATION, 100)]
+        sure = torch.cat([self.confidence(torch.stack([sample.image for sample in part])) for part in parts])
+        # rounded, since it stands in protocols, and must be the same on other processors
+        return round(float(sure.double().quantile(0.1)), 3)
+
+    def calibration(self) -> Mapping[str, Any]:
+        told = "the most probable value's probability, geometric mean over the attributes"
+        scenes = f"{CALIBRATION:,} scenes of seed {self._apart().seed}, split val"
+        return {"confidence": told, "percentile": 10, "threshold": self.threshold, "calibrated_on": scenes}
+
     def protocol(self) -> Mapping[str, Any]:
-        told = {name: self.facts[name] for name in ("renderer", "sha256", "trained_on", "accuracy_percent")}
-        return {"classifier": "scenes, convolutional", "input_size": SIZE, "resize_to_input": RESIZE, **told}
+        facts = ("renderer", "seed", "sha256", "trained_on", "accuracy_percent")  # the first's file says no seed
+        told = {name: self.facts[name] for name in facts if name in self.facts}
+        named = f"scenes, {self.facts.get('architecture', 'convolutional')}"
+        return {"classifier": named, "input_size": SIZE, "resize_to_input": RESIZE, **told}
+
+    def _apart(self) -> ScenesConfig:
+        seed = (self.source.config.seed + SEED_STEP) % 2**63
+        return self.source.config.model_copy(update={"seed": seed, "split": "val", "count": CALIBRATION})
 
 
-def shipped(config: ScenesConfig) -> SceneClassifier:
-    """The shipped classifier. `ValueError` where it was trained on scenes that were drawn otherwise."""
-    return SceneClassifier(*load(FILE), config)
+def shipped(path: Path, source: Scenes) -> SceneClassifier:
+    """A shipped classifier, for the scenes of a source.
+
+    Raises:
+        ValueError: pictures that are not square, or a classifier that was trained on scenes that were drawn otherwise.
+    """
+    if source.size[0] != source.size[1]:
+        raise ValueError(f"the scenes' classifier reads square pictures, not {source.size[0]} x {source.size[1]}")
+    return SceneClassifier(*load(path), source)
 
 
 @cache
-def load(path: Path) -> tuple[SceneNet, Mapping[str, Any]]:
+def load(path: Path) -> tuple[nn.Module, Mapping[str, Any]]:
     """A network and what its file says of it."""
     if not path.is_file():
-        raise ValueError(f"there is no classifier of scenes at {path}; train it with tools/train_scene_classifier.py")
+        raise ValueError(f"there is no classifier of scenes at {path}; train it by tools/train_scene_classifier.py")
     with safe_open(path, "pt") as file:
         facts = json.loads((file.metadata() or {}).get("scenes", "{}"))
         if facts.get("renderer") != VERSION:
@@ -107,6 +117,6 @@ def load(path: Path) -> tuple[SceneNet, Mapping[str, Any]]:
                 f"are of renderer {VERSION}; train it anew with tools/train_scene_classifier.py"
             )
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    net = SceneNet()
+    net = ARCHITECTURES[facts.get("architecture", "convolutional")]()
     net.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in state.items()})
     return net.eval(), {**facts, "sha256": sha256(path)}

@@ -51,16 +51,24 @@ class Scenes(Source[ScenesConfig]):
         return WORDS["shape"]
 
     def classifier(self) -> AttributeClassifier:
-        """The classifier that ships with the scenes.
+        """The first judge that ships with the scenes, a convolutional network.
 
         Raises:
             ValueError: pictures that are not square, or scenes that it was not trained on.
         """
-        from flexframe_standard.sources.scenes.classifier import shipped
+        from flexframe_standard.sources.scenes.classifier import FILE, shipped
 
-        if self.size[0] != self.size[1]:
-            raise ValueError(f"the scenes' classifier reads square pictures, not {self.size[0]} x {self.size[1]}")
-        return shipped(self.config)
+        return shipped(FILE, self)
+
+    def second_classifier(self) -> AttributeClassifier:
+        """The second judge that ships with the scenes, a transformer. Nothing that it measures may learn from it.
+
+        Raises:
+            ValueError: pictures that are not square, or scenes that it was not trained on.
+        """
+        from flexframe_standard.sources.scenes.classifier import SECOND, shipped
+
+        return shipped(SECOND, self)
 
     def protocol(self) -> Mapping[str, Any]:
         """The renderer's version; nothing is resized."""

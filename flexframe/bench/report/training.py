@@ -1,0 +1,48 @@
+"""Training of each model, for a reader: images and time, as its card says, or else as far as its file does.
+
+`results["training"]` may hold by a model's name what its card says: on, images, minutes, machine. What it does not say
+is of the run that the model's file tells of, which is the last of its stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+LAST = "in its last run"
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training of a model, as text; a dash where nobody says."""
+
+    on: str
+    images: str
+    steps: str
+    time: str
+
+    @property
+    def sentence(self) -> str:
+        """All that is said, in one line; empty where nothing is."""
+        told = [(self.on, self.on), (self.images, f"images seen {self.images}"), (self.time, self.time)]
+        return ", ".join(text for said, text in told if said != "–")
+
+
+def of(results: Mapping[str, Any], name: str) -> Training:
+    """The training of a model of `results`."""
+    said: Mapping[str, Any] = (results.get("training") or {}).get(name, {})
+    about = results["models"][name].get("trained") or {}
+    run, step = about.get("run") or {}, about.get("step")
+    data, batch = run.get("data") or {}, run.get("batch_size")
+    images = said.get("images")
+    if images is None and step and batch:
+        images = f"{step * batch * (run.get('accumulate') or 1):,} {LAST}"
+    minutes = said.get("minutes")
+    time = "–" if minutes is None else f"{minutes:,.0f} min" if minutes < 120 else f"{minutes / 60:,.1f} h"
+    return Training(
+        on=said.get("on") or ", ".join(str(data[key]) for key in ("type", "path", "split") if data.get(key)) or "–",
+        images=f"{images:,}" if isinstance(images, int) else str(images or "–"),
+        steps=f"{step:,} {LAST}" if step else "–",
+        time=f"{time} of {said['machine']}" if minutes is not None and said.get("machine") else time,
+    )
