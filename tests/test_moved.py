@@ -24,6 +24,8 @@ PLACES = {
     "flexframe.hub": "fetch home recorded",
     "flexframe.profile": "Profile build measure",
     "flexframe.builtin": "DigitsConfig FolderConfig IdentityCodecConfig ImagesConfig ScenesConfig TarConfig",
+    "flexframe.builtin.files_config": "FilesConfig FolderConfig ImagesConfig TarConfig",
+    "flexframe.data.files": "Files Folder Images Tar",
     "flexframe.builtin.metrics_lpips": "BACKBONES Perceptual backbone_file linear_file published read_weights",
     "flexframe.use.tokenfile": "About Row TokenFile write",
     "flexframe_registry.configs": (

@@ -51,7 +51,7 @@ from flexframe import provenance
 from flexframe.bench import protocol
 from flexframe.bench.lanes import Entrant, Lane
 from flexframe.bench.metric import Measure
-from flexframe.data.images import SUFFIXES
+from flexframe.data.images import suffixes
 from flexframe.data.source import Source
 from flexframe.files import refuse_other, write_text
 from flexframe_registry import ConfigError, SuiteConfig
@@ -92,7 +92,7 @@ def assemble(
         "data_sha256": seen.sha256,
         "count": len(source),
         "classes": classes(seen.labels),
-        "files": {suffix: n for suffix, n in sorted(seen.suffixes.items()) if suffix in SUFFIXES},
+        "files": {suffix: n for suffix, n in sorted(seen.suffixes.items()) if suffix in suffixes()},
         "image_size": list(source.size),
         "images": dict(source.protocol()),
         "uint8": protocol.UINT8_RULES[suite.rounding],

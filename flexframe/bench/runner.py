@@ -39,6 +39,7 @@ class Head(Source):
 
     def __init__(self, source: Source, count: int | None) -> None:
         super().__init__(source.config, source.size)
+        source.want("any")  # a label that cannot be read keeps no picture from being measured
         if count is not None and count > len(source):
             raise ValueError(f"the suite wants {count} images and the source has {len(source)}; lower `count`")
         self.source, self.count = source, len(source) if count is None else count

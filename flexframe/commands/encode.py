@@ -57,7 +57,7 @@ def encode(
             tokenizer, images, to, model=name, rule=rule, resize=way, seed=seed, batch_size=batch_size,
             workers=workers, skip_broken=skip_broken, progress=progress,
         )  # fmt: skip
-    for reason in encoded.reasons:
+    for reason in (*encoded.remarks, *encoded.reasons):
         say.print(reason, style="yellow", markup=False, soft_wrap=True)
     if encoded.broken > len(encoded.reasons):
         say.print(f"... and {encoded.broken - len(encoded.reasons)} more", style="yellow")

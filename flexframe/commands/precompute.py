@@ -80,6 +80,7 @@ def tokens(
         tokenizer = load(model, device=on)
     images = images.resized(preprocessing(model).resize)
     source = catalogue().build(images, tokenizer.config.image_size)
+    source.want("labels")
     for remark in source.remarks():
         say.print(remark, style="yellow", markup=False, soft_wrap=True)
     with bar("encoding") as progress:

@@ -51,11 +51,14 @@ def reconstruct(
     sampling = read_sampling(ctx, tokenizer.config.decoder, settings)
     columns = read_lengths(lengths, tokenizer.config.length, least=fewest(tokenizer)) if lengths else None
     rows = batch_size or (1 if tokenizer.device.type == "cpu" else 8)
+    remarks: list[str] = []
     with bar("reconstructing") as progress:
         strips, total = work.reconstruct(
             tokenizer, images, lengths=columns, count=count, resize=way, seed=seed, sampling=sampling, batch_size=rows,
-            progress=progress,
+            progress=progress, remarks=remarks,
         )  # fmt: skip
+    for remark in remarks:
+        say.print(remark, style="yellow", markup=False, soft_wrap=True)
     to.parent.mkdir(parents=True, exist_ok=True)
     with replaced(to) as part:
         grid(strips).save(part, Image.registered_extensions()[to.suffix.lower()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -15,7 +16,13 @@ from torch import Tensor
 
 from flexframe_registry.files import MAX_PIXELS
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+UNREAD = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+"""Formats that Pillow knows by their first bytes, and of which it decodes none, or EPS by running Ghostscript."""
+USUAL = ".png .jpg .jpeg .webp .bmp .tif .gif"
+"""A few of `suffixes`, for errors."""
+MOST_SCALED = 1 << 24
+"""Pixels up to which a picture is enlarged in whole before it is cropped, as torchvision does. Of a larger one, as a
+strip of 40,000 x 4 pixels becomes, the crop alone is computed."""
 COLOUR = (
     "turned as its EXIF orientation says; alpha over white; 16-bit grey divided by 257, the upper byte of 16-bit "
     "colour; CMYK by Pillow's rule; profiles not applied; the first frame"
@@ -26,6 +33,19 @@ class BrokenImage(ValueError):
     """An image that cannot be read."""
 
 
+@cache
+def formats() -> tuple[str, ...]:
+    """Names of the formats that Pillow decodes on this machine."""
+    Image.init()
+    return tuple(sorted(set(Image.OPEN) - UNREAD))
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """Suffixes of image files, in small letters with their dot: all that Pillow knows of the formats it decodes."""
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats())
+
+
 def read_image(file: Path | BytesIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The first frame of an image file as 8-bit RGB, by the rules of `COLOUR`.
 
@@ -33,7 +53,7 @@ def read_image(file: Path | BytesIO, name: str, max_pixels: int = MAX_PIXELS) ->
         BrokenImage: with `name` and the reason; more than `max_pixels` among them, told before any is decoded.
     """
     try:
-        with Image.open(file) as opened:
+        with Image.open(file, formats=formats()) as opened:
             if opened.width * opened.height > max_pixels:
                 size = f"{opened.width} x {opened.height}, {opened.width * opened.height} pixels"
                 raise ValueError(f"it has {size}; at most {max_pixels} are read (max_pixels)")
@@ -52,7 +72,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
     image = ImageOps.exif_transpose(image)
     if sixteen:
-        image = Image.fromarray(np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8))
+        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}) of no stated range; save it with 8 or 16")
     if image.has_transparency_data:
@@ -78,43 +98,47 @@ def fit(
             middle, as the way of resizing has it.
     """
     way, (height, width) = RESIZES[resize], size
-    image = way.cover(image, size)
-    spare = image.height - height, image.width - width
+    image = way.shrink(image, size)
+    across, down = way.scaled(image, size)
+    spare = down - height, across - width
     top, left = (
         map(way.middle, spare) if place is None else (int(p * (s + 1)) for p, s in zip(place, spare, strict=True))
     )
+    if across * down > max(MOST_SCALED, image.width * image.height):
+        x, y = image.width / across, image.height / down  # the crop, in the picture's own pixels
+        window = left * x, top * y, min((left + width) * x, image.width), min((top + height) * y, image.height)
+        return image.resize((width, height), way.by, window)
+    image = image if (across, down) == image.size else image.resize((across, down), way.by)
     return image.crop((left, top, left + width, top + height))
 
 
-def _shorter_edge(image: Image.Image, size: tuple[int, int], by: Image.Resampling) -> Image.Image:
-    """Shorter edge to size, as torchvision's Resize does on Pillow images."""
+def _as_it_is(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image
+
+
+def _shorter_edge(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height with the shorter edge at size, as torchvision's Resize has them."""
     height, width = size
-    scale = max(height / image.height, width / image.width)
     if height == width:  # torchvision's own rounding: the longer edge is truncated
         short = min(image.height, image.width)
-        new = (int(height * image.width / short), int(height * image.height / short))
-    else:
-        new = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    return image if new == image.size else image.resize(new, by)
+        return int(height * image.width / short), int(height * image.height / short)
+    return _covering(image, size)
 
 
-def _bicubic(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return _shorter_edge(image, size, Image.Resampling.BICUBIC)
-
-
-def _bilinear(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return _shorter_edge(image, size, Image.Resampling.BILINEAR)
+def _covering(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height that just cover a size, rounded."""
+    height, width = size
+    scale = max(height / image.height, width / image.width)
+    return max(width, round(image.width * scale)), max(height, round(image.height * scale))
 
 
 def _halved(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """An image prepared as by ADM (Dhariwal and Nichol, 2021), and for the statistics that generators are compared
-    with: halved by boxes while it stays twice the size, then bicubic."""
+    """An image halved by boxes while it stays twice the size, as ADM (Dhariwal and Nichol, 2021) prepares images, and
+    the statistics that generators are compared with; the rest is bicubic."""
     height, width = size
     while min(image.height / height, image.width / width) >= 2:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = max(height / image.height, width / image.width)
-    new = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    return image.resize(new, Image.Resampling.BICUBIC)
+    return image
 
 
 def _torchvision_middle(spare: int) -> int:
@@ -131,12 +155,16 @@ def _adm_middle(spare: int) -> int:
 class Way:
     """A way in which an image comes to cover a size, and where its middle then is, of so many pixels to spare."""
 
-    cover: Callable[[Image.Image, tuple[int, int]], Image.Image]
+    shrink: Callable[[Image.Image, tuple[int, int]], Image.Image]
+    """The picture before it is scaled."""
+    scaled: Callable[[Image.Image, tuple[int, int]], tuple[int, int]]
+    """Width and height that it is scaled to."""
+    by: Image.Resampling
     middle: Callable[[int], int]
 
 
 RESIZES: Mapping[str, Way] = {
-    "torchvision-bicubic": Way(_bicubic, _torchvision_middle),
-    "torchvision-bilinear": Way(_bilinear, _torchvision_middle),
-    "adm": Way(_halved, _adm_middle),
+    "torchvision-bicubic": Way(_as_it_is, _shorter_edge, Image.Resampling.BICUBIC, _torchvision_middle),
+    "torchvision-bilinear": Way(_as_it_is, _shorter_edge, Image.Resampling.BILINEAR, _torchvision_middle),
+    "adm": Way(_halved, _covering, Image.Resampling.BICUBIC, _adm_middle),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic
+from typing import Any, Generic, Literal
 
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -14,6 +14,10 @@ from typing_extensions import TypeVar
 from flexframe_registry.kinds import SourceConfig
 
 SourceC = TypeVar("SourceC", bound=SourceConfig, default=SourceConfig)
+
+Facts = Literal["all", "labels", "any", "none"]
+"""What is asked of the files beside images: `all` of them must be right; only `labels` are read, and must be; or `any`
+label that can be read is taken, and the others are told; `none` is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,11 @@ class Source(ABC, Generic[SourceC]):
 
     def __init__(self, config: SourceC, size: tuple[int, int]) -> None:
         self.config, self.size = config, size
+        self.facts: Facts = "all"
+
+    def want(self, facts: Facts) -> None:
+        """Say what of the files beside images is needed, so that the rest is not read and stops nothing."""
+        self.facts = facts
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -1,6 +1,6 @@
-"""Tar shards: the files that a pattern names, their members, and an index of samples that is made once.
+"""Tar shards: the files that a pattern names, and an index of their samples that is made once.
 
-A shard is read header by header and never unpacked. Its index is kept in `$FLEXFRAME_HOME/shards`, under a name that
+A shard's index is kept in `$FLEXFRAME_HOME/shards`, under a name that
 follows from the shard's path, size and time of writing, so that a shard which changes is indexed anew.
 """
 
@@ -11,80 +11,31 @@ import hashlib
 import os
 import re
 import struct
-import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flexframe.data.images import SUFFIXES, BrokenImage
+from flexframe.data.images import BrokenImage
+from flexframe.data.leftout import LeftOut
+from flexframe.data.tarmembers import Member, images
 from flexframe.files import write_bytes
 from flexframe.store.hub import home
 from flexframe_registry import ConfigError
 
-FORMAT = "shard-1"
-MAGIC = b"ffshard1"
-HEADER = struct.Struct("<8sIIQ")
-"""Magic, the longest key's bytes, members of no use, samples."""
-PICKLES = frozenset({"pkl", "pickle", "pyd", "pth", "pt", "ckpt", "joblib", "dill"})
+FORMAT = "shard-2"
+MAGIC = b"ffshard2"
+HEADER = struct.Struct("<8sIIIIQ")
+"""Magic, the longest key's bytes, members of no use, hidden images, images apart from their labels, samples."""
 PARTS = ("image", "cls", "json", "txt")
 """What is known of a sample: each a place (offset, size) in the shard."""
 ABSENT, UNFIT = -1, -2
 """In an offset's place: there is no such member, or it is a link or something else that is not read."""
 MOST = 100_000
 """Shards of one pattern."""
-LONGEST = 1024
-"""Bytes of a key."""
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]|^[A-Za-z]:")
 _BRACES = re.compile(r"\{([^{}]*)\}")
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A member of a tar file that is no folder."""
-
-    name: str
-    offset: int
-    """Where its bytes begin in the tar file."""
-    size: int
-    plain: bool
-    """Whether these bytes are the member: not so for links, devices and sparse files."""
-
-
-def check_id(name: str) -> str:
-    """The id, if a file could be called so: a relative path that stays where it is put. Else `ConfigError`."""
-    parts = name.split("/")
-    if not name or any(part in ("", ".", "..") for part in parts) or _UNSAFE.search(name):
-        raise ConfigError.at(repr(name), "is no id: ids are relative paths of plain names, without '..' and '\\'")
-    return name
-
-
-def members(path: Path) -> Iterator[Member]:
-    """The members of a tar file, in its order; none is held.
-
-    Raises:
-        ConfigError: it is compressed, breaks off, or is no tar file.
-    """
-    total = path.stat().st_size
-    try:
-        with tarfile.open(path, "r:") as shard:
-            while (member := shard.next()) is not None:
-                vars(shard)["members"] = []  # else it keeps every header that it has read
-                if member.isdir():
-                    continue
-                plain = member.isreg() and not member.issparse()
-                if plain and member.offset_data + member.size > total:
-                    raise tarfile.ReadError("unexpected end of data")
-                yield Member(member.name.removeprefix("./"), member.offset_data, member.size, plain)
-            end = shard.offset
-        with path.open("rb") as file:  # tarfile takes a file that breaks off between members, or in a header, as whole
-            file.seek(end)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("it breaks off before its end mark")
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise ConfigError.at(str(path), f"is not a whole, uncompressed tar file ({error}); pack it again") from None
 
 
 # --- patterns ------------------------------------------------------------------------------------------------------
@@ -180,6 +131,10 @@ class Index:
     width: int
     unused: int
     """Members that belong to no image."""
+    hidden: int
+    """Images that are hidden, and left out."""
+    apart: int
+    """Images that stand apart from their labels or captions."""
     count: int
 
     def row(self, number: int) -> Row:
@@ -202,7 +157,7 @@ class Index:
             return None
         offset, size = row.places[part]
         if offset == UNFIT:
-            text = "it is a link, or else no plain file, inside of the shard; pack the file itself"
+            text = "it is a link out of the shard, or else no plain file, inside of it; pack the file itself"
             raise BrokenImage(f"cannot read {self.shown(row, part)}: {text}")
         with self.shard.open("rb", buffering=0) as file:
             about = os.fstat(file.fileno())
@@ -221,7 +176,7 @@ def index(shard: Path) -> Index:
     """The index of a shard: the one that is kept, or a new one. Processes that make it at once make the same.
 
     Raises:
-        ConfigError: a shard that is not whole, has pickled members, or a sample that cannot be told from another.
+        ConfigError: a shard that is not whole, or a sample that cannot be told from another.
     """
     about = shard.stat()
     stamp = (about.st_size, about.st_mtime_ns)
@@ -241,13 +196,13 @@ def _open(shard: Path, stamp: tuple[int, int], file: Path) -> Index | None:
     """An index that is kept; None where there is none, or it is not whole."""
     try:
         with file.open("rb") as opened:
-            magic, width, unused, count = HEADER.unpack(opened.read(HEADER.size))
+            magic, width, *told, count = HEADER.unpack(opened.read(HEADER.size))
             size = os.fstat(opened.fileno()).st_size
     except (FileNotFoundError, struct.error):
         return None
     if magic != MAGIC or size != HEADER.size + count * _dtype(width).itemsize:
         return None
-    return Index(shard, stamp, file, width, unused, count)
+    return Index(shard, stamp, file, width, *told, count)
 
 
 def _dtype(width: int) -> np.dtype[Any]:
@@ -257,62 +212,17 @@ def _dtype(width: int) -> np.dtype[Any]:
 def _build(shard: Path) -> bytes:
     """The content of a new index."""
     rows: list[tuple[Any, ...]] = []
-    unused = 0
-    for key, parts in _samples(shard):
-        image = _image(shard, key, parts)
-        if image is None:
-            unused += len(parts)
-            continue
-        places = [_place(parts.get(part)) for part in PARTS[1:]]
-        unused += sum(1 for part in parts if part not in (image, *PARTS[1:]))
-        rows.append((_place(parts[image]), *places, image.encode()[:32], key.encode()))
+    left_out, apart = LeftOut(), 0
+    for image in images(shard, left_out):
+        rows.append((*(_place(image.places.get(part)) for part in PARTS), image.suffix.encode(), image.key.encode()))
+        apart += image.apart
     width = max((len(row[-1]) for row in rows), default=1)
     table = np.array(rows, dtype=_dtype(width))
-    keys, counts = np.unique(table["key"], return_counts=True)
-    if len(keys) < len(table):
-        twice = keys[counts > 1][0].decode()
-        raise ConfigError.at(f"{shard}:{twice}", "stands twice in the shard, not in a row; ids must be unique")
-    return HEADER.pack(MAGIC, width, unused, len(table)) + table.tobytes()
+    told = left_out.others.total(), left_out.hidden.total(), apart
+    return HEADER.pack(MAGIC, width, *told, len(table)) + table.tobytes()
 
 
 def _place(member: Member | None) -> tuple[int, int]:
     if member is None:
         return ABSENT, 0
     return (member.offset if member.plain else UNFIT), member.size
-
-
-def _samples(shard: Path) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Members of one key in a row, by what follows the first dot of the name, in small letters."""
-    last, parts = "", dict[str, Member]()
-    for member in members(shard):
-        folder, slash, base = member.name.rpartition("/")
-        stem, _, suffix = base.partition(".")
-        key, suffix = f"{folder}{slash}{stem}", suffix.lower()
-        if suffix.rpartition(".")[2] in PICKLES:
-            text = "is pickled data, which could run code when it is read; pack the shard without it"
-            raise ConfigError.at(f"{shard}:{member.name}", text)
-        if key != last or not stem:
-            if parts:
-                yield last, parts
-            last, parts = key, {}
-        if suffix in parts:
-            raise ConfigError.at(f"{shard}:{member.name}", "stands twice in the shard; pack it once")
-        parts[suffix] = member
-    if parts:
-        yield last, parts
-
-
-def _image(shard: Path, key: str, parts: Mapping[str, Member]) -> str | None:
-    """The suffix of a sample's image; None without. A suffix of one part comes before others (`jpg`, `seg.png`)."""
-    images = [suffix for suffix in parts if f".{suffix.rpartition('.')[2]}" in SUFFIXES]
-    plain = [suffix for suffix in images if "." not in suffix]
-    chosen = plain or images
-    if not chosen or not key.rpartition("/")[2]:  # `._a.png` is what a Mac keeps beside `a.png`
-        return None
-    if len(chosen) > 1:
-        told = " and ".join(chosen)
-        raise ConfigError.at(f"{shard}:{key}", f"has several images, {told}; a sample is one name and one image")
-    check_id(key)
-    if len(key.encode()) > LONGEST:
-        raise ConfigError.at(f"{shard}:{key[:60]}...", f"has a name of over {LONGEST} bytes; shorten it")
-    return chosen[0]

@@ -14,8 +14,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from flexframe.data.images import SUFFIXES
-from flexframe.data.tarfiles import check_id
+from flexframe.data.images import suffixes
+from flexframe.data.tarmembers import check_id
 from flexframe.data.tokenfile import Rows, TokenFile
 from flexframe.files import refuse_other, replaced, sha256, write_json
 from flexframe.models.fingerprint import fingerprint, weights
@@ -183,7 +183,7 @@ def _begin(folder: Path, record: Mapping[str, Any]) -> None:
 
 def _short(id_: str) -> str:
     path = PurePosixPath(check_id(id_))
-    return f"{path.with_suffix('') if path.suffix.lower() in SUFFIXES else path}.png"
+    return f"{path.with_suffix('') if path.suffix.lower() in suffixes() else path}.png"
 
 
 def _hash(text: str) -> int:

@@ -44,6 +44,8 @@ class Encoded:
     broken: int
     reasons: tuple[str, ...]
     """Why, of the first broken ones."""
+    remarks: tuple[str, ...] = ()
+    """Sentences on what was met among the images and left out."""
 
 
 def encode(
@@ -80,7 +82,7 @@ def encode(
         raise ConfigError.at(str(out), f"there is no folder {str(out.parent)!r}; make it first")
     about = _about(tokenizer, model, rule, resize, seed)
     with ImageJournal(out.with_name(f"{out.name}.part")) as journal:
-        _begin(journal, inputs, about, rule)
+        remarks = _begin(journal, inputs, about, rule)
         count, resumed = len(journal), journal.done()
         earlier = next(journal.broken(), None)
         if earlier is not None and not skip_broken:
@@ -101,7 +103,7 @@ def encode(
             raise ConfigError.at("", f"none of the {count} images can be read; the first: {reasons[0]}")
         count, tokens = write(out, about, lambda: journal.rows(DTYPES[about.dtype], about.width))
         journal.finish()
-    return Encoded(out, count, tokens, resumed, put_aside, tuple(reasons))
+    return Encoded(out, count, tokens, resumed, put_aside, tuple(reasons), tuple(remarks))
 
 
 def load(entry: Entry, size: tuple[int, int], resize: str) -> Tensor:
@@ -131,16 +133,17 @@ def _about(tokenizer: Tokenizer, model: str, rule: Rule, resize: str, seed: int)
     )
 
 
-def _begin(journal: ImageJournal, inputs: Sequence[str | Path], about: About, rule: Rule) -> None:
-    """List the images; or, where that was done, see that nothing differs."""
+def _begin(journal: ImageJournal, inputs: Sequence[str | Path], about: About, rule: Rule) -> list[str]:
+    """List the images; or, where that was done, see that nothing differs. Gives remarks on what was left out."""
+    remarks: list[str] = []
     settings, before = about.model_dump(mode="json"), journal.settings()
     place, remedy = str(journal.path), "repeat the first command, or delete this file to start over"
     if before is None:
-        journal.fill(entries(inputs), settings)
+        journal.fill(entries(inputs, remarks), settings)
     else:
         refuse_other(place, "was begun otherwise", before, settings, remedy)
         digest = Digest()
-        for _ in digest.over(entries(inputs)):
+        for _ in digest.over(entries(inputs, remarks)):
             pass
         if digest.text() != journal.inputs():
             text = f"was begun with other images ({journal.inputs().split()[0]}; now {digest.count}), or some changed"
@@ -148,6 +151,7 @@ def _begin(journal: ImageJournal, inputs: Sequence[str | Path], about: About, ru
     lengths = rule.each(len(journal))
     if lengths is not None:
         journal.want(lengths)
+    return remarks
 
 
 def _encode(

@@ -36,12 +36,14 @@ def reconstruct(
     sampling: Mapping[str, Any] | None = None,
     batch_size: int = 1,
     progress: Callable[[float, int], None] = lambda done, of: None,
+    remarks: list[str] | None = None,
 ) -> tuple[list[Strip], int]:
     """Encode the first `count` images once each, and decode prefixes of their tokens.
 
     Args:
         lengths: the prefixes; if None, `usual_lengths`.
         progress: told how many reconstructions are done, with fractions for steps, and of how many.
+        remarks: is given sentences on what was met among the images and left out.
 
     Returns:
         A strip for each image, and the number of images that there are.
@@ -51,7 +53,7 @@ def reconstruct(
 
     def counted() -> Iterator[Entry]:
         nonlocal seen
-        for entry in entries(inputs):
+        for entry in entries(inputs, remarks):
             seen += 1
             yield entry
 

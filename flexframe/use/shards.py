@@ -118,6 +118,7 @@ def _fill(
     batch_size: int,
     progress: Callable[[int, int], None],
 ) -> Filled:
+    source.want("labels" if kind == "latents" else "none")
     one = compute(_images(source.samples([0]), device), torch.zeros(1, dtype=torch.long, device=device))
     size = sum(value[0].numel() * value.element_size() for value in one.values())
     about = About(

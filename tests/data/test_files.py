@@ -9,11 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from flexframe.data import images
 from flexframe.data.images import RESIZES, BrokenImage, fit
+from flexframe.use.inputs import entries
 from flexframe_registry import ConfigError, catalogue
 from flexframe_registry.kinds import SourceConfig
 from flexframe_registry.suites import settle
-from flexframe_standard.sources import files
+from flexframe_standard.sources import files as reader
+from flexframe_standard.sources import reading as files
 
 BROKEN = {"b.png": b"no image", "d.png": b"", "e.png": None}  # None: a picture, of which the end is missing
 NAMES = [f"{name}.png" for name in "abcdefgh"]
@@ -160,16 +163,119 @@ def test_captions_and_labels_beside_an_image_in_a_folder(tmp_path):
     told = [(s.id, s.label, s.caption) for s in (found[i] for i in range(4))]
     assert told == [
         ("4.png", 5, None),
-        ("ape/1.png", 0, "an ape"),
+        ("ape/1.png", None, "an ape"),
         ("ape/2.jpg", 77, "not an ape"),
-        ("zebra/3.png", 1, None),
+        ("zebra/3.png", None, None),
     ]
+    assert found.class_names() == ()
+    (remark,) = found.remarks()
+    assert "files beside images, which 2 images have not" in remark
+    assert [source("folder", tmp_path, labels="folders")[i].label for i in range(4)] == [None, 0, 0, 1]
+    assert source("folder", tmp_path, labels="folders").remarks() == ()
     (tmp_path / "ape" / "2.json").write_text("{")
     with pytest.raises(BrokenImage, match=r"cannot read .*ape/2\.json: Expecting"):
-        found[2]
-    assert len(source("folder", tmp_path, broken="skip")) == 3
-    (tmp_path / "ape" / "2.json").write_text("{ }")
-    assert len(source("folder", tmp_path, broken="skip")) == 4
+        source("folder", tmp_path)[2]
+    skipping = source("folder", tmp_path, broken="skip")
+    assert [skipping[i].label for i in range(4)] == [5, None, None, None]
+    assert any("1 images" in each and "count as without a label" in each for each in skipping.remarks())
+
+
+def test_a_label_that_comes_late_is_not_mixed_with_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "TRIED", 1)
+    for name, about in (("a", "{}"), ("b", '{"label": 3}')):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        (tmp_path / "x" / f"{name}.png").write_bytes(picture(0))
+        (tmp_path / "x" / f"{name}.json").write_text(about)
+    found = source("folder", tmp_path)
+    assert found[0].label == 0
+    with pytest.raises(BrokenImage, match="set `labels: files` or `labels: folders`"):
+        found[1]
+    assert [source("folder", tmp_path, labels="files")[i].label for i in range(2)] == [None, 3]
+
+
+@pytest.mark.parametrize("about", [b"[]", b"{", b'{"label": "cat"}', b'{"shapes": []}', b"x" * 1_200_000, b"\xff"])
+def test_other_jsons_beside_images_stop_nothing_that_needs_no_label(tmp_path, about):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.png").write_bytes(picture(0))
+    (tmp_path / "cat" / "a.json").write_bytes(about)
+    (tmp_path / "cat" / "a.txt").write_bytes(b"\xff\xfe")
+    for facts in ("none", "any", "labels"):
+        found = source("images", tmp_path)
+        found.want(facts)
+        assert (found[0].label, found[0].caption) == (0, None)
+
+
+# --- which files ---------------------------------------------------------------------------------------------------
+
+
+def test_formats_of_pillow_are_read_by_folders_and_commands_alike(tmp_path):
+    image, names = Image.fromarray(np.full((16, 16, 3), 9, dtype=np.uint8)), []
+    for suffix in ("jfif", "jpe", "ppm", "tga", "apng", "dib", "TIFF", "pcx", "sgi"):
+        names.append(f"a.{suffix}")
+        image.save(tmp_path / names[-1], format=Image.registered_extensions()[f".{suffix.lower()}"])
+    (tmp_path / "b.heic").write_bytes(b"")
+    (tmp_path / "README").write_bytes(b"")
+    found, remarks = source("folder", tmp_path), []
+    assert [found[i].id for i in range(len(found))] == sorted(names)
+    assert sorted(each.id for each in entries([tmp_path], remarks)) == sorted(names)
+    (remark,) = remarks
+    assert remark.startswith(f"2 files of {tmp_path} are no images by their suffix and were left out")
+    assert ".heic (1)" in remark
+    assert found.remarks() == (remark,)
+
+
+def test_no_file_is_read_as_a_format_that_runs_a_program(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    with pytest.raises(BrokenImage, match=r"a\.png: cannot identify"):
+        source("folder", tmp_path)[0]
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints/1.png", "@eaDir/1.png", "__MACOSX/cat/._1.png", "cat/.1.png"])
+def test_hidden_images_are_no_classes_and_are_told(tmp_path, name):
+    for each in (name, "cat/1.png", "dog/1.png"):
+        (tmp_path / each).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / each).write_bytes(picture(0))
+    found, remarks = source("folder", tmp_path), []
+    assert (found.class_names(), len(found)) == (("cat", "dog"), 2)
+    for given in (tmp_path, f"{tmp_path}/**/*"):
+        assert sorted(each.id for each in entries([given], remarks)) == ["cat/1.png", "dog/1.png"]
+    (remark,) = found.remarks()
+    assert remark.startswith(f"1 images of {tmp_path} are hidden and were left out")
+    assert remarks[0] == remark
+
+
+def test_folders_that_match_a_pattern_are_told(tmp_path):
+    (tmp_path / "cat").mkdir()
+    for name in ("a.png", "cat/b.png"):
+        (tmp_path / name).write_bytes(picture(0))
+    remarks = []
+    assert [each.id for each in entries([f"{tmp_path}/*"], remarks)] == ["a.png"]
+    assert remarks == [f"1 folders match {tmp_path}/* and were not entered; end it in /**/* to read them"]
+
+
+# --- classes -------------------------------------------------------------------------------------------------------
+
+
+def test_a_class_without_a_readable_image_does_not_count_unless_it_is_named(tmp_path):
+    for name, content in (("a/1.png", b"no image"), ("b/1.png", picture(0)), ("c/1.png", picture(0))):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(content)
+    found = source("folder", tmp_path, broken="skip")
+    assert found.class_names() == ("b", "c")
+    assert [found[i].label for i in range(2)] == [0, 1]
+    assert any("of which no image can be read do not count: a" in each for each in found.remarks())
+    named = source("images", tmp_path, broken="skip", classes=["a", "b", "c"])
+    assert [named[i].label for i in range(2)] == [1, 2]
+
+
+def test_a_part_of_the_data_keeps_the_numbers_of_named_classes(tmp_path):
+    for name in ("dog/1.png", "x/1.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(picture(0))
+    found = source("folder", tmp_path, classes=["cat", "dog", "x"])
+    assert (found.class_names(), [found[i].label for i in range(2)]) == (("cat", "dog", "x"), [1, 2])
+    with pytest.raises(ConfigError, match=r"classes: 'x' is a folder of .* and none of them"):
+        source("folder", tmp_path, classes=["cat", "dog"])
 
 
 # --- crops -------------------------------------------------------------------------------------------------------
@@ -245,3 +351,22 @@ def test_a_source_without_files_has_no_way():
     assert isinstance(digits, SourceConfig)
     assert digits.way() is None
     assert settle(digits, {"a": "adm", "b": "torchvision-bilinear"}) == digits
+
+
+@pytest.mark.parametrize("way", list(RESIZES))
+@pytest.mark.parametrize("shape", [(40, 4000), (3000, 37), (64, 64)])
+@pytest.mark.parametrize("place", [None, (0.0, 0.0), (0.3, 0.99)])
+def test_a_crop_that_is_computed_alone_is_the_crop_of_the_whole(way, shape, place, monkeypatch):
+    # values that no filter overshoots: where Pillow cuts them off depends on which edge it scales first
+    image = Image.fromarray(np.random.default_rng(0).integers(96, 160, (*shape, 3), dtype=np.uint8))
+    whole = np.asarray(fit(image, (64, 48), way, place)).astype(int)
+    monkeypatch.setattr(images, "MOST_SCALED", 0)
+    alone = np.asarray(fit(image, (64, 48), way, place)).astype(int)
+    assert np.abs(alone - whole).max() <= 2
+
+
+@pytest.mark.parametrize("way", list(RESIZES))
+@pytest.mark.parametrize("shape", [(40_000_000, 2), (1, 80_000_000)])
+def test_a_thin_image_is_never_enlarged_in_whole(way, shape):
+    thin = Image.new("L", shape, 7)
+    assert fit(thin, (256, 256), way).getextrema() == (7, 7)

@@ -16,6 +16,7 @@ from flexframe.data import tarfiles
 from flexframe.data.images import BrokenImage, to_tensor
 from flexframe.data.loader import batches
 from flexframe.data.tarfiles import braces, index, shards
+from flexframe.use.inputs import entries
 from flexframe_registry import ConfigError, RunConfig, catalogue
 
 
@@ -97,7 +98,9 @@ def test_members_that_belong_to_no_image_are_counted(tmp_path):
     members = [("read.me", b""), ("a.png", png(0)), ("a.npy", b"x"), ("b.cls", b"1"), ("._a.png", b"mac"), ("c", b"")]
     found = source(pack(tmp_path / "s.tar", members))
     assert len(found) == 1
-    assert found.remarks() == (f"5 members of {tmp_path}/s.tar belong to no image, or are of no use here",)
+    unused, hidden = found.remarks()
+    assert unused == f"4 members of {tmp_path}/s.tar belong to no image, or are of no use here"
+    assert hidden.startswith(f"1 images of {tmp_path}/s.tar are hidden")
 
 
 def test_a_suffix_of_one_part_is_the_image(tmp_path):
@@ -108,11 +111,11 @@ def test_a_suffix_of_one_part_is_the_image(tmp_path):
 @pytest.mark.parametrize(
     ("members", "words"),
     [
-        ([("a.jpg", b"x"), ("a.png", b"x")], r"s\.tar:a: has several images, jpg and png"),
-        ([("a.png", b"x"), ("a.PNG", b"x")], r"s\.tar:a\.PNG: stands twice"),
-        ([("a.png", b"x"), ("b.png", b"x"), ("a.png", b"x")], r"s\.tar:a: stands twice in the shard, not in a row"),
-        ([("../a.png", b"x")], r"'\.\./a': is no id"),
-        ([("/etc/a.png", b"x")], r"'/etc/a': is no id"),
+        ([("a.png", b"x"), ("a.PNG", b"x")], r"s\.tar:a\.png: stands twice"),
+        ([("a.png", b"x"), ("b.png", b"x"), ("a.png", b"x")], r"s\.tar:a\.png: stands twice in the shard"),
+        ([("a.png", b"x"), ("a.cls", b"1"), ("b.png", b"x"), ("a.cls", b"2")], r"s\.tar:a\.cls: stands twice"),
+        ([("../a.png", b"x")], r"'\.\./a\.png': is no id"),
+        ([("/etc/a.png", b"x")], r"'/etc/a\.png': is no id"),
         ([("a" * 2000 + ".png", b"x")], "has a name of over 1024 bytes"),
         ([("a.txt", b"x")], "no images in "),
         ([], "no images in "),
@@ -138,7 +141,7 @@ def test_shards_that_cannot_be_numbered_are_refused(tmp_path, members, words):
         ("json", b'{"caption": 3}', "json: caption: is 3, no text"),
         ("json", b'{"label": 3}', r"s\.tar:a: its \.cls says label 1 and its \.json 3"),
         ("txt", b"\xff\xfe", "s.tar:a.txt: .*decode"),
-        ("txt", b"x" * (1 << 20) + b"x", "at most 1,048,576 are read"),
+        ("txt", b"x" * (1 << 20) + b"x", "it has over 1,048,576 bytes"),
         ("png", b"no image", r"cannot read image .*s\.tar:a\.png: cannot identify"),
         ("png", png(0)[:100], r"cannot read image .*s\.tar:a\.png: "),
     ],
@@ -150,20 +153,99 @@ def test_a_broken_member_is_named_with_its_shard(tmp_path, part, content, words)
         found[0]
 
 
+# --- one reading, whatever the order ------------------------------------------------------------------------------
+
+
+def told(found):
+    return [(found[i].id, found[i].label, found[i].caption) for i in range(len(found))]
+
+
+def test_labels_apart_from_their_images_are_brought_together_and_told(tmp_path):
+    members = [("a.cls", b"3"), ("0.png", png(0)), ("1.png", png(1)), ("0.txt", b"hi"), ("1.json", b'{"label": 4}')]
+    found = source(pack(tmp_path / "s.tar", [*members, ("a.png", png(2)), ("0.cls", b"5")]))
+    assert told(found) == [("s/0.png", 5, "hi"), ("s/1.png", 4, None), ("s/a.png", 3, None)]
+    (remark,) = found.remarks()
+    assert remark.startswith(f"2 images of {tmp_path}/s.tar stand apart from their labels or captions")
+
+
+def test_joined_tar_files_are_read_to_the_end(tmp_path):
+    one = pack(tmp_path / "a.tar", [("0.png", png(0)), ("0.cls", b"1")])
+    two, three = pack(tmp_path / "b.tar", [("1.png", png(1))]), pack(tmp_path / "c.tar", [("0.txt", b"zero")])
+    joined = tmp_path / "s.tar"
+    joined.write_bytes(one.read_bytes() + two.read_bytes() + bytes(1 << 21) + three.read_bytes())
+    found = source(joined)
+    assert told(found) == [("s/0.png", 1, "zero"), ("s/1.png", None, None)]
+    assert torch.equal(found[1].image, to_tensor(Image.fromarray(pixels(1))))
+    assert sorted(each.id for each in entries([joined])) == ["0.png", "1.png"]
+    joined.write_bytes(one.read_bytes() + b"what is no tar file" * 100)
+    with pytest.raises(ConfigError, match=r"s\.tar: is not a whole, uncompressed tar file"):
+        source(joined)
+
+
+def test_a_name_ends_at_its_last_dot_for_every_command(tmp_path):
+    members = [("photo.png", png(0)), ("photo.1.png", png(1)), ("photo.1.cls", b"7"), ("photo.2.png", png(2))]
+    parts = [("x.seg.png", png(3)), ("x.jpg", png(4)), ("x.cls", b"1"), ("y.z.png", png(5)), ("y.cls", b"2")]
+    path = pack(tmp_path / "s.tar", members + parts)
+    found = source(path)
+    names = ["photo.png", "photo.1.png", "photo.2.png", "x.jpg", "y.z.png"]
+    assert told(found) == [(f"s/{n}", label, None) for n, label in zip(names, [None, 7, None, 1, 2], strict=True)]
+    assert [each.id for each in entries([path])] == names
+
+
+def test_links_stand_for_the_members_that_they_lead_to(tmp_path):
+    path = tmp_path / "s.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, kind, target in (
+            ("d/a.png", None, ""), ("a.cls", None, ""), ("hard.png", tarfile.LNKTYPE, "./d/a.png"),
+            ("d/soft.png", tarfile.SYMTYPE, "../hard.png"), ("hard.cls", tarfile.LNKTYPE, "a.cls"),
+            ("loop.png", tarfile.SYMTYPE, "loop.png"), ("out.png", tarfile.SYMTYPE, "../../etc/passwd"),
+        ):  # fmt: skip
+            about, content = tarfile.TarInfo(name), b"" if kind else (b"6" if name == "a.cls" else png(0))
+            about.type, about.linkname, about.size = kind or tarfile.REGTYPE, target, len(content)
+            tar.addfile(about, io.BytesIO(content))
+    found = source(path, broken="skip")
+    assert told(found) == [("s/d/a.png", None, None), ("s/hard.png", 6, None), ("s/d/soft.png", None, None)]
+    assert all(torch.equal(found[i].image, found[0].image) for i in range(3))
+    opened = {each.id: each.open().getvalue() for each in entries([path]) if not each.problem}
+    assert opened == {name: png(0) for name in ("d/a.png", "hard.png", "d/soft.png")}
+
+
+def test_hidden_images_of_a_shard_are_left_out_for_every_command(tmp_path):
+    path = pack(tmp_path / "s.tar", [("a.png", png(0)), ("__MACOSX/._a.png", b"x"), (".thumbs/a.png", png(1))])
+    assert told(source(path)) == [("s/a.png", None, None)]
+    remarks = []
+    assert [each.id for each in entries([path], remarks)] == ["a.png"]
+    assert remarks == [f"2 images of {path} are hidden and were left out: __MACOSX (1), .thumbs (1)"]
+
+
+def test_a_large_json_beside_an_image_stops_nothing_that_needs_no_label(tmp_path):
+    path = pack(tmp_path / "s.tar", [("a.png", png(0)), ("a.json", b"x" * 1_200_000), ("b.png", png(1))])
+    for facts in ("none", "any"):
+        found = source(path)
+        found.want(facts)
+        assert told(found) == [("s/a.png", None, None), ("s/b.png", None, None)]
+        assert len(found.remarks()) == (facts == "any")
+    found = source(path)
+    found.want("labels")
+    with pytest.raises(BrokenImage, match=r"a\.json: it has over 1,048,576 bytes; .* set `labels: none`"):
+        found[0]
+    assert told(source(path, labels="none"))[0] == ("s/a.png", None, None)
+
+
 # --- what is refused -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["a.pkl", "a.pyd", "b/a.pickle", "a.weights.PTH", "z.pt"])
-def test_pickled_members_are_refused_by_name_and_never_read(tmp_path, name, monkeypatch):
+def test_pickled_members_are_told_and_never_read(tmp_path, name, monkeypatch):
     class Bomb:
         def __reduce__(self):
             return os.system, (f"touch {tmp_path}/exploded",)
 
     for module, function in ((pickle, "load"), (pickle, "loads"), (torch, "load")):
         monkeypatch.setattr(module, function, None)
-    path = pack(tmp_path / "s.tar", [("a.png", png(0)), (name, pickle.dumps(Bomb()))])
-    with pytest.raises(ConfigError, match=rf"s\.tar:{name}: is pickled data, which could run code"):
-        source(path)
+    found = source(pack(tmp_path / "s.tar", [("a.png", png(0)), (name, pickle.dumps(Bomb()))]))
+    assert [found[i].label for i in range(len(found))] == [None]
+    assert found.remarks() == (f"1 members of {tmp_path}/s.tar belong to no image, or are of no use here",)
     assert not (tmp_path / "exploded").exists()
 
 
@@ -197,7 +279,7 @@ def test_links_and_devices_are_not_followed(tmp_path):
             tar.addfile(about)
     found = source(path)
     for i, name in enumerate("abc"):
-        with pytest.raises(BrokenImage, match=rf"s\.tar:{name}\.png: it is a link, or else no plain file"):
+        with pytest.raises(BrokenImage, match=rf"s\.tar:{name}\.png: it is a link out of the shard"):
             found[i]
 
 
@@ -293,7 +375,7 @@ def test_a_shard_that_changes_while_it_is_read_is_told(two):
     path = two.parent / "s-1.tar"
     path.write_bytes(path.read_bytes() + bytes(512))
     assert found[0].label == 0
-    with pytest.raises(BrokenImage, match=r"s-1\.tar:0003\.cls: the shard was changed meanwhile"):
+    with pytest.raises(BrokenImage, match=r"s-1\.tar:0003\.png: the shard was changed meanwhile"):
         found[3]
 
 

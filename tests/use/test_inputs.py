@@ -136,7 +136,7 @@ def test_inputs_without_images_are_told(tmp_path):
     with pytest.raises(ConfigError, match="name at least one image"):
         list(entries([]))
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(ConfigError, match=r"holds no images; looked for \.bmp"):
+    with pytest.raises(ConfigError, match=r"holds no images; looked for \.png"):
         list(entries([tmp_path]))
     with pytest.raises(ConfigError, match=r"s\.tar: holds no images"):
         list(entries([tar(tmp_path / "s.tar", {"a.txt": b""})]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class Tokenized(Feed[TokensFeedConfig]):
         model.check_tokenizer(tokenizer.config, model.tokenizer)
         data = training.run.data.resized(preprocessing(model.tokenizer).resize)
         source: Source = catalogue().build(data, tokenizer.config.image_size)
+        source.want("none" if model.classes is None else "labels")
         super().__init__(config, _described(training, fingerprint(tokenizer), source.class_names()), device)
         self.source, self.tokenizer, self.length = source, tokenizer.to(device), model.length
         self.transforms = [catalogue().build(each) for each in training.run.transforms]
@@ -156,8 +158,15 @@ def _described(config: TrainConfig, print_of: str, names: Sequence[str]) -> Trai
     update: dict[str, Any] = {"fingerprint": print_of}
     if model.classes is not None and names and not model.class_names:
         if len(names) != model.classes:
-            raise ConfigError.at("model.classes", f"is {model.classes}; the data have {len(names)} classes")
+            text = (
+                f"is {model.classes}; the data have {len(names)} classes (run.data.classes names those of all the data)"
+            )
+            raise ConfigError.at("model.classes", text)
         update["class_names"] = tuple(names)
+    if model.class_names and names and tuple(names) != tuple(model.class_names):
+        other = next(pair for pair in zip_longest(model.class_names, names) if pair[0] != pair[1])
+        text = f"are others than the data's, {other[0]!r} where these have {other[1]!r}; set run.data.classes to them"
+        raise ConfigError.at("model.class_names", text)
     return config.model_copy(update={"model": model.model_copy(update=update)})
 
 

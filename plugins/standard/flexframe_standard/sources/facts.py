@@ -7,19 +7,25 @@ from collections.abc import Callable
 from typing import Any
 
 from flexframe.data.images import BrokenImage
+from flexframe.data.source import Facts
 
-SUFFIXES = ("cls", "json", "txt")
+ADVICE = "where it is no label of this image, set `labels: none` (or `folders`) in the data"
 LARGEST = 1 << 20
 """Bytes of a caption or of a sample's JSON."""
 
 
-def facts(read: Callable[[str], bytes | None], shown: str) -> tuple[int | None, str | None]:
-    """Label and caption of a sample, of its parts `cls`, `json` and `txt` as `read` gives them.
+def facts(read: Callable[[str], bytes | None], shown: str, want: Facts = "all") -> tuple[int | None, str | None]:
+    """Label and caption of a sample, of its parts `cls`, `json` and `txt` as `read` gives them; the caption only where
+    all are wanted. What is not wanted is not read: no JSON beside a `cls`, no text where a label is all.
 
     Raises:
         BrokenImage: a part that is not what it should be, or two that say otherwise.
     """
-    cls, about, text = (_text(read(part), f"{shown}.{part}") for part in ("cls", "json", "txt"))
+    if want == "none":
+        return None, None
+    cls = _text(read("cls"), f"{shown}.cls")
+    about = _text(read("json"), f"{shown}.json") if cls is None or want == "all" else None
+    text = _text(read("txt"), f"{shown}.txt") if want == "all" else None
     label = None if cls is None else _label(cls.strip(), f"{shown}.cls")
     caption = None if text is None else text.strip()
     if about is not None:
@@ -40,7 +46,7 @@ def _text(content: bytes | None, shown: str) -> str | None:
     if content is None:
         return None
     if len(content) > LARGEST:
-        raise BrokenImage(f"cannot read {shown}: it has {len(content):,} bytes; at most {LARGEST:,} are read")
+        raise BrokenImage(f"cannot read {shown}: it has over {LARGEST:,} bytes; {ADVICE}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -51,7 +57,9 @@ def _label(value: Any, shown: str) -> int:
     """A class number: an integer, or its digits."""
     digits = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19
     if not digits and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63):
-        raise BrokenImage(f"cannot read {shown}: {value!r:.60} is no class number, which is an integer from 0")
+        raise BrokenImage(
+            f"cannot read {shown}: {value!r:.60} is no class number, which is an integer from 0; {ADVICE}"
+        )
     return int(value)
 
 
@@ -59,7 +67,7 @@ def _fields(text: str, shown: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BrokenImage(f"cannot read {shown}: {error}") from None
+        raise BrokenImage(f"cannot read {shown}: {error}; {ADVICE}") from None
     if not isinstance(fields, dict):
-        raise BrokenImage(f"cannot read {shown}: it holds {type(fields).__name__}, not an object")
+        raise BrokenImage(f"cannot read {shown}: it holds {type(fields).__name__}, not an object; {ADVICE}")
     return fields

@@ -3,181 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from abc import abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from functools import partial
 from io import BytesIO
-from itertools import accumulate, groupby
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
-
-import torch
-from PIL import __version__ as pillow_version
-from torch.utils.data import get_worker_info
+from typing import Any, Literal
 
 from flexframe.data import tarfiles
-from flexframe.data.images import COLOUR, SUFFIXES, BrokenImage, fit, read_image, to_tensor
-from flexframe.data.source import Sample, Source
+from flexframe.data.images import USUAL, BrokenImage
+from flexframe.data.leftout import BESIDE, LeftOut
+from flexframe.data.source import Facts, Sample, Source
 from flexframe.data.waiting import waiting
 from flexframe.data.walk import walk
-from flexframe.files import write_json
-from flexframe.rng import Rng
-from flexframe.store.hub import home
 from flexframe_registry import ConfigError
 from flexframe_standard.sources.facts import LARGEST, facts
-from flexframe_standard.sources.facts import SUFFIXES as BESIDE
 from flexframe_standard.sources.files_config import FilesConfig, FolderConfig, TarConfig
+from flexframe_standard.sources.reading import SHOWN, Files
 
-SHOWN = 5
-"""Broken files that a remark names."""
-THREADS = 4
-CROP_SEED = 0
-"""Crops are part of the data, whatever the seed of a run: what was precomputed of them fits every run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The facts of an image before its pixels are read."""
-
-    id: str
-    shown: str
-    """What an error calls it."""
-    open: Callable[[], Path | BytesIO]
-    label: int | None
-    caption: str | None
-
-
-class Files(Source):
-    """Images in files, by number. What becomes of a file that cannot be read is the config's `broken`."""
-
-    config: FilesConfig
-
-    def __init__(self, config: FilesConfig, size: tuple[int, int]) -> None:
-        super().__init__(config, size)
-        self.left_out: tuple[int, ...] = ()
-        """Numbers of the files that cannot be read, rising."""
-        self._reasons: tuple[str, ...] = ()
-
-    @abstractmethod
-    def number(self) -> int:
-        """Number of files, broken ones too."""
-
-    @abstractmethod
-    def name(self, number: int) -> str:
-        """The id of the file of this number, whatever is wrong with it."""
-
-    @abstractmethod
-    def find(self, number: int) -> Found:
-        """The file of this number. `BrokenImage` where what lies beside it cannot be read."""
-
-    @abstractmethod
-    def state(self) -> str:
-        """A hash of where the files are, how large, and when they were written."""
-
-    @property
-    def crops(self) -> int:
-        """Number of images that a file counts as."""
-        return self.config.crops or 1
-
-    def __len__(self) -> int:
-        return (self.number() - len(self.left_out)) * self.crops
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples([index])[0]
-
-    def samples(self, indices: Sequence[int]) -> Sequence[Sample]:
-        """A file is read once for all of its crops that are asked for in a row."""
-        wrong = next((index for index in indices if not 0 <= index < len(self)), None)
-        if wrong is not None:
-            raise IndexError(f"there are {len(self)} images, numbered from 0; {wrong} is none of them")
-        groups = [list(group) for _, group in groupby(indices, lambda index: index // self.crops)]
-        if len(groups) < THREADS or get_worker_info() is not None:  # a worker is one of many as it is
-            return [sample for group in groups for sample in self._read(group)]
-        with ThreadPoolExecutor(THREADS) as pool:  # Pillow decodes and resizes without holding Python up
-            return [sample for group in pool.map(self._read, groups) for sample in group]
-
-    def _read(self, indices: Sequence[int]) -> list[Sample]:
-        """Samples of one file, by their indices."""
-        whole = indices[0] // self.crops
-        # the broken file at position i of `left_out` stands after left_out[i] - i whole ones
-        skipped = bisect_right(range(len(self.left_out)), whole, key=lambda i: self.left_out[i] - i)
-        image_file = self.find(whole + skipped)
-        image = read_image(image_file.open(), image_file.shown, self.config.max_pixels)
-        if self.config.crops is None:
-            pixels = to_tensor(fit(image, self.size, self.config.resize))
-            return [Sample(pixels, image_file.label, image_file.id, image_file.caption)] * len(indices)
-        places = Rng(CROP_SEED, torch.tensor(indices)).uniform("data/crop", (2,)).tolist()
-        return [
-            Sample(
-                to_tensor(fit(image, self.size, self.config.resize, (top, left))),
-                image_file.label, f"{image_file.id}#{index % self.crops}", image_file.caption,
-            )
-            for index, (top, left) in zip(indices, places, strict=True)
-        ]  # fmt: skip
-
-    def protocol(self) -> Mapping[str, Any]:
-        crop = "centre" if self.config.crops is None else f"{self.config.crops} at random places of each image"
-        said = {"resize": self.config.resize, "crop": crop, "colour": COLOUR, "pillow": pillow_version}
-        if self.left_out:
-            named = [self.name(number) for number in self.left_out]
-            of_them = hashlib.sha256("\0".join(named).encode()).hexdigest()[:16]
-            left_out = {"count": len(named), "of": self.number(), "first": named[:SHOWN], "sha256": of_them}
-            return {**said, "left out as broken": left_out}
-        return said
-
-    def remarks(self) -> Sequence[str]:
-        if not self.left_out:
-            return ()
-        few, more = self._reasons[:SHOWN], len(self._reasons) - SHOWN
-        told = [*few, f"... and {more:,} more"] if more > 0 else few
-        count = f"{len(self.left_out):,} of {self.number():,}"
-        return (f"{count} images of {self.config.path} cannot be read and were left out: {'; '.join(told)}",)
-
-    def leave_out(self) -> None:
-        """Read every file where the config says so, and leave out those that cannot be. What was found is kept in
-        `$FLEXFRAME_HOME/broken`, and holds until a file is written or moved.
-
-        Raises:
-            ConfigError: no file at all can be read.
-        """
-        if self.config.broken == "refuse":
-            return
-        key = [self.state(), self.config.max_pixels, pillow_version]
-        path = home() / "broken" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
-        try:
-            broken = {int(number): reason for number, reason in json.loads(path.read_text(encoding="utf-8")).items()}
-        except (FileNotFoundError, ValueError, AttributeError):
-            broken = self._look_for_broken()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, broken)
-        if len(broken) == self.number():
-            text = (
-                f"none of the {len(broken):,} images of {self.config.path!r} can be read; {next(iter(broken.values()))}"
-            )
-            raise ConfigError.at("path", text)
-        self.left_out, self._reasons = tuple(sorted(broken)), tuple(broken[number] for number in sorted(broken))
-
-    def _look_for_broken(self) -> dict[int, str]:
-        def reason(number: int) -> str | None:
-            try:
-                file = self.find(number)
-                read_image(file.open(), file.shown, self.config.max_pixels)
-            except BrokenImage as error:
-                return str(error)
-            return None
-
-        broken: dict[int, str] = {}
-        with ThreadPoolExecutor(THREADS) as pool, waiting("looking for broken images", self.number()) as told:
-            for start in range(0, self.number(), 64 * THREADS):  # so that few are on their way at a time
-                numbers = range(start, min(start + 64 * THREADS, self.number()))
-                why = zip(numbers, pool.map(reason, numbers), strict=True)
-                broken |= {number: each for number, each in why if each is not None}
-                told(numbers.stop)
-        return broken
+TRIED = 64
+"""Files beside images that are looked into for a label; one that comes later is refused, not mixed in."""
 
 
 class Folder(Files):
@@ -188,20 +35,66 @@ class Folder(Files):
         self.root = Path(config.path).expanduser()
         if not self.root.is_dir():
             raise ConfigError.at("path", f"there is no folder {str(self.root)!r}")
-        self.files = sorted(path for path in walk(self.root) if path.suffix.lower() in SUFFIXES)
+        beside, passed = set[str](), LeftOut()
+        self.files = []
+        for path in walk(self.root):
+            name = path.relative_to(self.root).as_posix()
+            if passed.take(name):
+                self.files.append(path)
+            elif path.suffix.lower() in (".cls", ".json"):
+                beside.add(os.fspath(path))
+        self.files.sort()
+        self.passed = passed.remarks(config.path)
+        """Remarks on what is there and not among the files."""
         if not self.files:
-            known = " ".join(sorted(SUFFIXES))
-            raise ConfigError.at("path", f"no images under {str(self.root)!r}; looked for {known}")
-        names = {p.relative_to(self.root).parts[0] for p in self.files if p.parent != self.root}
-        self.classes = {name: i for i, name in enumerate(sorted(names))}
-        """Class number by folder name, in sorted order; images directly in the root have no class."""
+            also = "".join(f"; {each}" for each in self.passed)
+            text = f"no images under {str(self.root)!r}; looked for {USUAL} and the others of Pillow's{also}"
+            raise ConfigError.at("path", text)
         self.leave_out()
+        self.labels = config.labels or self._labels(beside)
+        self.classes = self._classes() if self.labels == "folders" else {}
+        """Class number by folder name; images directly in the root have no class."""
+        if self.labels == "files":
+            without = sum(1 for path in self.files if not _labelled(path, beside))
+            if without and not config.labels:
+                text = f"labels of {config.path} are those of the files beside images, which {without:,} images have "
+                self.passed += (f"{text}not; names of folders are no labels then (labels: folders takes them)",)
+
+    def _labels(self, beside: Set[str]) -> Literal["files", "folders"]:
+        """Where labels are from: files, if any beside the first images that have one holds a label."""
+        candidates = [path for path in self.files if _labelled(path, beside)]
+        if any(os.fspath(path.with_suffix(".cls")) in beside for path in candidates):
+            return "files"
+        for path in candidates[:TRIED]:
+            try:
+                if facts(partial(_beside, path), str(path.with_suffix("")), "labels")[0] is not None:
+                    return "files"
+            except BrokenImage:
+                continue
+        return "folders"
+
+    def _classes(self) -> dict[str, int]:
+        gone = set(self.left_out)
+        kept = [path.relative_to(self.root).parts for i, path in enumerate(self.files) if i not in gone]
+        names = {parts[0] for parts in kept if len(parts) > 1}
+        if self.config.classes is None:
+            lost = {parts[0] for path in self.files if len(parts := path.relative_to(self.root).parts) > 1} - names
+            if lost:
+                text = f"classes of {self.config.path} of which no image can be read do not count"
+                self.passed += (f"{text}: {', '.join(sorted(lost)[:SHOWN])}; `classes` keeps their numbers",)
+            return {name: number for number, name in enumerate(sorted(names))}
+        other = sorted(names - set(self.config.classes))
+        if other:
+            text = f"{other[0]!r} is a folder of {self.config.path!r} and none of them; name all, in their order"
+            raise ConfigError.at("classes", text)
+        return {name: number for number, name in enumerate(self.config.classes)}
 
     def class_names(self) -> Sequence[str]:
-        """The folders' names, unless labels stand beside the images: those are numbers of other classes."""
-        first = next((path for i, path in enumerate(self.files) if i not in self.left_out), self.files[0])
-        label, _ = facts(lambda suffix: _beside(first, suffix), str(first.with_suffix("")))
-        return tuple(self.classes) if label is None else ()
+        """The folders' names, unless labels are those beside the images: numbers of other classes."""
+        return self.config.classes or tuple(self.classes)
+
+    def remarks(self) -> Sequence[str]:
+        return (*self.passed, *super().remarks())
 
     def number(self) -> int:
         return len(self.files)
@@ -209,12 +102,28 @@ class Folder(Files):
     def name(self, number: int) -> str:
         return self.files[number].relative_to(self.root).as_posix()
 
-    def find(self, number: int) -> Found:
+    def open(self, number: int) -> tuple[Path | BytesIO, str]:
+        return self.files[number], str(self.files[number])
+
+    def beside(self, number: int) -> tuple[int | None, str | None]:
         path = self.files[number]
-        label, caption = facts(lambda suffix: _beside(path, suffix), str(path.with_suffix("")))
-        folder = path.relative_to(self.root).parts[0]
-        label = self.classes.get(folder) if label is None else label
-        return Found(self.name(number), str(path), lambda: path, label, caption)
+        try:
+            label, caption = facts(partial(_beside, path), str(path.with_suffix("")), self._wanted())
+        except BrokenImage:
+            if self.labels == "files" or self.facts == "all":
+                raise
+            label = caption = None  # it holds no label, as those before it
+        if self.labels == "files":
+            return label, caption
+        if self.config.labels is None and label is not None:
+            text = f"{path.with_suffix('.json')} holds label {label}; labels before it are the names of folders"
+            raise BrokenImage(f"{text}; set `labels: files` or `labels: folders` in the data")
+        parts = path.relative_to(self.root).parts
+        return (self.classes.get(parts[0]) if len(parts) > 1 and self.labels == "folders" else None), caption
+
+    def _wanted(self) -> Facts:
+        """What is to be read of the files beside an image; no label where they are from elsewhere by the config."""
+        return self.facts if self.config.labels in (None, "files") or self.facts == "all" else "none"
 
     def state(self) -> str:
         digest = hashlib.sha256(str(self.root.resolve()).encode())
@@ -232,6 +141,8 @@ class Tar(Files):
 
     def __init__(self, config: FilesConfig, size: tuple[int, int]) -> None:
         super().__init__(config, size)
+        if config.labels == "folders":
+            raise ConfigError.at("labels", "is 'folders'; images of shards have theirs in .cls or .json")
         paths = tarfiles.shards(config.path)
         common = Path(os.path.commonpath([path.absolute().parent for path in paths]))
         self.names = [path.absolute().relative_to(common).with_suffix("").as_posix() for path in paths]
@@ -242,7 +153,10 @@ class Tar(Files):
                 told(len(self.shards))
         self.stops = list(accumulate(shard.count for shard in self.shards))
         if not self.stops[-1]:
-            raise ConfigError.at("path", f"no images in {config.path!r}; looked for {' '.join(sorted(SUFFIXES))}")
+            also = "".join(f"; {each}" for each in self._passed())
+            raise ConfigError.at(
+                "path", f"no images in {config.path!r}; looked for {USUAL} and the others of Pillow's{also}"
+            )
         self.leave_out()
 
     def number(self) -> int:
@@ -257,15 +171,19 @@ class Tar(Files):
         at, row = self._place(number)
         return self._name(at, row)
 
-    def find(self, number: int) -> Found:
+    def class_names(self) -> Sequence[str]:
+        return self.config.classes or ()
+
+    def open(self, number: int) -> tuple[Path | BytesIO, str]:
+        at, row = self._place(number)
+        return BytesIO(self.shards[at].read(row, "image") or b""), self.shards[at].shown(row)
+
+    def beside(self, number: int) -> tuple[int | None, str | None]:
         at, row = self._place(number)
         shard = self.shards[at]
-        label, caption = facts(lambda part: shard.read(row, part), f"{shard.shard}:{row.key}")
-
-        def content() -> BytesIO:
-            return BytesIO(shard.read(row, "image") or b"")
-
-        return Found(self._name(at, row), shard.shown(row), content, label, caption)
+        if self.config.labels == "none":
+            return None, None
+        return facts(lambda part: shard.read(row, part), f"{shard.shard}:{row.key}", self.facts)
 
     def _name(self, at: int, row: tarfiles.Row) -> str:
         """An id has its image's suffix, as a folder's has: what a picture was stored as moves numbers."""
@@ -278,9 +196,23 @@ class Tar(Files):
         return digest.hexdigest()
 
     def remarks(self) -> Sequence[str]:
-        unused = sum(shard.unused for shard in self.shards)
-        told = f"{unused:,} members of {self.config.path} belong to no image, or are of no use here" if unused else ""
-        return (*super().remarks(), *([told] if told else []))
+        return (*super().remarks(), *self._passed())
+
+    def _passed(self) -> list[str]:
+        """Remarks on what is there and not among the images."""
+        unused, hidden, apart = (
+            sum(counts) for counts in zip(*((s.unused, s.hidden, s.apart) for s in self.shards), strict=True)
+        )
+        told, path = [], self.config.path
+        if unused:
+            told.append(f"{unused:,} members of {path} belong to no image, or are of no use here")
+        if hidden:
+            told.append(f"{hidden:,} images of {path} are hidden (their name or a folder's begins with a dot, or is a "
+                        "system's) and were left out")  # fmt: skip
+        if apart:
+            text = f"{apart:,} images of {path} stand apart from their labels or captions, for it is not sorted by name"
+            told.append(f"{text}; they were brought together")
+        return told
 
 
 class Images(Source):
@@ -291,6 +223,10 @@ class Images(Source):
         folder = Path(config.path).expanduser().is_dir()
         fields = config.model_dump(exclude={"type"})
         self.files: Files = Folder(FolderConfig(**fields), size) if folder else Tar(TarConfig(**fields), size)
+
+    def want(self, facts: Facts) -> None:
+        super().want(facts)
+        self.files.want(facts)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -309,6 +245,11 @@ class Images(Source):
 
     def class_names(self) -> Sequence[str]:
         return self.files.class_names()
+
+
+def _labelled(path: Path, beside: Set[str]) -> bool:
+    """True where a file that may hold a label is beside an image."""
+    return any(os.fspath(path.with_suffix(suffix)) in beside for suffix in (".cls", ".json"))
 
 
 def _beside(path: Path, suffix: str) -> bytes | None:

@@ -29,6 +29,13 @@ class FilesConfig(SourceConfig):
     max_pixels: int = Field(MAX_PIXELS, ge=1, le=2 * MAX_PIXELS)
     """The most pixels of an image file; a larger one counts as broken."""
 
+    classes: tuple[str, ...] | None = None
+    """Names of the classes in the order of their numbers, so that a part of the data keeps the numbers of the whole. A
+    folder or a label that is none of them is refused. Null: of a folder, its subfolders, sorted."""
+    labels: Literal["files", "folders", "none"] | None = None
+    """Where labels are from: the files beside images, the names of subfolders, or nowhere. They never mix. Null: files,
+    where there are any that hold one; else folders."""
+
     @field_validator("path")
     @classmethod
     def _local(cls, value: str) -> str:
@@ -48,7 +55,8 @@ class FilesConfig(SourceConfig):
 class FolderConfig(FilesConfig):
     """Images in a folder and its subfolders, in sorted order; a subfolder's name is its images' class.
 
-    Beside `a.png`, `a.txt` holds its caption, and `a.json` its `caption` and `label`, which comes before the folder's.
+    Beside `a.png`, `a.txt` holds its caption, `a.cls` its label, and `a.json` its `caption` and `label`: where files
+    hold labels, no folder's name is one. Hidden files and folders are left out, and told.
     """
 
     type: Literal["folder"] = "folder"
@@ -57,8 +65,8 @@ class FolderConfig(FilesConfig):
 class TarConfig(FilesConfig):
     """Images in tar files of WebDataset's form, in their order; a shard, a pattern, or braces: `train-{000..099}.tar`.
 
-    Members of one name in a row are a sample: an image, a label in `.cls` or in `.json` under `label`, a caption in
-    `.txt` or in `.json` under `caption`. Nothing is unpickled; a shard that holds pickled members is refused.
+    Members of one name, in any order, are a sample: an image, a label in `.cls` or in `.json` under `label`, a caption
+    in `.txt` or in `.json` under `caption`. Nothing else is read, and nothing is unpickled.
     """
 
     type: Literal["tar"] = "tar"
