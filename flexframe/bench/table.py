@@ -97,7 +97,8 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
 
 def shown(value: float | None, measure: Mapping[str, Any]) -> str:
     """A number as it is printed, an en dash if there is none."""
-    return "–" if value is None else f"{value:,.{measure['digits']}f}"
+    digits = measure["digits"]
+    return "–" if value is None else f"{round(value, digits) + 0.0:,.{digits}f}"  # and no minus before zero
 
 
 def shown_bits(bits: float | None) -> str:
