@@ -85,9 +85,10 @@ def read(results: Mapping[str, Any], folder: Path) -> list[Drawn]:
         if len({picture.shape for picture in pictures}) > 1:
             raise ValueError(f"{where} has pictures of several sizes; give one row a size")
         stack = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+        height, width = stack.shape[2:]
         row = Row(
             entry["length"], uri(stack), labels[:MOST], str(entry.get("about") or ""), len(files) - len(pictures),
-            *stack.shape[2:], count=len(files), right=entry.get("right"),
+            height, width, count=len(files), right=entry.get("right"),
         )  # fmt: skip
         by_prior.setdefault(str(entry["prior"]), []).append(row)
     return [Drawn(prior, sorted(rows, key=lambda row: row.length)) for prior, rows in by_prior.items()]
