@@ -196,13 +196,13 @@ def _open(shard: Path, stamp: tuple[int, int], file: Path) -> Index | None:
     """An index that is kept; None where there is none, or it is not whole."""
     try:
         with file.open("rb") as opened:
-            magic, width, *told, count = HEADER.unpack(opened.read(HEADER.size))
+            magic, width, unused, hidden, apart, count = HEADER.unpack(opened.read(HEADER.size))
             size = os.fstat(opened.fileno()).st_size
     except (FileNotFoundError, struct.error):
         return None
     if magic != MAGIC or size != HEADER.size + count * _dtype(width).itemsize:
         return None
-    return Index(shard, stamp, file, width, *told, count)
+    return Index(shard, stamp, file, width, unused, hidden, apart, count)
 
 
 def _dtype(width: int) -> np.dtype[Any]:

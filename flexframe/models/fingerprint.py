@@ -27,7 +27,7 @@ def weights(model: nn.Module) -> str:
 
 def codec_fingerprint(codec: Codec) -> str:
     """sha256 over what decides latents: a codec's config and its weights."""
-    record = {"config": codec.config.model_dump(mode="json"), "weights": weights(codec)}
+    record = {"config": codec.config.deciding(), "weights": weights(codec)}
     return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -38,9 +38,10 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     finetuned decoder) has the same token ids, and decodes the files of the first. A codec goes in whole, for
     its two directions cannot be told apart here. Weights of another precision are another model.
     """
-    config = tokenizer.config.model_dump(mode="json")
+    config = tokenizer.config
+    sizes = config.model_dump(mode="json", include={"image_size", "length"})
     record = {
-        "config": {name: config[name] for name in ("image_size", "length", *DECIDING)},
+        "config": {**sizes, **{name: getattr(config, name).deciding() for name in DECIDING}},
         "weights": {name: weights(getattr(tokenizer, name)) for name in DECIDING},
     }
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

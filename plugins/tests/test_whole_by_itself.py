@@ -51,7 +51,9 @@ for name, path in cards().files.items():
     built.append(name)
     if sum(p.numel() for p in model.parameters()) > largest or card.described.kind == "codec":
         continue
-    run = () if card.file.run else ("run.data={type: scenes, complexity: 1}", "run.init=" + INIT.get(name, "[]"))
+    scenes = ("run.data={type: scenes, complexity: 1}",)  # where a card leaves its images to the user, or names none
+    run = scenes if "path" in (card.file.run or {}).get("data", {}) else ()
+    run = run if card.file.run else (*scenes, "run.init=" + INIT.get(name, "[]"))
     app(["train", name, *run, *short, "-o", f"runs/{name}"], standalone_mode=False)
     assert Path(f"runs/{name}/model.safetensors").is_file()
     trained.append(name)
@@ -60,13 +62,19 @@ Path("told.json").write_text(json.dumps([built, trained]))
 
 TRAINED = {
     "flexframe": set(),
-    "flexframe-flextok": {"flextok/digits-tiny", "flextok/scenes-64", "flextok/scenes-64-vit"},
+    "flexframe-flextok": {"flextok/digits-tiny", "flextok/photos-64", "flextok/scenes-64", "flextok/scenes-64-vit"},
     "flexframe-grid": {"grid/digits-tiny", "grid/scenes-64"},
     "flexframe-lengths": set(),
     "flexframe-objectives": set(),
     "flexframe-priors": {"gpt/scenes-64-flextok", "gpt/scenes-64-titok-16", "gpt/scenes-64-titok-4"},
     "flexframe-quantizers": set(),
-    "flexframe-titok": {"titok/digits-tiny", "titok/digits-tiny-4", "titok/scenes-64-16", "titok/scenes-64-4"},
+    "flexframe-titok": {
+        "titok/digits-tiny",
+        "titok/digits-tiny-4",
+        "titok/photos-64-32",
+        "titok/scenes-64-16",
+        "titok/scenes-64-4",
+    },
 }
 """Cards that are small enough."""
 

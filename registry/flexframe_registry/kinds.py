@@ -189,6 +189,9 @@ class ComponentConfig(Config):
     """The abstract class that this kind's parts fulfil, as "module:attribute"."""
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Fields by size, of `tiny`, `small`, `base`, `large`; a size not listed is the fields' defaults."""
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after models of the part were out, with a default that leaves these what they were. At it they
+    are no part of a fingerprint, so that token files and priors of before still fit."""
 
     type: str
 
@@ -196,6 +199,13 @@ class ComponentConfig(Config):
     def sized(cls, size: Size | None = None, /, **fields: Any) -> Any:
         """The config at a size, with `fields` set on top."""
         return cls.read({**cls.sizes.get(size or "", {}), **fields})
+
+    def deciding(self) -> dict[str, Any]:
+        """The config as plain data, without `later` fields that are at their default: what a fingerprint is made of."""
+        fields = type(self).model_fields
+        return self.model_dump(
+            mode="json", exclude={name for name in self.later if getattr(self, name) == fields[name].default}
+        )
 
     def unused(self) -> tuple[str, ...]:
         """Parameters that receive no gradient by design, as their names within the part."""

@@ -88,7 +88,7 @@ def read(results: Mapping[str, Any], folder: Path) -> list[Drawn]:
         height, width = stack.shape[2:]
         row = Row(
             entry["length"], uri(stack), labels[:MOST], str(entry.get("about") or ""), len(files) - len(pictures),
-            height, width, len(files), entry.get("right"),
+            height, width, count=len(files), right=entry.get("right"),
         )  # fmt: skip
         by_prior.setdefault(str(entry["prior"]), []).append(row)
     return [Drawn(prior, sorted(rows, key=lambda row: row.length)) for prior, rows in by_prior.items()]

@@ -102,6 +102,7 @@ class TrunkConfig(ComponentConfig):
 class RegisterEncoderConfig(TrunkConfig, EncoderConfig):
     """ViT over latent patches and learned registers; register i sees all patches and registers up to i."""
 
+    later = frozenset({"causal"})
     type: Literal["registers"] = "registers"
     causal: bool = True
     """Let register i see registers 0..i only, so that the first k tokens are those of an encoding to k, and cost no

@@ -4,3 +4,10 @@ from flexframe.testing import parametrize_contracts
 @parametrize_contracts("flexframe-flextok")
 def test_contract(check):
     check()
+
+
+def test_a_later_field_at_its_default_is_no_part_of_a_fingerprint():
+    from flexframe_flextok import RegisterEncoderConfig
+
+    assert "causal" not in RegisterEncoderConfig().deciding()
+    assert RegisterEncoderConfig(causal=False).deciding()["causal"] is False

@@ -251,7 +251,7 @@ class SecondDecoderConfig(ObjectiveConfig):
     that reconstructs at once (`vit`) needs them from the first steps.
     """
 
-    sizes = {"tiny": {}}
+    sizes = {"tiny": {"decoder": {"type": "vit", "width": 16, "depth": 1, "heads": 2, "patch": 4}}}
 
     type: Literal["second-decoder"] = "second-decoder"
     decoder: Annotated[SerializeAsAny[DecoderConfig], BeforeValidator(partial(resolve, "decoder"))] = Field(
