@@ -362,8 +362,8 @@ def test_a_part_that_is_none_is_told(run, tmp_path):
 
 
 def test_a_listing_that_was_broken_off_is_begun_anew(run, monkeypatch, tmp_path):
-    def breaking(inputs):
-        yield from list(entries(inputs))[:3]
+    def breaking(*given):
+        yield from list(entries(*given))[:3]
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "entries", breaking)
