@@ -74,7 +74,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     whole, each = ([f"masker={{type: pow2, whole_batch: {on}}}"] for on in ("true", "false"))
-    configs = {on: card(args.card).train(masker).model for on, masker in ((True, whole), (False, each))}
+    configs = {
+        on: card(args.card).train([*masker, "run.data=digits"]).model for on, masker in ((True, whole), (False, each))
+    }
     variants = {
         "fp32": stepper(configs[False], args.batch, False, False, False),
         "bf16, torch's attention": stepper(configs[False], args.batch, True, False, True),

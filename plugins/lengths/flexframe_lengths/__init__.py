@@ -31,7 +31,7 @@ class NestedConfig(MaskerConfig):
 
     whole_batch: bool = False
     """Draw one length for all samples of a batch, so that its sequences are really that short: steps take less time
-    (about 0.6 of it under `pow2` with as few patches as half of the tokens), and each step trains one length."""
+    (two thirds of it for `flextok/scenes-64` under `pow2`: benchmarks/scripts/cpu_step.py), and train one length."""
 
 
 class UniformConfig(NestedConfig):
