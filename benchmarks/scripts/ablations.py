@@ -68,7 +68,7 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be trained."""
+    """Variants to be trained, and the ablations that they make up."""
 
     variants: Mapping[str, Variant]
     ablations: Mapping[str, Ablation]
@@ -191,7 +191,7 @@ def over_seeds(seeds: Mapping[int, Measures]) -> dict[str, dict[str, dict[str, f
 
 
 def collect(plan: Plan, place: Place) -> dict[str, Any]:
-    """What is measured so far, of variants of which a seed is."""
+    """Summary of what is measured so far, of variants of which a seed is."""
     variants = {}
     for name in dict.fromkeys(name for name, _ in plan.runs()):
         files = {seed: place.measured(name, seed) / FILE for seed in plan.seeds}

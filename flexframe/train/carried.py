@@ -11,7 +11,7 @@ from flexframe.tokens import Codes, Outputs
 
 
 def carried(own: Outputs, other: Outputs, latents: Tensor, codes: Codes) -> Mapping[str, Tensor]:
-    """What two passes tell of a batch, by its own tokens and by those of the image before.
+    """Numbers that two passes tell of a batch, by its own tokens and by those of the image before.
 
     Returns:
         `tokens`: what another image's tokens change, as a share of the error; for a reconstruction, of the variance.
