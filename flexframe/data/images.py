@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import zlib
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -11,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from flexframe_registry.files import MAX_PIXELS
@@ -23,6 +26,20 @@ USUAL = ".png .jpg .jpeg .webp .bmp .tif .gif"
 MOST_SCALED = 1 << 24
 """Pixels up to which a picture is enlarged in whole before it is cropped, as torchvision does. Of a larger one, as a
 strip of 40,000 x 4 pixels becomes, the crop alone is computed."""
+REMARKS = frozenset({b"iCCP", b"iTXt", b"tEXt", b"zTXt"})
+"""Chunks of a PNG that hold its colour profile and texts."""
+TURNING = (b"Raw profile type exif\0", b"Raw profile type APP1\0", b"XML:com.adobe.xmp\0")
+"""Beginnings of texts that may hold an orientation."""
+LONGEST = 1 << 18
+"""Bytes of such a text that are read; a camera's are a few thousand."""
+TOO_LONG = ("MAX_TEXT_CHUNK", "Too much memory used in text chunks")
+"""Words of Pillow's on texts and profiles of more than a megabyte, or of 64 in all."""
+DEPTHS: Mapping[str, Callable[[int], int]] = {
+    "L;2": lambda value: value * 85,
+    "L;4": lambda value: value * 17,
+    "RGB;16B": lambda value: value >> 8,
+}
+"""How Pillow brings the values of a PNG to 8 bits, by its name for how they are stored."""
 COLOUR = (
     "turned as its EXIF orientation says; alpha over white; 16-bit grey divided by 257, the upper byte of 16-bit "
     "colour; CMYK by Pillow's rule; profiles not applied; the first frame"
@@ -53,14 +70,54 @@ def read_image(file: Path | BytesIO, name: str, max_pixels: int = MAX_PIXELS) ->
         BrokenImage: with `name` and the reason; more than `max_pixels` among them, told before any is decoded.
     """
     try:
-        with Image.open(file, formats=formats()) as opened:
-            if opened.width * opened.height > max_pixels:
-                size = f"{opened.width} x {opened.height}, {opened.width * opened.height} pixels"
-                raise ValueError(f"it has {size}; at most {max_pixels} are read (max_pixels)")
-            return to_rgb(opened)
+        try:
+            return _read(file, max_pixels)
+        except ValueError as error:
+            if not any(told in str(error) for told in TOO_LONG):
+                raise
+            return _read(without_remarks(file), max_pixels)
     except Exception as error:  # Pillow's decoders raise whatever they come upon in a broken file
         reason = str(error) or type(error).__name__
         raise BrokenImage(f"cannot read image {name}: {reason}; repair or remove the file") from error
+
+
+def _read(file: Path | BytesIO, max_pixels: int) -> Image.Image:
+    with Image.open(file, formats=formats()) as opened:
+        if opened.width * opened.height > max_pixels:
+            size = f"{opened.width} x {opened.height}, {opened.width * opened.height} pixels"
+            raise ValueError(f"it has {size}; at most {max_pixels} are read (max_pixels)")
+        return to_rgb(opened)
+
+
+def without_remarks(file: Path | BytesIO) -> BytesIO:
+    """A PNG without its colour profile and its texts, but those that say how it is turned: Pillow refuses the whole
+    file for long ones, and none of them is in the pixels that are read here."""
+    kept = BytesIO()
+    with file.open("rb") if isinstance(file, Path) else nullcontext(file) as whole:
+        whole.seek(0)
+        kept.write(whole.read(8))
+        while len(head := whole.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4]), head[4:]
+            if kind in REMARKS:
+                body = whole.read(min(length + 4, LONGEST))
+                if len(body) < length + 4 or not _turning(kind, body):
+                    whole.seek(length + 4 - len(body), os.SEEK_CUR)
+                    continue
+            else:
+                body = whole.read(length + 4)
+            kept.write(head + body)
+    kept.seek(0)
+    return kept
+
+
+def _turning(kind: bytes, body: bytes) -> bool:
+    """Whether a text, of no more than `LONGEST` bytes when it is unpacked, may say how the image is turned."""
+    if kind == b"zTXt":
+        unpacking = zlib.decompressobj()
+        with suppress(zlib.error):
+            unpacking.decompress(body.partition(b"\0")[2][1:], LONGEST)
+        return body.startswith(TURNING) and not unpacking.unconsumed_tail
+    return body.startswith(TURNING) and not (kind == b"iTXt" and body[body.index(b"\0") + 1])
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -70,14 +127,32 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ValueError: pixels of no stated range.
     """
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    clear = _transparent(image)
     image = ImageOps.exif_transpose(image)
+    if clear is not None:
+        image.info["transparency"] = clear
     if sixteen:
-        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+        grey = np.asarray(image)
+        image = Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
+        if clear is not None:  # Pillow compares it with 8 bits
+            image.putalpha(Image.fromarray(np.where(grey == clear, 0, 255).astype(np.uint8)))
     elif image.mode in ("I", "F"):
         raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}) of no stated range; save it with 8 or 16")
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def _transparent(image: Image.Image) -> int | tuple[int, ...] | None:
+    """The one colour of a PNG that is transparent, in numbers of the mode that Pillow gives: it scales pixels of other
+    depths, and leaves this one as the file has it. Of palettes, what Pillow has."""
+    held = image.info.get("transparency")
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) and image.format == "PNG" else ()
+    stored = [str(tile.args[0] if isinstance(tile.args, tuple) else tile.args) for tile in tiles]
+    scaled = next((DEPTHS[name] for name in stored if name in DEPTHS), None)
+    if scaled is None or held is None or isinstance(held, bytes):
+        return held
+    return tuple(map(scaled, held)) if isinstance(held, tuple) else scaled(held)
 
 
 def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -37,6 +38,55 @@ def test_sixteen_bits_are_scaled_not_cut(tmp_path):
     for suffix in ("png", "tif"):
         found = read(tmp_path, Image.fromarray(values), suffix)
         assert found[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
+
+
+def png(width, depth, colour, rows, *chunks):
+    """A PNG of one row of pixels, as bytes, with chunks before them."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0))
+    between = b"".join(chunk(*each) for each in chunks)
+    return b"\x89PNG\r\n\x1a\n" + head + between + chunk(b"IDAT", zlib.compress(b"\0" + rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "rows", "clear", "shown"),
+    [
+        (2, 0, bytes([0b11010000]), [3], [255, 85, 0, 0]),
+        (4, 0, bytes([0x51, 0xF0]), [5], [255, 17, 255, 0]),
+        (8, 0, bytes([7, 8, 0, 9]), [7], [255, 8, 0, 9]),
+        (16, 0, struct.pack(">4H", 0, 257, 1, 65535), [0], [255, 1, 0, 255]),
+        (16, 2, np.repeat([0x1200, 0, 65535, 0x8000], 3).astype(">u2").tobytes(), [0x1200] * 3, [255, 0, 255, 128]),
+    ],
+    ids=["grey-2", "grey-4", "grey-8", "grey-16", "colour-16"],
+)  # fmt: skip
+def test_the_transparent_colour_of_any_depth_is_white(depth, colour, rows, clear, shown):
+    content = png(4, depth, colour, rows, (b"tRNS", struct.pack(f">{len(clear)}H", *clear)))
+    assert np.asarray(read_image(BytesIO(content), "image"))[0, :, 0].tolist() == shown
+
+
+LONG = zlib.compress(b"A" * 2_000_000)
+ORIENTED = b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x tiff:Orientation="3"/>'
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [(b"zTXt", b"workflow\0\0" + LONG)],
+        [(b"iTXt", b"workflow\0\1\0\0\0" + LONG)],
+        [(b"iCCP", b"profile\0\0" + LONG)],
+        [(b"tEXt", b"workflow\0" + b"A" * 40_000_000), (b"tEXt", b"prompt\0" + b"A" * 40_000_000)],
+        [(b"zTXt", b"Raw profile type exif\0\0" + LONG)],
+    ],
+    ids=["text", "international", "profile", "much-text", "turning"],
+)
+def test_long_texts_and_profiles_of_a_png_are_passed_over(chunks, tmp_path):
+    content = png(3, 8, 0, bytes([1, 2, 3]), *chunks[:1], (b"iTXt", ORIENTED), *chunks[1:])
+    (tmp_path / "a.png").write_bytes(content)
+    for file in (BytesIO(content), tmp_path / "a.png"):
+        assert np.asarray(read_image(file, "image"))[0, :, 0].tolist() == [3, 2, 1]
 
 
 def test_grey_and_one_bit_images_have_three_equal_channels(tmp_path):
