@@ -37,6 +37,7 @@ from flexframe.commands import (
 )
 from flexframe.commands.common import DEBUG, out, say, show_warning, take_debug, tell, versions
 from flexframe.commands.sampling import Sampled
+from flexframe.terminal import take_any_letter
 
 app = typer.Typer(
     name="flexframe",
@@ -69,6 +70,7 @@ app.command()(new_plugin.new_plugin)
 
 def main() -> None:
     """Entry point: an error is one line, and a traceback only with --debug or FLEXFRAME_DEBUG=1."""
+    take_any_letter()
     debug = take_debug(sys.argv)
     warnings.showwarning = show_warning
     warnings.filterwarnings("once", r"flexframe|FLEXFRAME", DeprecationWarning)  # which Python keeps to itself

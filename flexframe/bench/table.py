@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from flexframe.terminal import Terminal, visible
 
 
 def columns(results: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -44,7 +46,7 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
 
     A terminal that is too narrow for all numbers gets the first ones, and is told which it does not show.
     """
-    console = console or Console()
+    console = console or Terminal()
     names_width = min(24, max(map(len, results["models"])))
     all_columns = columns(results)
     found_columns = all_columns[: max(3, (console.width - names_width - 22) // 11)]
@@ -57,7 +59,7 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
         measure = results["measures"][name]
         unit = f" {measure['unit']}" if measure["unit"] else ""
         told = f" [{key}]" if name in split else ""
-        table.add_column(escape(f"{measure['label']}{unit}{told}"), justify="right", max_width=10)
+        table.add_column(Text(f"{measure['label']}{unit}{told}"), justify="right", max_width=10)
     table.add_column("decode img/s", justify="right", max_width=6)
     for budget in results["budgets"]:
         best = {column: best_models(results, column[0], budget, column[1]) for column in found_columns}
@@ -65,34 +67,38 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
                    if str(budget) in entry["budgets"]]  # fmt: skip
         for i, (model, entry) in enumerate(offered):
             first = str(budget) if i == 0 else ""
-            cells = []
+            cells = list[Text]()
             for name, key in found_columns:
                 number = entry["metrics"].get(name, {})
                 alike = number.get("value") is not None and measured(number) == key
                 text = shown(number["value"] if alike else None, results["measures"][name])
-                cells.append(f"[bold]{text}[/]" if model in best[name, key] else text)
+                cells.append(Text(text, "bold" if model in best[name, key] else ""))
             bits = shown_bits(entry["bits"])
-            table.add_row(first, escape(model), bits, *cells, f"{entry['speed']['decode_images_per_second']:.0f}")
+            table.add_row(
+                first, Text(visible(model)), bits, *cells, f"{entry['speed']['decode_images_per_second']:.0f}"
+            )
     console.print(table)
     unseen = dict.fromkeys(results["measures"][name]["label"] for name, _ in all_columns[len(found_columns) :])
     if unseen:
         told = f"not shown for want of width, but in results.json: {', '.join(unseen)}"
-        console.print(f"[dim]{escape(told)}[/]", highlight=False)
+        _note(console, told)
     for model, lacking in not_offered(results).items():
-        console.print(
-            f"[dim]{escape(model)} is not offered at {', '.join(map(str, lacking))} tokens[/]", highlight=False
-        )
+        _note(console, f"{model} is not offered at {', '.join(map(str, lacking))} tokens")
     if split:
         labels = ", ".join(results["measures"][name]["label"] for name in results["measures"] if name in split)
         told = f"{labels}: measured under several protocols, which do not compare; see `flexframe explain`"
-        console.print(f"[dim]{escape(told)}[/]", highlight=False)
+        _note(console, told)
     seen = dict.fromkeys(name for name, _ in found_columns)
     measures = [results["measures"][name] for name in seen]
     notes = [f"{measure['label']}: {measure['note']}" for measure in measures if measure["note"]]
     if notes:
-        console.print(f"[dim]{escape('; '.join(notes))}[/]", highlight=False)
+        _note(console, "; ".join(notes))
     for why, names in reasons(results).items():
-        console.print(f"[dim]{escape(', '.join(names))}: not measured. {escape(why)}[/]", highlight=False)
+        _note(console, f"{', '.join(names)}: not measured. {why}")
+
+
+def _note(console: Console, text: str) -> None:
+    console.print(Text(text), style="dim", highlight=False)
 
 
 def shown(value: float | None, measure: Mapping[str, Any]) -> str:

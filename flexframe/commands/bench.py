@@ -58,13 +58,12 @@ def measure(
     """Measure, print the table, and write the page; with a picture of each class by `priors` on it."""
     from tempfile import TemporaryDirectory
 
-    from rich.progress import Progress
-
     from flexframe.bench.report import write
     from flexframe.bench.runner import run
     from flexframe.bench.table import print_table
     from flexframe.store.load import load
     from flexframe.store.places import preprocessing, trained
+    from flexframe.terminal import Bars
     from flexframe.use.drawn import draw, judged
     from flexframe_registry import catalogue
     from flexframe_registry.suites import settle
@@ -73,7 +72,7 @@ def measure(
     loaded = [(called, load(m, device=on)) for called, m in zip(names, models, strict=True)]
     data = settle(measured.data, {called: preprocessing(m).resize for called, m in zip(names, models, strict=True)})
     measured = measured.model_copy(update={"data": data})
-    with Progress(console=say, transient=True) as progress:
+    with Bars(console=say, transient=True) as progress:
         report = run(measured, loaded, folder, name=name, batch_size=batch_size, device=on, progress=progress)
     print_table(report.results, out)
     for remark in report.remarks:

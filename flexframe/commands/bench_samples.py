@@ -50,12 +50,11 @@ def bench_samples(
     for prior in named:
         find(prior)  # a typo is told before anything is drawn
     on = pick_device(device)
-    from rich.progress import Progress
-
     from flexframe.bench.samples import FOLDER, run
     from flexframe.bench.table import print_table
     from flexframe.models.generator import Generator
     from flexframe.models.tokenizer import Tokenizer
+    from flexframe.terminal import Bars
     from flexframe_registry.suites import settle
 
     loaded, ways = list[tuple[str, Generator, Tokenizer]](), dict[str, Any]()
@@ -73,7 +72,7 @@ def bench_samples(
         ways[shown] = preprocessing(where).resize
     if loaded:
         measured = measured.model_copy(update={"data": settle(measured.data, ways)})
-    with Progress(console=say, transient=True) as progress:
+    with Bars(console=say, transient=True) as progress:
         report = run(
             measured, loaded, folder, name=name, sampling=sampling, decoding=decoding, batch_size=batch_size, device=on,
             progress=progress,

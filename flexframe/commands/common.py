@@ -11,10 +11,10 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.console import Console
+from flexframe.terminal import Terminal
 
-out = Console(width=None if sys.stdout.isatty() else 240)  # whole lines for pipes
-say = Console(stderr=True, highlight=False)
+out = Terminal(width=None if sys.stdout.isatty() else 240)  # whole lines for pipes
+say = Terminal(stderr=True, highlight=False)
 
 DEVICES = "auto", "cpu", "cuda", "mps"
 DEBUG = "FLEXFRAME_DEBUG"

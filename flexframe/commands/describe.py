@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from flexframe.commands import doubts
 from flexframe.commands.common import out
@@ -21,7 +21,7 @@ PRECISIONS = ("fp32", "bf16")
 
 def tell(subject: Subject, sizes: Iterable[PartSize], profile: Profile | None) -> None:
     """Print everything that is known."""
-    out.print(f"[bold]{escape(subject.name)}[/]  ({subject.config.kind})\n")
+    out.print(Text.assemble((subject.name, "bold"), f"  ({subject.config.kind})\n"))
     _facts([*subject.facts, *subject.config.describe(), ("sampling", settings(subject.sampling))])
     if len(subject.config.budgets) > 1:
         _budgets(subject.config)
@@ -46,7 +46,7 @@ def _facts(rows: Rows) -> None:
     table.add_column(overflow="fold")
     for label, text in rows:
         if text:
-            table.add_row(label, escape(text))
+            table.add_row(label, text)
     out.print(table)
 
 

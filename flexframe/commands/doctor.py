@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -34,7 +33,7 @@ def doctor(
             table.add_column(overflow="fold")
             for each in (each for each in findings if each.section == section):
                 mark, style = _MARKS[each.state]
-                table.add_row(escape(each.name), Text(mark + each.text, style=style))
+                table.add_row(each.name, Text(mark + each.text, style=style))
             out.print(f"\n{section}", style="bold")
             out.print(table)
         missing = sum(each.state == "missing" for each in findings)

@@ -51,8 +51,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _print_numbers(explanation: Any) -> None:
     """A row a measure, at the largest token count that both have."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     largest: dict[tuple[str, tuple[str, str]], Any] = {}
     for pair in explanation.pairs:
@@ -66,10 +66,10 @@ def _print_numbers(explanation: Any) -> None:
         values = [number["value"] for number in (pair.first, pair.second)]
         if values == [None, None]:
             continue
-        verdict = "" if None in values else "yes" if pair.comparable else "[red]no[/]"
+        verdict = "" if None in values else "yes" if pair.comparable else Text("no", "red")
         whose = a if a == b else f"{a}, {b}"
         cells = (_number(pair.first), _number(pair.second))
-        table.add_row(measure, escape(whose), str(pair.budget), *cells, verdict)
+        table.add_row(measure, whose, str(pair.budget), *cells, verdict)
     out.print(table)
     missing = {
         (pair.measure, which, number["why"])
@@ -86,6 +86,8 @@ def _number(number: Any) -> str:
 
 
 def _print_differences(explanation: Any) -> None:
+    from rich.text import Text
+
     differences = explanation.differences
     if not differences:
         out.print("\nThe protocols are equal: numbers compare, and what is between them is chance or the models'.")
@@ -99,9 +101,9 @@ def _print_differences(explanation: Any) -> None:
     else:
         out.print("\nNot all of these numbers compare. What is between them:")
     for difference, names in differences:
-        mark = "[red]✗[/]" if difference.forbids else "·"
+        mark = Text("✗", "red") if difference.forbids else Text("·")
         whose = "" if set(names) == every else f" ({', '.join(names)})"
-        out.print(f"\n{mark} [bold]{difference.cause.name}[/]{whose}", highlight=False)
+        out.print(Text.assemble("\n", mark, " ", (difference.cause.name, "bold"), whose), highlight=False)
         for name, a, b in difference.details[:6]:
             out.print(f"    {name}: {a} → {b}", markup=False, highlight=False, soft_wrap=True)
         if len(difference.details) > 6:

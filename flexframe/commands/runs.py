@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flexframe.commands.common import out, refuse, say
+from flexframe.terminal import visible
 
 if TYPE_CHECKING:
     from flexframe.train.history import History
@@ -75,7 +76,13 @@ def _table(root: Path, histories: Sequence[History]) -> Table:
         )  # fmt: skip
     for row in rows:
         name, model, *numbers, state, age = row
-        table.add_row(Text(name, "cyan"), Text(model, "dim"), *numbers, Text(state, STYLES.get(state, "yellow")), age)
+        table.add_row(
+            Text(visible(name), "cyan"),
+            Text(visible(model), "dim"),
+            *numbers,
+            Text(state, STYLES.get(state, "yellow")),
+            age,
+        )
     return table
 
 

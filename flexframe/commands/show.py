@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from flexframe.commands import complete
 from flexframe.commands.common import out, say
@@ -69,7 +69,7 @@ def _show_part(kind: str, name: str) -> None:
     from flexframe_registry.options import settings_of
 
     component = catalogue().get(kind, name)
-    out.print(f"[bold]{kind} {name}[/]  ({component.provider})\n{component.config.__doc__}\n")
+    out.print(Text.assemble((f"{kind} {name}", "bold"), f"  ({component.provider})\n{component.config.__doc__}\n"))
     own = [(each.name, each.default, each.help) for each in settings_of(component.config) if each.name != "type"]
     out.print(_settings("setting", own))
     if issubclass(component.config, DecoderConfig | PriorConfig):
@@ -84,7 +84,7 @@ def _settings(what: str, rows: Iterable[tuple[str, str, str]]) -> Table:
     for column in (what, "default", "meaning"):
         table.add_column(column, no_wrap=column == what)
     for name, default, text in rows:
-        table.add_row(name, escape(default), escape(text))
+        table.add_row(name, default, text)
     return table
 
 

@@ -48,8 +48,7 @@ def train(
         check(config, doubted)
         if os.environ.get("RANK", "0") == "0":  # torchrun's
             tell(doubted)
-    from rich.console import Console
-
+    from flexframe.terminal import Terminal
     from flexframe.train import distributed
     from flexframe.train.console import Console as TrainConsole
     from flexframe.train.expected import to_expect
@@ -64,7 +63,7 @@ def train(
         if run.step >= run.config.run.steps and run.paths.model.is_file():
             run.close()
             if processes.first:
-                out.print(f"{resume} is finished: {run.step} steps")
+                out.print(f"{resume} is finished: {run.step} steps", soft_wrap=True)
             distributed.leave()
             return
     else:
@@ -76,7 +75,7 @@ def train(
         if processes.first and course is not None:
             told = f"to see whether it is on course, beside the curve of {course}: flexframe plot {folder} -o plot.png"
             out.print(told, soft_wrap=True, markup=False, highlight=False)
-    stopped = loop(run, TrainConsole(out if processes.first else Console(quiet=True)))
+    stopped = loop(run, TrainConsole(out if processes.first else Terminal(quiet=True)))
     distributed.leave()
     if not processes.first:
         return
@@ -91,7 +90,7 @@ def train(
         return
     kind = run.config.model.kind
     also = f", kind={kind!r}" if kind != "tokenizer" else ""
-    out.print(f"trained {run.step} steps; load it with flexframe.load({str(run.folder)!r}{also})")
+    out.print(f"trained {run.step} steps; load it with flexframe.load({str(run.folder)!r}{also})", soft_wrap=True)
 
 
 def fresh_folder(card: str) -> Path:

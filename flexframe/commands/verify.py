@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from flexframe.commands.common import out, say
 from flexframe.commands.import_ import As, Assume, Drop, assumptions
@@ -20,12 +21,11 @@ def verify(
     importer: As = None,
 ) -> None:
     """Compare an import with what the reference computed, on a CPU as it did: is each largest error within bounds?"""
-    from rich.progress import Progress
-
     from flexframe.importing.verify import markdown, verify_folder
+    from flexframe.terminal import Bars
 
     runs: list[tuple[str, Any]] = []
-    with Progress(console=say, transient=True) as progress:
+    with Bars(console=say, transient=True) as progress:
         task = progress.add_task("verify", total=len(folders))
         for each in folders:
             progress.update(task, description=each)
@@ -49,14 +49,14 @@ def verify(
 def _print_comparisons(folder: str, comparisons: Any) -> None:
     from flexframe.importing.compare import summary
 
-    table = Table(box=None, header_style="bold", pad_edge=False, title=folder, title_justify="left")
+    table = Table(box=None, header_style="bold", pad_edge=False, title=Text(folder), title_justify="left")
     table.add_column("case", style="dim")
     table.add_column("tensor", overflow="fold")
     for name in ("largest error", "may be", ""):
         table.add_column(name, justify="right", no_wrap=True)
     for c in comparisons:
         error = f"{c.error:.0f} of {c.largest:.0f} differ" if c.exact else f"{c.error:.1e}"
-        verdict = "[green]ok[/]" if c.passed else "[red]NO[/]"
+        verdict = Text("ok", "green") if c.passed else Text("NO", "red")
         table.add_row(c.case, f"{c.tensor} {c.note}".strip(), error, "0" if c.exact else f"{c.tolerance:.0e}", verdict)
     out.print(table)
     out.print(summary(comparisons), style="dim", highlight=False)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.errors import LiveError
-from rich.progress import Progress
+
+from flexframe.terminal import Bars, Terminal
 
 
 @contextmanager
 def waiting(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Gives a function that is told how many of `total` are done. The bar is on standard error, where that is a
     terminal that shows no other one."""
-    console = Console(stderr=True)
-    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+    console = Terminal(stderr=True)
+    bar = Bars(console=console, transient=True, disable=not console.is_terminal)
     try:
         bar.start()
     except LiveError:  # older versions of rich show one at a time

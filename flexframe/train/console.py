@@ -6,11 +6,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console as Terminal
+from rich.console import Console as AnyTerminal
 from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from flexframe.terminal import Terminal
 
 if TYPE_CHECKING:
     from flexframe.train.run import Run
@@ -23,11 +25,11 @@ ASIDE = ("grad_norm/", "probe/", "codes_perplexity")
 class Console:
     """Shows a run; made to be cheap, and to say nothing that the log does not hold."""
 
-    def __init__(self, terminal: Terminal | None = None) -> None:
+    def __init__(self, terminal: AnyTerminal | None = None) -> None:
         self.terminal = terminal or Terminal()
         self.rows: deque[Mapping[str, Any]] = deque(maxlen=RECENT)
         self.progress = Progress(
-            TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.description}", style="bold"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"), console=self.terminal,
         )  # fmt: skip
         self.live: Live | None = None
@@ -38,7 +40,7 @@ class Console:
         many = run.processes.size
         device = f"{many} processes on {run.device.type} ({run.config.run.parallel})" if many > 1 else f"{run.device}"
         words = [f"{len(run.feed):,} rows of data", device, f"parameters: {parts}", f"in {run.folder}"]
-        self.terminal.print("training: " + "; ".join(words))
+        self.terminal.print("training: " + "; ".join(words), markup=False, emoji=False, soft_wrap=True)
         if run.step:
             self.terminal.print(f"resumed at step {run.step}")
         self.task = self.progress.add_task("steps", total=run.config.run.steps, completed=run.step, left="")
