@@ -55,6 +55,14 @@ class Variant:
 
     train: Sequence[str] = ()
     measure: Sequence[str] = ()
+    after: str | None = None
+    """A variant whose run of the same seed this one begins with: its codec, encoder and quantizer."""
+
+    def settings(self, seed: int, place: Place) -> list[str]:
+        """Settings of this variant's run of a seed."""
+        parts = "parts: [codec, encoder, quantizer]"
+        begun = [f"run.init={{from: {place.run(self.after, seed)}, {parts}}}"] if self.after else []
+        return [f"run.seed={seed}", *begun, *self.train]
 
 
 @dataclass(frozen=True)
@@ -93,8 +101,9 @@ class Plan:
         return cls(variants, chosen, seeds)
 
     def runs(self) -> list[tuple[str, int]]:
-        """Variants and seeds in the order in which ablations get whole."""
-        names = dict.fromkeys(name for ablation in self.ablations.values() for name in ablation.variants)
+        """Variants and seeds in the order in which ablations get whole, what a variant begins with before it."""
+        asked = [name for ablation in self.ablations.values() for name in ablation.variants]
+        names = dict.fromkeys(each for name in asked for each in (self.variants[name].after, name) if each)
         return [(name, seed) for name in names for seed in self.seeds]
 
 
@@ -249,6 +258,8 @@ def plot(content: Mapping[str, Any], path: Path) -> None:
 
     known = content["variants"]
     shown = [each for each in content["ablations"].values() if any(name in known for name in each["variants"])]
+    if not shown:  # what others begin with is measured, and no ablation's own yet
+        return
     panels = SECOND if all("second_attributes" in each["summary"] for each in known.values()) else PANELS
     figure = Figure(figsize=(WIDTH * len(panels), HEIGHT * len(shown)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -288,7 +299,7 @@ def make(plan: Plan, place: Place, settings: Sequence[str]) -> list[str]:
         variant, folder = plan.variants[name], place.run(name, seed)
         log.info("%d of %d: %s, seed %d", i + 1, len(runs), name, seed)
         try:
-            train(folder, [*settings, f"run.seed={seed}", *variant.train], place.device)
+            train(folder, [*settings, *variant.settings(seed, place)], place.device)
             measure(name, seed, variant, place)
         except Exception:  # one variant must not cost a night its others
             log.exception("%s failed", folder)

@@ -37,13 +37,13 @@ def test_every_variant_reads_and_nothing_is_doubted_about_it(script: ModuleType)
     for variant in plan.variants.values():
         config = base.train(variant.train)
         assert [*obstacles(config), *of_card(base, config)] == []
-        models.add(config.model_dump_json())
+        models.add((variant.after, config.model_dump_json()))
     assert len(models) == len(plan.variants)
 
 
 def test_seeds_are_innermost_and_ablations_get_whole_one_by_one(script: ModuleType) -> None:
     plan = script.Plan.read(script.RECIPES / "ablations.yaml", ["decoder", "quantizer"], [3, 4])
-    names = ["vit", "base", "vq", "vq-means"]
+    names = ["base", "regression", "flow", "vq", "vq-means"]  # what two of them begin with is first
     assert plan.runs() == [(name, seed) for name in names for seed in (3, 4)]
     with pytest.raises(ConfigError, match="laws"):
         script.Plan.read(script.RECIPES / "ablations.yaml", ["law"], [0])
@@ -77,13 +77,13 @@ def test_a_small_ablation_goes_from_end_to_end(
 
     def run(*options: str, steps: str = "2") -> int:
         asked = ["--seeds", "0", "--steps", steps, "--images", "128", "--suite", str(suite), *options]
-        monkeypatch.setattr("sys.argv", ["ablations.py", "-o", str(tmp_path / "out"), "--only", "draws", *asked])
+        monkeypatch.setattr("sys.argv", ["ablations.py", "-o", str(tmp_path / "out"), "--only", "decoder", *asked])
         status: int = script.main()
         return status
 
     assert run() == 0
     content = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert list(content["variants"]) == ["by-sample", "base"]
+    assert list(content["variants"]) == ["base", "regression", "flow"]
     base = content["variants"]["base"]
     assert base["images"] == 256
     assert list(base["summary"]["attributes"]) == ["1", "32"]
@@ -95,6 +95,8 @@ def test_a_small_ablation_goes_from_end_to_end(
     assert run() == 0  # skips what is finished
     assert run("--report") == 0
     assert trained.stat().st_mtime_ns == before
-    assert "one a batch" in (tmp_path / "out" / "table.md").read_text()
+    begun = json.loads(RunFolder(tmp_path / "out" / "runs" / "flow-0").config.read_text())["run"]["init"]
+    assert [each["from"] for each in begun] == [str(tmp_path / "out" / "runs" / "base-0")]
+    assert "deterministic" in (tmp_path / "out" / "table.md").read_text()
     assert run(steps="3") == 1
     assert "holds a run of 2 steps, not 3" in caplog.text
