@@ -1,5 +1,9 @@
-"""Files on disk: writing them whole or not at all, their hashes, journals of work that may be killed at any moment, and
-the refusal to go on with what was begun with other settings."""
+"""Files on disk: writing them whole or not at all, their hashes and checksums, journals of work that may be killed at
+any moment, and the refusal to go on with what was begun with other settings.
+
+What a later command reads carries a checksum: JSON by `write_json`, which `flexframe_registry.files.read_json` reads;
+safetensors by `seal`, which `check_seal` checks; a journal by itself. What has none was written before there were any.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,20 @@ import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import sqlite3
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar, TypeVar
 
+from safetensors import SafetensorError
+
 from flexframe_registry import ConfigError
+from flexframe_registry.files import CHANGED, CHECKSUM, SUM, checksum
 
 Held = TypeVar("Held", bound="Journal")
 COMMIT_EVERY = 1.0
@@ -26,6 +35,13 @@ SHOWN = 80
 """Characters of a value that a refusal shows."""
 LONGEST = 200
 """Bytes of a file's name that fit into the name of its part; file systems take 255."""
+BLANK = {CHECKSUM: SUM + "0" * 64}
+"""Metadata with which a safetensors file is written that is to be sealed."""
+_SEAL = re.compile(rb'"checksum":"sha256:([0-9a-f]{64})"')
+_MARKS = b'"checksum":"', b'":"sha256:'
+"""What shows that there is a seal: a flipped bit leaves one of them."""
+MAX_HEADER = 100_000_000
+"""Bytes of a safetensors file's header, at the most: the library's own limit."""
 
 
 # --- whole or absent ---------------------------------------------------------------------------------------------
@@ -39,7 +55,7 @@ def replaced(path: Path) -> Iterator[Path]:
     Its suffix is `.part`: a writer that goes by suffixes is told the format itself.
 
     Raises:
-        OSError: the disk is full, or does not take it for another reason; `path` is as it was.
+        OSError: the disk is full, or does not take it for another reason; it names `path`, which is as it was.
     """
     part = path.with_name(f".{_stem(path)}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
@@ -47,6 +63,11 @@ def replaced(path: Path) -> Iterator[Path]:
         sync(part)
         os.replace(part, path)
         sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        named = _named(error, path, part)
+        if named is error:
+            raise
+        raise named from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -62,9 +83,10 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, value: Any, *, sort_keys: bool = False) -> None:
-    """Write plain data as JSON with an indentation of one space, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, sort_keys=sort_keys) + "\n")
+def write_json(path: Path, value: Mapping[Any, Any], *, sort_keys: bool = False) -> None:
+    """Write plain data as JSON with an indentation of one space, and its checksum, whole or not at all."""
+    summed = {**value, CHECKSUM: checksum(value)}
+    write_text(path, json.dumps(summed, indent=1, ensure_ascii=False, sort_keys=sort_keys) + "\n")
 
 
 def drop_parts(path: Path) -> None:
@@ -82,6 +104,17 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _named(error: Exception, path: Path, part: Path) -> Exception:
+    """An error of writing `part` as one of `path`, with the system's number; what is of another file stays as it is."""
+    if isinstance(error, SafetensorError):
+        number = re.search(r"os error (\d+)", str(error))
+        return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else error
+    assert isinstance(error, OSError)
+    if error.errno is None or error.filename not in (None, str(part), part):
+        return error
+    return OSError(error.errno, error.strerror, str(path))
+
+
 def _stem(path: Path) -> str:
     return path.name if len(os.fsencode(path.name)) <= LONGEST else hashlib.sha256(os.fsencode(path.name)).hexdigest()
 
@@ -97,6 +130,52 @@ def sha256(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- seals -------------------------------------------------------------------------------------------------------
+
+
+def seal(path: Path) -> None:
+    """Write its checksum into a safetensors file whose metadata has `BLANK`: the hash of the file with zeros for the
+    digits. Its metadata are put in the order of their names, which the library leaves to chance."""
+    with path.open("r+b") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        place = _SEAL.search(text)
+        assert len(text) == size
+        assert place is not None
+        file.seek(8)
+        file.write(text)
+        file.flush()
+        digits = sha256(path)
+        file.seek(8 + place.start(1))
+        file.write(digits.encode())
+
+
+def check_seal(path: Path, remedy: str) -> None:
+    """See that a safetensors file is as it was sealed; one without a seal is taken as it is.
+
+    Args:
+        remedy: what to do where it is not.
+
+    Raises:
+        ConfigError: it is not.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        size = file.read(8)
+        text = file.read(min(int.from_bytes(size, "little"), MAX_HEADER))
+        place = _SEAL.search(text)
+        if place is None and not any(mark in text for mark in _MARKS):
+            return
+        blank = text if place is None else text[: place.start(1)] + b"0" * 64 + text[place.end(1) :]
+        digest = hashlib.sha256(size + blank)
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    if place is None or digest.hexdigest() != place[1].decode():
+        raise ConfigError.at(str(path), f"{CHANGED}; {remedy}")
 
 
 # --- begun otherwise ---------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -9,13 +11,18 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from flexframe import files
 from flexframe.files import Journal
 from flexframe_registry import ConfigError
+from flexframe_registry.files import read_json
 
 
 class Squares(Journal):
@@ -26,9 +33,9 @@ class Squares(Journal):
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     files.write_json(path, {"b": 1, "a": "ä"})
-    assert path.read_bytes() == '{\n "b": 1,\n "a": "ä"\n}\n'.encode()
+    assert path.read_bytes().startswith('{\n "b": 1,\n "a": "ä",\n "checksum": "sha256:'.encode())
     files.write_json(path, {"b": 1, "a": 2}, sort_keys=True)
-    assert list(json.loads(path.read_text())) == ["a", "b"]
+    assert list(json.loads(path.read_text())) == ["a", "b", "checksum"]
     files.write_text(path, "ß\r\n")
     assert path.read_bytes() == "ß\r\n".encode()
     files.write_bytes(path, b"\0")
@@ -49,6 +56,105 @@ def test_a_writer_that_raises_leaves_what_was_there_and_no_part(tmp_path: Path) 
         half()
     assert path.read_text() == "before"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "number"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), errno.ENOSPC),
+        (SafetensorError("Error while serializing: I/O error: File too large (os error 27)"), errno.EFBIG),
+    ],
+)
+def test_what_a_disk_does_not_take_is_told_by_the_name_of_the_file(
+    tmp_path: Path, failure: Exception, number: int
+) -> None:
+    with pytest.raises(OSError, match=r"'.*/a\.txt'$") as told, files.replaced(tmp_path / "a.txt"):
+        raise failure
+    assert (told.value.errno, told.value.filename) == (number, str(tmp_path / "a.txt"))
+
+
+def test_an_error_of_another_file_stays_its_own(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="elsewhere"), files.replaced(tmp_path / "a.txt"):
+        (tmp_path / "elsewhere").read_text()
+
+
+# --- checksums ---------------------------------------------------------------------------------------------------
+
+
+def flipped(path: Path) -> Iterator[int]:
+    """Each bit of a file in turn, while it is the other."""
+    content = path.read_bytes()
+    with path.open("r+b", buffering=0) as file:
+        for bit in range(8 * len(content)):
+            os.pwrite(file.fileno(), bytes([content[bit // 8] ^ 1 << bit % 8]), bit // 8)
+            yield bit
+            os.pwrite(file.fileno(), content[bit // 8 : bit // 8 + 1], bit // 8)
+
+
+def test_no_flipped_bit_of_a_json_file_goes_unseen(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    value = {"step": 8, "interval": [0.1, None], "sha256": {"a": "00ff"}, "x": float("nan")}
+    files.write_json(path, value)
+    assert str(read_json(path)) == str(value)
+    unseen = []
+    for bit in flipped(path):
+        with contextlib.suppress(ConfigError):
+            if str(read_json(path)) != str(value):  # the same where an e of a number is an E
+                unseen.append(bit)
+    assert unseen == []
+
+
+def test_json_without_a_checksum_was_written_before_and_another_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"a": 1}')
+    assert read_json(path) == {"a": 1}
+    files.write_json(path, {"a": 1})
+    path.write_text(json.dumps(json.loads(path.read_text())))  # laid out anew by an editor
+    assert read_json(path) == {"a": 1}
+    path.write_text(path.read_text().replace("1", "2", 1))
+    with pytest.raises(ConfigError, match=r"a\.json: was changed after .* its checksum is another's; do this"):
+        read_json(path, "do this")
+    assert read_json(path, edit=True) == {"a": 2}
+    assert "a.json was changed after" in caplog.text
+    for text in ("[]", "", "{" * 100_000):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=r"a\.json: (cannot be read|holds list)"):
+            read_json(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_json(tmp_path / "none.json")
+
+
+def sealed(path: Path, **metadata: str) -> Path:
+    save_file({"x": np.arange(5.0), "y": np.zeros((0, 2))}, path, metadata={**metadata, **files.BLANK})
+    files.seal(path)
+    return path
+
+
+def test_no_flipped_bit_of_a_sealed_file_goes_unseen(tmp_path: Path) -> None:
+    path = sealed(tmp_path / "a.safetensors", note='ä "sha256:" "checksum":"')
+    files.check_seal(path, "-")
+    with safe_open(path, "np") as file:
+        assert file.metadata()["note"] == 'ä "sha256:" "checksum":"'
+        assert (file.get_tensor("x") == np.arange(5.0)).all()
+    unseen = []
+    for bit in flipped(path):
+        with contextlib.suppress(ConfigError, SafetensorError):
+            files.check_seal(path, "-")
+            safe_open(path, "np")
+            unseen.append(bit)
+    assert unseen == []
+
+
+def test_a_sealed_file_is_the_same_in_every_process(tmp_path: Path) -> None:
+    one = [sealed(tmp_path / "a.safetensors", b="1", a="2", c="3").read_bytes() for _ in range(8)]
+    assert len(set(one)) == 1
+
+
+def test_a_file_without_a_seal_was_written_before(tmp_path: Path) -> None:
+    save_file({"x": np.arange(5.0)}, tmp_path / "a.safetensors", metadata={"a": "b"})
+    files.check_seal(tmp_path / "a.safetensors", "-")
 
 
 def test_two_writers_of_one_file_have_parts_of_their_own(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ per_image.NAME.K.NUMBER   a value for each image, in order, of metrics that have
 shown             ids of the first images, whose pictures are in `Report.images`
 codes_sha256.NAME.K       hash of all token ids
 manifest          when, where, by which command; moves no number
+checksum          of all of it, as `flexframe_registry.files.checksum` has it
 
 Of samples (`flexframe.bench.samples`; `task` in `protocol` says so) models are priors: `fingerprint` is of the prior's
 tensors, `tokenizer` has id, config, fingerprint and training of what decodes, `sampling` and `use.sampling` the
@@ -55,8 +56,10 @@ from flexframe.data.images import suffixes
 from flexframe.data.source import Source
 from flexframe.files import refuse_other, write_text
 from flexframe_registry import ConfigError, SuiteConfig
+from flexframe_registry.files import CHECKSUM, checksum, read_json
 
 FILE = "results.json"
+REMEDY = "is no results.json of this version; choose another folder by -o, or delete it"
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def assemble(
 
 def write(results: Mapping[str, Any], path: Path) -> None:
     """Write results as JSON, lists of numbers in one line each."""
-    text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps({**results, CHECKSUM: checksum(results)}, indent=1, ensure_ascii=False, allow_nan=False)
     text = re.sub(r"\[\n\s+((?:-?[\d.e+-]+,?\s+)+)\]", lambda m: "[" + " ".join(m[1].split()) + "]", text)
     write_text(path, text + "\n")
 
@@ -148,14 +151,13 @@ def refuse_others(path: Path, suite: SuiteConfig, models: Mapping[str, Mapping[s
     if not path.is_file():
         return
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = read_json(path, f"it {REMEDY}", edit=True)
         name, date, theirs = held["suite"]["name"], held["manifest"]["date"][:10], held["models"]
         asked = {**suite.model_dump(mode="json", exclude={"note", "show"}), "models": dict(models)}
         own = {name: {key: theirs[name].get(key) for key in each} for name, each in models.items() if name in theirs}
         there = {**held["suite"], "models": {**theirs, **own}}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        text = "is no results.json of this version; choose another folder by -o, or delete it"
-        raise ConfigError.at(str(path), text) from None
+    except (KeyError, TypeError, AttributeError):
+        raise ConfigError.at(str(path), REMEDY) from None
     told = f"holds another benchmark, of suite {name} with {', '.join(theirs)} ({date})"
     was = {key: there.get(key) for key in asked}
     refuse_other(path, told, was, asked, "choose another folder by -o, or delete it")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flexframe.commands.common import out, refuse
+from flexframe_registry.files import read_json
 
 Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="A results.json, or the folder that holds it.")]
 
@@ -36,13 +36,10 @@ def explain(first: Results, second: Results) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     file = path / "results.json" if path.is_dir() else path
-    try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not file.is_file():
         refuse(str(file), "is not there; name a results.json that `flexframe bench` wrote")
-    except ValueError as error:
-        refuse(str(file), f"is no JSON ({error})")
-    if not isinstance(results, dict) or {"measures", "models", "protocols", "protocol"} - set(results):
+    results = read_json(file, "it is no JSON, or not of the form that `flexframe bench` writes", edit=True)
+    if {"measures", "models", "protocols", "protocol"} - results.keys():
         refuse(str(file), "is not of the form that `flexframe bench` writes")
     if not results["models"]:
         refuse(str(file), "holds no model")

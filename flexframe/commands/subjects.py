@@ -14,6 +14,7 @@ from flexframe_registry.cards import Card, is_card_file, read_training
 from flexframe_registry.cards import card as find_card
 from flexframe_registry.doubts import Problems, obstacles, of_card
 from flexframe_registry.errors import nearest
+from flexframe_registry.files import read_json
 from flexframe_registry.kinds import KINDS
 from flexframe_registry.models import read_model
 from flexframe_registry.runfolder import RunFolder
@@ -94,7 +95,7 @@ def _of_run(folder: Path) -> Subject | None:
     """A training run's folder, finished or not; None for any other."""
     paths = RunFolder(folder)
     path = paths.config
-    raw = _json(path) if path.is_file() else {}
+    raw = read_json(path, edit=True) if path.is_file() else {}
     if not {"model", "run"} <= raw.keys():
         return None
     sampling = raw.pop("sampling", {})
@@ -103,7 +104,7 @@ def _of_run(folder: Path) -> Subject | None:
     facts = [("what", f"a training run on {config.run.data.type}, {done:,} of {config.run.steps:,} steps done")]
     finished = paths.model.is_file()
     facts += [("weights", str(paths.model) if finished else "not exported yet: the run is unfinished")]
-    made = _json(paths.manifest) if paths.manifest.is_file() else {}
+    made = read_json(paths.manifest, edit=True) if paths.manifest.is_file() else {}
     facts += [("trained", f"from {made.get('date', 'an unknown day')} on, commit {made.get('commit') or 'unknown'}")]
     resolved = {"kind": config.kind, "model": raw["model"], "run": raw["run"], "sampling": sampling}
     return Subject(str(folder), config.model, sampling, facts, resolved, frozen=config.run.freeze)
@@ -139,14 +140,6 @@ def _leaves(about: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from value.items()
         else:
             yield key, value
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        refuse(str(path), f"cannot be read: {error}")
-    return data if isinstance(data, dict) else {}
 
 
 def _last_step(path: Path) -> int:

@@ -7,7 +7,6 @@ Kinds are `latents` and `features`; one folder may hold both. A shard is there w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from flexframe.files import refuse_other, replaced, write_json
 from flexframe_registry import Config, ConfigError
+from flexframe_registry.files import read_json
 
 FORMAT = "flexframe-shards/1"
 Kind = Literal["latents", "features"]
@@ -93,12 +93,7 @@ class Shards:
 
     @staticmethod
     def _about(path: Path) -> About:
-        try:
-            return About.read(json.loads(path.read_text()), str(path))
-        except ValueError as error:
-            if isinstance(error, ConfigError):
-                raise
-            raise ConfigError.at(str(path), f"cannot be read ({error}); precompute again") from None
+        return About.read(read_json(path, "precompute again"), str(path))
 
     def __len__(self) -> int:
         return self.about.count

@@ -11,9 +11,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from flexframe.files import write_json
+from flexframe.files import write_text
 from flexframe_registry import ConfigError
+from flexframe_registry.files import read_json
 
+ANEW = "delete it, and revisions are recorded anew"
 CONFIGS = ["config.json", "config.yaml", "*.safetensors.index.json"]
 
 
@@ -31,20 +33,17 @@ def recorded(repo: str) -> str | None:
     path = home() / "revisions.json"
     if not path.is_file():
         return None
-    try:
-        commit = json.loads(path.read_text(encoding="utf-8")).get(repo)
-    except (ValueError, AttributeError) as error:
-        raise ConfigError.at(str(path), f"is broken ({error}); delete it, and revisions are recorded anew") from None
+    commit = read_json(path, ANEW).get(repo)
     return commit if isinstance(commit, str) else None
 
 
 def record(repo: str, commit: str) -> None:
     """Keep the commit of a first download."""
     path = home() / "revisions.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = read_json(path, ANEW) if path.is_file() else {}
     if repo not in known:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {**known, repo: commit}, sort_keys=True)
+        write_text(path, json.dumps({**known, repo: commit}, indent=1, sort_keys=True) + "\n")  # commits are hashes
 
 
 def fetch(repo: str, revision: str | None = None, file: str | None = None) -> tuple[Path, str]:

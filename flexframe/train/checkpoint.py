@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import warnings
@@ -19,6 +18,7 @@ from torch import Tensor
 from flexframe.files import sha256, sync, write_json
 from flexframe.train.sharding import gathered, like
 from flexframe_registry import ConfigError
+from flexframe_registry.files import read_json
 from flexframe_registry.runfolder import STATE, STEPS, step_name
 
 
@@ -93,7 +93,7 @@ def find_last(folder: Path) -> Path | None:
     """The newest checkpoint whose files hash to what they were; a broken one is passed over with a warning."""
     for path in sorted(folder.glob(STEPS), reverse=True):
         try:
-            state = json.loads((path / STATE).read_text())
+            state = read_json(path / STATE)
             wrong = [name for name, value in state["sha256"].items() if sha256(path / name) != value]
             if wrong:
                 raise ValueError(f"{', '.join(wrong)} is not as it was written")
@@ -105,7 +105,7 @@ def find_last(folder: Path) -> Path | None:
 
 def read(path: Path) -> Checkpoint:
     """A checkpoint that `find_last` found."""
-    state = json.loads((path / STATE).read_text())
+    state = read_json(path / STATE)
     files = [name for name in state["sha256"] if name.endswith(".safetensors")]
     return Checkpoint({name: load_file(path / name) for name in files}, state)
 

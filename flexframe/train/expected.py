@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flexframe_registry import ConfigError
 from flexframe_registry.cards import Card, cards
+from flexframe_registry.files import read_json
 from flexframe_registry.models import ModelConfig
 from flexframe_registry.runfolder import RunFolder
 
@@ -54,11 +53,5 @@ def expected(folder: Path) -> Expected | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A file that a run wrote; nothing where it is not there, for a log can be drawn by itself."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise ConfigError.at(str(path), f"cannot be read ({error})") from None
-    if not isinstance(data, dict):
-        raise ConfigError.at(str(path), f"holds {type(data).__name__}, not what a run wrote")
-    return data
+    """The content of a file that a run wrote; nothing where it is not there, for a log can be drawn by itself."""
+    return read_json(path, edit=True) if path.is_file() else {}

@@ -12,6 +12,7 @@ from typing import Any
 from flexframe.train.alarms import ALARMS
 from flexframe.train.lock import holder
 from flexframe_registry import ConfigError
+from flexframe_registry.files import read_json
 from flexframe_registry.runfolder import CONFIG, LOG, RunFolder
 
 PARTS = ("encoder", "quantizer", "decoder")
@@ -70,10 +71,12 @@ def read(folder: Path) -> History:
     if not path.is_file():
         raise ConfigError.at(str(folder), f"holds no run; there is no {CONFIG}")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path, edit=True)
         model, run = _model(config["model"]), config["run"]
         steps, batch_size = int(run["steps"]), int(run["batch_size"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except ConfigError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError.at(str(path), f"is not the config of a run ({type(error).__name__}: {error})") from None
     lines, log = tuple(_lines(paths.log)), paths.log
     state, why, ended = _state(folder, steps, int(lines[-1]["step"]) if lines else 0)
@@ -140,9 +143,9 @@ def _state(folder: Path, steps: int, step: int) -> tuple[str, str, int]:
     if held is not None and held[1]:
         return "running", held[0], 0
     try:
-        end = json.loads(RunFolder(folder).end.read_text())
+        end = read_json(RunFolder(folder).end)
         return str(end["state"]), str(end["why"]), int(end.get("step", 0))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         pass  # killed before it could tell, or of a version that did not
     if held is not None:
         return "failed", f"{held[0]} was killed, or its host went down", 0

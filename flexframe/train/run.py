@@ -39,6 +39,7 @@ from flexframe_registry import (
 )
 from flexframe_registry.cards import read_training
 from flexframe_registry.doubts import Problems, check, doubts
+from flexframe_registry.files import read_json
 from flexframe_registry.runfolder import CONFIG, EMA, INTERVAL, OPTIMIZER, RANDOM, TRAINEE, RunFolder
 
 
@@ -127,11 +128,11 @@ class Run:
             return run
         run.lock.take()
         resolved = {**run.config.model_dump(mode="json"), "sampling": run.sampling}
-        write_json(run.paths.config, resolved)
         facts = provenance.manifest(device, seed=config.run.seed, parameters=run.parameters(), init=run.taken,
                                     processes=processes.size, objectives=run.trainee.facts(), expected=expected,
                                     doubts=[f"{path}: {text}" for path, text in doubted])  # fmt: skip
         write_json(run.paths.manifest, facts)
+        write_json(run.paths.config, resolved)  # last: with it, the folder is a run's
         return run
 
     @classmethod
@@ -277,8 +278,10 @@ class Run:
         """Drop log lines of steps that a kill undid, so that no step stands twice."""
         path = self.paths.log
         if path.is_file():
-            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-            write_text(path, "".join(line + "\n" for line in lines))
+            before = path.read_text(errors="replace")
+            after = "".join(line + "\n" for line in before.splitlines() if _step_of(line) <= step)
+            if after != before:
+                write_text(path, after)
 
 
 def check_packages(run: RunConfig) -> None:
@@ -305,11 +308,7 @@ def timeout(folder: Path) -> float:
 
 def _config(path: Path) -> dict[str, Any]:
     """A run's config as it was written."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        text = f"cannot be read ({error}); it was written whole when the run began, so put that one back"
-        raise ConfigError.at(str(path), text) from None
+    return read_json(path, "it was written whole when the run began, so put that one back", edit=True)
 
 
 def _step_of(line: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,6 +23,7 @@ from flexframe.pictures import to_uint8
 from flexframe.rng import Rng
 from flexframe.tokens import Tokens
 from flexframe_registry import ConfigError
+from flexframe_registry.files import read_json
 
 RECORD = "decode.json"
 FORMAT = "flexframe-decode/1"
@@ -168,11 +168,7 @@ def _begin(folder: Path, record: Mapping[str, Any]) -> None:
     """Make the folder, or see that what is in it is of this same run."""
     path = folder / RECORD
     if path.is_file():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            before = {}
-        held = before if isinstance(before, dict) else {}
+        held = read_json(path, "these may be the images of another decoding: choose another folder")
         refuse_other(folder, "holds the images of another decoding", held, record, "choose another folder")
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

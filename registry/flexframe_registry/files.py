@@ -1,7 +1,11 @@
-"""Plain data from files and the command line: YAML 1.2, `key.path=value`, one mapping laid on another."""
+"""Plain data from files and the command line: YAML 1.2, JSON with a checksum, `key.path=value`, one mapping laid on
+another."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -14,6 +18,7 @@ from ruamel.yaml.error import YAMLError
 from .errors import ConfigError
 from .kinds import KINDS
 
+log = logging.getLogger("flexframe")
 SLOTS = frozenset(KINDS) | {"data"}
 """Fields whose bare name stands for a part of that type."""
 
@@ -58,6 +63,43 @@ def _mapping(text: str, path: Path) -> dict[str, Any]:
         raise ConfigError.at(str(path), " ".join(str(error).split())) from None
     if not isinstance(data, dict):
         raise ConfigError.at(str(path), f"holds {type(data).__name__}, not a mapping")
+    return data
+
+
+CHECKSUM, SUM = "checksum", "sha256:"
+"""The key of a checksum, and the beginning of its value. Either shows that there is one: a flipped bit leaves one."""
+CHANGED = "was changed after it was written, by hand or by a fault of the disk: its checksum is another's"
+"""The sentence about what is not as its checksum says."""
+
+
+def checksum(data: Mapping[str, Any]) -> str:
+    """The checksum of plain data: of what JSON holds of it, however that is laid out."""
+    text = json.dumps(json.loads(json.dumps(data)), sort_keys=True)
+    return SUM + hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_json(path: Path, remedy: str = "put back the one that was written", *, edit: bool = False) -> dict[str, Any]:
+    """A JSON mapping that flexframe wrote, without its checksum. One of before there were checksums is taken as it is.
+
+    Args:
+        remedy: what to do where it cannot be used.
+        edit: whether people may change it: then a change is told, and it is taken as it is.
+
+    Raises:
+        ConfigError: it cannot be read, holds something else, or is not what was written.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError.at(str(path), f"cannot be read ({error}); {remedy}") from None
+    if not isinstance(data, dict):
+        raise ConfigError.at(str(path), f"holds {type(data).__name__}, not a mapping; {remedy}")
+    summed = CHECKSUM in data or any(isinstance(value, str) and value.startswith(SUM) for value in data.values())
+    told = data.pop(CHECKSUM, None)
+    if summed and told != checksum(data):
+        if not edit:
+            raise ConfigError.at(str(path), f"{CHANGED}; {remedy}")
+        log.warning("%s %s; it is taken as it is now", path, CHANGED)
     return data
 
 

@@ -24,6 +24,7 @@ from flexframe.files import write_json
 from flexframe.rng import Rng
 from flexframe.store.hub import home
 from flexframe_registry import ConfigError
+from flexframe_registry.files import read_json
 from flexframe_standard.sources.files_config import FilesConfig
 
 SHOWN = 5
@@ -155,8 +156,8 @@ class Files(Source):
         key = [self.state(), self.config.max_pixels, pillow_version]
         path = home() / "broken" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
         try:
-            broken = {int(number): reason for number, reason in json.loads(path.read_text(encoding="utf-8")).items()}
-        except (FileNotFoundError, ValueError, AttributeError):
+            broken = {int(number): reason for number, reason in read_json(path).items()}
+        except ValueError:
             broken = self._look_for_broken()
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, broken)
