@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from flexframe.rng import Rng
-from flexframe.testing.checks import assert_gradients, redraw_zeros, sampling
+from flexframe.testing.checks import assert_gradients, reached, redraw_zeros, sampling
 from flexframe.tokens import Batch
 from flexframe.train.trainee import Trainee, total
 from flexframe_registry import ConfigError, TrainConfig, catalogue
+from flexframe_registry.catalogue import Catalogue
 
 KINDS = ("encoder", "quantizer", "masker", "decoder")
 REAL = [component for component in catalogue() if not component.provider.startswith("flexframe-toy ")]
@@ -22,8 +23,14 @@ BATCH = 4
 SIZE = (8, 16)  # as many cells of 4 x 4 as tokens, so that parts with a grid fit
 
 
+def part_of(kind, name):
+    """As tiny as can be: how parts fit together does not hang on their depth."""
+    sizes = catalogue().get(kind, name).config.sizes.get("tiny", {})
+    return {"type": name} | {field: 1 for field in ("depth",) if field in sizes}
+
+
 def config_of(cell):
-    parts = dict(zip(KINDS, cell, strict=True))
+    parts = {kind: part_of(kind, name) for kind, name in zip(KINDS, cell, strict=True)}
     model = {"size": "tiny", "image_size": SIZE, "length": 8, **parts}
     return TrainConfig.read({"model": model, "run": {"data": "digits", "steps": 2}})
 
@@ -56,6 +63,26 @@ def param(cell):
     return pytest.param(cell, id="-".join(cell), marks=() if checked(cell) else pytest.mark.slow)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shared():
+    """Parts are built once for each config and widths, and are handed out as they were built."""
+    built, build = {}, Catalogue.build
+
+    def handed(catalogue, config, *widths):
+        key = config.kind, config.model_dump_json(), repr(widths)
+        if key not in built:
+            torch.manual_seed(0)
+            part = build(catalogue, config, *widths)
+            built[key] = part, {name: value.clone() for name, value in part.state_dict().items()}
+        part, state = built[key]
+        part.load_state_dict(state)
+        return part
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Catalogue, "build", handed)
+        yield
+
+
 @pytest.fixture
 def shapes(request, cell):
     """Shape checks where `checked` says so."""
@@ -70,9 +97,8 @@ def test_cell(cell):
         config = config_of(cell)
     except ConfigError as error:
         pytest.fail(f"refused: {error}")  # nothing of the built-in matrix is senseless
-    torch.manual_seed(0)
-    trainee = Trainee(config)
-    optimizer = torch.optim.AdamW(trainee.parameters(), lr=1e-3)
+    trainee, met = Trainee(config), set()
+    optimizer = torch.optim.AdamW(trainee.parameters(), lr=1e-3, fused=True)
     trainee.train()
     for step in range(2):
         batch = batch_of(step)
@@ -81,6 +107,7 @@ def test_cell(cell):
         assert codes.keep.any(1).all()
         optimizer.zero_grad()
         total(losses).backward()
+        met |= reached(trainee)
         optimizer.step()
 
     model = trainee.model.eval()
@@ -95,7 +122,6 @@ def test_cell(cell):
         assert decoded.max() <= 1
         torch.testing.assert_close(again, decoded)
 
-    torch.manual_seed(1)
     trainee = Trainee(config)
     redraw_zeros(trainee)
     unused = [f"model.{kind}.{name}" for kind in KINDS for name in getattr(config.model, kind).unused()]
@@ -105,4 +131,4 @@ def test_cell(cell):
         losses, _ = trainee(batch, step=step, rng=Rng(0, batch.index, step))
         return total(losses)
 
-    assert_gradients(trainee, unused, forward)
+    assert_gradients(trainee, unused, forward, met)

@@ -24,7 +24,7 @@ from . import (
     source,
     transform,
 )
-from .materials import Check, Fields, assert_gradients, sampling, spec_of
+from .materials import Check, Fields, assert_gradients, reached, sampling, spec_of
 
 CHECKS: dict[str, tuple[Check, ...]] = {
     "codec": codec.CHECKS,
@@ -60,4 +60,4 @@ def __getattr__(name: str) -> Check:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["CHECKS", "Check", "Fields", "assert_gradients", "of", "redraw_zeros", "sampling", "spec_of"]
+__all__ = ["CHECKS", "Check", "Fields", "assert_gradients", "of", "reached", "redraw_zeros", "sampling", "spec_of"]
