@@ -178,6 +178,31 @@ def check_seal(path: Path, remedy: str) -> None:
         raise ConfigError.at(str(path), f"{CHANGED}; {remedy}")
 
 
+# --- pointers ----------------------------------------------------------------------------------------------------
+
+POINTER = b"version https://git-lfs.github.com/spec/"
+"""Beginning of the text that stands for a file which git-lfs has not fetched."""
+
+
+def is_pointer(head: bytes) -> bool:
+    """Whether a file that begins so is a pointer of git-lfs and not the file itself."""
+    return head.startswith(POINTER)
+
+
+def refuse_pointer(path: Path) -> None:
+    """See that a file is not what git-lfs leaves in a file's place.
+
+    Raises:
+        ConfigError: it is.
+        OSError: it is not there, or cannot be read.
+    """
+    with path.open("rb") as file:
+        if is_pointer(file.read(len(POINTER))):
+            raise ConfigError.at(str(path), POINTED)
+
+
+POINTED = "is a pointer of git-lfs and not the file itself; run `git lfs pull` in its repository, or download the file"
+
 # --- begun otherwise ---------------------------------------------------------------------------------------------
 
 

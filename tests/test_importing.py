@@ -3,14 +3,18 @@
 import json
 import pickle
 import struct
+from io import BytesIO
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from flexframe.importing import Settings, compare, open_foreign
+from flexframe.data.images import BrokenImage, read_image
+from flexframe.data.tokenfile import TokenFile
+from flexframe.importing import Settings, compare, open_foreign, understood
 from flexframe.importing.plain import MAX_CONFIG, MAX_DEPTH, parse, read_config
 from flexframe.importing.verify import markdown, verify_folder
+from flexframe.store.modelfile import read as read_model_file
 from flexframe.testing.golden import assert_parity
 from flexframe.testing.refusals import WEIGHTS, Bomb
 from flexframe_registry import ConfigError
@@ -103,6 +107,134 @@ def test_shards_are_one_checkpoint(tmp_path):
     index = {"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     assert sorted(open_foreign(tmp_path).tensors) == ["a", "b"]
+
+
+STATE = {"enc.a": torch.zeros(1), "dec.a": torch.ones(2)}
+
+
+@pytest.mark.parametrize(
+    ("stem", "suffix", "write"),
+    [
+        ("model", "safetensors", save_file),
+        ("pytorch_model", "bin", torch.save),
+        ("diffusion_pytorch_model", "safetensors", save_file),
+        ("diffusion_pytorch_model", "bin", torch.save),
+    ],
+)
+def test_an_index_of_any_usual_name_is_followed(stem, suffix, write, tmp_path):
+    for number, (name, tensor) in enumerate(STATE.items()):
+        write({name: tensor}, tmp_path / f"{stem}-{number}.{suffix}")
+    index = {"weight_map": {name: f"{stem}-{number}.{suffix}" for number, name in enumerate(STATE)}}
+    (tmp_path / f"{stem}.{suffix}.index.json").write_text(json.dumps(index))
+    assert sorted(open_foreign(tmp_path).tensors) == sorted(STATE)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    ["module.{}", "_orig_mod.{}", "module._orig_mod.{}", "_fsdp_wrapped_module.{}", "module.module.{}"],
+)
+def test_names_go_without_what_torch_puts_around_a_model(wrap, tmp_path):
+    save_file({wrap.format(name): tensor for name, tensor in STATE.items()}, tmp_path / "model.safetensors")
+    tensors = open_foreign(tmp_path).tensors
+    assert sorted(tensors) == ["dec.a", "enc.a"]
+    assert tensors["dec.a"].tolist() == [1, 1]
+    assert tensors.shape("dec.a") == (2,)
+
+
+def test_names_go_without_what_torch_puts_around_a_part(tmp_path):
+    save_file({"enc._orig_mod.a": torch.zeros(1), "dec.module.a": torch.ones(2)}, tmp_path / "model.safetensors")
+    assert sorted(open_foreign(tmp_path).tensors) == ["dec.module.a", "enc.a"]
+    save_file({"enc._orig_mod.a": torch.zeros(1), "enc.a": torch.ones(2)}, tmp_path / "model.safetensors")
+    refused(tmp_path, "differ in the wrappers of their names alone")
+
+
+OPTIMIZER = {"state": {0: {"step": torch.zeros(1)}}, "param_groups": [{"lr": 0.1}]}
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"state_dict": STATE, "epoch": 3},
+        {"model": STATE, "optimizer": OPTIMIZER},
+        {"ema": {"module": STATE, "decay": 0.99}},
+        {"model": {"state_dict": {f"module.{name}": value for name, value in STATE.items()}}},
+    ],
+    ids=["lightning", "with-optimizer", "ema", "nested"],
+)
+def test_the_one_set_of_tensors_of_a_file_is_found(held, tmp_path):
+    torch.save(held, tmp_path / "model.bin")
+    assert sorted(open_foreign(tmp_path / "model.bin").tensors) == ["dec.a", "enc.a"]
+
+
+def test_one_of_several_sets_of_tensors_is_asked_for(tmp_path):
+    path, other = tmp_path / "model.bin", {name: value + 1 for name, value in STATE.items()}
+    torch.save({"model": STATE, "ema": {"shadow": {**other, "decay": 0.9}, "b": STATE}}, path)
+    refused(path, "holds tensors under 'model', 'ema.b'; say which with --entry NAME")
+    assert open_foreign(path, entry="model").tensors["enc.a"].tolist() == [0]
+    source = open_foreign(path, entry="ema.shadow")
+    assert source.tensors["enc.a"].tolist() == [1]
+    assert source.entry == "ema.shadow"
+    refused(path, "no tensors under 'emma'; there is 'model', 'ema.b'", entry="emma")
+    for name, write in (("m.safetensors", save_file), ("m.bin", torch.save)):  # an entry by its names alone
+        write({**{f"ema.{n}": t for n, t in other.items()}, **STATE}, tmp_path / name)
+        assert open_foreign(tmp_path / name, entry="ema").tensors["enc.a"].tolist() == [1]
+        refused(tmp_path / name, "has no tensor", entry="avg")
+
+
+def test_beginnings_of_names_are_replaced(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"module.net.enc.a": torch.zeros(1), "module.net.dec.a": torch.ones(2)}, path)
+    for old in ("module.net.enc.", "net.enc."):  # as the file has it, and as an error tells it
+        assert sorted(open_foreign(path, rename={old: "net.encoder."}).tensors) == ["net.dec.a", "net.encoder.a"]
+    source = open_foreign(path, rename={"net.": ""})
+    assert sorted(source.tensors) == ["dec.a", "enc.a"]
+    assert source.renamed == {"net.": ""}
+    refused(path, "no tensor whose name begins with 'ned.': 'net.dec.a'", rename={"ned.": ""})
+    refused(path, "two tensors of the name 'a'", rename={"net.enc.": "", "net.dec.": ""})
+
+
+def test_a_beginning_that_no_importer_knows_is_left_out_and_told(tmp_path, monkeypatch):
+    class Known:
+        def recognises(self, source):
+            return "enc.a" in source.tensors
+
+    monkeypatch.setattr("flexframe.importing.catalogue", lambda: Catalogue())
+    monkeypatch.setattr("flexframe.importing.resolve", lambda kind, name: name)
+
+    class Catalogue:
+        def names(self, kind):
+            return ["known"]
+
+        def build(self, name):
+            return Known()
+
+    save_file({f"tokenizer.net.{name}": tensor for name, tensor in STATE.items()}, tmp_path / "model.safetensors")
+    source, importer = understood(open_foreign(tmp_path))
+    assert isinstance(importer, Known)
+    assert source.tensors["dec.a"].tolist() == [1, 1]
+    assert [note.partition(", ")[0] for note in source.notes] == [
+        "all names of its tensors begin with 'tokenizer.'",
+        "all names of its tensors begin with 'net.'",
+    ]
+    save_file({"a.b": torch.zeros(1), "c.b": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match="is of no format known here"):
+        understood(open_foreign(tmp_path))
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model"])
+def test_a_pointer_of_git_lfs_is_told_as_one(name, tmp_path):
+    (tmp_path / name).write_bytes(POINTER)
+    told = "is a pointer of git-lfs and not the file itself; run `git lfs pull`"
+    refused(tmp_path / name, told)
+    for read in (read_config, read_model_file, TokenFile):
+        with pytest.raises(ConfigError, match=told):
+            read(tmp_path / name)
+    for file in (tmp_path / name, BytesIO(POINTER)):
+        with pytest.raises(BrokenImage, match=told):
+            read_image(file, "image")
 
 
 @pytest.mark.parametrize("name", ["../m-1.safetensors", "/etc/passwd", "lost.safetensors"])

@@ -20,6 +20,14 @@ Drop = Annotated[
     list[str] | None,
     typer.Option("--drop", metavar="PATH", help="A setting, or tensors by their prefix, to go without."),
 ]
+Rename = Annotated[
+    list[str] | None,
+    typer.Option("--rename", metavar="A=B", help="Put B for the A that begins names of tensors; B may be nothing."),
+]
+Entry = Annotated[
+    str,
+    typer.Option("--entry", metavar="NAME", help="Where in a file the tensors are, if in several places: ema."),
+]
 As = Annotated[
     str | None,
     typer.Option("--as", help="Importer, where several could read it.", autocompletion=complete.names_of("importer")),
@@ -38,6 +46,8 @@ def import_(
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for model.safetensors and card.yaml.")],
     assume: Assume = None,
     drop: Drop = None,
+    rename: Rename = None,
+    entry: Entry = "",
     importer: As = None,
 ) -> None:
     """Turn a published checkpoint into a model of ours: one safetensors file with its config, and a card."""
@@ -53,7 +63,13 @@ def import_(
 
     place = locate(source)
     with say.status(f"reading {place.id}"):
-        converted, about = imported(place, assume=assumptions(assume), drop=drop or [], importer=importer)
+        given: dict[str, Any] = {
+            "assume": assumptions(assume),
+            "drop": drop or [],
+            "rename": renames(rename),
+            "entry": entry,
+        }
+        converted, about = imported(place, **given, importer=importer)
         card = None if place.card is None else place.card.file
         sampling = {**converted.sampling, **({} if card is None else card.sampling)}
         model = assemble(converted.config, converted.state, place.id, sampling, converted.names)
@@ -73,6 +89,14 @@ def assumptions(texts: Sequence[str] | None) -> dict[str, Any]:
     from flexframe_registry.files import split_override
 
     return dict(split_override(text) for text in texts or [])
+
+
+def renames(texts: Sequence[str] | None) -> dict[str, str]:
+    """`A=B` texts as a mapping."""
+    for text in texts or []:
+        if not text.partition("=")[0] or "=" not in text:
+            refuse("--rename", f"{text!r} is no A=B: the beginning of names, and what is put in its place")
+    return {text.partition("=")[0]: text.partition("=")[2] for text in texts or []}
 
 
 def _write_card(path: Path, place: Any, config: Any, sampling: dict[str, Any], about: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flexframe.commands.common import out, say
-from flexframe.commands.import_ import As, Assume, Drop, assumptions
+from flexframe.commands.import_ import As, Assume, Drop, Entry, Rename, assumptions, renames
 
 
 def verify(
@@ -18,6 +18,8 @@ def verify(
     table: Annotated[Path | None, typer.Option(help="Also write the errors as a Markdown table.")] = None,
     assume: Assume = None,
     drop: Drop = None,
+    rename: Rename = None,
+    entry: Entry = "",
     importer: As = None,
 ) -> None:
     """Compare an import with what the reference computed, on a CPU as it did: is each largest error within bounds?"""
@@ -29,7 +31,13 @@ def verify(
         task = progress.add_task("verify", total=len(folders))
         for each in folders:
             progress.update(task, description=each)
-            comparisons = verify_folder(Path(each), assume=assumptions(assume), drop=drop or [], importer=importer)
+            given: dict[str, Any] = {
+                "assume": assumptions(assume),
+                "drop": drop or [],
+                "rename": renames(rename),
+                "entry": entry,
+            }
+            comparisons = verify_folder(Path(each), **given, importer=importer)
             runs.append((each, comparisons))
             progress.advance(task)
     for each, comparisons in runs:

@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
+from flexframe.files import POINTED, is_pointer
 from flexframe_registry.files import MAX_PIXELS
 
 UNREAD = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
@@ -78,7 +79,15 @@ def read_image(file: Path | BytesIO, name: str, max_pixels: int = MAX_PIXELS) ->
             return _read(without_remarks(file), max_pixels)
     except Exception as error:  # Pillow's decoders raise whatever they come upon in a broken file
         reason = str(error) or type(error).__name__
-        raise BrokenImage(f"cannot read image {name}: {reason}; repair or remove the file") from error
+        told = f"it {POINTED}" if _pointer(file) else f"{reason}; repair or remove the file"
+        raise BrokenImage(f"cannot read image {name}: {told}") from error
+
+
+def _pointer(file: Path | BytesIO) -> bool:
+    with suppress(OSError), file.open("rb") if isinstance(file, Path) else nullcontext(file) as whole:
+        whole.seek(0)
+        return is_pointer(whole.read(100))
+    return False
 
 
 def _read(file: Path | BytesIO, max_pixels: int) -> Image.Image:

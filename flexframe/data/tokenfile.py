@@ -29,7 +29,7 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from flexframe.files import drop_parts, replaced
+from flexframe.files import drop_parts, refuse_pointer, replaced
 from flexframe_registry import Config, ConfigError, TokenSpec
 
 FORMAT = "flexframe-tokens/1"
@@ -201,6 +201,7 @@ class TokenFile:
         self.path = Path(path)
         if not self.path.is_file():
             raise self._error("there is no such file")
+        refuse_pointer(self.path)
         try:
             file: Any = safe_open(self.path, framework="np")
             self._slices: dict[str, Any] = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118

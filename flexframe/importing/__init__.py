@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from flexframe.importing.compare import ATOL, Comparison, compare
 from flexframe.importing.foreign import Foreign, Imported, TensorFile, open_foreign
+from flexframe.importing.names import beginning
 from flexframe.importing.settings import Settings
 from flexframe_registry import ConfigError, catalogue
 from flexframe_registry.slots import resolve
@@ -19,13 +20,29 @@ def importer_of(source: Foreign, name: str | None = None):  # type: ignore[no-un
     Raises:
         ConfigError: none recognises it, or several do.
     """
+    return understood(source, name)[1]
+
+
+def understood(source: Foreign, name: str | None = None):  # type: ignore[no-untyped-def]
+    """A checkpoint as its importer knows it, and the importer. Where none does, and the names of its tensors all begin
+    with one word, as those of a model within another do, it is looked at without.
+
+    Raises:
+        ConfigError: none recognises it, or several do.
+    """
     known = catalogue().names("importer")
     built = {each: catalogue().build(resolve("importer", each)) for each in ([name] if name else known)}
+    inner = source
+    while True:
+        names = [each for each, importer in built.items() if importer.recognises(inner)]
+        if len(names) == 1:
+            return inner, built[names[0]]
+        word = beginning(inner.tensors)
+        if names or not word:
+            break
+        inner = inner.without(word)
     if name:
-        return built[name]
-    names = [each for each, importer in built.items() if importer.recognises(source)]
-    if len(names) == 1:
-        return built[names[0]]
+        return source, built[name]
     if names:
         text = f"could be of several formats: {', '.join(names)}; say which with --as"
     else:
@@ -44,4 +61,5 @@ __all__ = [
     "compare",
     "importer_of",
     "open_foreign",
+    "understood",
 ]

@@ -6,7 +6,8 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +15,79 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from flexframe.files import refuse_pointer
+from flexframe.importing.names import below, flat, renamed, unwrapped
 from flexframe.importing.plain import MAX_CONFIG, parse, plain, read_config
 from flexframe.importing.settings import Settings
 from flexframe_registry import ConfigError, ModelConfig
 
 CONFIGS = ("config.json", "config.yaml", "config.yml")
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.bin",
+)
+"""Usual names; `NAME.index.json` lists the files of a checkpoint in several."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 class TensorFile(Mapping[str, Tensor]):
     """Tensors of one checkpoint, over one file or several, read when they are asked for.
 
-    Safetensors, or a PyTorch file that holds tensors by name and nothing else: it is read with `weights_only`, so a
-    pickle that would run code is refused before it does.
+    Safetensors, or a PyTorch file that holds tensors by name: it is read with `weights_only`, so a pickle that would
+    run code is refused before it does. Names go without the wrappers of torch (`module.`, `_orig_mod.`).
+
+    Args:
+        hidden: names, and beginnings of names up to a point, of tensors to go without.
+        entry: the mapping, or the beginning of names, that holds the tensors; the only mapping if empty.
+        rename: what is put in the place of the beginnings of names.
     """
 
-    def __init__(self, paths: Sequence[Path], hidden: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        hidden: Iterable[str] = (),
+        *,
+        entry: str = "",
+        rename: Mapping[str, str] | None = None,
+    ) -> None:
         self.paths, self.metadata = tuple(paths), dict[str, str]()
-        self._where: dict[str, Any] = {}
+        files = dict[str, Any]()
+        inner = dict[str, str]()
         for path in paths:
             handle = _open(path)
             if not isinstance(handle, dict):
                 self.metadata |= handle.metadata() or {}
-            for name in handle.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
-                if name in self._where:
+            held = {name: name for name in handle.keys()}  # noqa: SIM118 (a safetensors handle is no mapping)
+            if isinstance(handle, dict):
+                handle = below(handle, entry, str(path)) if entry else flat(handle, str(path))
+                held = {name: name for name in handle}
+            elif entry:
+                held = {n.removeprefix(f"{entry}."): n for n in held if n.startswith(f"{entry}.")}
+            for name, own in held.items():
+                if name in files:
                     raise ConfigError.at(str(path), f"holds {name!r}, which another file of the checkpoint holds too")
-                self._where[name] = handle
+                files[name], inner[name] = handle, own
+        if entry and not files:
+            raise ConfigError.at("--entry", f"{paths[0]} has no tensor whose name begins with '{entry}.'")
+        names = renamed(unwrapped(files), rename or {}, str(paths[0]))
+        if len(names) < len(files):
+            raise ConfigError.at(str(paths[0]), "holds tensors that differ in the wrappers of their names alone")
+        self._where = {name: (files[own], inner[own]) for name, own in names.items()}
         self.hidden = tuple(name for name in self._where if any(_below(name, prefix) for prefix in hidden))
         for name in self.hidden:
             del self._where[name]
 
+    def without(self, beginning: str) -> TensorFile:
+        """The same tensors, without the beginning that all their names have."""
+        other = copy(self)
+        other._where = {name.removeprefix(beginning): place for name, place in self._where.items()}
+        return other
+
     def __getitem__(self, name: str) -> Tensor:
-        handle = self._where[name]
-        tensor: Tensor = handle[name] if isinstance(handle, dict) else handle.get_tensor(name)
+        handle, own = self._where[name]
+        tensor: Tensor = handle[own] if isinstance(handle, dict) else handle.get_tensor(own)
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -60,8 +100,8 @@ class TensorFile(Mapping[str, Tensor]):
         """A tensor's shape, from the header alone; `ConfigError` where there is no such tensor."""
         if name not in self._where:
             raise ConfigError.at(str(self.paths[0]), f"has no tensor {name!r}, so it is not of the form it claims")
-        handle = self._where[name]
-        return tuple(handle[name].shape if isinstance(handle, dict) else handle.get_slice(name).get_shape())
+        handle, own = self._where[name]
+        return tuple(handle[own].shape if isinstance(handle, dict) else handle.get_slice(own).get_shape())
 
 
 @dataclass(frozen=True)
@@ -81,6 +121,15 @@ class Foreign:
     """The hub's commit."""
     card_model: ModelConfig | None = None
     """The model of the card that names the checkpoint: for formats that may come without a config."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    entry: str = ""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was done to its names."""
+
+    def without(self, beginning: str) -> Foreign:
+        """The same checkpoint, without the beginning that all names of its tensors have."""
+        note = f"all names of its tensors begin with {beginning!r}, which is left out"
+        return replace(self, tensors=self.tensors.without(beginning), notes=(*self.notes, note))
 
     def config(self) -> Settings:
         """The settings, none of them read yet."""
@@ -121,6 +170,8 @@ def open_foreign(
     *,
     assume: Mapping[str, Any] | None = None,
     drop: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+    entry: str = "",
     origin: str = "",
     revision: str | None = None,
     card_model: ModelConfig | None = None,
@@ -130,12 +181,14 @@ def open_foreign(
     Args:
         assume: settings, by dotted path, that the config lacks or has otherwise.
         drop: dotted paths of settings and of tensors (with all below them) to go without.
+        rename: what is put in the place of the beginnings of tensors' names, by the beginning.
+        entry: where in a file its tensors are: the name of a mapping, dotted, or the beginning of their names.
 
     Raises:
-        ConfigError: it is broken, would run code, or has nothing of what is to be dropped.
+        ConfigError: it is broken, would run code, or has nothing of what is to be dropped, renamed or entered.
     """
     weights = _weights(path)
-    tensors = TensorFile(weights, drop)
+    tensors = TensorFile(weights, drop, entry=entry, rename=rename)
     settings = _settings(path, weights[0], tensors.metadata)
     for dotted in drop:
         removed = _remove(settings, dotted.split("."))
@@ -143,7 +196,8 @@ def open_foreign(
             raise ConfigError.at("--drop", f"{path} has neither a setting nor a tensor {dotted!r}")
     for dotted, value in (assume or {}).items():
         _put(settings, dotted.split("."), value)
-    return Foreign(path, tensors, settings, dict(assume or {}), tuple(drop), origin or str(path), revision, card_model)
+    given = dict(assume or {}), tuple(drop), origin or str(path), revision, card_model
+    return Foreign(path, tensors, settings, *given, dict(rename or {}), entry)
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -154,14 +208,10 @@ def _weights(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ConfigError.at(str(path), "is no file and no folder")
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        named = sorted(set(read_config(index).get("weight_map", {}).values()))
-        lost = [name for name in named if Path(name).name != name or not (path / name).is_file()]
-        if lost or not named:
-            raise ConfigError.at(str(index), f"names files that are not beside it: {', '.join(lost) or 'none at all'}")
-        return [path / name for name in named]
     for name in WEIGHTS:
+        index = path / f"{name}.index.json"
+        if index.is_file():
+            return _shards(index)
         if (path / name).is_file():
             return [path / name]
     files = sorted(
@@ -175,7 +225,18 @@ def _weights(path: Path) -> list[Path]:
     raise ConfigError.at(str(path), f"holds {listed}; name the one file to read, or call it model.safetensors")
 
 
+def _shards(index: Path) -> list[Path]:
+    """The files of a checkpoint that an index names, all of them beside it."""
+    held = read_config(index).get("weight_map")
+    named = sorted({str(name) for name in held.values()}) if isinstance(held, dict) else []
+    lost = [name for name in named if Path(name).name != name or not index.with_name(name).is_file()]
+    if lost or not named:
+        raise ConfigError.at(str(index), f"names files that are not beside it: {', '.join(lost) or 'none at all'}")
+    return [index.with_name(name) for name in named]
+
+
 def _open(path: Path) -> Any:
+    refuse_pointer(path)
     with path.open("rb") as file:
         head = file.read(4)
     if path.suffix == ".safetensors" or (path.suffix not in PICKLES and not _is_pickle(head)):
@@ -190,7 +251,7 @@ def _open(path: Path) -> Any:
     except Exception as error:  # a broken or hostile stream makes the unpickler raise anything, and run nothing
         text = f"is not a plain file of tensors, so nothing in it was run ({_why(error)}); ask for it as safetensors"
         raise ConfigError.at(str(path), text) from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) and isinstance(k, str) for k, v in state.items()):
+    if not isinstance(state, dict):
         raise ConfigError.at(str(path), "holds something else than tensors by name; ask for the bare state dict")
     return state
 

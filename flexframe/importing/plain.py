@@ -14,6 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from flexframe.files import refuse_pointer
 from flexframe_registry import ConfigError
 
 MAX_CONFIG = 1 << 20
@@ -45,6 +46,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it holds something else, or is too long or too deep.
     """
+    refuse_pointer(path)
     size = path.stat().st_size
     if size > MAX_CONFIG:
         raise ConfigError.at(str(path), f"has {size:,} bytes; a config has at most {MAX_CONFIG:,}, so this is none")

@@ -6,14 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flexframe.importing import importer_of
+from flexframe.importing import understood
 from flexframe.importing.compare import ROUNDING, Comparison, cases
 from flexframe.importing.foreign import open_foreign
 from flexframe_registry import ConfigError
 
 
 def verify_folder(
-    folder: Path, *, assume: Mapping[str, Any] | None = None, drop: Sequence[str] = (), importer: str | None = None
+    folder: Path,
+    *,
+    assume: Mapping[str, Any] | None = None,
+    drop: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+    entry: str = "",
+    importer: str | None = None,
 ) -> list[Comparison]:
     """Import the checkpoint in a folder, and compare it with every `case*.safetensors` that lies beside it.
 
@@ -29,8 +35,8 @@ def verify_folder(
     files = sorted(path.stem for path in folder.glob("case*.safetensors"))
     if not files:
         raise ConfigError.at(str(folder), "holds no case*.safetensors, so there is nothing to compare with")
-    source = open_foreign(folder, assume=assume, drop=drop)
-    reader = importer_of(source, importer)
+    source = open_foreign(folder, assume=assume, drop=drop, rename=rename, entry=entry)
+    source, reader = understood(source, importer)
     converted = reader.convert(source)
     model = assemble(converted.config, converted.state, str(folder), converted.sampling, converted.names)
     comparisons = list(reader.compare(source, model))

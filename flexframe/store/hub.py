@@ -16,7 +16,7 @@ from flexframe_registry import ConfigError
 from flexframe_registry.files import read_json
 
 ANEW = "delete it, and revisions are recorded anew"
-CONFIGS = ["config.json", "config.yaml", "*.safetensors.index.json"]
+CONFIGS = ["config.json", "config.yaml", "*.safetensors.index.json", "*.bin.index.json"]
 
 
 def home() -> Path:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
 
-from flexframe.importing import Foreign, Imported, importer_of, open_foreign
+from flexframe.importing import Foreign, Imported, open_foreign, understood
 from flexframe.models.build import Model, assemble
 from flexframe.models.codec import CodecModel
 from flexframe.models.generator import Generator
@@ -28,6 +29,8 @@ def load(
     overrides: Sequence[str] = (),
     assume: Mapping[str, Any] | None = None,
     drop: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+    entry: str = "",
     kind: Literal["tokenizer"] = "tokenizer",
 ) -> Tokenizer: ...
 
@@ -40,6 +43,8 @@ def load(
     overrides: Sequence[str] = (),
     assume: Mapping[str, Any] | None = None,
     drop: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+    entry: str = "",
     kind: Literal["generator"],
 ) -> Generator: ...
 
@@ -52,6 +57,8 @@ def load(
     overrides: Sequence[str] = (),
     assume: Mapping[str, Any] | None = None,
     drop: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+    entry: str = "",
     kind: Literal["codec"],
 ) -> CodecModel: ...
 
@@ -64,6 +71,8 @@ def load(
     overrides: Sequence[str] = (),
     assume: Mapping[str, Any] | None = None,
     drop: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+    entry: str = "",
     kind: None,
 ) -> Model: ...
 
@@ -75,6 +84,8 @@ def load(
     overrides: Sequence[str] = (),
     assume: Mapping[str, Any] | None = None,
     drop: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+    entry: str = "",
     kind: ModelKind | None = "tokenizer",
 ) -> Model:
     """A trained model, ready for use.
@@ -87,13 +98,15 @@ def load(
         overrides: `key.path=value` over the model's config, `sampling.key=value` over its settings of use.
         assume: settings that a published checkpoint's config lacks, by dotted path.
         drop: dotted paths of a published checkpoint's settings and tensors to go without.
+        rename: beginnings of the names of a published checkpoint's tensors, and what is put in their place.
+        entry: where in a published file its tensors are (`ema`), if there are several of that kind.
         kind: what it must be; None takes anything.
 
     Raises:
         ConfigError: an unknown name, a file that is broken or of another format, tensors that do not fit.
     """
     place = locate(where)
-    checkpoint, about = imported(place, assume=assume, drop=drop)
+    checkpoint, about = imported(place, assume=assume, drop=drop, rename=rename, entry=entry)
     if kind is not None and checkpoint.config.kind != kind:
         held = checkpoint.config.kind
         raise ConfigError.at(str(where), f"holds a {held}, not a {kind}; load it with kind={held!r}")
@@ -121,7 +134,13 @@ def load_file(path: Path, *, device: str | torch.device = "cpu") -> Tokenizer:
 
 
 def imported(
-    place: Place, *, assume: Mapping[str, Any] | None = None, drop: Sequence[str] = (), importer: str | None = None
+    place: Place,
+    *,
+    assume: Mapping[str, Any] | None = None,
+    drop: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+    entry: str = "",
+    importer: str | None = None,
 ) -> tuple[Imported, dict[str, Any]]:
     """Config and state of a place, whatever its format, and what is known about them.
 
@@ -130,14 +149,18 @@ def imported(
     """
     path, commit = fetch(place)
     if path.is_file() and header_of(path) is not None:
-        if assume or drop:
-            raise ConfigError.at(str(path), "is a model of our own format: it has nothing to assume or to drop")
+        if assume or drop or rename or entry:
+            text = "is a model of our own format: it has nothing to assume, to drop, to rename or to enter"
+            raise ConfigError.at(str(path), text)
         header, state = read(path)
         config = read_model(header["kind"], header["config"], str(path))
         return Imported(config, state, header["sampling"]), header["about"]
     described = None if place.card is None else place.card.described
-    source = open_foreign(path, assume=assume, drop=drop, origin=place.id, revision=commit, card_model=described)
-    checkpoint = importer_of(source, importer).convert(source)
+    given: dict[str, Any] = {"assume": assume, "drop": drop, "rename": rename, "entry": entry}
+    opened = open_foreign(path, **given, origin=place.id, revision=commit, card_model=described)
+    source, reader = understood(opened, importer)
+    checkpoint = reader.convert(source)
+    checkpoint = replace(checkpoint, notes=(*source.notes, *checkpoint.notes))
     return checkpoint, about_import(source, checkpoint)
 
 
@@ -150,6 +173,8 @@ def about_import(source: Foreign, checkpoint: Imported) -> dict[str, Any]:
         "dropped": list(source.dropped),
         "notes": list(checkpoint.notes),
     }
+    if source.renamed or source.entry:
+        about |= {"renamed": dict(source.renamed), "entry": source.entry}
     return {"import": about}
 
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flexframe.files import replaced
+from flexframe.files import refuse_pointer, replaced
 from flexframe_registry import ConfigError, ModelConfig
 
 FORMAT = "flexframe/1"
@@ -46,6 +46,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ConfigError: the file is broken or of another format.
     """
     try:
+        refuse_pointer(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)

@@ -139,9 +139,8 @@ WEIGHTS = (
     Refusal("a-pickle-that-runs-code", _pickled(lambda mark, _: Bomb(mark), whole=False), RAN),
     Refusal("a-torch-file-that-runs-code", _pickled(lambda mark, _: Bomb(mark)), RAN),
     Refusal("code-among-the-tensors", _pickled(lambda mark, state: {**state, "bomb": Bomb(mark)}), RAN),
-    Refusal(
-        "more-than-tensors", _pickled(lambda _, state: {"epoch": 3, "model": state}), "ask for the bare state dict"
-    ),
+    Refusal("more-than-tensors", _pickled(lambda _, state: {"epoch": 3, **state}), "ask for the bare state dict"),
+    Refusal("several-sets-of-tensors", _pickled(lambda _, state: {"model": state, "ema": state}), "--entry NAME"),
     Refusal("cut-short", _cut, "is not a whole safetensors file.*fetch it again"),
     Refusal("a-torch-file-cut-short", _cut_bin, RAN),
     Refusal("rubbish", _rubbish, "is not a whole safetensors file.*fetch it again"),

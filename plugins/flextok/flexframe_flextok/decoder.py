@@ -166,6 +166,10 @@ class FlowDecoder(Decoder):
         length = self.spec.tokens.length
         return {name: value[:length] if name == "positions" else value for name, value in state.items()}
 
+    def times(self, rng: Rng) -> Float[Tensor, " b"]:
+        """One training time a sample."""
+        return draw_times(self.config.time_sampling, self.config.mode_scale, rng)
+
     # --- training and use ----------------------------------------------------------------------------------------
 
     def forward(self, tokens: Tokens, batch: Batch, *, taps: frozenset[str], rng: Rng) -> Outputs:
@@ -180,7 +184,7 @@ class FlowDecoder(Decoder):
         if batch.latents is None:
             raise ValueError("the flow decoder trains on `batch.latents`, which this batch lacks")
         data = self.rescale(batch.latents)
-        times = draw_times(self.config.time_sampling, self.config.mode_scale, rng)
+        times = self.times(rng)
         noise = rng.normal("decoder/noise", data.shape[1:])
         null = rng.uniform("decoder/null") < self.config.null_dropout if self.config.null_dropout else None
         t = times[:, None, None, None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,17 +141,33 @@ def velocity(
     return result if tap is None else features[tap]
 
 
-def by_length(golden: Tensor, run: Callable[[Tensor], Tensor], guess: Tensor, most: int) -> tuple[Tensor, str]:
+def by_length(
+    golden: Tensor, run: Callable[[Tensor], Tensor], guess: Tensor, most: int, null: Tensor | None = None
+) -> tuple[Tensor, str]:
     """A result whose lengths the case does not hold: those of the description, else of 1..most the ones that fit.
 
     Rows do not depend on each other, so that each row's length is found by itself; a wrong model fits at none.
+
+    Args:
+        null: the result without tokens, where some rows may be of that: which ones, the case does not hold either.
     """
-    result = run(guess)
-    if result.shape != golden.shape or float((result - golden).abs().max()) <= GUIDED:
+    known = [run(guess), *([] if null is None else [null])]
+    if known[0].shape != golden.shape:
+        return known[0], ""
+    result, _ = _nearest(golden, known)
+    if float((result - golden).abs().max()) <= GUIDED:
         return result, ""
-    tried = torch.stack([run(torch.full_like(guess, k)) for k in range(1, most + 1)])
+    tried = [run(torch.full_like(guess, k)) for k in range(1, most + 1)]
+    result, which = _nearest(golden, [*tried, *known[1:]])
+    told = ", ".join("null" if i == most else str(i + 1) for i in which.tolist())
+    return result, f"lengths [{told}], found by trying all"
+
+
+def _nearest(golden: Tensor, results: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Of each row the nearest of several results, and which that is."""
+    tried = torch.stack(list(results))
     best = (tried - golden).abs().flatten(2).amax(-1).argmin(0)
-    return tried[best, torch.arange(len(guess))], f"lengths {(best + 1).tolist()}, found by trying all"
+    return tried[best, torch.arange(len(golden))], best
 
 
 @torch.no_grad()

@@ -31,7 +31,8 @@ LENGTHS: Mapping[str, Callable[[Tensor], Tensor]] = {
 def train(case: Case, subject: Subject) -> Iterator[Comparison]:
     """Losses, what they are made of, and gradients."""
     model = variant(subject.tokenizer)  # of its own gradients
-    rng, seen = _draws(case, model), dict[str, Tensor]()
+    rng, seen, decoder = _draws(case, model), dict[str, Tensor](), model.decoder
+    decoder.times = lambda rng: case["sigmas"]  # to the last bit: frequencies amplify it
     hooks = _watch(model, seen)
     try:
         out = model.train()(Batch(torch.arange(len(case["vae_latents"])), latents=case["vae_latents"]), rng=rng)
@@ -40,7 +41,6 @@ def train(case: Case, subject: Subject) -> Iterator[Comparison]:
             hook.remove()
     loss = out.losses["decoder/flow"]
     loss.mean().backward()
-    decoder: Any = model.decoder
     times = draw_times(decoder.config.time_sampling, decoder.config.mode_scale, rng)
     assert out.codes is not None
     own = {**seen, "timesteps": times, "tokens": out.codes.codes[..., 0], "loss_per_sample": loss.detach()}

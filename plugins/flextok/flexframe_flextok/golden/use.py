@@ -89,9 +89,8 @@ def decode(case: Case, subject: Subject) -> Iterator[Comparison]:
     yield from case.check("velocity_no_keep_key", lambda: at(length))
     yield from case.check("velocity_null", lambda: at(length, null))
     if "velocity_null_mixed" in case:
-        first = torch.arange(len(x)) == 0
         guess = torch.full((len(x),), min(MIXED, length))
-        result, note = by_length(case["velocity_null_mixed"], lambda k: at(k, first), guess, length)
+        result, note = by_length(case["velocity_null_mixed"], at, guess, length, null=at(guess, null))
         yield from case.check("velocity_null_mixed", lambda: result, note=note)
     for match in case.matching(r"velocity_no_keep_key_max_timestep_([\d.]+)"):
         other = variant(tokenizer, decoder={"max_timestep": float(match[1])})
