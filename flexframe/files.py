@@ -154,8 +154,27 @@ def seal(path: Path) -> None:
         file.write(digits.encode())
 
 
+def sealed(path: Path) -> bool:
+    """Tell whether a safetensors file is as it was sealed; one without a seal is taken as it is.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        size = file.read(8)
+        text = file.read(min(int.from_bytes(size, "little"), MAX_HEADER))
+        place = _SEAL.search(text)
+        if place is None and not any(mark in text for mark in _MARKS):
+            return True
+        blank = text if place is None else text[: place.start(1)] + b"0" * 64 + text[place.end(1) :]
+        digest = hashlib.sha256(size + blank)
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return place is not None and digest.hexdigest() == place[1].decode()
+
+
 def check_seal(path: Path, remedy: str) -> None:
-    """See that a safetensors file is as it was sealed; one without a seal is taken as it is.
+    """See that a safetensors file is as it was sealed.
 
     Args:
         remedy: what to do where it is not.
@@ -164,17 +183,7 @@ def check_seal(path: Path, remedy: str) -> None:
         ConfigError: it is not.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        size = file.read(8)
-        text = file.read(min(int.from_bytes(size, "little"), MAX_HEADER))
-        place = _SEAL.search(text)
-        if place is None and not any(mark in text for mark in _MARKS):
-            return
-        blank = text if place is None else text[: place.start(1)] + b"0" * 64 + text[place.end(1) :]
-        digest = hashlib.sha256(size + blank)
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    if place is None or digest.hexdigest() != place[1].decode():
+    if not sealed(path):
         raise ConfigError.at(str(path), f"{CHANGED}; {remedy}")
 
 

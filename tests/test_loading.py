@@ -83,6 +83,15 @@ def test_a_truncated_file_is_told_and_named(path, size):
         flexframe.load(path)
 
 
+@pytest.mark.parametrize("place", [-1, 60])
+def test_a_file_that_is_whole_and_not_as_it_was_written_is_told(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1  # the last weight, a letter of the config
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"was changed after it was written, .*; fetch or train it again"):
+        flexframe.load(path)
+
+
 def test_a_foreign_safetensors_file_is_told(tmp_path):
     path = tmp_path / "foreign.safetensors"
     save_file({"a": torch.zeros(2)}, path)

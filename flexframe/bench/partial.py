@@ -18,7 +18,8 @@ from torch import Tensor
 
 from flexframe.bench.metric import Scratch
 from flexframe.bench.protocol import short_id
-from flexframe.files import refuse_other, replaced, sync
+from flexframe.files import BLANK, refuse_other, replaced, seal, sealed, sync
+from flexframe_registry.files import CHANGED
 
 FOLDER = "partial"
 FILE = "state.safetensors"
@@ -53,6 +54,8 @@ class Partial:
             return None
         remedy = f"give another folder by -o, or delete {self.folder} to lose it"
         try:
+            if not sealed(self.path):
+                raise ValueError(CHANGED)
             with safe_open(self.path, "pt") as file:
                 header = json.loads((file.metadata() or {})["state"])
                 state: dict[str, Any] = thaw(header["state"], {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
@@ -73,7 +76,8 @@ class Partial:
         frozen = freeze(state, tensors)
         text = json.dumps({"rests_on": self.rests_on, "id": short_id(self.rests_on), "state": frozen})
         with replaced(self.path) as part:
-            save_file(tensors, part, metadata={"state": text})
+            save_file(tensors, part, metadata={"state": text, **BLANK})
+            seal(part)
 
     def drop(self) -> None:
         """Delete it: the run has ended."""

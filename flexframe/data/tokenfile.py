@@ -9,7 +9,8 @@ Tensors, for N images of at most K tokens, each of W codes (or, for a continuous
     ids      M       uint8, the ids one after the other, UTF-8
     labels   N       int32, each image's class, -1 for none; not there where no image has one
 
-The metadata has `format`, and under `flexframe` an `About` as JSON. Written and read a row or a slice at a time.
+The metadata has `format`, under `flexframe` an `About` as JSON, and the file's seal (`flexframe.files`). Written and
+read a row or a slice at a time.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from flexframe.files import drop_parts, refuse_pointer, replaced
+from flexframe.files import BLANK, check_seal, drop_parts, refuse_pointer, replaced, seal
 from flexframe_registry import Config, ConfigError, TokenSpec
 
 FORMAT = "flexframe-tokens/1"
@@ -142,7 +143,8 @@ def write(path: Path, about: About, rows: Callable[[], Iterable[Row]]) -> tuple[
     text = json.dumps(about.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
     drop_parts(path)
     with replaced(path) as part:
-        _write_safetensors(part, streams, {"format": FORMAT, "flexframe": text})
+        _write_safetensors(part, streams, {"format": FORMAT, "flexframe": text, **BLANK})
+        seal(part)
     return count, tokens
 
 
@@ -257,6 +259,7 @@ class TokenFile:
         """Read every row once, so that what is wrong is told before anything is done with the first."""
         for _ in self.batches(max(1, min(SLICE, (1 << 22) // (self.longest * self.about.width)))):
             pass
+        check_seal(self.path, "encode the images again")  # last, for the rows say more of what is wrong
 
     # --- within --------------------------------------------------------------------------------------------------
 

@@ -11,11 +11,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flexframe.files import refuse_pointer, replaced
+from flexframe.files import BLANK, check_seal, refuse_pointer, replaced, seal
 from flexframe_registry import ConfigError, ModelConfig
 
 FORMAT = "flexframe/1"
 
+AGAIN = "fetch or train it again"
 MAX_CONFIG = 1 << 20
 
 
@@ -36,22 +37,24 @@ def save(
     }
     whole = {name: value.detach().contiguous().clone() for name, value in state.items()}
     with replaced(path) as part:
-        save_file(whole, part, metadata={"format": FORMAT, "flexframe": json.dumps(header, sort_keys=True)})
+        save_file(whole, part, metadata={"format": FORMAT, "flexframe": json.dumps(header, sort_keys=True), **BLANK})
+        seal(part)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a model file; `ConfigError` says what is wrong with a broken or foreign one.
 
     Raises:
-        ConfigError: the file is broken or of another format.
+        ConfigError: the file is broken, was changed, or is of another format.
     """
     try:
         refuse_pointer(path)
         with safe_open(path, framework="pt") as file:
+            check_seal(path, AGAIN)
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
-        raise ConfigError.at(str(path), f"is not a whole safetensors file ({error}); fetch or train it again") from None
+        raise ConfigError.at(str(path), f"is not a whole safetensors file ({error}); {AGAIN}") from None
     return _header(metadata, path), state
 
 
@@ -76,5 +79,5 @@ def _header(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
         whole = {name: header[name] for name in ("config", "sampling", "about")}
         return {"kind": header.get("kind", "tokenizer"), **whole}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        text = f"its metadata holds no whole config ({error}); fetch or train it again"
+        text = f"its metadata holds no whole config ({error}); {AGAIN}"
         raise ConfigError.at(str(path), text) from None

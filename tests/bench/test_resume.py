@@ -178,9 +178,12 @@ def test_other_images_are_refused(
 def test_a_damaged_state_is_refused(tokenizer: Any, suite: Any, interrupted: Any, tmp_path: Path) -> None:
     interrupted(suite("psnr"), [("a", tokenizer())], tmp_path, at=20)
     path = tmp_path / FOLDER / FILE
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"is damaged \(.*delete .*partial"):
-        run(suite("psnr"), [("a", tokenizer())], tmp_path)
+    whole = path.read_bytes()
+    for damaged in (whole[:-9], whole[:-1] + bytes([whole[-1] ^ 1]), whole.replace(b'done\\": 14', b'done\\": 15')):
+        assert damaged != whole
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"is damaged \(.*delete .*partial"):
+            run(suite("psnr"), [("a", tokenizer())], tmp_path)
 
 
 def test_state_is_plain_data_and_tensors() -> None:

@@ -218,6 +218,21 @@ def test_tensors_that_do_not_fit_are_told(path, change, words):
         TokenFile(path).check()
 
 
+def test_a_code_that_became_another_is_told(path):
+    content = bytearray(path.read_bytes())
+    content[content.index(rows()[2].codes.tobytes())] ^= 1
+    path.write_bytes(content)
+    assert TokenFile(path).rows(2, 3).codes[0, 0].item() == rows()[2].codes.item(0) ^ 1  # as good a code as any
+    for read in (TokenFile(path).check, TokenFile(path).table):
+        with pytest.raises(ConfigError, match=r"t\.safetensors: was changed after .*; encode the images again"):
+            read()
+
+
+def test_a_file_of_before_there_were_seals_is_read(path):
+    rewrite(path, lambda tensors: None, {"format": tokenfile.FORMAT, "flexframe": about().model_dump_json()})
+    TokenFile(path).check()
+
+
 def test_what_stands_in_absent_slots_does_not_matter(path):
     before = TokenFile(path).rows(0, 3).codes
     rewrite(path, lambda t: t["codes"].__setitem__((1, 3, 0), 5000))
