@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import flexframe
+from flexframe.files import write_json
 from flexframe.store import modelfile, places
 from flexframe_registry import Card, Cards, ConfigError, cards
 from flexframe_registry.cards import CardFile
@@ -55,7 +56,7 @@ def test_a_folder_stands_for_its_model(path):
     assert places.find(path.parent) == places.find(str(path)) == path
 
 
-def test_a_run_stands_for_its_finished_model_then_its_last_checkpoint(path, tmp_path):
+def test_a_run_stands_for_its_finished_model_then_its_last_whole_checkpoint(path, tmp_path, caplog):
     run = tmp_path / "run"
     for step in (2, 10):
         folder = run / "checkpoints" / f"step-{step:08d}"
@@ -64,6 +65,9 @@ def test_a_run_stands_for_its_finished_model_then_its_last_checkpoint(path, tmp_
     (run / "checkpoints" / "step-00000012").mkdir()
     assert places.find(run) == run / "checkpoints" / "step-00000010" / "ema.safetensors"
     assert places.find(run / "checkpoints" / "step-00000002").name == "ema.safetensors"
+    write_json(run / "checkpoints" / "step-00000010" / "state.json", {"sha256": {"ema.safetensors": "another"}})
+    assert places.find(run) == run / "checkpoints" / "step-00000002" / "ema.safetensors"
+    assert "step-00000010 is broken (ema.safetensors is not as it was written); it is passed over" in caplog.text
     shutil.copy(path, run / "model.safetensors")
     assert places.find(run) == run / "model.safetensors"
 

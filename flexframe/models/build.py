@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -59,6 +60,22 @@ def build(config: ModelConfig, sampling: Mapping[str, Any] | None = None) -> Mod
     """A model of this config with random weights."""
     model: Model = attribute(config.target)(config, sampling)
     return model
+
+
+def not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors in which a value is not finite; one answer of the device for all of them."""
+    floats = {name: value for name, value in state.items() if value.is_floating_point()}
+    if not floats:
+        return []
+    device = next(iter(floats.values())).device
+    whole = torch.stack([value.isfinite().all().to(device, non_blocking=True) for value in floats.values()])
+    return [name for name, finite in zip(floats, whole.tolist(), strict=True) if not finite]
+
+
+def told(names: Sequence[str]) -> str:
+    """The sentence about tensors that are `not_finite`."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{more} {'are' if more else 'is'} not finite"
 
 
 class _Undrawn(TorchFunctionMode):

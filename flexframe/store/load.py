@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
+from torch import Tensor
 
 from flexframe.importing import Foreign, Imported, open_foreign, understood
-from flexframe.models.build import Model, assemble
+from flexframe.models.build import Model, assemble, not_finite, told
 from flexframe.models.codec import CodecModel
 from flexframe.models.generator import Generator
 from flexframe.models.tokenizer import Tokenizer
@@ -145,7 +146,8 @@ def imported(
     """Config and state of a place, whatever its format, and what is known about them.
 
     Raises:
-        ConfigError: it is broken, of no known format, or of ours with something to assume or to drop.
+        ConfigError: it is broken, of no known format, or of ours with something to assume or to drop; or a weight is
+            not finite.
     """
     path, commit = fetch(place)
     if path.is_file() and header_of(path) is not None:
@@ -153,6 +155,7 @@ def imported(
             text = "is a model of our own format: it has nothing to assume, to drop, to rename or to enter"
             raise ConfigError.at(str(path), text)
         header, state = read(path)
+        _see_finite(state, path)
         config = read_model(header["kind"], header["config"], str(path))
         return Imported(config, state, header["sampling"]), header["about"]
     described = None if place.card is None else place.card.described
@@ -160,8 +163,16 @@ def imported(
     opened = open_foreign(path, **given, origin=place.id, revision=commit, card_model=described)
     source, reader = understood(opened, importer)
     checkpoint = reader.convert(source)
+    _see_finite(checkpoint.state, path)
     checkpoint = replace(checkpoint, notes=(*source.notes, *checkpoint.notes))
     return checkpoint, about_import(source, checkpoint)
+
+
+def _see_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    wrong = not_finite(state)
+    if wrong:
+        advice = "what trained it went wrong before it was saved; take an earlier checkpoint, or train it again"
+        raise ConfigError.at(str(path), f"cannot be used: {told(wrong)}; {advice}")
 
 
 def about_import(source: Foreign, checkpoint: Imported) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flexframe.files import BLANK, check_seal, refuse_pointer, replaced, seal
+from flexframe.models.build import not_finite, told
 from flexframe_registry import ConfigError, ModelConfig
 
 FORMAT = "flexframe/1"
@@ -28,7 +29,15 @@ def save(
     sampling: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model file atomically. `about` is kept beside the config (step, run, provenance)."""
+    """Write a model file atomically. `about` is kept beside the config (step, run, provenance).
+
+    Raises:
+        FloatingPointError: a weight is not finite; nothing is written.
+        OSError: the disk does not take it.
+    """
+    wrong = not_finite(state)
+    if wrong:
+        raise FloatingPointError(f"{path} is not written, for {told(wrong)}")
     header = {
         "kind": config.kind,
         "config": config.model_dump(mode="json"),

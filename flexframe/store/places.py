@@ -15,7 +15,8 @@ from flexframe.store.modelfile import header_of
 from flexframe_registry import Card, ConfigError, UnknownName, cards
 from flexframe_registry.cards import Preprocessing, is_card_file
 from flexframe_registry.errors import nearest
-from flexframe_registry.runfolder import EMA, MODEL, RunFolder
+from flexframe_registry.files import read_json
+from flexframe_registry.runfolder import EMA, MODEL, STATE, RunFolder
 
 log = logging.getLogger("flexframe")
 
@@ -133,6 +134,19 @@ def trained(where: str | Path) -> dict[str, Any]:
     return {"images": said.metrics["images_seen"]} if "images_seen" in said.metrics else {}
 
 
+def _as_written(average: Path) -> bool:
+    """Tell whether a checkpoint's averaged model hashes to what its state says; one without a state may be any."""
+    state = average.with_name(STATE)
+    try:
+        if not state.is_file() or read_json(state)["sha256"][EMA] == sha256(average):
+            return True
+        why = f"{EMA} is not as it was written"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = str(error)
+    log.warning("checkpoint %s is broken (%s); it is passed over", average.parent, why)
+    return False
+
+
 def _path(path: Path) -> Place:
     if not path.exists():
         raise ConfigError.at(str(path), "is no file or folder; give a card's id as a string, not as a path")
@@ -159,9 +173,11 @@ def _model_in(path: Path) -> Path:
     if not path.is_dir():
         return path
     finished, *averages = RunFolder(path).weights()
-    file = next((each for each in (finished, path / EMA, *averages) if each.is_file()), None)
+    if finished.is_file():
+        return finished if header_of(finished) is not None else path
+    file = next((each for each in (path / EMA, *averages) if each.is_file() and _as_written(each)), None)
     if file is not None:
-        return file if file != finished or header_of(file) is not None else path
+        return file
     if any(p.suffix in (".safetensors", *PICKLES) for p in path.iterdir()):
         return path
     raise ConfigError.at(str(path), f"holds no {MODEL} and no whole checkpoint")

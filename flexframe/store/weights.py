@@ -13,7 +13,9 @@ from torch import Tensor
 
 from flexframe.files import sha256, write_bytes
 from flexframe.importing.foreign import TensorFile
+from flexframe.models.build import not_finite, told
 from flexframe.nn.lpips import BACKBONES
+from flexframe_registry import ConfigError
 
 TORCHVISION = "https://download.pytorch.org/models/"
 
@@ -64,8 +66,12 @@ def read_weights(path: Path) -> tuple[Mapping[str, Tensor], str]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ConfigError: it is broken, or holds more than tensors.
+        ConfigError: it is broken, holds more than tensors, or a weight is not finite.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    return dict(TensorFile([path])), sha256(path)
+    tensors = dict(TensorFile([path]))
+    wrong = not_finite(tensors)
+    if wrong:
+        raise ConfigError.at(str(path), f"cannot be used: {told(wrong)}; fetch it again")
+    return tensors, sha256(path)

@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flexframe.files import sha256, sync, write_json
+from flexframe.models.build import not_finite, told
 from flexframe.train.sharding import gathered, like
 from flexframe_registry import ConfigError
 from flexframe_registry.files import read_json
-from flexframe_registry.runfolder import STATE, STEPS, step_name
+from flexframe_registry.runfolder import EMA, STATE, STEPS, TRAINEE, step_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +91,20 @@ def _write(folder: Path, step: int, files: Mapping[str, Any], state: Mapping[str
 
 
 def find_last(folder: Path) -> Path | None:
-    """The newest checkpoint whose files hash to what they were; a broken one is passed over with a warning."""
+    """The newest checkpoint whose files hash to what they were, and whose weights are finite; others are passed over
+    with a warning. One that says of itself that it is finite was seen to be as it was written."""
     for path in sorted(folder.glob(STEPS), reverse=True):
         try:
             state = read_json(path / STATE)
             wrong = [name for name, value in state["sha256"].items() if sha256(path / name) != value]
             if wrong:
                 raise ValueError(f"{', '.join(wrong)} is not as it was written")
+            for name in (TRAINEE, EMA) if not state.get("finite") else ():
+                wrong = not_finite(load_file(path / name)) if name in state["sha256"] else []
+                if wrong:
+                    raise ValueError(f"of {name}, {told(wrong)}")
             return path
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             warnings.warn(f"checkpoint {path} is broken ({error}); going back to the one before", stacklevel=2)
     return None
 

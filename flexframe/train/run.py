@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from flexframe import provenance
 from flexframe.files import write_json, write_text
+from flexframe.models.build import not_finite, told
 from flexframe.store import modelfile
 from flexframe.train import checkpoint, history, sharding
 from flexframe.train.alarms import ALARMS, Alarms
@@ -169,23 +170,41 @@ class Run:
         self.lock.release()
 
     def save(self) -> Path:
-        """Write a checkpoint of this step: the first process does, all of them call this."""
+        """Write a checkpoint of this step: the first process does, all of them call this.
+
+        Raises:
+            FloatingPointError: a weight, its average or the optimizer's state is not finite; nothing is written.
+            OSError: the disk does not take it.
+        """
         first = self.processes.first
         averaged = self.exported()
         facts, counted = self.tally.state()
-        files = {
+        weights = {
             TRAINEE: sharding.gathered(self.trainee.state_dict(), first),
-            EMA: lambda path: self._write(averaged, path),
             OPTIMIZER: checkpoint.optimizer_tensors(self.optimizer, first),
+        }
+        self._see_finite({**weights, EMA: averaged})
+        files = {
+            **weights,
+            EMA: lambda path: self._write(averaged, path),
             RANDOM: self._random_states(),
             INTERVAL: counted | self.usage.state(),
         }
         path = self.paths.checkpoint(self.step)
         if first:
-            state = {"interval": facts, "processes": self.processes.size}
+            state = {"interval": facts, "processes": self.processes.size, "finite": True}
             checkpoint.write(self.paths.checkpoints, self.step, files, state, self.config.run.keep)
             self.hooks.flexframe_checkpoint_saved(run=self, path=path)
         return path
+
+    def _see_finite(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Raise `FloatingPointError`, in all processes, where what the first one is about to save is not finite."""
+        wrong = [f"{name} of {file}" for file, state in tensors.items() for name in not_finite(state)]
+        wrong = self.processes.told(wrong)
+        if wrong:
+            text = f"after step {self.step}, {told(wrong)}: no checkpoint is saved"
+            advice = "try a lower run.optimizer.lr"
+            raise FloatingPointError(f"{text}; the last whole one is in {self.paths.checkpoints}; {advice}")
 
     def exported(self) -> dict[str, Tensor]:
         """The averaged model's whole tensors, on the first process."""

@@ -11,8 +11,11 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+import flexframe
+from flexframe.files import sha256
 from flexframe.rng import Rng
 from flexframe.train import checkpoint
 from flexframe.train import lock as lock_module
@@ -280,6 +283,58 @@ def test_where_every_step_was_skipped_there_is_no_loss_and_no_code(create, go):
     assert between["loss"] is None
     assert between["grad_norm"] is None
     assert between["codes_used"] == 0
+
+
+def spoil(run, kind):
+    """Make one weight, its average or an optimizer's moment infinite, as an update may that no loss has seen yet."""
+    name, weight = next(iter(run.trainee.named_parameters()))
+    value = {
+        "trainee": weight,
+        "ema": run.average.state[name.removeprefix("model.")],
+        "optimizer": run.optimizer.state[weight].get("exp_avg_sq"),
+    }[kind]
+    value.data.view(-1)[0] = float("inf")
+
+
+@pytest.mark.parametrize("kind", ["trainee", "ema", "optimizer"])
+def test_what_is_not_finite_is_not_saved(create, go, kind):
+    run = go(create("run"))
+    held = sorted((run.folder / "checkpoints").iterdir())
+    spoil(run, kind)
+    run.step += 1
+    told = rf"after step 5, \S+ of {kind}\.safetensors is not finite: no checkpoint .* the last whole one is in"
+    with pytest.raises(FloatingPointError, match=told):
+        run.save()
+    assert sorted((run.folder / "checkpoints").iterdir()) == held
+    if kind == "ema":
+        with pytest.raises(FloatingPointError, match=r"model\.safetensors is not written, for .* is not finite"):
+            run.export(run.paths.model)
+
+
+@pytest.mark.parametrize("file", ["trainee", "ema"])
+def test_a_checkpoint_of_before_that_is_not_finite_is_passed_over(create, go, file, caplog):
+    run = go(create("run", "run.checkpoint_every=2"))
+    last = run.folder / "checkpoints" / "step-00000004"
+    path = last / f"{file}.safetensors"
+    tensors = load_file(path)
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    with safe_open(path, "pt") as opened:
+        metadata = {name: value for name, value in (opened.metadata() or {}).items() if name != "checksum"}
+    save_file(tensors, path, metadata=metadata)
+    state = json.loads((last / "state.json").read_text())
+    state["sha256"][path.name] = sha256(path)
+    (last / "state.json").write_text(json.dumps({k: v for k, v in state.items() if k not in ("finite", "checksum")}))
+    with pytest.warns(UserWarning, match=rf"step-00000004 is broken \(of {file}\.safetensors, \S+ is not finite\)"):
+        again = Run.resume(run.folder, CPU)
+    again.close()
+    assert again.step == 2
+    (run.folder / "model.safetensors").unlink()
+    if file == "ema":
+        with pytest.raises(ConfigError, match=r"ema\.safetensors: cannot be used: \S+ is not finite; what trained it"):
+            flexframe.load(run.folder)
+    (last / "state.json").write_text(json.dumps(state))  # its checksum is that of another
+    flexframe.load(run.folder)
+    assert "step-00000004 is broken (" in caplog.text
 
 
 def test_a_bad_step_is_named_though_it_is_seen_later(create, go):
