@@ -41,7 +41,7 @@ class Rebuilder(Entrant):
         return used(self.model, suite, device)
 
     def identity(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
-        sampling = self.model.sampling.model_dump(mode="json")
+        sampling = self.model.sampling.deciding()
         return {"config": self.config.model_dump(mode="json"), "fingerprint": self.weights, "sampling": sampling}
 
     def entry(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def used(model: Tokenizer, suite: SuiteConfig, device: torch.device) -> dict[str
     exact = {"float32": torch.get_float32_matmul_precision(), "tf32": torch.backends.cudnn.allow_tf32}
     return {
         "seed": suite.seed,
-        "sampling": model.sampling.model_dump(mode="json"),
+        "sampling": model.sampling.deciding(),
         "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
         "device": device.type,
         **({"matmul": exact} if device.type == "cuda" else {}),

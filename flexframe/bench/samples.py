@@ -119,7 +119,7 @@ class Drawing(Entrant):
         }
 
     def _sampling(self) -> dict[str, Any]:
-        return {"prior": self.sampling.model_dump(mode="json"), "decoder": self.decoding.model_dump(mode="json")}
+        return {"prior": self.sampling.deciding(), "decoder": self.decoding.deciding()}
 
     def identity(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
         return {

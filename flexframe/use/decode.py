@@ -81,7 +81,7 @@ def decode(
         "decoder": weights(tokenizer.decoder),
         "length": length,
         "seed": seed,
-        "sampling": settings.model_dump(mode="json"),
+        "sampling": settings.deciding(),
     }
     _begin(folder, record)
     done = kept = 0

@@ -136,7 +136,7 @@ def generate(
     record = {"prior": generator.id, "weights": weights(generator), "tokenizer": tokenizer.id,
               "decoder": weights(tokenizer.decoder), "fingerprint": fingerprint(tokenizer), "seed": seed,
               "count": count, "classes": list(classes), "lengths": list(lengths),
-              "sampling": drawn.model_dump(mode="json"), "decoding": decoded.model_dump(mode="json")}  # fmt: skip
+              "sampling": drawn.deciding(), "decoding": decoded.deciding()}  # fmt: skip
     write_json(folder / RECORD, record)
     return Generated(folder, count, lengths, bool(columns))
 
@@ -214,7 +214,7 @@ def _name(length: int, number: int) -> str:
 def _about(job: _Job, lengths: Sequence[int]) -> About:
     spec = job.tokenizer.spec.tokens
     rule = {"rule": "drawn", "prior": job.generator.id, "lengths": list(lengths),
-            "sampling": job.sampling.model_dump(mode="json")}  # fmt: skip
+            "sampling": job.sampling.deciding()}  # fmt: skip
     return About(
         model=job.tokenizer.id,
         fingerprint=fingerprint(job.tokenizer),

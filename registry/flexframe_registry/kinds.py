@@ -99,6 +99,9 @@ class Config(BaseModel):
     """Base of every config: frozen, unknown fields refused, a docstring under each field as its documentation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after models or results were out, with a default that leaves these what they were. At it they
+    are no part of a fingerprint or a protocol, so that token files, priors and results of before still fit."""
 
     @classmethod
     def read(cls, value: Any, path: str = "") -> Self:
@@ -117,6 +120,14 @@ class Config(BaseModel):
         beside others."""
         defaults = type(self).model_fields
         return [(name, value) for name in fields if (value := getattr(self, name)) != defaults[name].get_default()]
+
+    def deciding(self) -> dict[str, Any]:
+        """The config as plain data, without `later` fields that are at their default: what a fingerprint
+        or a protocol is made of."""
+        fields = type(self).model_fields
+        return self.model_dump(
+            mode="json", exclude={name for name in self.later if getattr(self, name) == fields[name].default}
+        )
 
     @classmethod
     def documentation(cls) -> dict[str, str]:
@@ -189,23 +200,12 @@ class ComponentConfig(Config):
     """The abstract class that this kind's parts fulfil, as "module:attribute"."""
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Fields by size, of `tiny`, `small`, `base`, `large`; a size not listed is the fields' defaults."""
-    later: ClassVar[frozenset[str]] = frozenset()
-    """Fields that came after models of the part were out, with a default that leaves these what they were. At it they
-    are no part of a fingerprint, so that token files and priors of before still fit."""
-
     type: str
 
     @classmethod
     def sized(cls, size: Size | None = None, /, **fields: Any) -> Any:
         """The config at a size, with `fields` set on top."""
         return cls.read({**cls.sizes.get(size or "", {}), **fields})
-
-    def deciding(self) -> dict[str, Any]:
-        """The config as plain data, without `later` fields that are at their default: what a fingerprint is made of."""
-        fields = type(self).model_fields
-        return self.model_dump(
-            mode="json", exclude={name for name in self.later if getattr(self, name) == fields[name].default}
-        )
 
     def unused(self) -> tuple[str, ...]:
         """Parameters that receive no gradient by design, as their names within the part."""

@@ -124,10 +124,19 @@ class RegisterEncoderConfig(TrunkConfig, EncoderConfig):
 class FlowSampling(SamplingConfig):
     """Steps from noise to data, with classifier-free guidance against the null condition."""
 
+    later = frozenset({"schedule", "shift", "power"})
     steps: int = Field(25, ge=1)
-    """Equal steps from t=1 to t=0."""
-    solver: Literal["euler", "heun", "midpoint"] = "euler"
-    """Euler, of one model evaluation a step; or a second-order solver of two (Heun's last step is Euler's)."""
+    """Steps from t=1 to t=0."""
+    solver: Literal["euler", "ab2", "dpmpp-2m", "heun", "midpoint"] = "euler"
+    """Euler, or a second-order solver: with one model evaluation a step, which remembers the step before, of Adams and
+    Bashforth or DPM-Solver++(2M) (arXiv 2211.01095); or with two (Heun's last step is Euler's)."""
+    schedule: Literal["uniform", "shift", "power"] = "uniform"
+    """Steps of equal length; or shorter ones at the noise, by `shift` (arXiv 2403.03206, section 5.3.2), or at the
+    data, by `power` (as arXiv 2206.00364, appendix D.1, spaces noise levels)."""
+    shift: float = Field(3.0, gt=0)
+    """Of schedule `shift`: u becomes shift u / (1 + (shift - 1) u); 1 is uniform, less shortens those at the data."""
+    power: float = Field(2.0, gt=0)
+    """Of schedule `power`: u becomes u to this power; 1 is uniform, less shortens those at the noise."""
     guidance: float | tuple[tuple[float, float], ...] = 1.0
     """Guidance scale; or a schedule: knots (t, scale), linear between and constant beyond. Any function f of t is the
     knots (t, f(t)) at all `times()`."""
@@ -155,6 +164,15 @@ class FlowSampling(SamplingConfig):
             raise ValueError("a guidance schedule needs at least one (t, scale) knot")
         return tuple(sorted(value)) if isinstance(value, tuple) else value
 
+    @model_validator(mode="after")
+    def _of_its_schedule(self) -> FlowSampling:
+        for name in ("shift", "power"):
+            if name in self.model_fields_set and self.schedule != name and self.changed(name):
+                raise ValueError(
+                    f"{name} does nothing with schedule {self.schedule!r}; set `schedule: {name}` beside it"
+                )
+        return self
+
     def scale(self, t: float) -> float:
         """The guidance scale at time t."""
         if not isinstance(self.guidance, tuple):
@@ -169,13 +187,27 @@ class FlowSampling(SamplingConfig):
 
     def times(self) -> list[float]:
         """The times at which the model is evaluated, in order; never 0."""
-        second = {"euler": None, "heun": 1.0, "midpoint": 0.5}[self.solver]
         moments = []
-        for i in range(self.steps, 0, -1):
-            moments.append(i / self.steps)
-            if second is not None and i > second:
-                moments.append((i - second) / self.steps)
+        for start, end in itertools.pairwise(self.knots()):
+            moments.append(start)
+            if self.solver == "midpoint":
+                moments.append((start + end) / 2)
+            elif self.solver == "heun" and end:
+                moments.append(end)
         return moments
+
+    def knots(self) -> list[float]:
+        """The times between which steps go, by `schedule`: from 1 to 0."""
+        shares = [i / self.steps for i in range(self.steps, -1, -1)]
+        if self.schedule == "shift":
+            return [self.shift * share / (1 + (self.shift - 1) * share) for share in shares]
+        return [share**self.power for share in shares] if self.schedule == "power" else shares
+
+    def paces(self) -> list[float]:
+        """Steps of this length to the unit of time, for each step."""
+        if self.schedule == "uniform":
+            return [float(self.steps)] * self.steps
+        return [1 / (start - end) for start, end in itertools.pairwise(self.knots())]
 
     @classmethod
     def quick(cls) -> FlowSampling:
@@ -185,7 +217,7 @@ class FlowSampling(SamplingConfig):
         times = self.times()
         guided = sum(self.scale(t) != 1 for t in times)
         kinds = [(2.0, guided), (1.0, len(times) - guided)]  # any scale but 1 evaluates the model twice
-        single = {"steps": 1, "solver": "euler"}
+        single = {"steps": 1, "solver": "euler", "schedule": "uniform"}
         return [(self.model_copy(update={**single, "guidance": scale}), count) for scale, count in kinds if count]
 
 

@@ -69,21 +69,36 @@ class Guidance:
 def integrate(
     velocity: Velocity, noise: Float[Tensor, "b c h w"], sampling: FlowSampling, on_step: OnStep | None = None
 ) -> Float[Tensor, "b c h w"]:
-    """Integrate from t=1 to t=0 with the solver of the settings; the state stays fp32.
+    """Integrate from t=1 to t=0 with the solver and the steps of the settings; the state stays fp32.
 
     The model is evaluated at `sampling.times()`: never at 0, where nothing was trained. With APG each evaluation moves
     the running direction.
     """
-    x, steps = noise, sampling.steps
-    for i in range(steps, 0, -1):
-        first = velocity(x, i / steps).float()
+    x, knots, paces, before = noise, sampling.knots(), sampling.paces(), None
+    for i, (t, end, pace) in enumerate(zip(knots[:-1], knots[1:], paces, strict=True)):
+        slope = first = velocity(x, t).float()
         if sampling.solver == "midpoint":
-            slope = velocity(x - first / (2 * steps), (i - 0.5) / steps).float()
-        elif sampling.solver == "heun" and i > 1:
-            slope = (first + velocity(x - first / steps, (i - 1) / steps).float()) / 2
-        else:
-            slope = first
-        x = x - slope / steps
+            slope = velocity(x - first / (2 * pace), (t + end) / 2).float()
+        elif sampling.solver == "heun" and end:
+            slope = (first + velocity(x - first / pace, end).float()) / 2
+        elif sampling.solver == "ab2" and before is not None:
+            slope = first + (first - before) * (paces[i - 1] / (2 * pace))
+        elif sampling.solver == "dpmpp-2m":
+            data = x - t * first
+            if before is not None and i > 1 and end:
+                slope = first - (data - before) * (dpmpp_weight(knots[i - 1], t, end) / t)
+            first = data
+        x, before = x - slope / pace, first
         if on_step is not None:
-            on_step(steps - i + 1, steps)
+            on_step(i + 1, sampling.steps)
     return x
+
+
+def dpmpp_weight(last: float, t: float, end: float) -> float:
+    """Weight by which DPM-Solver++(2M) carries on the change of the predicted data (arXiv 2211.01095, algorithm 2).
+
+    Half the step over the one before, both in the logarithm of signal to noise, (1 - t) / t. That is infinite at t=1
+    and t=0, so the first two steps, and the last, are of first order, which is Euler's step.
+    """
+    log_ratios = [math.log((1 - time) / time) for time in (last, t, end)]
+    return (log_ratios[2] - log_ratios[1]) / (2 * (log_ratios[1] - log_ratios[0]))

@@ -482,27 +482,78 @@ def test_euler_visits_one_down_to_a_step_and_never_zero():
     assert visited == [1.0, 0.8, 0.6, 0.4, 0.2]
 
 
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("midpoint", 2)])
-def test_solvers_converge_at_their_order(solver, order):
+SOLVERS = {"euler": 1, "ab2": 2, "dpmpp-2m": 2, "heun": 2, "midpoint": 2}
+"""Orders of convergence."""
+
+
+@pytest.mark.parametrize(
+    ("solver", "order", "schedule"),
+    [
+        *((solver, order, {}) for solver, order in SOLVERS.items()),
+        ("ab2", 2, {"schedule": "shift", "shift": 1.5}),
+        ("ab2", 2, {"schedule": "power", "power": 1.3}),
+    ],
+)
+def test_solvers_converge_at_their_order(solver, order, schedule):
     start = torch.ones(1, 1, 1, 1, dtype=torch.float64)
 
     def error(steps):
-        found = integrate(lambda x, t: (2 * t * x).float(), start.float(), FlowSampling(steps=steps, solver=solver))
+        sampling = FlowSampling(steps=steps, solver=solver, **schedule)
+        found = integrate(lambda x, t: (2 * t * x).float(), start.float(), sampling)
         return abs(float(found) - math.exp(-1))  # dx/dt = 2 t x from t=1, x=1 is exp(t^2 - 1)
 
-    rate = math.log2(error(8) / error(16))
+    rate = math.log2(error(16) / error(32))
     assert rate == pytest.approx(order, abs=0.35)
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun", "midpoint"])
-def test_solvers_evaluate_where_they_say(solver):
+def test_multistep_solvers_follow_their_papers():
+    """Three steps by hand, in float64, of Adams-Bashforth and of the data form of DPM-Solver++(2M)."""
+
+    def velocity(x, t):
+        return x.sin() + t * x
+
+    x = torch.tensor([0.3, -1.2]).double()
+    for schedule in ({}, {"schedule": "shift", "shift": 2.0}):
+        t = [0.0, *FlowSampling(steps=4, **schedule).knots()][1:]
+        adams, slopes = [x], []
+        for i in range(4):
+            slopes.append(velocity(adams[i], t[i]))
+            step, ratio = t[i] - t[i + 1], (t[i] - t[i + 1]) / (t[i - 1] - t[i]) if i else 0.0
+            adams.append(adams[i] - step * ((1 + ratio / 2) * slopes[i] - ratio / 2 * slopes[i - 1]))
+        rate = [math.log((1 - each) / each) for each in t[1:-1]]  # lambda of t[1], t[2], t[3]
+        solver, data = [x], []
+        for i in range(4):
+            data.append(solver[i] - t[i] * velocity(solver[i], t[i]))
+            mixed = data[i]
+            if i == 2:  # lambda is infinite at t = 1 and t = 0
+                half = (rate[2] - rate[1]) / (2 * (rate[1] - rate[0]))
+                mixed = (1 + half) * data[2] - half * data[1]
+            solver.append(t[i + 1] / t[i] * solver[i] + (1 - t[i + 1] / t[i]) * mixed)
+        for name, expected in (("ab2", adams), ("dpmpp-2m", solver)):
+            found = integrate(velocity, x.view(1, 1, 1, 2).float(), FlowSampling(steps=4, solver=name, **schedule))
+            torch.testing.assert_close(found.flatten().double(), expected[-1], atol=1e-6, rtol=0)
+
+
+def test_schedules_space_steps_as_they_say():
+    assert FlowSampling(steps=4).knots() == [1, 0.75, 0.5, 0.25, 0]
+    assert FlowSampling(steps=2, schedule="shift").knots() == pytest.approx([1, 0.75, 0])  # 3 / 2 over 1 + 2 / 2
+    assert FlowSampling(steps=4, schedule="power").knots() == pytest.approx([1, 0.5625, 0.25, 0.0625, 0])
+    for schedule in ("shift", "power"):
+        assert FlowSampling(steps=5, schedule=schedule, **{schedule: 1}).knots() == pytest.approx(
+            FlowSampling(steps=5).knots()
+        )
+
+
+@pytest.mark.parametrize("schedule", ["uniform", "shift", "power"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_solvers_evaluate_where_they_say(solver, schedule):
     asked = []
 
     def velocity(x, t):
         asked.append(t)
         return x
 
-    sampling = FlowSampling(steps=3, solver=solver, guidance=2.0)
+    sampling = FlowSampling(steps=3, solver=solver, schedule=schedule, guidance=2.0)
     integrate(velocity, torch.ones(1, 1, 1, 1), sampling)
     assert asked == pytest.approx(sampling.times())
     assert min(asked) > 0
@@ -626,6 +677,10 @@ def test_guidance_schedules():
         {"guidance": float("nan")},
         {"apg_threshold": 0.0},
         {"momentum": 0.5},
+        {"schedule": "cosine"},
+        {"schedule": "shift", "shift": 0.0},
+        {"shift": 2.0},
+        {"schedule": "shift", "power": 3.0},
     ],
     ids=str,
 )
