@@ -198,7 +198,7 @@ def test_a_card_may_be_a_file_that_builds_on_another(tmp_path):
 
 
 def test_bench_measures_models_and_writes_a_page(command, tmp_path, tiny):
-    from flexframe.store import modelfile
+    from flexframe.models import modelfile
 
     for name in ("one", "two"):
         modelfile.save(tiny.state_dict(), tiny.config, tmp_path / f"{name}.safetensors", sampling={"steps": 1})

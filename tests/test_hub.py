@@ -5,8 +5,8 @@ import json
 import pytest
 from safetensors.torch import save
 
+from flexframe.models import modelfile, places
 from flexframe.store import hub as hub_module
-from flexframe.store import modelfile, places
 from flexframe.store.load import load
 from flexframe_registry import ConfigError
 

@@ -14,7 +14,7 @@ from flexframe.data.tokenfile import TokenFile
 from flexframe.importing import Settings, compare, open_foreign, understood
 from flexframe.importing.plain import MAX_CONFIG, MAX_DEPTH, parse, read_config
 from flexframe.importing.verify import markdown, verify_folder
-from flexframe.store.modelfile import read as read_model_file
+from flexframe.models.modelfile import read as read_model_file
 from flexframe.testing.golden import assert_parity
 from flexframe.testing.refusals import WEIGHTS, Bomb
 from flexframe_registry import ConfigError

@@ -12,7 +12,7 @@ import flexframe
 from flexframe import doctor
 from flexframe.commands.describe import flops, size
 from flexframe.doctor import examine, offline
-from flexframe.store import modelfile
+from flexframe.models import modelfile
 from flexframe_registry import cards
 from flexframe_registry.manager import create_manager
 

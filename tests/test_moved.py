@@ -18,6 +18,7 @@ PLACES = {
         "FORMAT Model Place about_import assemble build fetch find header_of imported load load_file locate "
         "override preprocessing read save undrawn"
     ),
+    "flexframe.store.modelfile": "FORMAT MAX_CONFIG header_of read save",
     "flexframe.generator": "CodecModel Generator",
     "flexframe.tokenizer": "Lengths Random Tokenizer",
     "flexframe.fingerprint": "codec_fingerprint fingerprint weights",

@@ -18,8 +18,8 @@ from typing import Any
 from torch import Tensor, float16
 
 from flexframe.files import sha256, write_text
+from flexframe.models.modelfile import read, save
 from flexframe.store.load import load
-from flexframe.store.modelfile import read, save
 from flexframe.train.history import log
 from flexframe_registry import GeneratorConfig, cards
 from flexframe_registry.models import MODELS

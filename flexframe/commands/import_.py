@@ -57,8 +57,8 @@ def import_(
     if target.exists():
         refuse(str(target), "is there already; name another folder with -o")
     from flexframe.models.build import assemble
+    from flexframe.models.modelfile import save
     from flexframe.store.load import imported
-    from flexframe.store.modelfile import save
     from flexframe.store.places import locate
 
     place = locate(source)

@@ -89,8 +89,8 @@ def _draw(
     import torch
 
     from flexframe.models.build import build
+    from flexframe.models.modelfile import save
     from flexframe.nn.init import redraw_zeros
-    from flexframe.store.modelfile import save
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -112,8 +112,8 @@ def _of_run(folder: Path) -> Subject | None:
 
 def _of_file(where: str, name: str) -> Subject:
     """A model file of ours, or a checkpoint of another code base as its importer reads it."""
+    from flexframe.models.modelfile import header_of
     from flexframe.store.load import imported
-    from flexframe.store.modelfile import header_of
     from flexframe.store.places import fetch, locate
 
     place = locate(where)

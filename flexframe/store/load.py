@@ -14,8 +14,8 @@ from flexframe.importing import Foreign, Imported, open_foreign, understood
 from flexframe.models.build import Model, assemble, not_finite, told
 from flexframe.models.codec import CodecModel
 from flexframe.models.generator import Generator
+from flexframe.models.modelfile import header_of, read
 from flexframe.models.tokenizer import Tokenizer
-from flexframe.store.modelfile import header_of, read
 from flexframe.store.places import Place, fetch, locate, log
 from flexframe_registry import ConfigError, ModelConfig, TokenizerConfig
 from flexframe_registry.files import put, split_override

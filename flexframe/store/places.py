@@ -10,8 +10,8 @@ from typing import Any
 
 from flexframe.files import sha256
 from flexframe.importing.foreign import PICKLES
+from flexframe.models.modelfile import header_of
 from flexframe.store import hub
-from flexframe.store.modelfile import header_of
 from flexframe_registry import Card, ConfigError, UnknownName, cards
 from flexframe_registry.cards import Preprocessing, is_card_file
 from flexframe_registry.errors import nearest

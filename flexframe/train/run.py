@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from flexframe import provenance
 from flexframe.files import write_json, write_text
+from flexframe.models import modelfile
 from flexframe.models.build import not_finite, told
-from flexframe.store import modelfile
 from flexframe.train import checkpoint, history, sharding
 from flexframe.train.alarms import ALARMS, Alarms
 from flexframe.train.distributed import ALONE, Processes

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import flexframe
-from flexframe.store import modelfile
+from flexframe.models import modelfile
 from flexframe.train.run import Run
 from flexframe_flextok.blocks import sincos, stretched
 from flexframe_registry import ConfigError, cards

@@ -9,7 +9,7 @@ import torch
 import flexframe
 from flexframe import doctor
 from flexframe.doctor import examine
-from flexframe.store import modelfile
+from flexframe.models import modelfile
 from flexframe_registry import cards
 
 pytestmark = pytest.mark.slow

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from flexframe.models.modelfile import read
 from flexframe.store.load import load
-from flexframe.store.modelfile import read
 from flexframe_registry import cards
 from flexframe_registry.doubts import obstacles, of_card
 

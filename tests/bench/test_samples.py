@@ -20,12 +20,12 @@ from flexframe.bench.table import columns, print_table
 from flexframe.data.source import AttributeClassifier, Sample, Source
 from flexframe.data.tokenfile import TokenFile
 from flexframe.models import generator as generator_module
+from flexframe.models import modelfile
 from flexframe.models import tokenizer as tokenizer_module
 from flexframe.models.fingerprint import fingerprint
 from flexframe.models.generator import Generator
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.parts import Decoder, Prior
-from flexframe.store import modelfile
 from flexframe.tokens import Codes, Outputs, prefix
 from flexframe.use.generate import generate
 from flexframe_registry import (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from flexframe.models import modelfile
 from flexframe.models.tokenizer import Tokenizer
-from flexframe.store import modelfile
 from flexframe_registry import cards
 
 FOLDER = Path(__file__).parent / "flexframe_toy" / "cards" / "toy"

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
+from flexframe.models import modelfile
 from flexframe.models.build import build
 from flexframe.models.codec import CodecModel
-from flexframe.store import modelfile
 from flexframe.train.run import Run
 from flexframe_registry import CodecModelConfig, ConfigError, TokenizerConfig
 

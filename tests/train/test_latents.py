@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from flexframe.data.shards import Shards
+from flexframe.models import modelfile
 from flexframe.models.tokenizer import Tokenizer
-from flexframe.store import modelfile
 from flexframe.store.load import load_file
 from flexframe.train.run import Run
 from flexframe.use import shards

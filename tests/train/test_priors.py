@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flexframe.models import modelfile
 from flexframe.models.fingerprint import fingerprint
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.store import modelfile
 from flexframe.store.load import load
 from flexframe.testing.checks import redraw_zeros
 from flexframe.train.feeds.create import create_feed

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flexframe.models import modelfile
 from flexframe.models.tokenizer import Tokenizer
-from flexframe.store import modelfile
 
 
 def picture(seed: int, width: int = 24, height: int = 20) -> Image.Image:

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from flexframe.data.tokenfile import TokenFile
+from flexframe.models import modelfile
 from flexframe.models.fingerprint import fingerprint
 from flexframe.models.generator import Generator
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.store import modelfile
 from flexframe.store.load import load
 from flexframe.testing.checks import redraw_zeros
 from flexframe.use import precompute

@@ -9,9 +9,9 @@ from PIL import Image
 import flexframe
 from flexframe.bench import runner
 from flexframe.data.tokenfile import TokenFile
+from flexframe.models import modelfile
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.nn.init import redraw_zeros
-from flexframe.store import modelfile
 from flexframe.use.decode import decode
 from flexframe.use.encode import encode
 from flexframe.use.lengths import Listed

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from flexframe.models.modelfile import save
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.store.modelfile import save
 from flexframe.train.init import initialise, read_starts
 from flexframe_registry import ConfigError, TokenizerConfig
 from flexframe_registry.runs import InitConfig

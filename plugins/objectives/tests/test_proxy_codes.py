@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from flexframe.models import modelfile
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
-from flexframe.store import modelfile
 from flexframe.store.load import load
 from flexframe.tokens import Batch, Outputs
 from flexframe.train.run import Run

@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from flexframe.models.generator import Generator
+from flexframe.models.modelfile import save
 from flexframe.rng import Rng
 from flexframe.store.load import load
-from flexframe.store.modelfile import save
 from flexframe.testing.tables import TableRng
 from flexframe.tokens import Codes, Condition, prefix
 from flexframe_priors import GPTSampling
