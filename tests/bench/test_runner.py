@@ -18,6 +18,7 @@ from flexframe.bench.runner import Report, run
 from flexframe.bench.table import best_models, columns, not_offered, print_table, reasons
 from flexframe_registry import ConfigError
 from flexframe_registry import suite as shipped
+from flexframe_registry.files import read_json
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_codes_at_a_budget_are_those_of_encoding_at_it(tokenizer: Any, report: R
 
 
 def test_results_hold_the_protocol_of_each_number(report: Report) -> None:
-    results = json.loads((report.out / "results.json").read_text())
+    results = read_json(report.out / "results.json")
     assert results == json.loads(json.dumps(report.results))
     assert results["schema"] == protocol.SCHEMA
     assert results["budgets"] == [1, 3, 8]
