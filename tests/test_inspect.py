@@ -312,6 +312,72 @@ def flexframe_components():
     assert states["masker no-library"] == "missing"
 
 
+FAULTY = """
+from typing import Literal
+from flexframe_registry import Component, QuantizerConfig, hookimpl
+
+def config(name, answer):
+    class Odd(QuantizerConfig):
+        type: Literal[name] = name
+
+        def tokens(self, length, features):
+            return answer(length)
+    return Odd
+
+def lost(length):
+    return {}["lost"]
+
+@hookimpl
+def flexframe_components():
+    from flexframe_registry import TokenSpec
+
+    def fine(length):
+        return TokenSpec(length, 8, 1, 16)
+    codes = {"no-class": "faulty_parts:Missing", "other-class": "pathlib:Path", "no-code": "faulty_parts.gone:A"}
+    codes |= {"raising": "faulty_raising:A"}
+    answers = {"lost": lost, "nothing": lambda length: None, "number": lambda length: 5}
+    odd = [Component(config(name, answer), "pathlib:Path") for name, answer in answers.items()]
+    return odd + [Component(config(name, fine), target) for name, target in codes.items()]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("lost", "plugin 'faulty' (faulty 1.0) failed: KeyError: 'lost'; --debug shows where, for its author"),
+        (
+            "nothing",
+            "quantizer.tokens: quantizer 'nothing' answers None, and its contract is TokenSpec; its author has to",
+        ),
+        ("number", "quantizer.tokens: quantizer 'number' answers 5"),
+        ("no-class", "quantizer 'no-class' of faulty 1.0: faulty_parts:Missing cannot be imported: AttributeError"),
+        (
+            "other-class",
+            "quantizer 'other-class' of faulty 1.0: pathlib:Path is no Quantizer; its author has to derive",
+        ),
+        ("no-code", "quantizer 'no-code' of faulty 1.0 cannot be imported: No module named 'faulty_parts.gone'"),
+        ("raising", "quantizer 'raising' of faulty 1.0: faulty_raising:A cannot be imported: RuntimeError: no device"),
+    ],
+)
+def test_a_fault_of_a_plugin_is_one_line_that_names_it(forked, install, tmp_path, name, words):
+    install("faulty", FAULTY)
+    (tmp_path / "faulty_parts.py").write_text("")
+    (tmp_path / "faulty_raising.py").write_text("raise RuntimeError('no device')")
+    given = ("train", "toy/digits-tiny", f"quantizer={name}", "-o", "run", "--device", "cpu")
+    done = forked("from flexframe.cli import main; main()", *given)
+    assert done.returncode in (1, 2)
+    (line,) = done.stderr.splitlines()
+    assert words in line
+    assert "not expected" not in line
+
+
+def test_a_run_that_cannot_be_read_is_not_shown_as_if_it_could(command, tmp_path):
+    path = tmp_path / "odd.yaml"
+    path.write_text("base: toy/digits-tiny\nrun: {init: 5, data: {type: digits}}\n")
+    assert "run.init: is a list" in command("show", path, "--config").err
+    assert "doubt: run.init: is a list" in command("show", path).err
+
+
 def test_a_name_that_two_provide_is_told(forked, install):
     source = """
 from flexframe_registry import Component, hookimpl

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -144,7 +145,12 @@ def tell(error: Exception) -> int:
     words = " ".join(_words(error).split())
     plain = ConfigError, UnknownName, ValueError, ImportError, OSError, FloatingPointError
     expected = isinstance(error, plain) and words != ""  # these say in their own words what is wrong and what to do
-    if not expected:
+    plugin = None if expected else _plugin_at_fault(error)
+    if plugin is not None:
+        words = (
+            f"plugin {plugin} failed: {type(error).__name__}: {words[:LONGEST]}; --debug shows where, for its author"
+        )
+    elif not expected:
         text = f"{type(error).__name__}{': ' if words else ''}{words[:LONGEST]}{' …' * (len(words) > LONGEST)}"
         words = f"{text.rstrip('.')}. {_advice(error)}"
     rank = os.environ.get("RANK", "0")  # torchrun's: with several processes, what all of them find is told once
@@ -169,6 +175,22 @@ def _words(error: Exception) -> str:
     if not isinstance(error, OSError) or error.filename is None or error.strerror is None:
         return str(error)
     return f"{error.filename}: {REMEDIES.get(error.errno or 0, error.strerror)}"
+
+
+def _plugin_at_fault(error: Exception) -> str | None:
+    """The plugin whose own code raised an error, with its provider: what libraries do that it calls is its, too."""
+    from flexframe_registry import manager
+
+    owners = {
+        str(getattr(plugin, "__name__", type(plugin).__module__)).partition(".")[0]: f"{name!r} ({provider})"
+        for name, provider in manager().providers.items()
+        if (plugin := manager().get_plugin(name)) is not None
+    }
+    places = (
+        str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
+    ours = [place for place in places if place in owners or place.startswith(("flexframe", "__main__"))]
+    return owners.get(ours[-1]) if ours else None
 
 
 def _advice(error: Exception) -> str:

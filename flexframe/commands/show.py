@@ -29,6 +29,7 @@ def show(
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time, for the memory that they take.")] = 1,
 ) -> None:
     """Show a part's settings; or a model: parameters, tokens, bits, FLOPs and memory. Nothing is built to find out."""
+    from flexframe_registry import ConfigError
     from flexframe_registry.kinds import KINDS
 
     kind, _, part = name.partition("/")
@@ -38,6 +39,8 @@ def show(
     from flexframe.commands import describe, subjects
 
     subject = subjects.find(name)
+    if config and subject.unresolved:
+        raise ConfigError(subject.doubts)
     if config:
         _print_yaml(subject.resolved)
         return

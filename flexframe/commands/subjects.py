@@ -13,7 +13,7 @@ from flexframe_registry import ConfigError, ModelConfig, cards
 from flexframe_registry.cards import Card, is_card_file, read_training
 from flexframe_registry.cards import card as find_card
 from flexframe_registry.doubts import Problems, obstacles, of_card
-from flexframe_registry.errors import nearest
+from flexframe_registry.errors import MISSING, nearest
 from flexframe_registry.files import read_json
 from flexframe_registry.kinds import KINDS
 from flexframe_registry.models import read_model
@@ -36,6 +36,8 @@ class Subject:
     frozen: Sequence[str] = ()
     doubts: Problems = ()
     """Obstacles to and doubts about the run that trains it."""
+    unresolved: bool = False
+    """True where these are what keeps its run from being read."""
 
 
 def find(name: str) -> Subject:
@@ -64,18 +66,21 @@ def _of_card(card: Card) -> Subject:
     resolved |= {"kind": config.kind, "model": config.model_dump(mode="json")}
     frozen: Sequence[str] = ()
     doubted: Problems = ()
+    unresolved = False
     if file.run is not None:
         try:
             training = card.train()
             resolved["run"], frozen = training.run.model_dump(mode="json"), training.run.freeze
             doubted = [*obstacles(training), *of_card(card, training)]
-        except ConfigError:  # a recipe may leave to the command line where the data are
-            resolved["run"], frozen = file.run, tuple(file.run.get("freeze", ()))
+        except ConfigError as error:  # a recipe may leave to the command line where the data are
+            resolved["run"] = file.run
+            doubted = [(path, text) for path, text in error.problems if text != MISSING]
+            unresolved = bool(doubted)
     resolved |= {"sampling": file.sampling, "metrics": file.metrics}
     preprocessing = f"shorter edge by {file.preprocessing.resize}, centre crop"
     facts = [("what", file.summary), ("licence", file.licence), ("source", file.source), ("weights", _weights(card))]
     facts += [("verified", file.verified), ("images", preprocessing)]
-    return Subject(card.id, config, file.sampling, facts, resolved, file.metrics, frozen, doubted)
+    return Subject(card.id, config, file.sampling, facts, resolved, file.metrics, frozen, doubted, unresolved)
 
 
 def _weights(card: Card) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from flexframe.files import BLANK, check_seal, refuse_pointer, replaced, seal
 from flexframe.models.build import not_finite, told
 from flexframe_registry import ConfigError, ModelConfig
+from flexframe_registry.files import plain
 
 FORMAT = "flexframe/1"
 
@@ -84,9 +85,9 @@ def _header(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     if len(text) > MAX_CONFIG:
         raise ConfigError.at(str(path), f"its config has {len(text)} characters; at most {MAX_CONFIG} are read")
     try:
-        header = json.loads(text)
-        whole = {name: header[name] for name in ("config", "sampling", "about")}
-        return {"kind": header.get("kind", "tokenizer"), **whole}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        header = plain(json.loads(text))
+        whole = {name: dict(header[name]) for name in ("config", "sampling", "about")}
+        return {"kind": str(header.get("kind", "tokenizer")), **whole}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         text = f"its metadata holds no whole config ({error}); {AGAIN}"
         raise ConfigError.at(str(path), text) from None

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from .catalogue import Broken
 from .errors import ConfigError, UnknownName, nearest
-from .files import merge, put, read_top, read_yaml, split_override
+from .files import merge, plain, put, read_json, read_top, read_yaml, split_override
 from .kinds import Config, Resize
 from .manager import Manager, manager
 from .models import (
@@ -288,6 +288,9 @@ class Cards:
         if isinstance(raw.get("run"), Mapping):
             raw = {**raw, "run": present(raw["run"])}
         base = raw.get("base")
+        if base is not None and not isinstance(base, str):
+            text = f"is a card's id, or a YAML file's path from where the command runs; not {base!r}"
+            raise ConfigError.at(f"{path}.base", text)
         if base is not None:
             if base in (name, *above):
                 raise ConfigError.at(str(path), f"its base {base!r} is built on it in turn")
@@ -364,7 +367,7 @@ def tokenizer_of(name: str) -> TokenizerConfig | None:
     if path.is_dir():
         run = RunFolder(path).config
         if run.is_file():
-            raw = _mapping(run.read_bytes(), run)
+            raw = read_json(run, edit=True)
             kind = raw.get("kind") or kind_by_keys(raw.get("model"))
             trained = {"model", "run"} <= raw.keys() and kind == TokenizerConfig.kind
             return TokenizerConfig.read(raw["model"], str(run)) if trained else None
@@ -375,9 +378,14 @@ def tokenizer_of(name: str) -> TokenizerConfig | None:
         size = int.from_bytes(file.read(8), "little")
         if size > MAX_HEADER:
             return None
-        metadata = _mapping(file.read(size), path).get("__metadata__", {})
-    header = _mapping(metadata["flexframe"].encode(), path) if "flexframe" in metadata else {}
-    return TokenizerConfig.read(header["config"], str(path)) if header.get("kind") == TokenizerConfig.kind else None
+        text = file.read(size)
+    try:
+        own = json.loads(text).get("__metadata__", {}).get("flexframe", "{}")
+        header = plain(json.loads(own), str(path))
+        ours = header.get("kind") == TokenizerConfig.kind
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError.at(str(path), f"cannot be read ({error})") from None
+    return TokenizerConfig.read(header.get("config"), str(path)) if ours else None
 
 
 def with_codes(kind: str, data: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -417,14 +425,6 @@ def read_training(data: Mapping[str, Any], path: str = "") -> TrainConfig:
     if name is not None and tokenizer is not None:
         config.model.check_tokenizer(tokenizer, name)
     return config
-
-
-def _mapping(text: bytes, path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise ConfigError.at(str(path), f"cannot be read ({error})") from None
-    return data if isinstance(data, dict) else {}
 
 
 def card(name: str) -> Card:

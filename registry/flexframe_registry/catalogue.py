@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import UnknownName, nearest
+from .errors import ConfigError, UnknownName, nearest
 from .kinds import KINDS, ComponentConfig
 
 
@@ -44,14 +44,19 @@ class Component:
         """Import the class and check that it fulfils the contract of its kind.
 
         Raises:
-            TypeError: it does not.
+            ConfigError: it does not, or its module fails.
+            ImportError: a library is missing, or the module.
         """
-        part = attribute(self.target)
-        contract = attribute(self.config.contract)
+        who, contract = f"{self.kind} {self.name!r} of {self.provider}", attribute(self.config.contract)
+        try:
+            part = attribute(self.target)
+        except ImportError as error:
+            raise ImportError(f"{who} cannot be imported: {error}", name=error.name, path=error.path) from error
+        except Exception as error:  # a stranger's module may raise anything at import
+            words = " ".join(str(error).split())
+            raise ConfigError.at(who, f"{self.target} cannot be imported: {type(error).__name__}: {words}") from error
         if not (isinstance(part, type) and issubclass(part, contract)):
-            raise TypeError(
-                f"{self.kind} {self.name!r} of {self.provider}: {self.target} is no {contract.__qualname__}"
-            )
+            raise ConfigError.at(who, f"{self.target} is no {contract.__qualname__}; its author has to derive from it")
         return part
 
 
@@ -114,9 +119,21 @@ class Catalogue:
         """The component that a config belongs to."""
         return self.get(config.kind, config.type)
 
-    def build(self, config: ComponentConfig, *args: Any) -> Any:
-        """Import the config's class and construct it with `(config, *args)`."""
-        return self.of(config).load()(config, *args)
+    def build(self, config: ComponentConfig, *args: Any, place: str = "") -> Any:
+        """Import the config's class and construct it with `(config, *args)`.
+
+        Args:
+            place: where the config stands, as a user says it: `run.data`.
+
+        Raises:
+            ConfigError: what is wrong with it, below `place`.
+            ImportError: a library is missing.
+        """
+        part = self.of(config).load()
+        try:
+            return part(config, *args)
+        except ConfigError as error:
+            raise error.below(place) from error.__cause__
 
 
 def attribute(target: str) -> Any:

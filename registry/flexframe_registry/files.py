@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from .errors import ConfigError
 from .kinds import KINDS
@@ -27,6 +26,14 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 """The beginning of a command or an address; of two letters at least, for `C:` is a drive."""
 MAX_PIXELS = 89_478_485
 """256 MiB as RGB; Pillow's own limit, at which it begins to warn. At twice that it refuses."""
+SHOWN = 80
+"""Characters of a value that an error shows."""
+LARGEST = 1 << 63
+"""Bound of whole numbers in files."""
+DEEPEST = 64
+"""Levels of nesting in a file."""
+MOST_VALUES = 100_000
+"""Values of a file; aliases of YAML count each time."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -57,10 +64,7 @@ def read_top(path: Path, keys: Collection[str]) -> dict[str, Any]:
 
 
 def _mapping(text: str, path: Path) -> dict[str, Any]:
-    try:
-        data = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise ConfigError.at(str(path), " ".join(str(error).split())) from None
+    data = _yaml(text, str(path))
     if not isinstance(data, dict):
         raise ConfigError.at(str(path), f"holds {type(data).__name__}, not a mapping")
     return data
@@ -103,6 +107,56 @@ def read_json(path: Path, remedy: str = "put back the one that was written", *, 
     return data
 
 
+def _yaml(text: str, place: str, what: str = "its YAML") -> Any:
+    """Plain data from YAML that stands at `place`; an error says that it cannot read `what`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data = YAML(typ="safe", pure=True).load(text)
+    except Exception as error:  # of a tag's own making, as `!!int a`, ruamel raises whatever it comes upon
+        raise ConfigError.at(place, f"cannot read {what}: {_reason(error)}") from None
+    return plain(data, place)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return " ".join(str(error).split()).partition(" To suppress this check")[0] or type(error).__name__
+
+
+def plain(data: Any, place: str = "") -> Any:
+    """Copy data of a file as what JSON could hold: words, numbers, lists, and mappings by words. A whole number that
+    is a key becomes a word.
+
+    Raises:
+        ConfigError: anything else, as a date; a number of more than 63 bits; data that hold themselves, or are huge.
+    """
+    left = MOST_VALUES
+
+    def copied(value: Any, at: str, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if depth > DEEPEST or left < 0:
+            text = f"is nested deeper than {DEEPEST} times, or has more than {MOST_VALUES:,} values"
+            raise ConfigError.at(place, text)
+        if isinstance(value, dict):
+            return {named(key, at): copied(each, f"{at}.{key}".lstrip("."), depth + 1) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [copied(each, f"{at}.{i}".lstrip("."), depth + 1) for i, each in enumerate(value)]
+        if isinstance(value, int) and not isinstance(value, bool) and not -LARGEST <= value < LARGEST:
+            raise ConfigError.at(at, "is a whole number of more than 63 bits, which no setting takes")
+        if value is None or isinstance(value, str | bool | int | float):
+            return value
+        raise ConfigError.at(at, f"is a {type(value).__name__}, and no word, number, list or mapping; put it in quotes")
+
+    def named(key: Any, at: str) -> str:
+        if isinstance(key, str) or (isinstance(key, int) and not isinstance(key, bool)):
+            return str(key)
+        raise ConfigError.at(at, f"has the key {key!r}, and keys are words; put it in quotes")
+
+    return copied(data, place, 0)
+
+
 def split_override(text: str) -> tuple[str, Any]:
     """Split `key.path=value` into its key and its value, which is read as YAML.
 
@@ -112,12 +166,7 @@ def split_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError.at(text, "is not of the form key.path=value")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return key, YAML(typ="safe", pure=True).load(value)
-    except YAMLError as error:
-        raise ConfigError.at(key, f"cannot read {value!r}: {' '.join(str(error).split())}") from None
+    return key, _yaml(value, key, repr(value) if len(value) <= SHOWN else f"{value[:SHOWN]!r}...")
 
 
 def put(data: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:

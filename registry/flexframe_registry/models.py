@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import log2
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -31,6 +32,8 @@ from .slots import Slot, resolve
 
 ModelKind = Literal["tokenizer", "generator", "codec"]
 """The words for what a card or a model file holds."""
+Side = Annotated[int, Field(ge=1, le=65_536)]
+"""Pixels of an image's edge."""
 PartName = Literal["codec", "encoder", "quantizer", "masker", "decoder"]
 PARTS: tuple[PartName, ...] = get_args(PartName)
 """The parts of a tokenizer, in the order in which an image meets them."""
@@ -113,8 +116,8 @@ class TokenizerConfig(ModelConfig):
 
     size: Size | None = None
     """Size of parts whose own fields are not given: `tiny`, `small`, `base` or `large`."""
-    image_size: tuple[int, int]
-    """Height and width in pixels; one number stands for a square."""
+    image_size: tuple[Side, Side]
+    """Height and width in pixels, as [64, 96] or 64x96; one number stands for a square."""
     length: int = Field(ge=1)
     """The most tokens that one image can have."""
     codec: Slot[CodecConfig] = Field(default="identity", validate_default=True)
@@ -147,7 +150,7 @@ class TokenizerConfig(ModelConfig):
     @field_validator("image_size", mode="before")
     @classmethod
     def _square(cls, value: Any) -> Any:
-        return (value, value) if isinstance(value, int) else value
+        return _height_and_width(value)
 
     @model_validator(mode="after")
     def _check(self) -> TokenizerConfig:
@@ -196,9 +199,11 @@ class TokenizerConfig(ModelConfig):
     @property
     def spec(self) -> Spec:
         """Every width that its parts need."""
-        features = self.encoder.features()
-        tokens = replace(self.quantizer.tokens(self.length, features), masked=self.masker.masked)
-        return Spec(self.codec.latents(*self.image_size), features, tokens, self.decoder.taps())
+        features = _given(self.encoder, "features", self.encoder.features(), int)
+        tokens = _given(self.quantizer, "tokens", self.quantizer.tokens(self.length, features), TokenSpec)
+        latents = _given(self.codec, "latents", self.codec.latents(*self.image_size), LatentSpec)
+        taps = _given(self.decoder, "taps", self.decoder.taps(), Mapping)
+        return Spec(latents, features, replace(tokens, masked=self.masker.masked), taps)
 
     @property
     def budgets(self) -> tuple[int, ...]:
@@ -316,7 +321,7 @@ class CodecModelConfig(ModelConfig):
     kind = "codec"
     target = "flexframe.models.codec:CodecModel"
 
-    image_size: tuple[int, int] = (256, 256)
+    image_size: tuple[Side, Side] = (256, 256)
     """Height and width in pixels that it was made for; one number stands for a square."""
     codec: Slot[CodecConfig]
     """The codec."""
@@ -324,7 +329,7 @@ class CodecModelConfig(ModelConfig):
     @field_validator("image_size", mode="before")
     @classmethod
     def _square(cls, value: Any) -> Any:
-        return (value, value) if isinstance(value, int) else value
+        return _height_and_width(value)
 
     @property
     def parts(self) -> Mapping[str, ComponentConfig]:
@@ -368,6 +373,26 @@ def kind_by_keys(data: Any) -> ModelKind:
     if "prior" in keys:
         return "generator"
     return "codec" if "codec" in keys and not keys & {"encoder", "decoder", "quantizer", "length"} else "tokenizer"
+
+
+def _given(part: ComponentConfig, what: str, answer: Any, wanted: Any) -> Any:
+    """A part's answer about its widths, which may be a stranger's."""
+    if isinstance(answer, wanted) and not isinstance(answer, bool):
+        return answer
+    told = f"{part.kind} {part.type!r} answers {answer!r}, and its contract is {wanted.__name__}"
+    raise ConfigError.at(f"{part.kind}.{what}", f"{told}; its author has to mend that")
+
+
+def _height_and_width(value: Any) -> Any:
+    """An image's size as it may be written: one number for a square, `64x96` or a list, the height first."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value, value
+    if isinstance(value, str):
+        sides = re.fullmatch(r"\s*(\d{1,9})\s*[x×,]\s*(\d{1,9})\s*", value)
+        if sides is not None:
+            return int(sides[1]), int(sides[2])
+        raise ConfigError.at("", f"is one number for a square, or height and width as 64x96 or [64, 96]; not {value!r}")
+    return value
 
 
 def _pixels(size: tuple[int, int], latents: LatentSpec) -> list[tuple[str, str]]:

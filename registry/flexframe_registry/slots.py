@@ -28,10 +28,12 @@ def resolve(kind: str, value: Any, size: Size | None = None) -> Any:
     if not isinstance(value["type"], str):
         raise ConfigError.at("type", f"is a name, not {value['type']!r}")
     try:
-        config = catalogue().get(kind, value["type"]).config
+        component = catalogue().get(kind, value["type"])
     except LookupError as error:
         raise ConfigError.at("", str(error)) from None
-    return config.sized(size, **value)
+    if not all(isinstance(key, str) for key in value):
+        raise ConfigError.at("", "has settings whose names are no words; put these in quotes")
+    return component.config.sized(size, **value)
 
 
 if TYPE_CHECKING:

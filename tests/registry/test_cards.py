@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from flexframe_registry import (
     suite,
 )
 from flexframe_registry.cards import CardFile, Cards, find_cards, tokenizer_of
+from flexframe_registry.cards import card as card_named
 from flexframe_registry.files import merge, put, read_yaml, split_override
 
 TOYS = ("toy/digits-tiny", "toy/prior")
@@ -70,6 +72,49 @@ def test_a_file_that_is_no_mapping_is_told_in_one_line(tmp_path, text, word):
         read_yaml(path)
     assert word in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("base: 5", ".base: is a card's id, or a YAML file's path from where the command runs; not 5"),
+        ("base: [a]", ".base: is a card's id"),
+        ("model: {null: 3}", ".model: has the key None, and keys are words; put it in quotes"),
+        ("model: {true: 3}", ".model: has the key True"),
+        ("model: {? [1, 2] : 3}", ".model: has the key (1, 2)"),
+        ("summary: 2026-01-01", ".summary: is a date, and no word, number, list or mapping; put it in quotes"),
+        ("model: !!set {a}", ".model: is a set"),
+        ("model: !!binary aGVsbG8=", ".model: is a bytes"),
+        ("model: {length: !!int a}", "cannot read its YAML: invalid literal for int() with base 10: 'a'"),
+        ("model: {length: 2026-13-45}", "cannot read its YAML: month must be in 1..12"),
+        (f"model: {{length: {'[' * 100}{']' * 100}}}", "is nested deeper than 64 times"),
+        (f"model: {{length: {'{a: ' * 900}{'}' * 900}}}", "cannot read its YAML: it is nested too deeply"),
+        ("model: &x {a: *x}", "is nested deeper than 64 times, or has more than"),
+        ("a: &a [b, b, b, b, b, b, b, b]\n" + "".join(
+            f"{n}: &{n} [{', '.join([f'*{p}'] * 8)}]\n" for p, n in pairwise("abcdefghij")
+        ), "has more than 100,000 values"),
+        (f"run: {{steps: {'9' * 25}}}", ".run.steps: is a whole number of more than 63 bits"),
+        (f"run: {{steps: {'9' * 5000}}}", "cannot read its YAML: Exceeds the limit"),
+    ],
+    ids=lambda value: str(value)[:24],
+)  # fmt: skip
+def test_what_no_card_can_hold_is_one_line_with_its_place(tmp_path, text, words):
+    path = tmp_path / "odd.yaml"
+    path.write_text(f"summary: a card\n{text}\n" if "summary" not in text else text)
+    with pytest.raises(ConfigError) as told:
+        card_named(str(path))
+    assert str(told.value).startswith(str(path))
+    assert words in str(told.value)
+
+
+def test_a_number_that_is_a_key_is_its_word(tmp_path):
+    path = tmp_path / "odd.yaml"
+    path.write_text("base: toy/digits-tiny\nexpected: {loss: {100: 2.5}}\nmodel: {5: 3}\n")
+    assert card_named(str(path)).file.expected == {"loss": {100: 2.5}}
+    with pytest.raises(ConfigError, match=r"5: there is no such setting\. Known: size, image_size"):
+        card_named(str(path)).described  # noqa: B018
+    with pytest.raises(ConfigError, match=r"run\.data: has the key None"):
+        split_override("run.data={~: 5}")
 
 
 def test_yaml_is_1_2(tmp_path):
@@ -350,7 +395,7 @@ def test_a_line_needs_no_more_than_the_first_words(tmp_path):
     (folder / "e.yaml").write_text("base: odd/d\nkind: tokenizer\n")
     odd = Cards({f"odd/{name}": folder / f"{name}.yaml" for name in "abcde"})
     assert odd.line("odd/a") == odd.line("odd/b") == ("two lines", False)
-    with pytest.raises(ConfigError, match=r"c\.yaml: while parsing a flow node"):
+    with pytest.raises(ConfigError, match=r"c\.yaml: cannot read its YAML: while parsing a flow node"):
         odd.line("odd/c")
     with pytest.raises(ConfigError, match="is built on it in turn"):
         odd.line("odd/d")

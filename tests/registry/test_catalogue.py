@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from flexframe_registry import Catalogue, Component, MaskerConfig, QuantizerConfig, UnknownName, catalogue
+from flexframe_registry import Catalogue, Component, ConfigError, MaskerConfig, QuantizerConfig, UnknownName, catalogue
 
 
 class RoundConfig(QuantizerConfig):
@@ -56,7 +56,7 @@ def test_a_config_without_a_name_is_refused():
 
 def test_the_class_is_checked_against_its_kind_when_it_is_loaded():
     wrong = Component(WrongMaskerConfig, "flexframe_standard.codec:IdentityCodec", "alpha 1.0")
-    with pytest.raises(TypeError, match=r"masker 'wrong' of alpha 1\.0: .* is no LengthMasker"):
+    with pytest.raises(ConfigError, match=r"masker 'wrong' of alpha 1\.0: .* is no LengthMasker; its author has"):
         wrong.load()
 
 

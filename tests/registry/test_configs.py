@@ -69,6 +69,17 @@ def test_one_number_is_a_square():
     assert read(image_size=16).image_size == read(image_size=[16, 16]).image_size == (16, 16)
 
 
+@pytest.mark.parametrize("size", ["64x96", " 64 x 96 ", "64×96", "64, 96", [64, 96]])
+def test_a_size_is_written_as_people_write_it_the_height_first(size):
+    assert read(image_size=size).image_size == (64, 96)
+
+
+@pytest.mark.parametrize("size", ["64", "64x", "axb", "64x96x3", "-64x96", True, 0, -16, "0x16", 10**7, [16], None, {}])
+def test_what_is_no_size_is_told_with_how_to_write_one(size):
+    with pytest.raises(ConfigError, match="image_size"):
+        read(image_size=size)
+
+
 def test_codec_and_masker_have_usual_values():
     found = TokenizerConfig.read({k: v for k, v in MODEL.items() if k != "masker"})
     assert (found.codec.type, found.masker.type) == ("identity", "full")
