@@ -5,8 +5,9 @@ import json
 import pytest
 from safetensors.torch import save
 
-from flexframe.models import modelfile, places
+from flexframe.models import modelfile
 from flexframe.store import hub as hub_module
+from flexframe.store import places
 from flexframe.store.load import load
 from flexframe_registry import ConfigError
 

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 import flexframe
 from flexframe.files import write_json
-from flexframe.models import modelfile, places
+from flexframe.models import modelfile
+from flexframe.store import places
 from flexframe_registry import Card, Cards, ConfigError, cards
 from flexframe_registry.cards import CardFile
 

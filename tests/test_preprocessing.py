@@ -13,8 +13,9 @@ from PIL import Image
 
 from flexframe.data.images import fit, to_tensor
 from flexframe.data.tokenfile import TokenFile
-from flexframe.models import modelfile, places
+from flexframe.models import modelfile
 from flexframe.models.tokenizer import Tokenizer
+from flexframe.store import places
 from flexframe.use.encode import encode
 from flexframe.use.lengths import Fixed
 from flexframe_registry import ConfigError, cards
