@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -133,16 +133,19 @@ class ToyPlugin:
         ]
 
 
-@pytest.fixture(autouse=True)
-def toys(monkeypatch: pytest.MonkeyPatch) -> Catalogue:
-    """The installed catalogue with the toys in it, wherever the harness looks."""
+@pytest.fixture(scope="module", autouse=True)
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalogue]:
+    """The installed catalogue with the toys in it, wherever the harness looks; what a file's tests share finds nothing
+    kept either."""
     manager = create_manager([ToyPlugin()])
     found = Catalogue(manager.components())
     # by module object: the package's attribute `manager` is the function of that name
     registry = [sys.modules[f"flexframe_registry.{name}"] for name in ("manager", "slots")]
-    for module in (*registry, tokenizer_module, runner, protocol, support_vectors):
-        monkeypatch.setattr(module, "catalogue", cache(lambda: found))  # as the real one, it can be cleared
-    return found
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (*registry, tokenizer_module, runner, protocol, support_vectors):
+            patch.setattr(module, "catalogue", cache(lambda: found))  # as the real one, it can be cleared
+        patch.setenv("FLEXFRAME_HOME", str(tmp_path_factory.mktemp("home")))
+        yield found
 
 
 def build(masker: Any = "toy", sampling: dict[str, Any] | None = None, size: int = SIDE, **parts: Any) -> Tokenizer:
@@ -150,13 +153,13 @@ def build(masker: Any = "toy", sampling: dict[str, Any] | None = None, size: int
     return Tokenizer(TokenizerConfig.read({"image_size": size, "length": LENGTH, **config}), sampling)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """Makes toy tokenizers."""
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def suite() -> Any:
     """Makes suites over held-out digits."""
 

@@ -115,12 +115,12 @@ def test_what_an_old_file_shows_by_the_originals_alone(images: Write, measured: 
 # --- by image ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def judged(tokenizer: Any, suite: Any, tmp_path: Path) -> Report:
-    """Two models, by a classifier of digits first."""
+@pytest.fixture(scope="module")
+def judged(tokenizer: Any, suite: Any, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Two models, by a classifier of digits first. Not to be changed."""
     digits = {"type": "classifier", "data": "digits", "limit": 300}
     models = [("flex", tokenizer()), ("fixed", tokenizer(sampling={"noise": 0.6}))]
-    return run(suite(digits, "psnr", budgets=[1, 8], show=4), models, tmp_path)
+    return run(suite(digits, "psnr", budgets=[1, 8], show=4), models, tmp_path_factory.mktemp("out"))
 
 
 def test_shares_have_values_by_image_intervals_and_verdicts(judged: Report) -> None:

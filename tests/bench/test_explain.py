@@ -15,22 +15,28 @@ from flexframe.bench.runner import run
 from flexframe.cli import app
 
 
-@pytest.fixture
-def results(tokenizer: Any, suite: Any, tmp_path: Path) -> dict[str, Any]:
-    models = [("flex", tokenizer()), ("fixed", tokenizer("full"))]
-    run(suite("psnr", "codebook", "frechet", budgets=[4, 8], count=20), models, tmp_path / "first")
-    return json.loads((tmp_path / "first" / "results.json").read_text())
+@pytest.fixture(scope="module")
+def first(tokenizer: Any, suite: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a benchmark. Not to be changed."""
+    models, out = [("flex", tokenizer()), ("fixed", tokenizer("full"))], tmp_path_factory.mktemp("out")
+    run(suite("psnr", "codebook", "frechet", budgets=[4, 8], count=20), models, out)
+    return out
 
 
 @pytest.fixture
-def shown(results: dict[str, Any], tmp_path: Path) -> Callable[..., str]:
+def results(first: Path) -> dict[str, Any]:
+    return json.loads((first / "results.json").read_text())
+
+
+@pytest.fixture
+def shown(first: Path, results: dict[str, Any], tmp_path: Path) -> Callable[..., str]:
     """What the command prints of the results, and of others made of them."""
 
     def shown(change: Callable[[dict[str, Any]], None]) -> str:
         other = json.loads(json.dumps(results))
         change(other)
         (tmp_path / "second.json").write_text(json.dumps(other))
-        found = CliRunner().invoke(app, ["explain", str(tmp_path / "first"), str(tmp_path / "second.json")])
+        found = CliRunner().invoke(app, ["explain", str(first), str(tmp_path / "second.json")])
         assert found.exit_code == 0, found.output
         return found.output
 
@@ -141,11 +147,11 @@ def test_models_of_other_names(results: dict[str, Any], shown: Any) -> None:
     ("content", "words"),
     [(None, "is not there"), ("{", "is no JSON"), ("[]", "not of the form"), ('{"models": {}}', "not of the form")],
 )
-def test_files_that_are_no_results_are_refused(results: Any, tmp_path: Path, content: str | None, words: str) -> None:
+def test_files_that_are_no_results_are_refused(first: Path, tmp_path: Path, content: str | None, words: str) -> None:
     path = tmp_path / "bad.json"
     if content is not None:
         path.write_text(content)
-    found = CliRunner().invoke(app, ["explain", str(tmp_path / "first"), str(path)])
+    found = CliRunner().invoke(app, ["explain", str(first), str(path)])
     assert found.exit_code != 0
     assert words in str(found.exception)
     assert "bad.json" in str(found.exception)

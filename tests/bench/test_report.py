@@ -56,14 +56,16 @@ class Page(HTMLParser):
         return [a for _, a in self.elements if name in (a.get("class") or "").split()]
 
 
-@pytest.fixture
-def report(tokenizer: Any, suite: Any, tmp_path: Path) -> Report:
+@pytest.fixture(scope="module")
+def report(tokenizer: Any, suite: Any, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Two models' report. Not to be changed."""
     models = [("flex<b>", tokenizer()), ("fixed", tokenizer("full"))]
     metrics = ("psnr", "ssim", "codebook", "frechet")
-    return run(suite(*metrics, show=5, note="Only a </script><test>."), models, tmp_path, name="toy")
+    out = tmp_path_factory.mktemp("out")
+    return run(suite(*metrics, show=5, note="Only a </script><test>."), models, out, name="toy")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def text(report: Report) -> str:
     return write(report.results, report.images, report.out / "report.html").read_text()
 

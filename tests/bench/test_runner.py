@@ -21,16 +21,17 @@ from flexframe_registry import suite as shipped
 from flexframe_registry.files import read_json
 
 
-@pytest.fixture
-def report(tokenizer: Any, suite: Any, tmp_path: Path) -> Report:
-    """Three models of unlike kinds, most metrics."""
+@pytest.fixture(scope="module")
+def report(tokenizer: Any, suite: Any, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Three models of unlike kinds, most metrics. Not to be changed."""
     models = [
         ("flex", tokenizer(sampling={"noise": 0.05})),
         ("fixed", tokenizer("full")),
         ("smooth", tokenizer({"type": "toy", "every": True}, quantizer={"type": "toy-round", "continuous": True})),
     ]
     metrics = ("psnr", "ssim", "codebook", {"type": "classifier", "data": "digits", "limit": 300}, "frechet")
-    return run(suite(*metrics, budgets=[1, 3, 8], show=4), models, tmp_path, name="toy", batch_size=16)
+    out = tmp_path_factory.mktemp("out")
+    return run(suite(*metrics, budgets=[1, 3, 8], show=4), models, out, name="toy", batch_size=16)
 
 
 def test_numbers_do_not_depend_on_the_batch(tokenizer: Any, suite: Any, tmp_path: Path) -> None:
