@@ -22,7 +22,7 @@ TILE = 16
 class Perceptual(nn.Module):
     """The network: differences of unit-length features, weighted by channel, averaged over places, summed over layers.
 
-    Images are in [-1, 1].
+    Images are in [-1, 1]. It has no weights until they were loaded.
     """
 
     shift: Tensor
@@ -34,7 +34,8 @@ class Perceptual(nn.Module):
 
         name, _, self.taps = BACKBONES[net]
         self.name = net
-        self.net = getattr(torchvision.models, name)(weights=None).features[: self.taps[-1] + 1]
+        with torch.device("meta"):  # no weights are drawn that `load` would replace, or that the classifier alone has
+            self.net = getattr(torchvision.models, name)(weights=None).features[: self.taps[-1] + 1]
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None], persistent=False)
         self.weights = nn.ParameterList()
@@ -50,7 +51,7 @@ class Perceptual(nn.Module):
         lacking = sorted(name for name in own if f"features.{name}" not in backbone)
         if lacking:
             raise ValueError(f"the backbone's file lacks features.{lacking[0]} and {len(lacking) - 1} others")
-        self.net.load_state_dict({name: backbone[f"features.{name}"].float() for name in own})
+        self.net.load_state_dict({name: backbone[f"features.{name}"].float() for name in own}, assign=True)
         names = [f"lin{i}.model.1.weight" for i in range(len(self.taps))]
         absent = [name for name in names if name not in linear]
         if absent:

@@ -185,26 +185,29 @@ def kodak(every):
             yield pil_to_tensor(square.resize((256, 256), Image.Resampling.LANCZOS))[None] / 255
 
 
-@torch.no_grad()
-def quality(every):
-    """Mean PSNR in dB, and all latents."""
-    psnr, latents = [], []
-    for image in kodak(every):
-        latents.append(trained().encode(image, rng=rng(1)))
-        found = trained().decode(latents[-1]).clamp(0, 1)
-        psnr.append(float(-10 * (found - image).square().mean().log10()))
-    print(f"Kodak, {len(psnr)} images: {sum(psnr) / len(psnr):.2f} dB")
-    return sum(psnr) / len(psnr), torch.cat(latents)
+KODAK = (
+    26.629, 30.422, 32.424, 30.568, 24.129, 27.863, 29.923, 24.253, 30.778, 31.086, 27.885, 31.911,
+    23.429, 25.742, 29.619, 31.377, 29.879, 26.291, 27.922, 30.363, 27.552, 29.176, 29.850, 26.921,
+)  # fmt: skip
+"""PSNR in dB of all 24 photographs, as it was measured once: the card's number is their mean."""
+EVERY = 6
 
 
 @published
 @pytest.mark.slow
+@torch.no_grad()
 def test_published_quality_and_the_scale_of_the_latents():
-    """The card's numbers, of all 24 photographs."""
-    psnr, latents = quality(1)
-    assert psnr == pytest.approx(28.58, abs=0.02)
-    assert float(latents.mean()) == pytest.approx(0.04, abs=0.005)
-    assert float(latents.std()) == pytest.approx(0.854, abs=0.005)
+    """Of every sixth photograph, each by itself."""
+    assert sum(KODAK) / len(KODAK) == pytest.approx(28.58, abs=0.005)
+    psnr, each = [], []
+    for image in kodak(EVERY):
+        each.append(trained().encode(image, rng=rng(1)))
+        found = trained().decode(each[-1]).clamp(0, 1)
+        psnr.append(float(-10 * (found - image).square().mean().log10()))
+    assert psnr == pytest.approx(KODAK[::EVERY], abs=0.02)
+    latents = torch.cat(each)
+    assert float(latents.mean()) == pytest.approx(0.0617, abs=0.005)
+    assert float(latents.std()) == pytest.approx(0.856, abs=0.005)
     means, deviations = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    assert [float(means.min()), float(means.max())] == pytest.approx([-0.06, 0.31], abs=0.01)
-    assert [float(deviations.min()), float(deviations.max())] == pytest.approx([0.64, 1.07], abs=0.01)
+    assert [float(means.min()), float(means.max())] == pytest.approx([-0.146, 0.386], abs=0.01)
+    assert [float(deviations.min()), float(deviations.max())] == pytest.approx([0.582, 1.095], abs=0.01)

@@ -23,7 +23,7 @@ FIELDS = {
     "source/folder": {"path": str(PHOTOGRAPHS)},
     "source/images": {"path": str(PHOTOGRAPHS)},
     "source/tar": {"path": str(shard())},
-    "metric/classifier": {"data": "digits"},
+    "metric/classifier": {"data": "digits", "limit": 100},
     "feed/latents": {"path": "/nowhere"},
     "feed/token-file": {"path": "/nowhere"},
     "transform/shift": {"pixels": 2},
