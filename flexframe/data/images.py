@@ -47,6 +47,9 @@ COLOUR = (
 )
 
 
+NO_FILE = "it is a pipe, a socket or a device, and no file"
+
+
 class BrokenImage(ValueError):
     """An image that cannot be read."""
 
@@ -64,12 +67,19 @@ def suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats())
 
 
+def odd(path: Path) -> bool:
+    """True for what is there and neither file nor folder: to open it may wait for ever."""
+    return not path.is_file() and path.exists() and not path.is_dir()
+
+
 def read_image(file: Path | BytesIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The first frame of an image file as 8-bit RGB, by the rules of `COLOUR`.
 
     Raises:
         BrokenImage: with `name` and the reason; more than `max_pixels` among them, told before any is decoded.
     """
+    if isinstance(file, Path) and odd(file):
+        raise BrokenImage(f"cannot read image {name}: {NO_FILE}")
     try:
         try:
             return _read(file, max_pixels)

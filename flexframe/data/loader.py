@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from flexframe.data.held import Held
 from flexframe.data.share import WHOLE, Share
-from flexframe.data.source import Sample, Source
+from flexframe.data.source import Source
 from flexframe.data.transform import Transform, transformed
+from flexframe.data.workers import loaded
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Codes, Condition
 from flexframe_registry import RunConfig
-
-Row = tuple[int, Sample]
 
 
 def order(seed: int, epoch: int, count: int) -> Int[Tensor, " n"]:
     """The epoch's permutation of 0..count-1."""
     return torch.argsort(Rng(seed, torch.arange(count), epoch).uniform("data/order"), stable=True)
-
-
-class _Rows(Dataset[Row]):
-    def __init__(self, source: Source) -> None:
-        self.source = source
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Row:
-        return index, self.source[index]
-
-    def __getitems__(self, indices: list[int]) -> list[Row]:
-        """Rows of a whole batch; torch's loader calls this."""
-        return list(zip(indices, self.source.samples(indices), strict=True))
 
 
 class _Steps:
@@ -63,19 +46,6 @@ class _Steps:
                     permutation = order(self.run.seed, epoch, self.count)
                 rows.append(int(permutation[position % self.count]))
             yield self.share.of(rows, self.run.accumulate)
-
-
-def stand_aside(worker: int) -> None:
-    """A signal to the whole group of processes is the main one's to answer; its loaders serve until it has."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _collate(rows: list[Row]) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices, images, and labels, -1 where there is none."""
-    labels = [-1 if sample.label is None else sample.label for _, sample in rows]
-    images = torch.stack([sample.image for _, sample in rows])
-    return torch.tensor([index for index, _ in rows]), images, torch.tensor(labels)
 
 
 def steps(count: int, run: RunConfig, start: int, share: Share = WHOLE) -> Iterator[list[int]]:
@@ -101,8 +71,8 @@ def batches(
     Others are decoded in so many `workers`; 0 decodes in this process.
     """
     rows = _Steps(len(source) if count is None else count, run, start, run.steps, share)
-    loaded = ahead(_read(source, workers, rows, device), device) if held is None else map(held.rows, rows)
-    for step, (index, images, labels) in enumerate(loaded, start):
+    read = ahead(_read(source, workers, rows, device), device) if held is None else map(held.rows, rows)
+    for step, (index, images, labels) in enumerate(read, start):
         condition = conditioned(labels, device)
         occasion = 0 if run.overfit_batch else step
         pictures = transformed(images.float() / 255, transforms, Rng(run.seed, index, occasion))
@@ -111,18 +81,16 @@ def batches(
 
 def _read(source: Source, workers: int, rows: _Steps, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Numbers and images on the device, labels on the CPU; decoded in workers, in pinned memory where that helps."""
-    loader = DataLoader(
-        _Rows(source),
-        batch_sampler=rows,
-        num_workers=workers,
-        generator=torch.Generator(),  # else it draws from the global one, which a resumed run finds as it was left
-        collate_fn=_collate,
-        pin_memory=device.type == "cuda",
-        persistent_workers=workers > 0,
-        worker_init_fn=stand_aside,
-    )
-    for index, images, labels in loader:
+    read = loaded(partial(_rows, source), rows, workers, device.type == "cuda", source.notes)
+    for index, images, labels in read:
         yield index.to(device, non_blocking=True), images.to(device, non_blocking=True), labels
+
+
+def _rows(source: Source, rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers, images, and labels, -1 where there is none."""
+    samples = source.samples(rows)
+    labels = [-1 if sample.label is None else sample.label for _, sample in zip(rows, samples, strict=True)]
+    return torch.tensor(rows), torch.stack([sample.image for sample in samples]), torch.tensor(labels)
 
 
 def ahead(loaded: Iterator[tuple[Tensor, ...]], device: torch.device) -> Iterator[tuple[Tensor, ...]]:

@@ -72,6 +72,8 @@ class Source(ABC, Generic[SourceC]):
     def __init__(self, config: SourceC, size: tuple[int, int]) -> None:
         self.config, self.size = config, size
         self.facts: Facts = "all"
+        self.notes: dict[int, str] = {}
+        """By number, what `remarks` has to tell of an image that was read, here or by a process that reads for this."""
 
     def want(self, facts: Facts) -> None:
         """Say what of the files beside images is needed, so that the rest is not read and stops nothing."""

@@ -6,6 +6,7 @@ Everything that depends on there being several goes through one `Processes`; wit
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 import time
@@ -19,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from flexframe.data.share import Share
+from flexframe.data.workers import end_all
 from flexframe_registry import ConfigError
 
 T = TypeVar("T")
@@ -26,6 +28,14 @@ GRACE = 2.0
 """Seconds by which the first process may be behind in finding what another one found."""
 MARGIN = 120
 """Seconds that a collective waits beyond a run's timeout, so that the watch has told before who is missing."""
+
+
+LOSS = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|Broken pipe")
+"""Words of the errors that a process meets when another one is gone."""
+
+
+class Elsewhere(ConfigError):
+    """The end of one of several processes, since another one ended; the first process tells it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +89,25 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
+    def elsewhere(self, error: BaseException, noted: str | None) -> Elsewhere | None:
+        """What an error comes to that only says that another process is gone; None for errors of this one.
+
+        Args:
+            noted: the reason that another process has noted, if one failed.
+        """
+        if self.size == 1 or not _is_loss(error):
+            return None
+        if noted is not None:
+            return Elsewhere.at("", f"ended with another process: {noted}")
+        text = "ended with another process, which was killed or whose host is gone"
+        return Elsewhere.at("", f"{text} ({' '.join(str(error).split())})")
+
+    def told_by(self, error: BaseException) -> str:
+        """An error as a run's folder keeps it: with its process, where there are several."""
+        if isinstance(error, Elsewhere):
+            return str(error)
+        return f"{f'{self.names[self.rank]}: ' * (self.size > 1)}{type(error).__name__}: {error}"
+
     def _reduced(self, values: Tensor, how: Any) -> Tensor:
         if self.size == 1:
             return values
@@ -88,6 +117,12 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def _is_loss(error: BaseException) -> bool:
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and LOSS.search(str(error)) is not None
+    )
 
 
 def launched() -> bool:
@@ -154,6 +189,7 @@ def abandon(code: int) -> NoReturn:
     The others may know nothing of it and be in a collective that waits for this one. Parting from them, or Python's own
     way to end, would wait for them in turn (NCCL does). torchrun sees the exit and ends them.
     """
+    end_all()
     sys.stdout.flush()
     sys.stderr.flush()
     if dist.get_rank() > 0:

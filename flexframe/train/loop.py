@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from flexframe.data.loader import split
+from flexframe.data.workers import killed
 from flexframe.files import write_json
 from flexframe.rng import Rng
 from flexframe.train.alarms import ALARMS, Alarmed
 from flexframe.train.console import Console
+from flexframe.train.distributed import Elsewhere
 from flexframe.train.gradients import nothing_learns
 from flexframe.train.optim import learning_rate
 from flexframe.train.optim import step as step_optimizer
@@ -34,13 +37,14 @@ HOPELESS = 10
 
 
 @torch.no_grad()
-def held_out(run: Run) -> dict[str, float]:
+def held_out(run: Run, watch: Watch) -> dict[str, float]:
     """The loss, without dropout, of the rows that are not trained on, if there are any; each process takes all."""
     sums = count = 0.0
     run.trainee.eval()
     for batch in run.feed.held_out():
         losses, _ = run.trainee(batch, step=run.step, rng=Rng(run.config.run.seed, batch.index))
         sums, count = sums + float(total(losses)) * len(batch), count + len(batch)
+        watch.at(run.step, "logging and saving")
     run.trainee.train()
     return {"held_out": round(sums / count, 6)} if count else {}
 
@@ -53,15 +57,22 @@ def train(run: Run, console: Console) -> str | None:
 
     Raises:
         FloatingPointError: a loss or gradient was not finite; no checkpoint holds what came of it.
+        ChildProcessError: a process that reads data for this one was killed.
+        Elsewhere: another process failed first.
+        TimeoutError: there was no progress for `run.timeout`; several processes end instead, and tell who is missing.
     """
     run.note(None)
     try:
-        with Stopping(run.processes) as stopping, Watch(run.processes, run.config.run.timeout) as watch:
+        with Stopping(run.processes) as stopping, Watch(run.processes, run.config.run.timeout, run.broken_off) as watch:
             stopped = _train(run, console, stopping, watch)
         run.end("finished" if stopped is None else "stopped", stopped or "")
         return stopped
     except BaseException as error:
-        run.end("failed", f"{type(error).__name__}: {error}")
+        other = killed(error) or run.processes.elsewhere(error, run.failed())
+        if not isinstance(other, Elsewhere) or run.processes.first:
+            run.end("failed", run.processes.told_by(other or error))
+        if other is not None:
+            raise other from None
         raise
     finally:
         console.stop()
@@ -123,7 +134,7 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
             reading = tally.read()  # the only host sync
             _check(run, reading)  # so no checkpoint holds what is not finite
         if samples:
-            since += draw(run)  # no part of the pace of training
+            since += draw(run, partial(watch.at, step, "logging and saving"))  # no part of the pace of training
             picture = run.paths.sample(run.step)
             for observer in run.observers if picture.is_file() else ():
                 observer.picture(run.step, picture)
@@ -135,7 +146,7 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
                 **({"skipped": reading.skipped} if tally.skip else {}),
                 "lr": learning_rate(config, step),
                 **run.usage.take(),
-                **held_out(run),
+                **held_out(run, watch),
                 **(probe(run, parts[0]) if due(run.step, config.log_every) else {}),
                 "images_per_s": round((run.step - begun) * config.batch_size / (now - since), 1),
                 "data_wait": round(waits.take() / (now - since), 4),

@@ -268,8 +268,9 @@ class Run:
             raise OSError(text) from error
 
     def note(self, state: str | None, why: str = "") -> None:
-        """Say beside the log how training ended, for `flexframe runs`; None while it goes on."""
-        if not self.processes.first:
+        """Say beside the log how training ended, for `flexframe runs`; None while it goes on. The first process says
+        so, and any that failed: what the others then meet is that it is gone."""
+        if not self.processes.first and state != "failed":
             return
         path = self.paths.end
         with suppress(OSError):  # of a full disk the checkpoint's own error tells
@@ -278,6 +279,18 @@ class Run:
             else:
                 end = {"state": state, "step": self.step, "why": why}
                 write_json(path, {**end, ALARMS: self.alarms.told} if self.alarms.told else end)
+
+    def failed(self) -> str | None:
+        """The reason that another process has noted since training began, if one failed."""
+        with suppress(OSError, ValueError, KeyError):
+            end = json.loads(self.paths.end.read_text(encoding="utf-8"))
+            return str(end["why"]) if end["state"] == "failed" else None
+        return None
+
+    def broken_off(self, why: str) -> None:
+        """Note that the process ends where it stands."""
+        self.note("failed", why)
+        self.close()
 
     def begin(self) -> None:
         """Tell plugins and the config's observers, in the first process, that training begins."""

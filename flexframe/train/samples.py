@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -16,8 +17,11 @@ from flexframe.train.run import Run
 
 
 @torch.no_grad()
-def draw(run: Run) -> float:
+def draw(run: Run, alive: Callable[[], None] = lambda: None) -> float:
     """Write the picture of this step: the first process does, all of them call this. Training is as it was before.
+
+    Args:
+        alive: called now and then on the way.
 
     Returns:
         the seconds it took.
@@ -26,13 +30,13 @@ def draw(run: Run) -> float:
     if run.processes.first:
         before = random_state(run.device)
         try:
-            _draw(run, state)
+            _draw(run, state, alive)
         finally:
             set_random_state(before, run.device)
     return time.perf_counter() - since
 
 
-def _draw(run: Run, state: dict[str, torch.Tensor]) -> None:
+def _draw(run: Run, state: dict[str, torch.Tensor], alive: Callable[[], None]) -> None:
     # what a quantizer counts of its codes is its own; all else is only read, and shared
     own = {name: value.clone() if name.startswith("quantizer.") else value for name, value in state.items()}
     model = assemble(run.config.model, own, str(run.folder), run.sampling).to(run.device)
@@ -47,7 +51,10 @@ def _draw(run: Run, state: dict[str, torch.Tensor]) -> None:
         images = model.codec.decode(batch.latents).clamp(0, 1)
     rng = Rng(run.config.run.seed, batch.index)
     tokens, originals = model.encode(images, rng=rng), to_uint8(images)
-    decoded = {length: to_uint8(model.decode(tokens.truncate(length), rng=rng)) for length in lengths(model)}
+    decoded = {}
+    for length in lengths(model):
+        decoded[length] = to_uint8(model.decode(tokens.truncate(length), rng=rng, on_step=lambda *_: alive()))
+        alive()
     strips = []
     for i, number in enumerate(batch.index.tolist()):
         row = {length: pictures[i] for length, pictures in decoded.items()}

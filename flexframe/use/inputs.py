@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from flexframe.data.images import USUAL, BrokenImage, suffixes
+from flexframe.data.images import NO_FILE, USUAL, BrokenImage, odd, suffixes
 from flexframe.data.leftout import LeftOut
 from flexframe.data.tarmembers import check_id, images
 from flexframe.data.walk import walk
@@ -92,7 +92,7 @@ def _of(number: int, text: str, left_out: LeftOut) -> Iterator[Entry]:
     path = Path(text).expanduser()
     if path.is_dir():
         yield from _folder(number, path, left_out)
-    elif path.is_file():
+    elif path.is_file() or odd(path):
         yield from _file(number, path, path.name, left_out, asked=True)
     elif SCHEME.match(text):
         what = "a command" if text.startswith("pipe:") else "an address"
@@ -107,7 +107,10 @@ def _of(number: int, text: str, left_out: LeftOut) -> Iterator[Entry]:
 def _file(number: int, path: Path, name: str, left_out: LeftOut, asked: bool = False) -> Iterator[Entry]:
     """The file's entry, or its members'. Files of other kinds are an error where they are `asked` for by name."""
     suffix = path.suffix.lower()
-    if suffix == ".tar":
+    if odd(path):
+        if asked or left_out.take(name):
+            yield Entry(number, name, str(path), problem=NO_FILE)
+    elif suffix == ".tar":
         yield from _shard(number, path, left_out)
     elif asked and suffix not in suffixes():
         raise ConfigError.at(str(path), f"is no image by its name (images end in {KNOWN}) and no uncompressed .tar")
@@ -124,6 +127,8 @@ def _folder(number: int, root: Path, left_out: LeftOut) -> Iterator[Entry]:
             if left_out.take(name):
                 about = path.stat()
                 yield Entry(number, name, str(path), -1, about.st_size, about.st_mtime_ns)
+        elif odd(path) and left_out.take(name):
+            yield Entry(number, name, str(path), problem=NO_FILE)
         elif path.is_symlink() and not path.exists() and left_out.take(name):
             yield Entry(number, name, str(path), problem="it is a link to a file that is not there")
 
@@ -135,7 +140,7 @@ def _glob(number: int, pattern: str, left_out: LeftOut) -> Iterator[Entry]:
     root = Path(*parts[:fixed])
     for name in glob.iglob(str(Path(*parts[fixed:])), root_dir=root, recursive=True):
         path = root / name
-        if path.is_file():
+        if path.is_file() or odd(path):
             yield from _file(number, path, Path(name).as_posix(), left_out)
         elif path.is_dir() and "**" not in parts:
             left_out.folders += 1

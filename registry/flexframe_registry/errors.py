@@ -35,6 +35,10 @@ class ConfigError(ValueError):
         """The error of one problem: where it is, and a sentence that says what to do."""
         return cls([(path, text)])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent from one process to another, it is what it was."""
+        return type(self), (self.problems,), self.__dict__
+
     def below(self, path: str) -> ConfigError:
         """These problems as those of what stands at `path`."""
         return ConfigError([(".".join(part for part in (path, inner) if part), text) for inner, text in self.problems])

@@ -89,7 +89,8 @@ class RunConfig(Config):
     """Division over several processes (torchrun): each holds the whole model (ddp), or a shard of weights, gradients,
     average and optimizer (fsdp). The numbers and the checkpoints are the same."""
     timeout: float = Field(600.0, gt=0)
-    """Seconds without progress after which a run of several processes ends and names who is missing."""
+    """Seconds without progress after which a run ends and tells where it stood, and of several processes who is
+    missing."""
     nonfinite: Literal["stop", "skip"] = "stop"
     """A loss or gradient that is not finite ends the run at its next log line or checkpoint and tells the step, or its
     step is skipped and counted."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -370,3 +371,15 @@ def test_a_crop_that_is_computed_alone_is_the_crop_of_the_whole(way, shape, plac
 def test_a_thin_image_is_never_enlarged_in_whole(way, shape):
     thin = Image.new("L", shape, 7)
     assert fit(thin, (256, 256), way).getextrema() == (7, 7)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.json"])
+def test_a_pipe_is_told_and_not_waited_for(tmp_path, name):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(picture(0))
+    (photos / name).unlink(missing_ok=True)
+    os.mkfifo(photos / name)
+    found = catalogue().build(config("folder", photos, labels="files"), (16, 16))
+    with pytest.raises(BrokenImage, match=rf"cannot read .*{name}: it is a pipe, a socket or a device, and no file"):
+        found[0]

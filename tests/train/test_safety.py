@@ -19,8 +19,10 @@ from flexframe.files import sha256
 from flexframe.rng import Rng
 from flexframe.train import checkpoint
 from flexframe.train import lock as lock_module
+from flexframe.train.distributed import ALONE
 from flexframe.train.lock import STALE, Lock
 from flexframe.train.run import Run
+from flexframe.train.watch import Watch
 from flexframe_registry import ConfigError, hookimpl, manager
 
 pytestmark = pytest.mark.slow
@@ -390,3 +392,45 @@ def test_one_batch_can_be_learned_by_heart(create, go):
     assert all(torch.equal(each, pictures[0]) for each in pictures)
     found = [line["loss"] for line in lines(go(run).folder)]
     assert found[-1] < 0.5 * found[0]
+
+
+# --- standing still ----------------------------------------------------------------------------------------------
+
+
+def stand_still():
+    with Watch(ALONE, 0.1) as watch:
+        watch.at(7, "forward")
+        time.sleep(60)
+
+
+def test_a_single_process_that_stands_still_is_stirred_and_told_where():
+    before = signal.getsignal(signal.SIGURG)
+    with pytest.raises(TimeoutError, match=r"no progress for 0\.1 s: at step 7, forward\. .*--resume"):
+        stand_still()
+    assert signal.getsignal(signal.SIGURG) == before
+
+
+def test_one_that_moves_is_left_alone():
+    with Watch(ALONE, 0.5) as watch:
+        for step in range(12):
+            watch.at(step, "backward")
+            time.sleep(0.1)
+
+
+STUCK = """
+import signal, sys, time
+from pathlib import Path
+from flexframe.train import watch
+from flexframe.train.distributed import ALONE
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGURG])  # as where a library never comes back
+watch.GRACE = 0.1
+with watch.Watch(ALONE, 0.1, Path(sys.argv[1]).write_text):
+    time.sleep(60)
+"""
+
+
+def test_one_that_cannot_be_stirred_is_ended(forked, tmp_path):
+    done = forked(STUCK, tmp_path / "why")
+    told = "no progress for 0.1 s: at step 0, waiting for data"
+    assert (done.returncode, done.stderr.startswith(f"flexframe: {told}"), done.stderr.count("\n")) == (124, True, 1)
+    assert (tmp_path / "why").read_text().startswith(told)

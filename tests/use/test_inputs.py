@@ -162,3 +162,11 @@ def test_an_image_of_a_shard_is_held_one_at_a_time(tmp_path):
     assert len(stream.getvalue()) == found[3].size == len(png(3))
     with Image.open(stream) as image:
         assert image.size == (24, 20)
+
+
+@pytest.mark.parametrize("asked", ["", "pipe.png", "*.png"])
+def test_a_pipe_is_told_and_not_waited_for(photos, asked):
+    os.mkfifo(photos / "pipe.png")
+    found = {entry.id: entry for entry in entries([photos / asked])}["pipe.png"]
+    with pytest.raises(BrokenImage, match=r"pipe\.png: it is a pipe, a socket or a device, and no file"):
+        found.open()

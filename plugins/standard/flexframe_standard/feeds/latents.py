@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from flexframe.data.loader import ahead, conditioned, stand_aside, steps
+from flexframe.data.loader import ahead, conditioned, steps
 from flexframe.data.shards import Shards
+from flexframe.data.workers import loaded
 from flexframe.files import refuse_other
 from flexframe.models.fingerprint import codec_fingerprint
 from flexframe.models.tokenizer import Tokenizer
@@ -51,17 +50,14 @@ def _check_features(config: TrainConfig, features: Shards | None, folder: Path) 
             refuse_other(place, told, there, settings, "set it to what it was, or precompute them again")
 
 
-class _Rows(Dataset[tuple[Tensor, ...]]):
+class _Rows:
     """Numbers, labels, latents, and features by their names' order."""
 
     def __init__(self, latents: Shards, features: Shards | None) -> None:
         self.latents, self.features = latents, features
         self.names = sorted(features.about.of) if features is not None else []
 
-    def __len__(self) -> int:
-        return len(self.latents)
-
-    def __getitem__(self, rows: list[int]) -> tuple[Tensor, ...]:
+    def __call__(self, rows: list[int]) -> tuple[Tensor, ...]:
         taken = self.latents.take(rows)
         more = self.features.take(rows) if self.features is not None else {}
         return torch.tensor(rows), taken["labels"], taken["latents"], *(more[name] for name in self.names)
@@ -103,18 +99,11 @@ class Latents(Feed[LatentsFeedConfig]):
 
     def batches(self, start: int) -> Iterator[Batch]:
         run = self.training.run
-        loader: DataLoader[Any] = DataLoader(
-            self.rows_of,
-            batch_size=None,
-            sampler=steps(len(self), run, start, self.share),
-            num_workers=self.config.workers,
-            generator=torch.Generator(),
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=stand_aside,
-        )
+        rows = steps(len(self), run, start, self.share)
+        read = loaded(self.rows_of, rows, self.config.workers, self.device.type == "cuda")
 
         def moved() -> Iterator[tuple[Tensor, ...]]:
-            for index, labels, *tensors in loader:
+            for index, labels, *tensors in read:
                 yield labels, *(each.to(self.device, non_blocking=True) for each in (index, *tensors))
 
         for step, (labels, index, *tensors) in enumerate(ahead(moved(), self.device), start):
@@ -122,7 +111,7 @@ class Latents(Feed[LatentsFeedConfig]):
 
     def examples(self, count: int) -> Batch | None:
         rows = list(range(min(count, len(self))))
-        index, labels, *tensors = self.rows_of[rows]
+        index, labels, *tensors = self.rows_of(rows)
         return self._batch(index.to(self.device), labels, [t.to(self.device) for t in tensors], Rng(0, index))
 
     def _batch(self, index: Tensor, labels: Tensor, tensors: list[Tensor], rng: Rng) -> Batch:

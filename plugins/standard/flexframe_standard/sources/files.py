@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flexframe.data import tarfiles
-from flexframe.data.images import USUAL, BrokenImage
+from flexframe.data.images import NO_FILE, USUAL, BrokenImage, odd
 from flexframe.data.leftout import BESIDE, LeftOut
 from flexframe.data.source import Facts, Sample, Source
 from flexframe.data.waiting import waiting
@@ -223,6 +223,7 @@ class Images(Source):
         folder = Path(config.path).expanduser().is_dir()
         fields = config.model_dump(exclude={"type"})
         self.files: Files = Folder(FolderConfig(**fields), size) if folder else Tar(TarConfig(**fields), size)
+        self.notes = self.files.notes
 
     def want(self, facts: Facts) -> None:
         super().want(facts)
@@ -254,10 +255,13 @@ def _labelled(path: Path, beside: Set[str]) -> bool:
 
 def _beside(path: Path, suffix: str) -> bytes | None:
     """The content of a file beside an image, which has its name and another suffix; None where there is none."""
+    place = path.with_suffix(f".{suffix}")
     try:
-        with path.with_suffix(f".{suffix}").open("rb") as file:
+        if odd(place):
+            raise BrokenImage(f"cannot read {place}: {NO_FILE}")
+        with place.open("rb") as file:
             return file.read(LARGEST + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise BrokenImage(f"cannot read {path.with_suffix(f'.{suffix}')}: {error.strerror}") from None
+        raise BrokenImage(f"cannot read {place}: {error.strerror}") from None

@@ -44,8 +44,6 @@ class Files(Source):
         self.left_out: tuple[int, ...] = ()
         """Numbers of the files that cannot be read, rising."""
         self._reasons: tuple[str, ...] = ()
-        self._unlabelled: dict[int, str] = {}
-        """By file, why its label could not be read, where that stops nothing."""
 
     @abstractmethod
     def number(self) -> int:
@@ -119,7 +117,7 @@ class Files(Source):
         except BrokenImage as error:
             if self.facts != "any" and self.config.broken == "refuse":
                 raise
-            self._unlabelled[number] = str(error)
+            self.notes[number] = str(error)  # by file
             return None, None
         return label, caption
 
@@ -139,9 +137,9 @@ class Files(Source):
             count = f"{len(self.left_out):,} of {self.number():,}"
             few = _few(self._reasons)
             told.append(f"{count} images of {self.config.path} cannot be read and were left out: {few}")
-        if self._unlabelled:
-            few = _few([self._unlabelled[number] for number in sorted(self._unlabelled)])
-            told.append(f"{len(self._unlabelled):,} images of {self.config.path} count as without a label: {few}")
+        if self.notes:
+            few = _few([self.notes[number] for number in sorted(self.notes)])
+            told.append(f"{len(self.notes):,} images of {self.config.path} count as without a label: {few}")
         return tuple(told)
 
     def leave_out(self) -> None:
