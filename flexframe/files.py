@@ -7,6 +7,7 @@ safetensors by `seal`, which `check_seal` checks; a journal by itself. What has 
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -263,7 +264,8 @@ class Journal:
     A kind of work derives from it, and says which tables it has.
 
     Raises:
-        ConfigError: another process holds it, it cannot be written, or it is no journal.
+        ConfigError: another process holds it, it cannot be written, it is no journal, or not as it was written.
+        OSError: the disk is full, or does not take it for another reason; on leaving it too.
     """
 
     TABLES: ClassVar[Sequence[str]]
@@ -273,28 +275,44 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path, self._saved, self._whole = path, monotonic(), False
+        self._others: int | None = None
         try:
             self.db = sqlite3.connect(path, timeout=0, isolation_level=None)
-            self.db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self.db.execute("BEGIN EXCLUSIVE")
-            for table in self.TABLES:
-                self.db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
-            self.db.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise ConfigError.at(str(path), "another process is at work on it; wait for it, or end it") from None
-            raise ConfigError.at(str(path), f"cannot be written ({error})") from None
         except sqlite3.DatabaseError as error:
-            text = f"is not what {self.WORK} left behind ({error}); delete it to start over"
-            raise ConfigError.at(str(path), text) from None
+            raise self._told(error) from None
+        try:
+            self._begin()
+        except BaseException as error:
+            self.db.close()
+            if isinstance(error, sqlite3.DatabaseError):
+                raise self._told(error) from None
+            raise
+
+    def _begin(self) -> None:
+        """Take the file, and see that it is as it was written; one of before there were sums is taken as it is."""
+        self.db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self.db.execute("BEGIN EXCLUSIVE")
+        for table in (*self.TABLES, "sums (rows TEXT, others TEXT)"):
+            self.db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+        self.db.execute("COMMIT")
+        self._sum = sum(map(_digest, self.db.execute("SELECT * FROM rows")))
+        found, kept = self._sums(), self.db.execute("SELECT rows, others FROM sums").fetchone()
+        if kept is not None and kept != found:
+            raise ConfigError.at(str(self.path), f"{CHANGED}; delete it to start over")
 
     def __enter__(self: Held) -> Held:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.save()
-        useless = self._whole or not self.done()
-        self.db.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if isinstance(error, sqlite3.DatabaseError):
+                raise error
+            self.save()
+            useless = self._whole or not self.done()
+        except sqlite3.DatabaseError as fault:
+            raise self._told(fault) from fault
+        finally:
+            self.db.close()
         if useless:
             self.path.unlink()
 
@@ -307,13 +325,15 @@ class Journal:
         if not self.db.in_transaction:
             self.db.execute("BEGIN")
         for row in rows:
-            self.db.execute(f"INSERT INTO rows VALUES ({', '.join('?' * len(row))})", row)
+            told = self.db.execute(f"INSERT INTO rows VALUES ({', '.join('?' * len(row))}) RETURNING *", row).fetchone()
+            self._sum += _digest(told)
         if monotonic() - self._saved >= COMMIT_EVERY:
             self.save()
 
     def save(self) -> None:
         """Put all that was added on disk."""
         if self.db.in_transaction:
+            self._keep_sums()
             self.db.execute("COMMIT")
         self._saved = monotonic()
 
@@ -330,4 +350,44 @@ class Journal:
         except BaseException:
             self.db.execute("ROLLBACK")
             raise
+        self._sum, self._others = sum(map(_digest, self.db.execute("SELECT * FROM rows"))), None
+        self._keep_sums()
         self.db.execute("COMMIT")
+
+    def _sums(self) -> tuple[str, str]:
+        """The sums of the table `rows`, and of all others, which only `wholly` changes."""
+        if self._others is None:
+            tables = [table.split()[0] for table in self.TABLES if not table.startswith("rows ")]
+            every = (self.db.execute(f"SELECT '{table}', * FROM {table}") for table in tables)
+            self._others = sum(_digest(row) for rows in every for row in rows)
+        return f"{self._sum % (1 << 64):016x}", f"{self._others % (1 << 64):016x}"
+
+    def _keep_sums(self) -> None:
+        self.db.execute("DELETE FROM sums")
+        self.db.execute("INSERT INTO sums VALUES (?, ?)", self._sums())
+
+    def _told(self, error: sqlite3.DatabaseError) -> Exception:
+        """SQLite's error as one of the file."""
+        code, place = getattr(error, "sqlite_errorcode", 0) & 0xFF, str(self.path)
+        if code in _SYSTEM:
+            return OSError(_SYSTEM[code], os.strerror(_SYSTEM[code]), place)
+        if isinstance(error, sqlite3.IntegrityError):
+            return error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return ConfigError.at(place, "another process is at work on it; wait for it, or end it")
+        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+            return ConfigError.at(place, f"cannot be written ({error})")
+        return ConfigError.at(place, f"is not what {self.WORK} left behind ({error}); delete it to start over")
+
+
+_SYSTEM = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+}
+"""The system's numbers of what SQLite says of a disk."""
+
+
+def _digest(row: Sequence[Any]) -> int:
+    """A number that follows from a row; the numbers of all rows are added up, in any order."""
+    return int.from_bytes(hashlib.blake2b(repr(tuple(row)).encode(errors="surrogatepass"), digest_size=8).digest())

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -274,6 +275,46 @@ def test_what_is_no_journal_is_told(tmp_path: Path) -> None:
         Squares(path)
     with pytest.raises(ConfigError, match="cannot be written"):
         Squares(tmp_path / "nowhere" / "a.part")
+
+
+def test_no_flipped_bit_of_what_a_journal_holds_goes_unseen(tmp_path: Path) -> None:
+    path = tmp_path / "a.part"
+    with Squares(path) as journal:
+        with journal.wholly():
+            journal.db.execute("INSERT INTO rows VALUES (100, 71)")
+        journal.add([(1000 + i, 5000 + i) for i in range(3)])
+        rows = journal.db.execute("SELECT * FROM rows ORDER BY number").fetchall()
+    whole = path.read_bytes()
+    for value in (100, 71, 5001):
+        path.write_bytes(whole)
+        with contextlib.closing(sqlite3.connect(path)) as db, db:
+            db.execute("UPDATE rows SET square = square + 1 WHERE square = ? OR number = ?", [value, value])
+        with pytest.raises(ConfigError, match=r"a\.part: was changed after .*; delete it to start over"):
+            Squares(path)
+    for bit in random.Random(0).sample(range(8 * len(whole)), 60):
+        other = bytearray(whole)
+        other[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(other)
+        with contextlib.suppress(ConfigError, OSError), Squares(path) as journal:
+            assert journal.db.execute("SELECT * FROM rows ORDER BY number").fetchall() == rows
+    path.write_bytes(whole)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("DROP TABLE sums")  # of before there were any
+    with Squares(path) as journal:
+        assert journal.done() == 4
+        journal.add([(7, 49)])
+    with Squares(path) as journal:
+        assert journal.done() == 5
+
+
+def test_a_disk_that_is_full_is_told_by_a_journals_name(tmp_path: Path) -> None:
+    def fill(path: Path) -> None:
+        with Squares(path) as journal:
+            journal.db.execute("PRAGMA max_page_count = 4")
+            journal.add((i, i) for i in range(10_000))
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.part'"):
+        fill(tmp_path / "a.part")
 
 
 def test_a_block_is_taken_down_wholly_or_not_at_all(tmp_path: Path) -> None:
