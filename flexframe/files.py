@@ -36,6 +36,7 @@ SHOWN = 80
 """Characters of a value that a refusal shows."""
 LONGEST = 200
 """Bytes of a file's name that fit into the name of its part; file systems take 255."""
+_PART = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.part", re.DOTALL)
 BLANK = {CHECKSUM: SUM + "0" * 64}
 """Metadata with which a safetensors file is written that is to be sealed."""
 _SEAL = re.compile(rb'"checksum":"sha256:([0-9a-f]{64})"')
@@ -91,9 +92,12 @@ def write_json(path: Path, value: Mapping[Any, Any], *, sort_keys: bool = False)
 
 
 def drop_parts(path: Path) -> None:
-    """Delete the parts that killed writers of `path` left; for the one process that may write it."""
-    for part in path.parent.glob(f".{glob.escape(_stem(path))}.*.part"):
-        part.unlink(missing_ok=True)
+    """Delete the parts that killed writers of a file, or of files in a folder, left; for the one process that may write
+    there."""
+    parts = path.rglob(".*.part") if path.is_dir() else path.parent.glob(f".{glob.escape(_stem(path))}.*.part")
+    for part in parts:
+        if _PART.fullmatch(part.name):
+            part.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

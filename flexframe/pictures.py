@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor
 PSNR_CAP = 100.0
 """Of equal images, in dB, as in `flexframe bench`."""
 
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+"""Beginning of a PNG."""
 TILE, MARGIN, LINE = 128, 12, 18
 
 FONT = 13
@@ -29,6 +32,19 @@ class Strip:
     original: UInt8[Tensor, "3 h w"]
     reconstructions: Mapping[int, UInt8[Tensor, "3 h w"]]
     psnr: Mapping[int, float]
+
+
+def whole_png(content: bytes) -> bool:
+    """Tell whether this is a PNG to its end, each of whose parts has the checksum that stands behind it."""
+    at = len(SIGNATURE)
+    while content.startswith(SIGNATURE) and at + 12 <= len(content):
+        end = at + 12 + int.from_bytes(content[at : at + 4])
+        if int.from_bytes(content[end - 4 : end]) != zlib.crc32(content[at + 4 : end - 4]):
+            return False
+        if content[at + 4 : at + 8] == b"IEND":
+            return end == len(content)
+        at = end
+    return False
 
 
 def psnr_of(real: UInt8[Tensor, "3 h w"], fake: UInt8[Tensor, "3 h w"]) -> float:

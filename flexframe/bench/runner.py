@@ -21,6 +21,7 @@ from flexframe.bench.partial import Partial
 from flexframe.bench.reconstructions import Reconstruct
 from flexframe.bench.task import Task
 from flexframe.data.source import AttributeClassifier, Sample, Source
+from flexframe.files import drop_parts
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe_registry import SuiteConfig, catalogue, manager
@@ -124,6 +125,7 @@ def measure(
     source = Head(catalogue().build(suite.data, size), suite.count)
     metrics = task.metrics([catalogue().build(config, source) for config in suite.metrics])
     measures = measures_of(metrics)
+    drop_parts(out / results.FILE)
     partial = Partial(out, rests_on(task, suite, source, metrics, entrants, device))
     state = partial.read()
     for number, each in enumerate(entrants):

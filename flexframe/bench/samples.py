@@ -23,6 +23,7 @@ from flexframe.bench.metric import Metric
 from flexframe.bench.runner import SAVE_SECONDS, measure
 from flexframe.bench.task import Task
 from flexframe.data.source import Source
+from flexframe.files import replaced
 from flexframe.models.fingerprint import weights
 from flexframe.models.generator import Generator, fits
 from flexframe.models.tokenizer import Tokenizer
@@ -212,7 +213,8 @@ class Draw(Task):
                     across = math.ceil(math.sqrt(len(tiles)))
                     path = report.out / FOLDER / f"{name.replace('/', '-')}-{budget}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    sheet([tiles[i : i + across] for i in range(0, len(tiles), across)]).save(path)
+                    with replaced(path) as part:
+                        sheet([tiles[i : i + across] for i in range(0, len(tiles), across)]).save(part, "PNG")
 
 
 # --- what can be measured ----------------------------------------------------------------------------------------

@@ -163,18 +163,25 @@ REMEDIES: dict[int, str] = {
     errno.EEXIST: "is there already; name another place",
     errno.ENOTDIR: "lies below a file, not in a folder; name another place",
     errno.EISDIR: "is a folder, and a file is wanted",
+    errno.EPERM: "may not be changed by this user; name another place, or ask for the right to",
     errno.EACCES: "may not be read or written by this user; name another place, or ask for the right to",
     errno.EROFS: "is on a disk that cannot be written to; name another place",
-    errno.ENOSPC: "cannot be written: the disk is full",
+    errno.ENOSPC: "cannot be written: the disk is full; make room, and repeat the command",
+    errno.EDQUOT: "cannot be written: this user's quota of the disk is used up; make room, and repeat the command",
+    errno.EFBIG: "cannot be written: no file may be as large here (`ulimit -f` says how large); name another place",
+    errno.EIO: "cannot be read or written: the disk reports a fault; see to it, and repeat the command",
 }
 """Sentences about a file or folder that the system refuses, by its number of the error."""
 
 
 def _words(error: Exception) -> str:
-    """An error's own words; the system's about a file begin with the file, as all others do."""
-    if not isinstance(error, OSError) or error.filename is None or error.strerror is None:
+    """An error's own words; the system's about a file begin with the file, as all others do, where it names it."""
+    if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
-    return f"{error.filename}: {REMEDIES.get(error.errno or 0, error.strerror)}"
+    said = REMEDIES.get(error.errno or 0)
+    if error.filename is None:
+        return str(error) if said is None else f"a file {said}"
+    return f"{error.filename}: {said or error.strerror}"
 
 
 def _plugin_at_fault(error: Exception) -> str | None:

@@ -46,9 +46,11 @@ def new_plugin(
     target = folder or Path(f"{PROJECT}-{name}")
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         refuse(str(target), "is there already and is not empty; choose another folder with -o")
+    from flexframe.files import write_text
+
     for path, text in render(name).items():
         (target / path).parent.mkdir(parents=True, exist_ok=True)
-        (target / path).write_text(text, encoding="utf-8")
+        write_text(target / path, text)
     made = f"encoder {name}-linear, quantizer {name}-grid, decoder {name}-linear, card {name}/digits-tiny"
     out.print(f"{target}: {made}", soft_wrap=True)
     out.print("\nnext:", style="bold")

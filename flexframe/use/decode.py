@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,15 +17,16 @@ from torch import Tensor
 from flexframe.data.images import suffixes
 from flexframe.data.tarmembers import check_id
 from flexframe.data.tokenfile import Rows, TokenFile
-from flexframe.files import refuse_other, replaced, sha256, write_json
+from flexframe.files import drop_parts, refuse_other, replaced, sha256, write_json
 from flexframe.models.fingerprint import fingerprint, weights
 from flexframe.models.tokenizer import Tokenizer
-from flexframe.pictures import to_uint8
+from flexframe.pictures import to_uint8, whole_png
 from flexframe.rng import Rng
 from flexframe.tokens import Tokens
 from flexframe_registry import ConfigError
 from flexframe_registry.files import read_json
 
+log = logging.getLogger("flexframe")
 RECORD = "decode.json"
 FORMAT = "flexframe-decode/1"
 Progress = Callable[[float, int], None]
@@ -56,8 +58,9 @@ def decode(
 ) -> Decoded:
     """Decode every image of a token file to `<folder>/<id>.png`, with `.png` in place of the id's suffix.
 
-    A PNG appears when it is whole. `decode.json` in the folder says what the run was, so that one that was broken off
-    goes on, and pictures of two runs are never mixed. An image draws by the number it had when it was encoded.
+    A PNG appears when it is whole, and one that is damaged is decoded again. `decode.json` in the folder says what the
+    run was, so that one that was broken off goes on, and pictures of two runs are never mixed. An image draws by the
+    number it had when it was encoded.
 
     Args:
         length: the most tokens of an image to use; all if None.
@@ -88,7 +91,7 @@ def decode(
     progress(0, len(file))
     for rows in file.batches(batch_size):
         targets = [folder / named(name) for name in rows.ids]
-        todo = [i for i, target in enumerate(targets) if not target.is_file()]
+        todo = [i for i, target in enumerate(targets) if not _there(target)]
         kept += len(targets) - len(todo)
         start, share = done + len(targets) - len(todo), len(todo)
 
@@ -155,6 +158,16 @@ def save(image: UInt8[Tensor, "3 h w"], target: Path, folder: Path) -> None:
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(part, format="PNG")
 
 
+def _there(target: Path) -> bool:
+    """Tell whether a picture is there and whole; what a fault of the disk changed is decoded again."""
+    if not target.is_file():
+        return False
+    if whole_png(target.read_bytes()):
+        return True
+    log.warning("%s is damaged, and decoded again", target)
+    return False
+
+
 def _taken(tokenizer: Tokenizer, rows: Rows, todo: list[int], length: int | None, seed: int) -> tuple[Tokens, Rng]:
     """Tokens of the rows to decode, and what their draws follow from."""
     device, longest = tokenizer.device, int(rows.lengths[todo].max())
@@ -170,7 +183,9 @@ def _begin(folder: Path, record: Mapping[str, Any]) -> None:
     if path.is_file():
         held = read_json(path, "these may be the images of another decoding: choose another folder")
         refuse_other(folder, "holds the images of another decoding", held, record, "choose another folder")
+        drop_parts(folder)
         return
+    drop_parts(path)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError.at(str(folder), f"is no empty folder and has no {RECORD} to go on from; choose another")
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from flexframe.data.tokenfile import About, Row, write
-from flexframe.files import write_json
+from flexframe.files import drop_parts, refuse_other, replaced, write_json
 from flexframe.models.fingerprint import fingerprint, weights
 from flexframe.models.generator import Generator, fits
 from flexframe.models.tokenizer import Tokenizer
@@ -23,6 +23,7 @@ from flexframe.rng import Rng
 from flexframe.use.decode import save
 from flexframe_registry import ConfigError, GeneratorConfig
 from flexframe_registry.errors import nearest
+from flexframe_registry.files import read_json
 
 RECORD = "generate.json"
 SHOWN = 64
@@ -85,7 +86,8 @@ def generate(
     """Draw pictures into a folder: `<length>/<number>.png`, `grid-<length>.png`, `strip.png`, `tokens.safetensors`.
 
     Picture i is of class `classes[i % n]`, or of none; it draws by its number alone, so that neither `count` nor
-    `batch_size` moves it. The strip shows the first samples of the largest length, decoded at 1, 2, 4, ... tokens.
+    `batch_size` moves it. Broken off, the same call draws the same again. The strip shows the first samples of the
+    largest length, decoded at 1, 2, 4, ... tokens.
 
     Args:
         lengths: tokens; the prior's most if not given.
@@ -107,18 +109,20 @@ def generate(
     if len(budgets) == 1 and unfit:  # a tokenizer of several lengths decodes those in between as well
         told = f"{', '.join(map(str, unfit))}: {tokenizer.id or 'the tokenizer'} is of one length"
         raise ConfigError.at("--length", f"{told}, {budgets[0]}, and other numbers of tokens are no picture to it")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError.at(str(folder), "is there already and not empty; name another folder")
     drawn = generator.sampling.laid(sampling)
     decoded = tokenizer.sampling.laid(decoding, "decoder")
     job = _Job(generator, tokenizer, tuple(classes), count, seed, drawn, decoded, batch_size, progress)
     columns = powers(lengths[-1]) if len(tokenizer.config.budgets) > 1 else ()
     job.total = count * len(lengths) + min(count, STRIPS) * len(columns)
+    record = {"prior": generator.id, "weights": weights(generator), "tokenizer": tokenizer.id,
+              "decoder": weights(tokenizer.decoder), "fingerprint": fingerprint(tokenizer), "seed": seed,
+              "count": count, "classes": list(classes), "lengths": list(lengths),
+              "sampling": drawn.deciding(), "decoding": decoded.deciding()}  # fmt: skip
+    _begin(folder, record)
     progress(0, job.total)
 
     rows: list[Row] = []
     first: Tensor | None = None
-    folder.mkdir(parents=True, exist_ok=True)
     for length in lengths:
         shown: list[tuple[Picture, str]] = []
         for numbers, codes, images in job.pictures(length):
@@ -129,16 +133,28 @@ def generate(
             if length == lengths[-1] and numbers[0] == 0:
                 first = codes[:STRIPS]
         across = math.ceil(math.sqrt(len(shown)))
-        sheet([shown[i : i + across] for i in range(0, len(shown), across)]).save(folder / f"grid-{length}.png")
+        with replaced(folder / f"grid-{length}.png") as part:
+            sheet([shown[i : i + across] for i in range(0, len(shown), across)]).save(part, "PNG")
     if columns and first is not None:
-        sheet(job.strip(first, columns)).save(folder / "strip.png")
+        with replaced(folder / "strip.png") as part:
+            sheet(job.strip(first, columns)).save(part, "PNG")
     write(folder / "tokens.safetensors", _about(job, lengths), lambda: rows)
-    record = {"prior": generator.id, "weights": weights(generator), "tokenizer": tokenizer.id,
-              "decoder": weights(tokenizer.decoder), "fingerprint": fingerprint(tokenizer), "seed": seed,
-              "count": count, "classes": list(classes), "lengths": list(lengths),
-              "sampling": drawn.deciding(), "decoding": decoded.deciding()}  # fmt: skip
-    write_json(folder / RECORD, record)
     return Generated(folder, count, lengths, bool(columns))
+
+
+def _begin(folder: Path, record: Mapping[str, Any]) -> None:
+    """Make the folder, or see that what is in it is of this same generation, which is then drawn again."""
+    path = folder / RECORD
+    if path.is_file():
+        held = read_json(path, "these may be the pictures of another generation: name another folder")
+        refuse_other(folder, "holds the pictures of another generation", held, record, "name another folder")
+        drop_parts(folder)
+        return
+    drop_parts(path)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError.at(str(folder), "is there already and not empty; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
 
 
 def powers(most: int) -> tuple[int, ...]:

@@ -1,15 +1,20 @@
 """`flexframe encode`, `decode` and `reconstruct`, as they are typed."""
 
+import errno
 import io
 import json
+import os
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
+from flexframe import files
 from flexframe.commands import progress
 from flexframe.data.tokenfile import TokenFile
+from flexframe.train import checkpoint
 
 from .conftest import IDS
 
@@ -45,6 +50,49 @@ def test_there_and_back(command, tokens, model, tmp_path):
     assert (record["model"], record["sampling"]["steps"], record["sampling"]["guidance"]) == (f"path:{model}", 1, 2.0)
     again = command("decode", tokens, "-o", tmp_path / "out", "--steps", 1, "--guidance", "2.0", *CPU)
     assert again.out.strip().endswith("; 7 were there already")
+
+
+SUITE = "data: {type: digits, split: val}\ncount: 4\nmetrics: [psnr]\n"
+VAL = "{type: digits, split: val}"
+RUN = ("run.steps=1", "run.batch_size=4", "run.log_every=1")
+WRITERS = {
+    "init": ("init", "toy/digits-tiny", "-o", "out/m.safetensors"),
+    "encode": ("encode", "photos", "-m", "model.safetensors", "-o", "t.safetensors", *CPU),
+    "decode": ("decode", "tokens.safetensors", "-m", "model.safetensors", "-o", "out", *CPU),
+    "reconstruct": ("reconstruct", "photos", "-m", "model.safetensors", "-o", "out.png", "--count", 1, *CPU),
+    "tokens": ("precompute", "tokens", "-m", "model.safetensors", "--data", VAL, "-o", "d.safetensors",
+               *CPU),
+    "latents": ("precompute", "latents", "-m", "model.safetensors", "--data", VAL, "-o", "out", *CPU),
+    "bench": ("bench", "suite.yaml", "toy/plain", "-o", "out", *CPU),
+    "train": ("train", "toy/digits-tiny", *RUN, "-o", "out", *CPU),
+    "resume": ("train", "--resume", "run", *CPU),
+    "new-plugin": ("new-plugin", "mine", "-o", "out"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_disk_that_takes_nothing_is_told_in_one_line_by_the_name_of_what_is_not_written(
+    command, photos, model, tokens, tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    tokens.rename("tokens.safetensors")
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    if name == "resume":
+        assert command("train", "toy/digits-tiny", *RUN, "run.steps=2", "run.checkpoint_every=1", "-o", "run").code == 0
+        (tmp_path / "run" / "model.safetensors").unlink()
+
+    def full(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "sync", full)
+    monkeypatch.setattr(checkpoint, "sync", full)
+    answer = command(*WRITERS[name])
+    assert answer.code == 2, answer.err
+    line = answer.err.splitlines()[-1]
+    assert "the disk is full; make room" in line or (name == "resume" and "No space left on device" in line)
+    assert re.match(r"flexframe: \S*(out|t\.|d\.|run)", line), line
+    assert "not expected" not in answer.err
+    assert not list(tmp_path.rglob("*.part")) or name in ("encode", "tokens")
 
 
 def test_a_cards_model_is_found_again_by_its_id(command, photos, tmp_path):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from flexframe.data.tokenfile import Row, TokenFile, write
 from flexframe.models.tokenizer import Tokenizer
-from flexframe.pictures import to_uint8
+from flexframe.pictures import to_uint8, whole_png
 from flexframe.rng import Rng
 from flexframe.use import decode as module
 from flexframe.use.decode import decode, names
@@ -73,6 +73,24 @@ def test_batch_size_moves_no_picture(run, tmp_path):
     for name in PNGS:
         assert np.abs(one[name].astype(int) - three[name]).max() <= 1
         assert np.abs(one[name].astype(int) - all_[name]).max() <= 1
+
+
+def test_a_picture_that_was_damaged_is_decoded_again(run, tmp_path, caplog):
+    run()
+    path = tmp_path / "out" / "z.png"
+    whole = path.read_bytes()
+    unseen = []
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        unseen += [bit] * whole_png(bytes(damaged))
+    assert unseen == []
+    assert whole_png(whole)
+    for damaged in (whole[:-1], whole + b"x", b"", whole[:-20] + bytes([whole[-20] ^ 4]) + whole[-19:]):
+        path.write_bytes(damaged)
+        assert run().kept == 6
+        assert path.read_bytes() == whole
+    assert "z.png is damaged, and decoded again" in caplog.text
 
 
 def test_a_length_cuts_and_a_seed_counts(run, tmp_path):

@@ -1,6 +1,9 @@
 """precompute and generate: whole sources as token files, and pictures out of a prior."""
 
+import itertools
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,6 +182,31 @@ def test_what_a_generation_leaves(generator, tokenizer, tmp_path):
     assert json.loads((tmp_path / "out" / "generate.json").read_text())["classes"] == [2, 0]
 
 
+@pytest.mark.parametrize("at", [0, 1, 4, 11, 13])
+def test_a_generation_that_is_broken_off_anywhere_ends_in_the_same_bytes(
+    generator, tokenizer, tmp_path, monkeypatch, at
+):
+    def content(folder):
+        return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    run(generator, tokenizer, tmp_path / "whole")
+    replace, count = os.replace, itertools.count()
+
+    def killed(*names):
+        if next(count) == at:
+            raise KeyboardInterrupt
+        replace(*names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process deletes nothing
+        with pytest.raises(KeyboardInterrupt):
+            run(generator, tokenizer, tmp_path / "cut")
+    assert list((tmp_path / "cut").rglob("*.part"))
+    run(generator, tokenizer, tmp_path / "cut")
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+
+
 def test_pictures_are_those_of_the_drawn_codes(generator, tokenizer, tmp_path):
     run(generator, tokenizer, tmp_path / "out", seed=3, sampling={"guidance": 2.0})
     rng = Rng(3, torch.arange(5))
@@ -262,6 +290,11 @@ def test_what_is_refused(generator, tokenizer, tmp_path):
     with pytest.raises(ConfigError, match=r"decoder\.top_k: there is no such setting"):
         run(generator, tokenizer, tmp_path / "out", decoding={"top_k": 3})
     assert not (tmp_path / "out").exists()
+    run(generator, tokenizer, tmp_path / "mine")
+    with pytest.raises(
+        ConfigError, match=r"holds the pictures of another generation: count was 5 and is 4; name another"
+    ):
+        run(generator, tokenizer, tmp_path / "mine", count=4)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     with pytest.raises(ConfigError, match="is there already and not empty"):
