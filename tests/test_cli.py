@@ -9,7 +9,9 @@ import flexframe
 from flexframe import cli
 from flexframe.commands.common import names_of
 from flexframe.commands.train import fresh_folder
-from flexframe_registry import ConfigError, RunConfig, TokenizerConfig, cards, catalogue
+from flexframe.files import write_json
+from flexframe.models.modelfile import save
+from flexframe_registry import ConfigError, RunConfig, TokenizerConfig, cards, catalogue, suite
 from flexframe_registry.cards import card
 from flexframe_registry.kinds import KINDS
 
@@ -53,6 +55,49 @@ def test_list_may_be_of_one_kind(command):
     assert "card" not in answer.out
 
 
+@pytest.mark.parametrize("kind", ["card", "cards", "suite", "suites", "maskers"])
+def test_list_takes_cards_suites_and_plurals(command, kind):
+    answer = command("list", kind)
+    rows = [line.split()[:2] for line in answer.out.splitlines()]
+    one = kind.removesuffix("s")
+    names = {"card": cards().names(), "masker": catalogue().names("masker")}.get(one, ["digits", "scenes-64"])
+    assert set(names) <= {row[1] for row in rows[1:] if row and row[0].startswith(one)}
+    assert {row[0].rstrip("*") for row in rows[1:] if row[0] not in ("*", "differences,")} >= {one}
+    assert not {"metric", "quantizer"} & {row[0] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("run", ["run.steps 1000 Optimizer steps.", "run.optimizer.lr 0.001 Peak learning rate.", "run.init.N.from"]),
+        ("card", ["summary required One line for listings.", "weights.path None File beside the card."]),
+        ("suite", ["count None Images used", "metrics required Metrics that are computed."]),
+        ("tokenizer", ["image_size required Height and width in pixels", "masker full"]),
+        ("generator", ["codebook_size required Entries of"]),
+        ("quantizer", ["quantizer toy ", "settings of one: flexframe show quantizer/NAME"]),
+        ("digits", ["digits (suite)", "data type: digits, split: val", "metrics psnr; ssim;"]),
+        ("kodak-256", ["count 24", "data type: images"]),
+    ],
+)
+def test_show_answers_what_a_config_can_say(command, name, rows):
+    answer = command("show", name)
+    assert (answer.code, answer.err) == (0, "")
+    told = " ".join(answer.out.split())
+    for row in rows:
+        assert row in told
+
+
+def test_every_setting_of_a_run_is_shown(command):
+    shown = {line.split()[0] for line in command("show", "run").out.splitlines() if line.startswith("run.")}
+    assert {f"run.{name}" for name in RunConfig.model_fields} <= shown
+
+
+def test_a_suites_file_is_shown_and_its_yaml_reads_back(command, tmp_path):
+    (tmp_path / "mine.yaml").write_text(command("show", "digits", "--config").out, "utf-8")
+    assert suite(str(tmp_path / "mine.yaml")) == suite("digits")
+    assert "mine.yaml  (suite)" in command("show", tmp_path / "mine.yaml").out
+
+
 def test_a_cards_yaml_reads_back_as_the_same_model(command, tmp_path):
     answer = command("show", CARD, "--config")
     assert answer.code == 0
@@ -76,6 +121,61 @@ def test_a_parts_settings_are_shown_with_what_they_mean(command, part):
         if field != "type":
             assert f" {field} " in told
             assert texts[field].split()[0] in told
+
+
+@pytest.fixture
+def old_run(tmp_path):
+    """A run's folder, as far as its settings go."""
+    folder = tmp_path / "runs" / "old"
+    folder.mkdir(parents=True)
+    config = card(CARD).train(["quantizer=toy-values", "run.steps=7", "run.data.split=val"])
+    write_json(folder / "config.json", {**config.model_dump(mode="json"), "sampling": {"steps": 2}})
+    return folder, config
+
+
+def test_a_run_begins_from_the_settings_of_another(command, old_run, tmp_path):
+    folder, config = old_run
+    assert card(str(folder)).train() == config
+    assert card(str(folder)).train(["run.steps=9"]).run == config.run.model_copy(update={"steps": 9})
+    (tmp_path / "mine.yaml").write_text(command("show", folder, "--config").out, "utf-8")
+    assert card(str(tmp_path / "mine.yaml")).train() == config
+    assert card(str(tmp_path / "mine.yaml")).file.sampling == {"steps": 2}
+    (tmp_path / "more.yaml").write_text(f"base: {folder}\nrun: {{steps: 8}}\n")
+    assert card(str(tmp_path / "more.yaml")).train() == card(str(folder)).train(["run.steps=8"])
+    answer = command("train", folder, "run.steps=1", "run.batch_size=2", "-o", tmp_path / "new", "--device", "cpu")
+    assert answer.code == 0, answer.err
+    begun = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert begun["model"]["quantizer"]["type"] == "toy-values"
+    assert begun["sampling"] == {"steps": 2}
+    assert "tmp: is a folder that holds no run; name a run's" in only_line(command("train", tmp_path)).replace(
+        str(tmp_path), "tmp"
+    )
+
+
+def test_a_saved_model_is_a_card_to_train_from(command, tmp_path):
+    assert command("init", CARD, "length=4", "-o", tmp_path / "a.safetensors").code == 0
+    (tmp_path / "mine.yaml").write_text(command("show", tmp_path / "a.safetensors", "--config").out, "utf-8")
+    assert card(str(tmp_path / "mine.yaml")).model == card(CARD).train(["length=4"]).model
+
+
+@pytest.mark.parametrize("verb", ["show", "load", "train", "resume"])
+def test_a_plugin_that_a_run_was_made_with_and_that_is_not_here_is_named(command, old_run, verb, monkeypatch):
+    folder, config = old_run
+    raw = config.model_dump(mode="json")
+    raw["model"]["quantizer"] = {"type": "gone"}
+    write_json(folder / "config.json", raw)
+    versions = {"flexframe": "0.1.0", "flexframe-gone": "0.3", "python": "3.11", "some-library": "1.0"}
+    write_json(folder / "manifest.json", {"versions": versions})
+    if verb == "load":
+        monkeypatch.setattr(TokenizerConfig, "model_dump", lambda *_, **__: raw["model"])
+        save({}, config.model, folder / "model.safetensors")
+        with pytest.raises(ConfigError) as told:
+            flexframe.load(folder)
+        line = str(told.value)
+    else:
+        line = only_line(command(*(["train", "--resume"] if verb == "resume" else [verb]), folder))
+    assert "no quantizer named 'gone'" in line
+    assert "it was made with flexframe-gone 0.3, not installed here: install that first" in line
 
 
 @pytest.mark.parametrize("name", ["toy/digits-tiny", "toy/plain", "toy/prior"])

@@ -14,7 +14,7 @@ from flexframe.files import write_json
 from flexframe.models import modelfile
 from flexframe.store import places
 from flexframe_registry import Card, Cards, ConfigError, cards
-from flexframe_registry.cards import CardFile
+from flexframe_registry.cardfile import CardFile
 
 
 @pytest.fixture

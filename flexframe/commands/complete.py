@@ -23,7 +23,7 @@ def kinds(incomplete: str) -> list[str]:
     """Kinds of parts."""
     from flexframe_registry.kinds import KINDS
 
-    return _that_begin(KINDS, incomplete)
+    return _that_begin((*KINDS, "card", "suite"), incomplete)
 
 
 def suites(incomplete: str) -> list[str]:
@@ -34,12 +34,12 @@ def suites(incomplete: str) -> list[str]:
 
 
 def parts_and_models(incomplete: str) -> list[str]:
-    """kind/name of every part, and ids of cards: what `show` takes."""
+    """kind/name of every part, ids of cards, suites, kinds, and what else is made of settings: what `show` takes."""
     from flexframe_registry import cards, catalogue
     from flexframe_registry.kinds import KINDS
 
     parts = [f"{kind}/{name}" for kind in KINDS for name in catalogue().names(kind)]
-    return _that_begin([*parts, *cards().names()], incomplete)
+    return _that_begin([*parts, *cards().names(), *suites(""), *KINDS, "run", "card", "suite"], incomplete)
 
 
 def devices(incomplete: str) -> list[str]:

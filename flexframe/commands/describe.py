@@ -22,7 +22,7 @@ PRECISIONS = ("fp32", "bf16")
 def tell(subject: Subject, sizes: Iterable[PartSize], profile: Profile | None) -> None:
     """Print everything that is known."""
     out.print(Text.assemble((subject.name, "bold"), f"  ({subject.config.kind})\n"))
-    _facts([*subject.facts, *subject.config.describe(), ("sampling", settings(subject.sampling))])
+    facts([*subject.facts, *subject.config.describe(), ("sampling", settings(subject.sampling))])
     if len(subject.config.budgets) > 1:
         _budgets(subject.config)
     _sizes(list(sizes))
@@ -40,7 +40,8 @@ def settings(values: Mapping[str, Any]) -> str:
     return ", ".join(key if value is True else f"{key} {flat(value)}" for key, value in values.items())
 
 
-def _facts(rows: Rows) -> None:
+def facts(rows: Rows) -> None:
+    """Print labels and texts, those that say something."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")

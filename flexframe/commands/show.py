@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
-from collections.abc import Iterable
-from typing import Annotated, Any
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
 from rich.table import Table
@@ -13,13 +15,17 @@ from rich.text import Text
 
 from flexframe.commands import complete
 from flexframe.commands.common import out, say
+from flexframe.commands.list_ import print_list
+
+if TYPE_CHECKING:
+    from flexframe_registry import Config
 
 
 def show(
     name: Annotated[
         str,
         typer.Argument(
-            help="A part (decoder/flow), a card, a card's file, a model file, or a run's folder.",
+            help="A part (decoder/flow), a kind, a card or its file, a model file, a run's folder, a suite, or `run`.",
             autocompletion=complete.parts_and_models,
         ),
     ],
@@ -28,13 +34,23 @@ def show(
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time, for the memory that they take.")] = 1,
 ) -> None:
-    """Show a part's settings; or a model: parameters, tokens, bits, FLOPs and memory. Nothing is built to find out."""
+    """Show a part's settings; or a model: parameters, tokens, bits, FLOPs and memory. Nothing is built to find out.
+
+    `flexframe show run` has every setting of a run, `flexframe show card` and `flexframe show suite` those of such
+    files. `flexframe show MODEL --config > card.yaml` writes a card to go on from.
+    """
     from flexframe_registry import ConfigError
     from flexframe_registry.kinds import KINDS
 
     kind, _, part = name.partition("/")
-    if kind in KINDS:
+    if kind in KINDS and part:
         _show_part(kind, part)
+        return
+    if not Path(name).exists() and not config and _show_words(name):
+        return
+    suite = _suite_at(name)
+    if suite is not None:
+        _show_suite(name, suite, config)
         return
     from flexframe.commands import describe, subjects
 
@@ -82,6 +98,76 @@ def _show_part(kind: str, name: str) -> None:
             out.print(_settings("option", drawn))
 
 
+def _show_words(name: str) -> bool:
+    """Show a kind's parts, or the settings of a run, a card, a suite or a model; False where the name is none."""
+    from flexframe_registry.cardfile import CardFile
+    from flexframe_registry.kinds import KINDS
+    from flexframe_registry.models import GeneratorConfig, TokenizerConfig
+    from flexframe_registry.runs import RunConfig
+    from flexframe_registry.suites import SuiteConfig
+
+    forms: dict[str, type[Config]] = {
+        "run": RunConfig, "card": CardFile, "suite": SuiteConfig, "tokenizer": TokenizerConfig,
+        "generator": GeneratorConfig,
+    }  # fmt: skip
+    if name in KINDS:
+        print_list([name])
+        out.print(f"settings of one: flexframe show {name}/NAME", style="dim")
+    elif name in forms:
+        out.print(Text.assemble((name, "bold"), f"\n{inspect.cleandoc(forms[name].__doc__ or '')}\n"))
+        out.print(_settings("setting", _rows(forms[name], "run." if name == "run" else "")))
+    return name in KINDS or name in forms
+
+
+def _rows(form: type[Config], prefix: str) -> Iterator[tuple[str, str, str]]:
+    """Settings of a config; below each those of the part that it has where nothing is said, or of its entries."""
+    from flexframe_registry import catalogue
+    from flexframe_registry.kinds import ComponentConfig, Config
+    from flexframe_registry.options import settings_of
+
+    for each in settings_of(form):
+        field = form.model_fields[each.name]
+        name = f"{prefix}{field.alias or each.name}"
+        yield name, each.default, each.help
+        several = get_origin(field.annotation) is tuple
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if not (isinstance(inner, type) and issubclass(inner, Config)):
+                continue
+            if issubclass(inner, ComponentConfig):
+                if each.default in catalogue().names(inner.kind):
+                    usual = catalogue().get(inner.kind, each.default).config
+                    yield from (row for row in _rows(usual, f"{name}.") if row[0] != f"{name}.type")
+            else:
+                yield from _rows(inner, f"{name}.N." if several else f"{name}.")
+
+
+def _suite_at(name: str) -> Path | None:
+    """The file of a suite, by name or path; None where it is no suite's."""
+    from flexframe_registry.cards import cards, is_card_file
+    from flexframe_registry.files import read_top
+    from flexframe_registry.suites import SUITES
+
+    path, shipped = Path(name), SUITES / f"{name}.yaml"
+    if is_card_file(path):
+        return path if {"data", "metrics"} <= read_top(path, ("data", "metrics")).keys() else None
+    return (
+        shipped if "/" not in name and shipped.is_file() and name not in cards().files and not path.exists() else None
+    )
+
+
+def _show_suite(name: str, path: Path, config: bool) -> None:
+    from flexframe.commands import describe, subjects
+    from flexframe_registry.files import read_yaml
+
+    said = read_yaml(path)
+    if config:
+        _print_yaml(said)
+        return
+    out.print(Text.assemble((name, "bold"), "  (suite)\n"))
+    describe.facts([(key, subjects.flat(value)) for key, value in said.items()])
+    out.print("\nsettings of suites: flexframe show suite; measure with: flexframe bench NAME MODEL...", style="dim")
+
+
 def _settings(what: str, rows: Iterable[tuple[str, str, str]]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in (what, "default", "meaning"):
@@ -97,4 +183,5 @@ def _print_yaml(data: Any) -> None:
     yaml = YAML()
     yaml.width = 120
     yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.allow_unicode = "utf" in (sys.stdout.encoding or "").lower()  # else letters as YAML writes them in ASCII
     yaml.dump(json.loads(json.dumps(data)), sys.stdout)

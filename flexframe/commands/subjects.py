@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flexframe.commands.common import refuse
-from flexframe_registry import ConfigError, ModelConfig, cards
+from flexframe_registry import ConfigError, ModelConfig, cards, lost
 from flexframe_registry.cards import Card, is_card_file, read_training
 from flexframe_registry.cards import card as find_card
 from flexframe_registry.doubts import Problems, obstacles, of_card
@@ -104,14 +104,16 @@ def _of_run(folder: Path) -> Subject | None:
     if not {"model", "run"} <= raw.keys():
         return None
     sampling = raw.pop("sampling", {})
-    config = read_training(raw, str(path))
+    with lost.named(folder):
+        config = read_training(raw, str(path))
     done = _last_step(paths.log)
     facts = [("what", f"a training run on {config.run.data.type}, {done:,} of {config.run.steps:,} steps done")]
     finished = paths.model.is_file()
     facts += [("weights", str(paths.model) if finished else "not exported yet: the run is unfinished")]
     made = read_json(paths.manifest, edit=True) if paths.manifest.is_file() else {}
     facts += [("trained", f"from {made.get('date', 'an unknown day')} on, commit {made.get('commit') or 'unknown'}")]
-    resolved = {"kind": config.kind, "model": raw["model"], "run": raw["run"], "sampling": sampling}
+    resolved = {"summary": f"as the run in {folder}", "kind": config.kind, "model": raw["model"], "run": raw["run"]}
+    resolved |= {"sampling": sampling}
     return Subject(str(folder), config.model, sampling, facts, resolved, frozen=config.run.freeze)
 
 
@@ -128,13 +130,17 @@ def _of_file(where: str, name: str) -> Subject:
         converted, about = imported(place)
         config, sampling = converted.config, dict(converted.sampling)
     else:
-        config, sampling = read_model(header["kind"], header["config"], str(path)), header["sampling"]
-        about = header["about"]
+        with lost.named(path):
+            config = read_model(header["kind"], header["config"], str(path))
+        sampling, about = header["sampling"], header["about"]
     facts = [("weights", f"{path}" if header else f"{path}, of another code base")]
     facts += [
         (name, flat(value)) for name, value in _leaves(about) if name != "run" and value not in (None, [], {}, "")
     ]
-    resolved = {"kind": config.kind, "model": config.model_dump(mode="json"), "sampling": sampling, "about": about}
+    origin = flat({key: value for key, value in about.items() if key != "run"})
+    resolved = {"summary": f"as {name}", "source": origin, "kind": config.kind, "model": config.model_dump(mode="json")}
+    resolved |= {"run": about["run"]} if isinstance(about.get("run"), dict) else {}
+    resolved |= {"sampling": sampling}
     return Subject(name, config, sampling, facts, resolved)
 
 

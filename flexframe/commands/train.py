@@ -17,7 +17,7 @@ from flexframe.commands.options import Device, Overrides
 def train(
     card: Annotated[
         str | None,
-        typer.Argument(help="A card's id, or a YAML file of the same form.", autocompletion=complete.models),
+        typer.Argument(help="A card's id, a file of that form, or a run's folder.", autocompletion=complete.models),
     ] = None,
     overrides: Overrides = None,
     folder: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder.")] = None,

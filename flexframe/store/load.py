@@ -17,7 +17,7 @@ from flexframe.models.generator import Generator
 from flexframe.models.modelfile import header_of, read
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.store.places import Place, fetch, locate, log
-from flexframe_registry import ConfigError, ModelConfig, TokenizerConfig
+from flexframe_registry import ConfigError, ModelConfig, TokenizerConfig, lost
 from flexframe_registry.files import put, split_override
 from flexframe_registry.models import ModelKind, read_model
 
@@ -156,7 +156,8 @@ def imported(
             raise ConfigError.at(str(path), text)
         header, state = read(path)
         _see_finite(state, path)
-        config = read_model(header["kind"], header["config"], str(path))
+        with lost.named(path):
+            config = read_model(header["kind"], header["config"], str(path))
         return Imported(config, state, header["sampling"]), header["about"]
     described = None if place.card is None else place.card.described
     given: dict[str, Any] = {"assume": assume, "drop": drop, "rename": rename, "entry": entry}

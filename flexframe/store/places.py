@@ -13,7 +13,8 @@ from flexframe.importing.foreign import PICKLES
 from flexframe.models.modelfile import header_of
 from flexframe.store import hub
 from flexframe_registry import Card, ConfigError, UnknownName, cards
-from flexframe_registry.cards import Preprocessing, is_card_file
+from flexframe_registry.cardfile import Preprocessing
+from flexframe_registry.cards import is_card_file
 from flexframe_registry.errors import nearest
 from flexframe_registry.files import read_json
 from flexframe_registry.runfolder import EMA, MODEL, STATE, RunFolder

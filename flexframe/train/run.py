@@ -36,6 +36,7 @@ from flexframe_registry import (
     RunConfig,
     TrainConfig,
     catalogue,
+    lost,
     manager,
 )
 from flexframe_registry.cards import read_training
@@ -153,7 +154,8 @@ class Run:
         raw = _config(paths.config)
         sampling = raw.pop("sampling", {})
         last = processes.told(checkpoint.find_last(paths.checkpoints) if processes.first else None)
-        config = read_training(raw, str(paths.config))
+        with lost.named(folder):
+            config = read_training(raw, str(paths.config))
         check_packages(config.run)
         run = cls(config, folder, device, sampling, initial=last is None, processes=processes)
         run.lock = lock

@@ -1,5 +1,6 @@
 """Everything that can be known about a tokenizer without importing torch: names, configs, presets, provenance."""
 
+from . import lost
 from .cards import Card, Cards, cards
 from .catalogue import Broken, Catalogue, Component
 from .errors import ConfigError, UnknownName
@@ -81,6 +82,7 @@ __all__ = [
     "create_manager",
     "hookimpl",
     "hookspec",
+    "lost",
     "manager",
     "suite",
 ]

@@ -15,12 +15,11 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
-
+from . import lost
+from .cardfile import CardFile
 from .catalogue import Broken
 from .errors import ConfigError, UnknownName, nearest
 from .files import merge, plain, put, read_json, read_top, read_yaml, split_override
-from .kinds import Config, Resize
 from .manager import Manager, manager
 from .models import (
     MODELS,
@@ -43,95 +42,6 @@ FEW = 12
 """Cards that an error lists one by one."""
 
 
-class Weights(Config):
-    """The place of a card's weights: a file beside it, which must hash to `sha256`, or a repository of the hub."""
-
-    path: str | None = None
-    """File beside the card."""
-    hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
-    """Repository `owner/name` on the Hugging Face hub, in the format of its publisher."""
-    revision: str | None = None
-    """The repository's commit, where it is known; else that of the first download is recorded."""
-    file: str | None = None
-    """The one file of the repository that is meant, where it holds several models."""
-    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Weights:
-        if (self.path is None) == (self.hub is None):
-            raise ValueError("weights have a `path` beside the card or a `hub` repository; give one of the two")
-        if self.path is not None and self.sha256 is None:
-            raise ValueError("weights beside a card need their `sha256`")
-        return self
-
-
-class Preprocessing(Config):
-    """The way from an image file to the model's input."""
-
-    resize: Resize = "torchvision-bicubic"
-    """The filter that brings the shorter edge to size (Pillow, antialiased), before a centre crop."""
-
-
-class Shown(Config):
-    """The place of a model in `flexframe demo`."""
-
-    suite: str
-    """The suite on which it is compared."""
-    place: int = Field(ge=1)
-    """Its place among the models shown."""
-    trained: bool = False
-    """Show it where the demo trains models from scratch, by the card's run; else with its weights."""
-
-
-class Trained(Config):
-    """The training of a card's weights, in all its stages, for a reader."""
-
-    on: str = ""
-    """The images, in words."""
-    images: int | None = Field(None, ge=1)
-    """Images seen, each time counted."""
-    minutes: float | None = Field(None, gt=0)
-    """Time that it took."""
-    machine: str = ""
-    """The machine that took so long, as `one core of an AMD EPYC of 2022`."""
-
-
-class CardFile(Config):
-    """The fields of a card. `model` and `run` are checked when they are used, so that listing needs no plugin."""
-
-    base: str | None = None
-    """Card that this one builds on: its id, or a YAML file's path from where the command runs. Where this one says no
-    `weights` and leaves `model` and `run` as they are, it has those of its base: that model, used otherwise."""
-    summary: str
-    """One line for listings."""
-    licence: str = "Apache-2.0"
-    """Licence of the weights."""
-    source: str = ""
-    """Origin of the model: paper, repository, data."""
-    kind: ModelKind = "tokenizer"
-    """The kind of `model`."""
-    model: dict[str, Any]
-    """A `TokenizerConfig`, `GeneratorConfig` or `CodecModelConfig`, as `kind` says."""
-    run: dict[str, Any] | None = None
-    """A `RunConfig`: how the weights were, or are to be, trained."""
-    sampling: dict[str, Any] = {}
-    """Default settings of the decoder at use."""
-    weights: Weights | None = None
-    """The trained weights: shipped with the card, or on the hub."""
-    preprocessing: Preprocessing = Preprocessing()
-    """Steps that images go through before the model."""
-    verified: str = ""
-    """The check of the import of these weights against the reference; empty: there was none."""
-    metrics: dict[str, Any] = {}
-    """Measured or published numbers, each with its origin."""
-    trained: Trained | None = None
-    """Images and time of its training."""
-    expected: dict[str, dict[int, float]] = {}
-    """The curve that its run took when it was measured: of each logged number, its value after so many steps."""
-    demo: Shown | None = None
-    """Its place in `flexframe demo`; a card that builds on this one is not shown for that."""
-
-
 @dataclass(frozen=True, slots=True)
 class Card:
     """A named preset or published model."""
@@ -149,7 +59,8 @@ class Card:
     @property
     def described(self) -> ModelConfig:
         """The model's config, whichever kind it is."""
-        return read_model(self.file.kind, with_codes(self.file.kind, self.file.model, self.id), self.id)
+        with lost.named(self.folder):
+            return read_model(self.file.kind, with_codes(self.file.kind, self.file.model, self.id), self.id)
 
     @property
     def run(self) -> RunConfig:
@@ -175,7 +86,8 @@ class Card:
             raw = put(raw, path if path[0] in ("run", "model") else ["model", *path], value)
             raw = {**raw, "run": present(raw["run"])}  # one by one, so that the last word counts, however spelled
         try:
-            config = read_training(raw)
+            with lost.named(self.folder):
+                config = read_training(raw)
             if config.model.widths is None:
                 return config  # a prior's images are brought to size as its tokenizer's card says
             data = config.run.data.resized(self.file.preprocessing.resize)
@@ -276,6 +188,8 @@ class Cards:
         file = Path(base)
         if base not in self.files and is_card_file(file):
             return self.read(file, base, above)
+        if base not in self.files and file.is_dir():
+            return card_of_run(file)
         return self.get(base, above)
 
     def read(self, path: Path, name: str, above: tuple[str, ...] = ()) -> Card:
@@ -370,7 +284,8 @@ def tokenizer_of(name: str) -> TokenizerConfig | None:
             raw = read_json(run, edit=True)
             kind = raw.get("kind") or kind_by_keys(raw.get("model"))
             trained = {"model", "run"} <= raw.keys() and kind == TokenizerConfig.kind
-            return TokenizerConfig.read(raw["model"], str(run)) if trained else None
+            with lost.named(path):
+                return TokenizerConfig.read(raw["model"], str(run)) if trained else None
         path = path / MODEL
     if not path.is_file():
         return None
@@ -427,8 +342,23 @@ def read_training(data: Mapping[str, Any], path: str = "") -> TrainConfig:
     return config
 
 
+def card_of_run(folder: Path) -> Card:
+    """The settings of a run that is there as a card, to train anew with others on top.
+
+    Raises:
+        ConfigError: it is no run's folder, or what is wrong with its config.
+    """
+    path = RunFolder(folder).config
+    raw = read_json(path, edit=True) if path.is_file() else {}
+    if not {"model", "run"} <= raw.keys():
+        raise ConfigError.at(str(folder), "is a folder that holds no run; name a run's, a card's file, or a card's id")
+    own = {"summary": f"as the run in {folder}", "kind": kind_by_keys(raw["model"])}
+    kept = {name: raw[name] for name in ("kind", "model", "run", "sampling") if name in raw}
+    return Card(folder.absolute().name, CardFile.read(own | kept, str(path)), folder)
+
+
 def card(name: str) -> Card:
-    """A card by id, or by path to a YAML file of the same form.
+    """A card by id, by path to a YAML file of the same form, or by the folder of a run that was trained so.
 
     Raises:
         UnknownName: there is no such card, or no such file.
@@ -437,6 +367,8 @@ def card(name: str) -> Card:
     path = Path(name)
     if path.suffix in (".yaml", ".yml") and not path.is_file() and name not in cards().files:
         raise UnknownName(f"{name}: there is no such file; give a card's file, or a card's id as `flexframe list` has")
+    if name not in cards().files and path.is_dir():
+        return card_of_run(path)
     if name in cards().files or not path.is_file():
         return cards().get(name)
     return cards().read(path, path.stem)
@@ -447,4 +379,11 @@ def folders(package: str) -> list[Path]:
     return [Path(package).parent / "cards"]
 
 
-__getattr__ = moved(__name__, {"flexframe_registry.suites": "SUITES suite", "flexframe_registry.files": "SLOTS"})
+__getattr__ = moved(
+    __name__,
+    {
+        "flexframe_registry.cardfile": "Preprocessing Shown Trained Weights",
+        "flexframe_registry.suites": "SUITES suite",
+        "flexframe_registry.files": "SLOTS",
+    },
+)

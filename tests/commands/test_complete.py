@@ -78,8 +78,9 @@ def test_an_error_says_nothing_between_the_words(python):
 
 def test_all_names_are_offered():
     assert complete.models("") == cards().names()
-    assert complete.kinds("") == list(KINDS)
-    assert set(complete.parts_and_models("")) == {f"{c.kind}/{c.name}" for c in catalogue()} | set(cards().names())
+    assert complete.kinds("") == [*KINDS, "card", "suite"]
+    others = {*cards().names(), *complete.suites(""), *KINDS, "run", "card", "suite"}
+    assert set(complete.parts_and_models("")) == {f"{c.kind}/{c.name}" for c in catalogue()} | others
     assert complete.suites("digits") == ["digits", "digits-smoke"]
     assert complete.names_of("decoder")("toy") == ["toy", "toy-plain"]
     assert complete.devices("x") == []

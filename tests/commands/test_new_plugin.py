@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flexframe.commands import new_plugin
-from flexframe_registry.cards import CardFile
+from flexframe_registry.cardfile import CardFile
 from flexframe_registry.files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]

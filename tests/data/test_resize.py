@@ -9,7 +9,7 @@ from PIL import Image
 from flexframe.commands.models import open_tokenizer
 from flexframe.data.images import RESIZES, fit
 from flexframe_registry import ConfigError
-from flexframe_registry.cards import Preprocessing
+from flexframe_registry.cardfile import Preprocessing
 
 SIZES = [(64, 64), (65, 64), (640, 427), (427, 640), (32, 200), (512, 384), (127, 129), (20, 24), (9, 7), (256, 256)]
 

@@ -17,7 +17,8 @@ from flexframe_registry import (
     hookimpl,
     suite,
 )
-from flexframe_registry.cards import CardFile, Cards, find_cards, tokenizer_of
+from flexframe_registry.cardfile import CardFile
+from flexframe_registry.cards import Cards, find_cards, tokenizer_of
 from flexframe_registry.cards import card as card_named
 from flexframe_registry.files import merge, put, read_yaml, split_override
 
