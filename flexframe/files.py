@@ -87,8 +87,13 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Mapping[Any, Any], *, sort_keys: bool = False) -> None:
     """Write plain data as JSON with an indentation of one space, and its checksum, whole or not at all."""
+    write_bytes(path, json_bytes(value, sort_keys=sort_keys))
+
+
+def json_bytes(value: Mapping[Any, Any], *, sort_keys: bool = False) -> bytes:
+    """The content of a file of `write_json`."""
     summed = {**value, CHECKSUM: checksum(value)}
-    write_text(path, json.dumps(summed, indent=1, ensure_ascii=False, sort_keys=sort_keys) + "\n")
+    return (json.dumps(summed, indent=1, ensure_ascii=False, sort_keys=sort_keys) + "\n").encode()
 
 
 def drop_parts(path: Path) -> None:

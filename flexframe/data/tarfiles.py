@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +22,17 @@ import numpy as np
 from flexframe.data.images import BrokenImage
 from flexframe.data.leftout import LeftOut
 from flexframe.data.tarmembers import Member, images
-from flexframe.files import write_bytes
-from flexframe.store.hub import home
+from flexframe.store.hub import home, keep
 from flexframe_registry import ConfigError
 
-FORMAT = "shard-2"
-MAGIC = b"ffshard2"
-HEADER = struct.Struct("<8sIIIIQ")
-"""Magic, the longest key's bytes, members of no use, hidden images, images apart from their labels, samples."""
+FORMAT = "shard-3"
+MAGIC = b"ffshard3"
+HEADER_BEGINS = struct.Struct("<8sI")
+HEADER = struct.Struct("<8sIIIIIQ")
+"""Magic, CRC-32 of what follows, the longest key's bytes, members of no use, hidden images, images apart from their
+labels, samples."""
+CHECKED = HEADER_BEGINS.size
+"""Where that begins which has the CRC."""
 PARTS = ("image", "cls", "json", "txt")
 """What is known of a sample: each a place (offset, size) in the shard."""
 ABSENT, UNFIT = -1, -2
@@ -181,13 +185,9 @@ def index(shard: Path) -> Index:
     about = shard.stat()
     stamp = (about.st_size, about.st_mtime_ns)
     name = hashlib.sha256(repr((FORMAT, str(shard.resolve()), *stamp)).encode()).hexdigest()[:32]
-    file = home() / "shards" / f"{name}.index"
-    kept = _open(shard, stamp, file)
+    kept = _open(shard, stamp, home() / "shards" / f"{name}.index")
     if kept is None:
-        content = _build(shard)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(file, content)
-        kept = _open(shard, stamp, file)
+        kept = _open(shard, stamp, keep(f"shards/{name}.index", _build(shard)))
         assert kept is not None
     return kept
 
@@ -196,11 +196,15 @@ def _open(shard: Path, stamp: tuple[int, int], file: Path) -> Index | None:
     """An index that is kept; None where there is none, or it is not whole."""
     try:
         with file.open("rb") as opened:
-            magic, width, unused, hidden, apart, count = HEADER.unpack(opened.read(HEADER.size))
-            size = os.fstat(opened.fileno()).st_size
-    except (FileNotFoundError, struct.error):
+            header = opened.read(HEADER.size)
+            magic, sum_, width, unused, hidden, apart, count = HEADER.unpack(header)
+            crc = zlib.crc32(header[CHECKED:])
+            while chunk := opened.read(1 << 20):
+                crc = zlib.crc32(chunk, crc)
+            size = opened.tell()
+    except (OSError, struct.error):
         return None
-    if magic != MAGIC or size != HEADER.size + count * _dtype(width).itemsize:
+    if magic != MAGIC or sum_ != crc or size != HEADER.size + count * _dtype(width).itemsize:
         return None
     return Index(shard, stamp, file, width, unused, hidden, apart, count)
 
@@ -219,7 +223,8 @@ def _build(shard: Path) -> bytes:
     width = max((len(row[-1]) for row in rows), default=1)
     table = np.array(rows, dtype=_dtype(width))
     told = left_out.others.total(), left_out.hidden.total(), apart
-    return HEADER.pack(MAGIC, width, *told, len(table)) + table.tobytes()
+    rest, rows_ = HEADER.pack(MAGIC, 0, width, *told, len(table))[CHECKED:], table.tobytes()
+    return HEADER_BEGINS.pack(MAGIC, zlib.crc32(rows_, zlib.crc32(rest))) + rest + rows_
 
 
 def _place(member: Member | None) -> tuple[int, int]:

@@ -7,14 +7,18 @@ later loads take that commit: a name means the same weights tomorrow. `@revision
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from flexframe.files import write_text
+from flexframe.files import write_bytes
 from flexframe_registry import ConfigError
 from flexframe_registry.files import read_json
 
+log = logging.getLogger("flexframe")
 ANEW = "delete it, and revisions are recorded anew"
 CONFIGS = ["config.json", "config.yaml", "*.safetensors.index.json", "*.bin.index.json"]
 
@@ -22,6 +26,32 @@ CONFIGS = ["config.json", "config.yaml", "*.safetensors.index.json", "*.bin.inde
 def home() -> Path:
     """The folder of what is recorded and cached: `$FLEXFRAME_HOME`, or `~/.cache/flexframe`."""
     return Path(os.environ.get("FLEXFRAME_HOME") or Path.home() / ".cache" / "flexframe")
+
+
+def keep(name: str, content: bytes) -> Path:
+    """Write a file below `home`, and give its place: where that cannot be written, it is in a folder that goes with
+    this process, which is told once."""
+    path = home() / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, content)
+    except OSError as error:
+        path = Path(not_kept(str(home()), error.strerror or str(error))) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, content)
+    return path
+
+
+def not_kept(place: str, why: str) -> str:
+    """Say once that `home` cannot be written, and why; gives the folder that serves this process instead."""
+    return _spare(place, why).name
+
+
+@cache
+def _spare(place: str, why: str) -> TemporaryDirectory[str]:
+    told = f"FLEXFRAME_HOME, {place}, cannot be written ({why}): each command computes anew what would be kept there"
+    log.warning("%s; set FLEXFRAME_HOME to a folder that can be written", told)
+    return TemporaryDirectory(prefix="flexframe-")
 
 
 def recorded(repo: str) -> str | None:
@@ -42,8 +72,8 @@ def record(repo: str, commit: str) -> None:
     path = home() / "revisions.json"
     known = read_json(path, ANEW) if path.is_file() else {}
     if repo not in known:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps({**known, repo: commit}, indent=1, sort_keys=True) + "\n")  # commits are hashes
+        text = json.dumps({**known, repo: commit}, indent=1, sort_keys=True) + "\n"  # no checksum: commits are hashes
+        keep("revisions.json", text.encode())
 
 
 def fetch(repo: str, revision: str | None = None, file: str | None = None) -> tuple[Path, str]:

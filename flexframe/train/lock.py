@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from flexframe.files import write_text
 from flexframe_registry import ConfigError
 from flexframe_registry.runfolder import RunFolder
 
@@ -38,7 +39,7 @@ class Lock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         own = {"host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
         beside = self.path.with_name(f".{self.path.name}-{own['host']}-{own['pid']}")
-        beside.write_text(json.dumps(own))
+        write_text(beside, json.dumps(own))
         try:
             for _ in range(3):
                 try:

@@ -368,6 +368,20 @@ def test_a_damaged_index_is_made_anew(two, home):
     for path in (home / "shards").iterdir():
         path.write_bytes(b"something else")
     assert source(two)[4].id == "s-1/0004.png"
+    (whole,) = {path.read_bytes() for path in (home / "shards").iterdir() if b"0004" in path.read_bytes()}
+    (path,) = (path for path in (home / "shards").iterdir() if path.read_bytes() == whole)
+    for at in range(len(whole)):  # any bit of it, that of a key or a label's place too
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        assert tarfiles._open(two.parent / "s-1.tar", (0, 0), path) is None
+
+
+def test_where_the_cache_cannot_be_written_all_goes_on_without_and_that_is_told_once(two, monkeypatch, caplog):
+    monkeypatch.setenv("FLEXFRAME_HOME", "/proc/nowhere")
+    for _ in range(2):
+        assert source(two)[4].id == "s-1/0004.png"
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("FLEXFRAME_HOME, /proc/nowhere, cannot be written (No such file or directory): each command")
+    assert told.endswith("; set FLEXFRAME_HOME to a folder that can be written")
 
 
 def test_a_shard_that_changes_while_it_is_read_is_told(two):

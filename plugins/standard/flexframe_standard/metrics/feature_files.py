@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flexframe.files import replaced
-from flexframe.store.hub import home
+from flexframe.store.hub import home, not_kept
 
 DIGEST = 16
 """Bytes of an image's hash."""
@@ -116,7 +116,11 @@ class Cache:
                 seen.add(image.tobytes())
                 new.append(row)
         starts = range(0, len(new), BLOCK)
-        return [self._write(images[new[i : i + BLOCK]], features[new[i : i + BLOCK]]) for i in starts]
+        try:
+            return [self._write(images[new[i : i + BLOCK]], features[new[i : i + BLOCK]]) for i in starts]
+        except OSError as error:  # all is measured by now: to keep it is for later
+            not_kept(str(home()), error.strerror or str(error))
+            return []
 
     def _write(self, images: np.ndarray, features: np.ndarray) -> Path:
         tensors = {

@@ -20,9 +20,9 @@ from torch.utils.data import get_worker_info
 from flexframe.data.images import COLOUR, BrokenImage, fit, read_image, to_tensor
 from flexframe.data.source import Sample, Source
 from flexframe.data.waiting import waiting
-from flexframe.files import write_json
+from flexframe.files import json_bytes
 from flexframe.rng import Rng
-from flexframe.store.hub import home
+from flexframe.store.hub import home, keep
 from flexframe_registry import ConfigError
 from flexframe_registry.files import read_json
 from flexframe_standard.sources.files_config import FilesConfig
@@ -152,13 +152,12 @@ class Files(Source):
         if self.config.broken == "refuse":
             return
         key = [self.state(), self.config.max_pixels, pillow_version]
-        path = home() / "broken" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
+        name = f"broken/{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
         try:
-            broken = {int(number): reason for number, reason in read_json(path).items()}
+            broken = {int(number): reason for number, reason in read_json(home() / name).items()}
         except ValueError:
             broken = self._look_for_broken()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, broken)
+            keep(name, json_bytes(broken))
         if len(broken) == self.number():
             text = (
                 f"none of the {len(broken):,} images of {self.config.path!r} can be read; {next(iter(broken.values()))}"
