@@ -87,10 +87,24 @@ class Answer:
     err: str
 
 
+@pytest.fixture(scope="session")
+def commands() -> Callable[[], None]:
+    """The command line, put together once for all tests."""
+    import typer
+
+    from flexframe import cli
+
+    return typer.main.get_command(cli.app)
+
+
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+def command(
+    commands: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Answer]:
     """Runs the command line in this process."""
     from flexframe import cli
+
+    monkeypatch.setattr(cli, "app", commands)
 
     def call(*args: object) -> Answer:
         monkeypatch.setattr(sys, "argv", ["flexframe", *map(str, args)])

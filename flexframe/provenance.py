@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "torch-fi
 """Libraries that flexframe itself computes with, of all that it requires."""
 AFTER = re.compile(r"[^A-Za-z0-9._-]")
 """The end of the name in a requirement."""
+HEAD = "# branch.oid "
+"""What stands before the commit where git tells it."""
 
 
 def versions() -> dict[str, str]:
@@ -35,6 +38,7 @@ def versions() -> dict[str, str]:
     return {**providers, "python": platform.python_version(), **known}
 
 
+@cache
 def required(distribution: str) -> list[str]:
     """Names of what an installed distribution requires, those of its extras among them; none if it is not installed."""
     try:
@@ -44,6 +48,7 @@ def required(distribution: str) -> list[str]:
     return sorted({line[: end.start()] if (end := AFTER.search(line)) else line for line in lines})
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -51,19 +56,20 @@ def _version(name: str) -> str | None:
         return None
 
 
+@cache
 def commit() -> str | None:
-    """The commit of the checkout that flexframe runs from, `+` if tracked files differ from it; None outside of one."""
+    """The commit of the checkout that flexframe runs from, as it is when first asked for, `+` if tracked files differ
+    from it; None outside of one."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None  # installed: a repository further up is somebody else's
-    git = ["git", "-C", str(root)]
-    changes = ["status", "--porcelain", "--untracked-files=no"]
+    git = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
-        dirty = subprocess.run([*git, *changes], capture_output=True, text=True, check=True, timeout=10)
+        told = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
         return None  # the commit is a courtesy, not part of a number
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+    head = next(line.removeprefix(HEAD) for line in told if line.startswith(HEAD))
+    return head + ("+" if any(not line.startswith("#") for line in told) else "")
 
 
 def processor(device: torch.device) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -71,6 +70,8 @@ def spread(trainee: Learner, run: RunConfig, device: torch.device) -> nn.Module:
 
 
 def _shard(trainee: Learner, device: torch.device) -> nn.Module:
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # half a second to import
+
     scalars = [name for name, p in trainee.named_parameters() if p.ndim == 0]
     if scalars:
         raise ConfigError.at("run.parallel", f"fsdp cannot shard parameters without a dimension: {', '.join(scalars)}")

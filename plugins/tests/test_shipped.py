@@ -19,8 +19,9 @@ SHIPPED = [n for n in cards().names() if (weights := cards().get(n).file.weights
 def held_out():
     """A third of the held-out images, and the labels that a classifier of the training digits gives images."""
     train, val = (Digits(DigitsConfig(split=split), (16, 16)) for split in ("train", "val"))
-    judge = SVC(C=10).fit(train.images[:, 0].flatten(1).numpy() / 255, train.labels)
-    images = val.images[:120].float() / 255
+    grey = torch.stack([sample.image[0] for sample in train.samples(range(len(train)))])
+    judge = SVC(C=10).fit(grey.flatten(1).numpy() / 255, train.labels)
+    images = torch.stack([sample.image for sample in val.samples(range(120))]).float() / 255
     return images, lambda given: judge.predict(given.mean(1).flatten(1).numpy())
 
 

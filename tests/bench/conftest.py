@@ -69,6 +69,7 @@ class PcaDecoderConfig(DecoderConfig):
     sampling = PcaSampling
 
 
+@cache
 def components(side: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean, and principal components times the standard deviation along them, of the digits in grey."""
     from sklearn.datasets import load_digits

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from PIL import __version__ as pillow_version
+from torch import Tensor
 
 from flexframe.data.images import to_tensor
 from flexframe.data.source import Sample, Source
 from flexframe_standard.sources.digits_config import DigitsConfig
+
+
+@cache
+def _stored() -> tuple[np.ndarray, np.ndarray]:
+    """All digits, 8 x 8 pixels of 8 bits each, and their labels."""
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+
+    grey, labels = load_digits(return_X_y=True)
+    return np.rint(grey.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), labels
 
 
 class Digits(Source[DigitsConfig]):
@@ -20,22 +30,22 @@ class Digits(Source[DigitsConfig]):
 
     def __init__(self, config: DigitsConfig, size: tuple[int, int]) -> None:
         super().__init__(config, size)
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-
-        grey, labels = load_digits(return_X_y=True)
+        grey, labels = _stored()
         held_out = np.arange(len(grey)) % 5 == 4
         chosen = held_out if config.split == "val" else ~held_out
         self.numbers = np.flatnonzero(chosen)
-        self.labels = labels[chosen]
-        pixels = np.rint(grey[chosen].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-        enlarged = [Image.fromarray(p).resize(size[::-1], Image.Resampling.BICUBIC) for p in pixels]
-        self.images = torch.stack([to_tensor(image) for image in enlarged])
+        self.labels, self.grey = labels[chosen], grey[chosen]
+        self._enlarged: dict[int, Tensor] = {}  # enlarged when first asked for
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.numbers)
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(self.images[index], int(self.labels[index]), f"digit-{self.numbers[index]:04d}")
+        at = range(len(self))[index]
+        if at not in self._enlarged:
+            grey = Image.fromarray(self.grey[at])
+            self._enlarged[at] = to_tensor(grey.resize(self.size[::-1], Image.Resampling.BICUBIC))
+        return Sample(self._enlarged[at], int(self.labels[at]), f"digit-{self.numbers[at]:04d}")
 
     def protocol(self) -> Mapping[str, Any]:
         """The record of how the digits were enlarged."""
