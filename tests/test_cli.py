@@ -202,7 +202,30 @@ def test_every_cards_config_can_be_shown(command, name):
         (["train", "--resume", "x", "-o", "y"], ["--out: a resumed run stays in its folder"]),
         (["train", "--resume", "no-such-run"], ["no-such-run: holds no run to resume"]),
         (["train", CARD, "--device", "abacus"], ["--device: there is no 'abacus'. Known: auto, cpu, cuda, mps"]),
-        (["train", CARD, "run.data={type: folder, path: /no/such}"], ["there is no folder '/no/such'"]),
+        (
+            ["train", CARD, "run.data={type: folder, path: /no/such}"],
+            ["flexframe: run.data.path: there is no folder '/no/such'"],
+        ),
+        (
+            ["bench", "digits-smoke", CARD, "data={type: folder, path: /no/such}"],
+            ["flexframe: data.path: there is no folder"],
+        ),
+        (
+            ["bench", "digits-smoke", CARD, "data={type: tar, path: no/such.tar}"],
+            ["flexframe: data.path: there is no shard"],
+        ),
+        (
+            ["precompute", "tokens", "-m", CARD, "--data", "{type: folder, path: /no/such}"],
+            ["flexframe: --data.path: there is no folder"],
+        ),
+        (
+            ["precompute", "latents", CARD, "run.data={type: tar, path: x.tar}"],
+            ["flexframe: run.data.path: there is no"],
+        ),
+        (
+            ["precompute", "features", CARD, "run.data={type: tar, path: x.tar}"],
+            ["flexframe: run.data.path: there is no"],
+        ),
         (["show", "toy/digits-tyny"], ["'toy/digits-tiny'"]),
         (["show", "decoder/tyo"], ["no decoder named 'tyo'", "'toy'"]),
         (["list", "decodr"], ["no kind named 'decodr'", "'decoder'"]),

@@ -122,7 +122,7 @@ def measure(
     size, budgets = common_size(task.models()), task.budgets(suite)
     entrants = task.entrants(device)
     results.refuse_others(out / results.FILE, suite, {each.name: each.identity(suite, device) for each in entrants})
-    source = Head(catalogue().build(suite.data, size), suite.count)
+    source = Head(catalogue().build(suite.data, size, place="data"), suite.count)
     metrics = task.metrics([catalogue().build(config, source) for config in suite.metrics])
     measures = measures_of(metrics)
     drop_parts(out / results.FILE)

@@ -72,7 +72,7 @@ def measure(
     loaded = [(called, load(m, device=on)) for called, m in zip(names, models, strict=True)]
     data = settle(measured.data, {called: preprocessing(m).resize for called, m in zip(names, models, strict=True)})
     measured = measured.model_copy(update={"data": data})
-    with Bars(console=say, transient=True) as progress:
+    with Bars(console=say, transient=True, disable=not say.is_terminal) as progress:
         report = run(measured, loaded, folder, name=name, batch_size=batch_size, device=on, progress=progress)
     print_table(report.results, out)
     for remark in report.remarks:

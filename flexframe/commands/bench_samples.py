@@ -72,7 +72,7 @@ def bench_samples(
         ways[shown] = preprocessing(where).resize
     if loaded:
         measured = measured.model_copy(update={"data": settle(measured.data, ways)})
-    with Bars(console=say, transient=True) as progress:
+    with Bars(console=say, transient=True, disable=not say.is_terminal) as progress:
         report = run(
             measured, loaded, folder, name=name, sampling=sampling, decoding=decoding, batch_size=batch_size, device=on,
             progress=progress,

@@ -79,7 +79,7 @@ def tokens(
     with say.status(f"loading {model}"):
         tokenizer = load(model, device=on)
     images = images.resized(preprocessing(model).resize)
-    source = catalogue().build(images, tokenizer.config.image_size)
+    source = catalogue().build(images, tokenizer.config.image_size, place="--data" if card is None else "run.data")
     source.want("labels")
     for remark in source.remarks():
         say.print(remark, style="yellow", markup=False, soft_wrap=True)
@@ -189,7 +189,7 @@ def features(
     objectives: list[Objective] = [
         catalogue().build(each, model.spec).to(on) for each in config.objectives if each.precomputes()
     ]
-    source = catalogue().build(config.run.data, model.image_size)
+    source = catalogue().build(config.run.data, model.image_size, place="run.data")
     _remark(source)
     with bar("looking") as progress:
         written = precompute_features(
@@ -231,7 +231,7 @@ def _of_the_run(card: str, overrides: list[str]) -> tuple[str, Any, Any]:
     with say.status("loading the codec"):
         model = Tokenizer(described)
         initialise(model, read_starts(config.run.init))
-    source = catalogue().build(config.run.data, described.image_size)
+    source = catalogue().build(config.run.data, described.image_size, place="run.data")
     return f"{described.codec.type} of {card}", model.codec, source
 
 
@@ -255,7 +255,7 @@ def _of_a_model(model: str, data: str, size: int | None) -> tuple[str, Any, Any]
         if size is None:
             refuse("--size", f"{model} is a codec by itself, for any size; say which, as --size 256")
         shape = (size, size)
-    return model, loaded.codec, catalogue().build(images.resized(preprocessing(model).resize), shape)
+    return model, loaded.codec, catalogue().build(images.resized(preprocessing(model).resize), shape, place="--data")
 
 
 def _remark(source: Any) -> None:

@@ -27,7 +27,7 @@ def verify(
     from flexframe.terminal import Bars
 
     runs: list[tuple[str, Any]] = []
-    with Bars(console=say, transient=True) as progress:
+    with Bars(console=say, transient=True, disable=not say.is_terminal) as progress:
         task = progress.add_task("verify", total=len(folders))
         for each in folders:
             progress.update(task, description=each)

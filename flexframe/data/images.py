@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
@@ -41,6 +42,8 @@ DEPTHS: Mapping[str, Callable[[int], int]] = {
     "RGB;16B": lambda value: value >> 8,
 }
 """How Pillow brings the values of a PNG to 8 bits, by its name for how they are stored."""
+OBJECT = re.compile(r" ?<_io\.\w+ [^>]*>|(?<=cannot identify image file) .*")
+"""Pillow's words for a file: an object in memory, or the path, which an error names anyway."""
 COLOUR = (
     "turned as its EXIF orientation says; alpha over white; 16-bit grey divided by 257, the upper byte of 16-bit "
     "colour; CMYK by Pillow's rule; profiles not applied; the first frame"
@@ -88,7 +91,7 @@ def read_image(file: Path | BytesIO, name: str, max_pixels: int = MAX_PIXELS) ->
                 raise
             return _read(without_remarks(file), max_pixels)
     except Exception as error:  # Pillow's decoders raise whatever they come upon in a broken file
-        reason = str(error) or type(error).__name__
+        reason = OBJECT.sub("", str(error)) or type(error).__name__
         told = f"it {POINTED}" if _pointer(file) else f"{reason}; repair or remove the file"
         raise BrokenImage(f"cannot read image {name}: {told}") from error
 

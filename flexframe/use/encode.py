@@ -78,8 +78,7 @@ def encode(
     """
     if out.exists():
         raise ConfigError.at(str(out), "is there already; delete it or choose another -o")
-    if not out.parent.is_dir():
-        raise ConfigError.at(str(out), f"there is no folder {str(out.parent)!r}; make it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
     about = _about(tokenizer, model, rule, resize, seed)
     with ImageJournal(out.with_name(f"{out.name}.part")) as journal:
         remarks = _begin(journal, inputs, about, rule)

@@ -54,12 +54,11 @@ def precompute_tokens(
         progress: told how many images are done, and of how many.
 
     Raises:
-        ConfigError: an output that is there, no folder for it, a part that was begun otherwise.
+        ConfigError: an output that is there, a part that was begun otherwise.
     """
     if out.exists():
         raise ConfigError.at(str(out), "is there already; delete it or choose another -o")
-    if not out.parent.is_dir():
-        raise ConfigError.at(str(out), f"there is no folder {str(out.parent)!r}; make it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
     about = _about(tokenizer, source, model, seed)
     dtype, count = DTYPES[about.dtype], len(source)
     with TokenJournal(out.with_name(f"{out.name}.part")) as journal:

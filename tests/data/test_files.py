@@ -227,7 +227,7 @@ def test_formats_of_pillow_are_read_by_folders_and_commands_alike(tmp_path):
 
 def test_no_file_is_read_as_a_format_that_runs_a_program(tmp_path):
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
-    with pytest.raises(BrokenImage, match=r"a\.png: cannot identify"):
+    with pytest.raises(BrokenImage, match=r"a\.png: cannot identify image file; repair"):
         source("folder", tmp_path)[0]
 
 

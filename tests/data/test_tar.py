@@ -142,7 +142,7 @@ def test_shards_that_cannot_be_numbered_are_refused(tmp_path, members, words):
         ("json", b'{"label": 3}', r"s\.tar:a: its \.cls says label 1 and its \.json 3"),
         ("txt", b"\xff\xfe", "s.tar:a.txt: .*decode"),
         ("txt", b"x" * (1 << 20) + b"x", "it has over 1,048,576 bytes"),
-        ("png", b"no image", r"cannot read image .*s\.tar:a\.png: cannot identify"),
+        ("png", b"no image", r"cannot read image \S*s\.tar:a\.png: cannot identify image file; repair"),
         ("png", png(0)[:100], r"cannot read image .*s\.tar:a\.png: "),
     ],
 )

@@ -72,7 +72,7 @@ def lines(run):
 @pytest.fixture
 def file(tokenizer, model, tmp_path):
     source = catalogue().build(resolve("source", DATA), (16, 16))
-    return precompute_tokens(tokenizer, source, tmp_path / "tokens.safetensors", model=f"path:{model}").path
+    return precompute_tokens(tokenizer, source, tmp_path / "tokens" / "t.safetensors", model=f"path:{model}").path
 
 
 # --- what is trained on ------------------------------------------------------------------------------------------

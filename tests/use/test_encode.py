@@ -387,8 +387,7 @@ def test_an_output_that_is_there_is_kept(run, tmp_path):
     with pytest.raises(ConfigError, match=r"t\.safetensors: is there already; delete it or choose another -o"):
         run()
     assert (tmp_path / "t.safetensors").read_text() == "mine"
-    with pytest.raises(ConfigError, match=r"there is no folder .*nowhere'; make it first"):
-        run("nowhere/t.safetensors")
+    assert run("new/folder/t.safetensors").path == tmp_path / "new" / "folder" / "t.safetensors"
 
 
 def test_images_in_their_own_order(run, photos):

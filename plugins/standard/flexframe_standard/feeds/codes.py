@@ -35,7 +35,7 @@ class Tokenized(Feed[TokensFeedConfig]):
         tokenizer = load(model.tokenizer)
         model.check_tokenizer(tokenizer.config, model.tokenizer)
         data = training.run.data.resized(preprocessing(model.tokenizer).resize)
-        source: Source = catalogue().build(data, tokenizer.config.image_size)
+        source: Source = catalogue().build(data, tokenizer.config.image_size, place="run.data")
         source.want("none" if model.classes is None else "labels")
         super().__init__(config, _described(training, fingerprint(tokenizer), source.class_names()), device)
         self.source, self.tokenizer, self.length = source, tokenizer.to(device), model.length

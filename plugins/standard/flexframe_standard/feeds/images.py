@@ -22,7 +22,7 @@ class Images(Feed[ImagesFeedConfig]):
     def __init__(self, config: ImagesFeedConfig, training: TrainConfig, device: torch.device) -> None:
         super().__init__(config, training, device)
         assert isinstance(training.model, TokenizerConfig)
-        self.source: Source = catalogue().build(training.run.data, training.model.image_size)
+        self.source: Source = catalogue().build(training.run.data, training.model.image_size, place="run.data")
         self.source.want("none")  # a tokenizer learns of images alone
         self.transforms = [catalogue().build(each) for each in training.run.transforms]
         self.held = hold(self.source, device) if config.preload else None

@@ -52,7 +52,7 @@ class Reference:
     """Images of another source, as what reconstructions are compared with: read once, when first asked for."""
 
     def __init__(self, config: SourceConfig, size: tuple[int, int]) -> None:
-        self.config, self.source = config, catalogue().build(config, size)
+        self.config, self.source = config, catalogue().build(config, size, place="reference")
         self._digest = Digest()
         self._moments: Moments | None = None
 

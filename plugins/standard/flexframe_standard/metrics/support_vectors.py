@@ -29,7 +29,7 @@ class Machine(Judge):
     def __init__(self, config: ClassifierConfig, data: SourceConfig, source: Source) -> None:
         self.config, self.source = config, source
         self.data = data.like(source.config)
-        self.train = catalogue().build(self.data, source.size)
+        self.train = catalogue().build(self.data, source.size, place="classifier.data")
         self.facts: dict[str, Any] = {}
         """What is known of the training images once they were read."""
         self.fit = cache(self._fit)
