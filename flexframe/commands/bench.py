@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import names_and_settings, names_of, out, pick_device, say
+from flexframe.commands.common import names_and_settings, names_of, out, pick_device, say, writes
 from flexframe.commands.options import Device, Suite
 
 
@@ -46,6 +46,7 @@ def bench(
     measure(name, measured, models, folder, batch_size, device, priors or [])
 
 
+@writes("folder")
 def measure(
     name: str,
     measured: Any,

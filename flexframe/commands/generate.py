@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import out, pick_device, refuse, say
+from flexframe.commands.common import out, pick_device, refuse, say, writes
 from flexframe.commands.options import Device
 from flexframe.commands.progress import bar
 from flexframe.commands.sampling import read_sampling
@@ -23,6 +23,7 @@ Settings = Annotated[
 ]
 
 
+@writes("folder")
 def generate(
     ctx: typer.Context,
     prior: Annotated[

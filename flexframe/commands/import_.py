@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import out, refuse, say
+from flexframe.commands.common import out, refuse, say, writes
 
 Assume = Annotated[
     list[str] | None,
@@ -34,6 +34,7 @@ As = Annotated[
 ]
 
 
+@writes("folder")
 def import_(
     source: Annotated[
         str,

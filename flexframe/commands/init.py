@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from flexframe_registry import ModelConfig
 
 from flexframe.commands import complete
-from flexframe.commands.common import out, refuse, say
+from flexframe.commands.common import out, refuse, say, writes
 
 
+@writes("to")
 def init(
     card: Annotated[
         str, typer.Argument(help="A card's id, or a YAML file of the same form.", autocompletion=complete.models)

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from flexframe.commands.common import out, refuse
+from flexframe.commands.common import out, refuse, writes
 
 PROJECT = "flexframe"
 """The entry-point group of plugins, and what their distributions' names begin with."""
@@ -31,6 +31,7 @@ FILES = {
 """What is made, and of which template beside `flexframe/templates/plugin`. `$` names stand in both."""
 
 
+@writes("folder")
 def new_plugin(
     name: Annotated[str, typer.Argument(help="As my-method: lower-case letters, digits, single hyphens.")],
     folder: Annotated[

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from flexframe.commands.common import out, refuse, say
+from flexframe.commands.common import out, refuse, say, writes
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
+@writes("to")
 def plot(
     folders: Annotated[list[Path], typer.Argument(help="Folders of runs, or their log.jsonl.", metavar="RUN...")],
     to: Annotated[Path, typer.Option("--out", "-o", help="The picture: .png, .svg or .pdf.")] = Path("plot.png"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import out, pick_device, refuse, say
+from flexframe.commands.common import out, pick_device, refuse, say, writes
 from flexframe.commands.models import tokenizer_of
 from flexframe.commands.options import Device
 from flexframe.commands.progress import bar
@@ -29,6 +29,7 @@ def precompute() -> None:
 
 
 @app.command()
+@writes("to")
 def tokens(
     card: Annotated[
         str | None,
@@ -101,6 +102,7 @@ Recipe = Annotated[
 
 
 @app.command()
+@writes("to", part="latents")
 def latents(
     card: Recipe = None,
     overrides: Annotated[
@@ -160,6 +162,7 @@ def latents(
 
 
 @app.command()
+@writes("to", part="features")
 def features(
     card: Annotated[str, typer.Argument(help="The card or YAML file of the run that will train on them.")],
     overrides: Annotated[

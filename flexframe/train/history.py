@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flexframe.lock import holder
 from flexframe.train.alarms import ALARMS
-from flexframe.train.lock import holder
 from flexframe_registry import ConfigError
 from flexframe_registry.files import read_json
 from flexframe_registry.runfolder import CONFIG, LOG, RunFolder

@@ -61,7 +61,6 @@ def train(run: Run, console: Console) -> str | None:
         Elsewhere: another process failed first.
         TimeoutError: there was no progress for `run.timeout`; several processes end instead, and tell who is missing.
     """
-    run.note(None)
     try:
         with Stopping(run.processes) as stopping, Watch(run.processes, run.config.run.timeout, run.broken_off) as watch:
             stopped = _train(run, console, stopping, watch)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from flexframe import provenance
 from flexframe.files import write_json, write_text
+from flexframe.lock import Lock
 from flexframe.models import modelfile
 from flexframe.models.build import not_finite, told
 from flexframe.train import checkpoint, history, sharding
@@ -23,7 +24,6 @@ from flexframe.train.distributed import ALONE, Processes
 from flexframe.train.feeds.create import create_feed
 from flexframe.train.gradients import Gradients
 from flexframe.train.init import following, read_starts
-from flexframe.train.lock import Lock
 from flexframe.train.observer import Observer
 from flexframe.train.optim import Average, create_optimizer
 from flexframe.train.random_state import _prefix, random_state, set_random_state
@@ -65,7 +65,7 @@ class Run:
         """The last line logged."""
         self.folder, self.paths = folder, RunFolder(folder)
         self.device, self.sampling, self.processes = device, dict(sampling), processes
-        self.lock = Lock(folder)
+        self.lock = Lock.of_run(folder)
         self.step = 0
         self.feed = create_feed(config, device, processes.share)
         starts = read_starts(config.run.init) if initial else []
@@ -83,6 +83,8 @@ class Run:
             sharding.compiled(model)
         self.trained: nn.Module = trainee
         """The trainee, or its wrapper: called in training."""
+        if processes.first:
+            self.note(None)  # before the others go on: one may fail at its first batch, and say so
         if processes.size > 1:
             self.trained = sharding.spread(trainee, config.run, device)
             torch.manual_seed(config.run.seed + processes.rank)  # rows of other processes have dropout of their own
@@ -121,14 +123,20 @@ class Run:
         doubted = doubts(config) if doubted is None else doubted
         check(config, doubted)
         check_packages(config.run)
-        if processes.first and RunFolder(folder).config.exists():
-            raise ConfigError.at(
-                str(folder), "holds a run already; go on with --resume, or name another folder with -o"
-            )
-        run = cls(config, folder, device, sampling, processes=processes)
+        lock = Lock.of_run(folder)
+        if processes.first:
+            lock.take()  # before it is looked into: another process may be at the same command
+        try:
+            if processes.first and RunFolder(folder).config.exists():
+                text = "holds a run already; go on with --resume, or name another folder with -o"
+                raise ConfigError.at(str(folder), text)
+            run = cls(config, folder, device, sampling, processes=processes)
+        except BaseException:
+            lock.release()
+            raise
+        run.lock = lock
         if not processes.first:
             return run
-        run.lock.take()
         resolved = {**run.config.model_dump(mode="json"), "sampling": run.sampling}
         facts = provenance.manifest(device, seed=config.run.seed, parameters=run.parameters(), init=run.taken,
                                     processes=processes.size, objectives=run.trainee.facts(), expected=expected,
@@ -148,7 +156,7 @@ class Run:
         paths = RunFolder(folder)
         if not paths.config.is_file():
             raise ConfigError.at(str(folder), f"holds no run to resume; there is no {CONFIG}")
-        lock = Lock(folder)
+        lock = Lock.of_run(folder)
         if processes.first:
             lock.take()  # before anything is read that another process may be writing
         raw = _config(paths.config)

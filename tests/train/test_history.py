@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
+from flexframe.lock import Lock
 from flexframe.train import history
-from flexframe.train.lock import Lock
 from flexframe.train.waits import Waits
 from flexframe_registry import ConfigError, hookimpl, manager
 
@@ -58,7 +58,7 @@ def write(folder, lines=(), **run):
 
 def test_a_killed_run_has_failed_and_a_living_one_runs(tmp_path):
     folder = write(tmp_path / "a", [{"step": 5, "loss": 1.0}])
-    lock = Lock(folder)
+    lock = Lock.of_run(folder)
     lock.take()
     assert history.read(folder).state == "running"
     holder = json.loads((folder / "lock").read_text())

@@ -15,12 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import flexframe
+from flexframe import lock as lock_module
 from flexframe.files import sha256
+from flexframe.lock import STALE, Lock
 from flexframe.rng import Rng
 from flexframe.train import checkpoint
-from flexframe.train import lock as lock_module
 from flexframe.train.distributed import ALONE
-from flexframe.train.lock import STALE, Lock
 from flexframe.train.run import Run
 from flexframe.train.watch import Watch
 from flexframe_registry import ConfigError, hookimpl, manager
@@ -31,8 +31,8 @@ CPU = torch.device("cpu")
 HOLD = """
 import sys, time
 from pathlib import Path
-from flexframe.train.lock import Lock
-Lock(Path(sys.argv[1])).take()
+from flexframe.lock import Lock
+getattr(Lock, sys.argv[1])(Path(sys.argv[2])).take()
 print("held", flush=True)
 time.sleep(1000)
 """
@@ -130,18 +130,31 @@ def test_the_command_says_how_to_go_on(command, tmp_path, register):
 
 
 @pytest.fixture
-def holder(tmp_path):
+def hold(tmp_path):
+    """Starts another process that is at work on a place."""
+    held = []
+
+    def start(how, place):
+        process = subprocess.Popen([sys.executable, "-c", HOLD, how, place], stdout=subprocess.PIPE, text=True)
+        held.append(process)
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield start
+    for process in held:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture
+def holder(tmp_path, hold):
     """Another process that trains in a folder."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    return hold("of_run", tmp_path)
 
 
 def test_a_folder_that_is_trained_in_is_refused_until_its_process_is_gone(tmp_path, holder):
-    lock = Lock(tmp_path)
+    lock = Lock.of_run(tmp_path)
     with pytest.raises(ConfigError, match=rf"process {holder.pid} on {socket.gethostname()} trains here .*with -o"):
         lock.take()
     holder.kill()  # not reaped yet: a zombie counts as gone
@@ -167,7 +180,7 @@ def test_a_lock_of_another_host_is_stale_when_nobody_refreshes_it(tmp_path, age,
     path = tmp_path / "lock"
     path.write_text(json.dumps({"host": "elsewhere", "pid": 7, "began": "then"}))
     os.utime(path, (time.time() - age,) * 2)
-    lock = Lock(tmp_path)
+    lock = Lock.of_run(tmp_path)
     if stale:
         lock.take()
         lock.release()
@@ -179,9 +192,59 @@ def test_a_lock_of_another_host_is_stale_when_nobody_refreshes_it(tmp_path, age,
 def test_a_number_that_another_process_has_by_now_is_no_lock(tmp_path):
     mine = {"host": socket.gethostname(), "pid": os.getppid(), "began": "before the last start of this machine"}
     (tmp_path / "lock").write_text(json.dumps(mine))
-    lock = Lock(tmp_path)
+    lock = Lock.of_run(tmp_path)
     lock.take()
     lock.release()
+
+
+WRITING = {
+    "of_run": ["train toy/digits-tiny -o OUT"],
+    "of_output": [
+        "decode tokens.safetensors -o OUT", "generate -p prior -o OUT", "encode a.png -m model -o OUT",
+        "init card -o OUT", "bench digits-smoke toy/digits-tiny -o OUT", "bench-samples digits-smoke prior -o OUT",
+        "import model -o OUT", "new-plugin mine -o OUT", "plot run -o OUT", "reconstruct a.png -m model -o OUT",
+        "precompute tokens card -o OUT", "reconstruct a.png -m model -o other.png --json OUT",
+    ],
+    "latents": ["precompute latents card -o OUT"],
+    "features": ["precompute features card -o OUT"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", WRITING)
+def test_whatever_writes_is_told_who_writes_there(tmp_path, hold, command, how):
+    out = tmp_path / "new" / "out"
+    process = hold(how, out) if how.startswith("of_") else hold("of_output", out / how)
+    before = sorted(tmp_path.rglob("*"))
+    for words in WRITING[how]:
+        done = command(*words.replace("OUT", str(out)).split())
+        told = f"process {process.pid} on {socket.gethostname()} {'trains' if how == 'of_run' else 'writes'} here"
+        assert (done.code, done.err.count("\n"), told in done.err) == (2, 1, True), (words, done)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_is_refused_leaves_nothing(tmp_path, command):
+    assert command("decode", tmp_path / "none.safetensors", "-o", tmp_path / "new" / "out").code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_no_lock_can_be_the_work_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_module.os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "no links here")))
+    for access in (True, False):
+        monkeypatch.setattr(lock_module.os, "access", lambda *_, a=access: a)
+        with Lock.of_output(tmp_path / "out") as lock:
+            assert (lock.path.parent == tmp_path) is access
+            assert json.loads(lock.path.read_text())["pid"] == os.getpid()
+        assert not lock.path.exists()
+
+
+def test_a_run_that_was_made_meanwhile_is_not_begun_anew(create, go, tmp_path, hold):
+    go(create("run"))
+    with pytest.raises(ConfigError, match="holds a run already"):
+        create("run")
+    assert not (tmp_path / "run" / "lock").exists()
+    process = hold("of_run", tmp_path / "new")
+    with pytest.raises(ConfigError, match=f"process {process.pid} .*trains here"):
+        create("new")
 
 
 # --- full disks --------------------------------------------------------------------------------------------------

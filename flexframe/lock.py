@@ -1,17 +1,19 @@
-"""One run a folder: a file that names who trains there, refreshed while he does."""
+"""One process at a time for what is written: a file that names who is at work there, refreshed while he is."""
 
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import os
 import socket
+import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from flexframe.files import write_text
 from flexframe_registry import ConfigError
 from flexframe_registry.runfolder import RunFolder
 
@@ -25,30 +27,58 @@ class Lock:
     """Held by a process from `take` to `release`, or to its end. A killed process leaves a stale lock, which the next
     one takes: on the same host it sees that the process is gone, and elsewhere that the file is no longer refreshed."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = RunFolder(folder).lock
+    def __init__(self, path: Path, place: Path | None = None, doing: str = "writes here") -> None:
+        """Made of the lock's file, and of the place that an error names where that is another."""
+        self.path, self.place, self.doing = path, place or path, doing
         self.ended = threading.Event()
         self.held = False
+        self.made: list[Path] = []
+        """Folders that were not there; those in which nothing was written go with it."""
+
+    @classmethod
+    def of_run(cls, folder: Path) -> Lock:
+        """The lock of a run's folder, in it."""
+        return cls(RunFolder(folder).lock, doing="trains here")
+
+    @classmethod
+    def of_output(cls, place: Path) -> Lock:
+        """The lock of a file or folder that is written: beside it, for what is in a folder is looked at; where nothing
+        can be written there, among this machine's temporary files."""
+        whole = place.expanduser().resolve()
+        above = next((parent for parent in whole.parents if parent.exists()), whole)
+        name = f"flexframe-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:16]}.lock"
+        here = above.is_dir() and os.access(above, os.W_OK)
+        return cls(whole.with_name(f".{name}") if here else Path(tempfile.gettempdir()) / name, place)
+
+    def __enter__(self) -> Lock:
+        self.take()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def take(self) -> None:
-        """Take the folder.
+        """Take the place.
 
         Raises:
-            ConfigError: another process trains in it.
+            ConfigError: another process is at work there.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.made = [parent for parent in self.path.parents if not parent.exists()]
         own = {"host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
         beside = self.path.with_name(f".{self.path.name}-{own['host']}-{own['pid']}")
-        write_text(beside, json.dumps(own))
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_text(json.dumps(own))
             for _ in range(3):
                 try:
-                    os.link(beside, self.path)  # whole or not at all, also on network file systems
+                    _put(beside, self.path)
                     break
                 except FileExistsError:
                     self._judge(own, beside)
             else:
-                raise ConfigError.at(str(self.path), "is taken by several processes at once; try again")
+                raise ConfigError.at(str(self.place), "is taken by several processes at once; try again")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.place)) from None
         finally:
             beside.unlink(missing_ok=True)
         self.held = True
@@ -56,12 +86,15 @@ class Lock:
         threading.Thread(target=self._refresh, daemon=True, name="flexframe lock").start()
 
     def release(self) -> None:
-        """Leave the folder to others; nothing where it is not held."""
+        """Leave the place to others; nothing where it is not held."""
         if self.held:
             self.held = False
             self.ended.set()
             atexit.unregister(self.release)
             self.path.unlink(missing_ok=True)
+            with suppress(OSError):  # the first that holds anything ends it
+                for folder in self.made:
+                    folder.rmdir()
 
     def _judge(self, own: dict[str, Any], beside: Path) -> None:
         """Remove a stale lock, or one of this very process; refuse where its holder lives."""
@@ -73,7 +106,7 @@ class Lock:
             holder = json.loads(text)
             host, pid, began = holder["host"], holder["pid"], holder["began"]
         except (ValueError, KeyError, TypeError):
-            text = "is no lock that flexframe wrote; delete it if no run is here"
+            text = "is no lock that flexframe wrote; delete it if nobody is at work here"
             raise ConfigError.at(str(self.path), text) from None
         os.utime(beside)  # by the clock of the file's own server
         silent = beside.stat().st_mtime - touched
@@ -84,11 +117,11 @@ class Lock:
         if gone or (host, pid, began) == (own["host"], own["pid"], own["began"]):
             self.path.unlink(missing_ok=True)
             return
-        where = f"process {pid} on {host} trains here (last sign of life {max(0, silent):.0f} s ago)"
-        advice = "wait for it or stop it; name another folder with -o for another run"
+        where = f"process {pid} on {host} {self.doing} (last sign of life {max(0, silent):.0f} s ago)"
+        advice = "wait for it or stop it; name another place with -o for other work"
         if host != own["host"]:
-            advice += f"; if its host is gone, delete this file, or wait until it is {STALE:.0f} s old"
-        raise ConfigError.at(str(self.path), f"{where}; {advice}")
+            advice += f"; if its host is gone, delete {self.path}, or wait until that is {STALE:.0f} s old"
+        raise ConfigError.at(str(self.place), f"{where}; {advice}")
 
     def _refresh(self) -> None:
         while not self.ended.wait(REFRESH):
@@ -96,6 +129,16 @@ class Lock:
                 os.utime(self.path)
             except OSError:
                 return  # the folder is gone, or was taken by hand; the run's own writes will tell
+
+
+def _put(beside: Path, path: Path) -> None:
+    try:
+        os.link(beside, path)  # whole or not at all, also on network file systems
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        with path.open("x") as file:
+            file.write(beside.read_text())
 
 
 def holder(folder: Path) -> tuple[str, bool] | None:
