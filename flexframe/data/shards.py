@@ -7,6 +7,7 @@ Kinds are `latents` and `features`; one folder may hold both. A shard is there w
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +19,10 @@ from torch import Tensor
 
 from flexframe.files import refuse_other, replaced, write_json
 from flexframe_registry import Config, ConfigError
-from flexframe_registry.files import read_json
+from flexframe_registry.files import CHANGED, read_json
 
+SUMS = "crc32"
+"""In a shard: the CRC-32 of each row, over its tensors in the order of their names. Not in shards of before."""
 FORMAT = "flexframe-shards/1"
 Kind = Literal["latents", "features"]
 
@@ -48,6 +51,13 @@ class About(Config):
     def shards(self) -> int:
         """Number of files."""
         return -(-self.count // self.rows)
+
+
+def _sum(row: Mapping[str, Tensor]) -> int:
+    total = 0
+    for name in sorted(row):
+        total = zlib.crc32(row[name].contiguous().view(torch.uint8).numpy().tobytes(), total)
+    return total
 
 
 class Shards:
@@ -108,17 +118,28 @@ class Shards:
 
     def write(self, shard: int, tensors: Mapping[str, Tensor]) -> None:
         """A whole shard, atomically."""
+        whole = {name: value.contiguous() for name, value in tensors.items()}
+        rows = ({name: value[i : i + 1] for name, value in whole.items()} for i in range(len(self.range(shard))))
         with replaced(self.path(shard)) as part:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, part)
+            save_file({**whole, SUMS: torch.tensor([_sum(row) for row in rows])}, part)
 
     def take(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Tensors of these rows, as they are stored."""
+        """Tensors of these rows, as they are stored.
+
+        Raises:
+            ConfigError: a shard is broken, or one of these rows is not as it was written.
+        """
         pieces: dict[str, list[Tensor]] = {}
         for row in rows:
             shard, place = divmod(row, self.about.rows)
             file = self._file(shard)
-            for name in file.keys():  # noqa: SIM118 (not a mapping)
-                pieces.setdefault(name, []).append(file.get_slice(name)[place : place + 1])
+            found = {name: file.get_slice(name)[place : place + 1] for name in file.keys()}  # noqa: SIM118
+            kept = found.pop(SUMS, None)
+            if kept is not None and kept.item() != _sum(found):
+                text = f"row {place} {CHANGED}; delete it, and repeat the command that made it"
+                raise ConfigError.at(str(self.path(shard)), text)
+            for name, value in found.items():
+                pieces.setdefault(name, []).append(value)
         return {name: torch.cat(parts) for name, parts in pieces.items()}
 
     def _file(self, shard: int) -> Any:

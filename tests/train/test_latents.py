@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file as read_tensors
+from safetensors.torch import save_file
 
 from flexframe.data.shards import Shards
 from flexframe.models import modelfile
@@ -145,6 +147,18 @@ def test_a_precomputation_goes_on_where_it_stopped(start, tmp_path, monkeypatch)
     other = Shards.read(tmp_path / "other", "latents").take(range(20))
     assert torch.equal(whole["latents"], other["latents"])
     assert torch.equal(whole["labels"], other["labels"])
+    file = out / "latents-00001.safetensors"
+    content = bytearray(file.read_bytes())
+    content[content.index(whole["latents"][9].numpy().tobytes()) + 2] ^= 1
+    file.write_bytes(content)
+    assert torch.equal(Shards.read(out, "latents").take([8, 10])["latents"], whole["latents"][[8, 10]])
+    with pytest.raises(
+        ConfigError, match=r"latents-00001\.safetensors: row 2 was changed after .*; delete it, and rep"
+    ):
+        Shards.read(out, "latents").take([9])
+    load = {name: value for name, value in read_tensors(file).items() if name != "crc32"}
+    save_file(load, file)  # as one of before
+    assert not torch.equal(Shards.read(out, "latents").take([9])["latents"][0], whole["latents"][9])
     with pytest.raises(ConfigError, match="was begun otherwise: dtype was 'fp32' and is 'fp16'"):
         fill(codec, out, dtype="fp16")
 

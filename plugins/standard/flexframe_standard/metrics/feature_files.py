@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from flexframe.files import replaced
 from flexframe.store.hub import home, not_kept
+from flexframe_registry.files import CHANGED
 
 DIGEST = 16
 """Bytes of an image's hash."""
@@ -35,10 +37,12 @@ def digests(images: UInt8[Tensor, "b c h w"]) -> UInt8[Tensor, "b 16"]:
 
 
 class Rows:
-    """Vectors of one width in a file, addressed by position: to write a row again changes nothing."""
+    """Vectors of one width in a file, each with its CRC-32, addressed by position: to write a row again changes
+    nothing."""
 
     def __init__(self, path: Path, width: int, dtype: Any = np.float32) -> None:
         self.path, self.width, self.dtype = path, width, np.dtype(dtype).newbyteorder("<")
+        self._record = np.dtype([("row", self.dtype, (width,)), ("crc", "<u4")])
 
     def write(self, at: int, rows: Tensor) -> None:
         """Put rows at position `at` and after it.
@@ -52,13 +56,24 @@ class Rows:
             raise ValueError(
                 f"rows of shape {data.shape[1:]} do not belong into {self.path}, whose width is {self.width}"
             )
+        records = np.zeros(len(data), self._record)
+        records["row"], records["crc"] = data, [zlib.crc32(row.tobytes()) for row in data]
         with self.path.open("r+b" if self.path.exists() else "w+b") as file:
-            file.seek(at * self.width * self.dtype.itemsize)
-            file.write(data.tobytes())
+            file.seek(at * self._record.itemsize)
+            file.write(records.tobytes())
 
-    def read(self, count: int) -> np.ndarray:
-        """The first `count` rows, mapped into memory and not read into it."""
-        return np.memmap(self.path, self.dtype, "r", shape=(count, self.width))
+    def read(self, stop: int, start: int = 0) -> np.ndarray:
+        """Rows `start` to `stop` - 1, mapped into memory and not held in it.
+
+        Raises:
+            ValueError: one is not as it was written.
+        """
+        records = np.memmap(self.path, self._record, "r", shape=(stop,))[start:]
+        for number, record in enumerate(records, start):
+            if zlib.crc32(record["row"].tobytes()) != record["crc"]:
+                raise ValueError(f"{self.path}: row {number} {CHANGED}; delete this file's folder, and measure anew")
+        rows: np.ndarray = records["row"]
+        return rows
 
     def blocks(self, count: int) -> Iterator[Float[Tensor, "b d"]]:
         """The first `count` rows in float64, some thousands at a time."""

@@ -168,7 +168,7 @@ class Features:
 
     def rows(self, folder: Path, layer: str, what: str) -> Rows:
         """The file for this network's features of a layer in a folder."""
-        return Rows(folder / f"{what}-{str(self.net.sha256)[:12]}-{layer}.f32", WIDTHS[layer])
+        return Rows(folder / f"{what}-{str(self.net.sha256)[:12]}-{layer}.rows", WIDTHS[layer])
 
     def originals(self, at: int, images: UInt8[Tensor, "b 3 h w"], scratch: Scratch) -> None:
         """Keep the features of originals `at` and after it. That others have handed them in already is usual.
@@ -184,7 +184,7 @@ class Features:
         self._scratch = self._scratch or scratch
         hashes = digests(images)
         if at + len(images) <= self._done:
-            if not np.array_equal(self._hashes().read(self._done)[at : at + len(images)], hashes.numpy()):
+            if not np.array_equal(self._hashes().read(at + len(images), at), hashes.numpy()):
                 raise ValueError(f"originals from {at} on are others than before; all models see the same images")
             return
         self._hashes().write(at, hashes)
