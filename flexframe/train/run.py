@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from flexframe import provenance
-from flexframe.files import write_json, write_text
+from flexframe.files import drop_parts, write_json, write_text
 from flexframe.lock import Lock
 from flexframe.models import modelfile
 from flexframe.models.build import not_finite, told
@@ -159,6 +159,7 @@ class Run:
         lock = Lock.of_run(folder)
         if processes.first:
             lock.take()  # before anything is read that another process may be writing
+            drop_parts(folder)
         raw = _config(paths.config)
         sampling = raw.pop("sampling", {})
         last = processes.told(checkpoint.find_last(paths.checkpoints) if processes.first else None)

@@ -308,8 +308,17 @@ def test_rows_are_addressed_by_position(tmp_path: Path) -> None:
         rows.write(at, all_[at : at + 4])
     assert np.array_equal(rows.read(10), all_.numpy())
     assert torch.equal(torch.cat(list(rows.blocks(10))), all_.double())
+    assert np.array_equal(rows.read(7, 5), all_[5:7].numpy())
     with pytest.raises(ValueError, match="width is 3"):
         rows.write(0, all_[:, :2])
+    content = bytearray(rows.path.read_bytes())
+    content[4 * 16 + 2] ^= 1
+    rows.path.write_bytes(content)
+    assert np.array_equal(rows.read(10, 5), all_[5:].numpy())
+    with pytest.raises(
+        ValueError, match=r"rows\.f32: row 4 was changed after .*; delete this file's folder, and measure"
+    ):
+        rows.read(5)
 
 
 def test_images_of_other_shapes_have_other_hashes() -> None:

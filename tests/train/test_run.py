@@ -1,7 +1,9 @@
 """Whole runs: reproducible, resumable, stopped by what is not finite."""
 
 import json
+import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -259,6 +261,27 @@ def test_what_is_not_finite_never_reaches_a_checkpoint(create, go, register):
         go(run)
     assert resume(run.folder).step == 4
     assert [p.name for p in (run.folder / "checkpoints").iterdir()] == ["step-00000004"]
+
+
+def test_a_crash_while_a_resumed_run_shortens_its_log_loses_no_line_and_leaves_no_part(create, go, monkeypatch):
+    run = go(create("run", "run.steps=3", "run.checkpoint_every=3"))
+    path = run.folder / "log.jsonl"
+    path.write_text(path.read_text() + '{"step": 4}\n{"step": 5, "lo')
+    before = path.read_text()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            resume(run.folder)
+    assert path.read_text() == before
+    assert list(run.folder.glob(".log.jsonl.*.part"))
+    resume(run.folder).close()
+    assert path.read_text() == "".join(before.splitlines(keepends=True)[:3])
+    assert not list(run.folder.rglob("*.part"))
 
 
 def test_a_config_that_was_cut_or_changed_is_told_with_its_file(create, go):
