@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float
@@ -22,19 +23,23 @@ TILE = 16
 class Perceptual(nn.Module):
     """The network: differences of unit-length features, weighted by channel, averaged over places, summed over layers.
 
-    Images are in [-1, 1]. It has no weights until they were loaded.
+    Images are in [-1, 1].
+
+    Args:
+        net: one of `BACKBONES`.
+        drawn: whether its own weights are drawn; otherwise it has none until they are loaded.
     """
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, net: str) -> None:
+    def __init__(self, net: str, *, drawn: bool = False) -> None:
         super().__init__()
         import torchvision  # type: ignore[import-untyped]  # seconds to import
 
         name, _, self.taps = BACKBONES[net]
         self.name = net
-        with torch.device("meta"):  # no weights are drawn that `load` would replace, or that the classifier alone has
+        with nullcontext() if drawn else torch.device("meta"):  # a classifier of many weights stands behind it
             self.net = getattr(torchvision.models, name)(weights=None).features[: self.taps[-1] + 1]
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None], persistent=False)

@@ -51,7 +51,7 @@ class LPIPS(Objective):
         linear, facts["linear_sha256"] = read_weights(linear_file(config.net, config.linear))
 
         def make() -> nn.Module:
-            net = Network(config.net)
+            net = Network(config.net, drawn=config.backbone == RANDOM)
             backbone: Mapping[str, Tensor]
             if config.backbone == RANDOM:
                 backbone, facts["backbone"] = {f"features.{n}": v for n, v in net.net.state_dict().items()}, RANDOM
