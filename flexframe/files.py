@@ -246,15 +246,16 @@ def refuse_other(place: Path | str, told: str, was: Mapping[str, Any], now: Mapp
 
 def differences(was: Any, now: Any) -> list[str]:
     """`a.b was 1 and is 2` for each setting of nested plain data that differs, as JSON would give the data."""
-    return list(_differences(was, json.loads(json.dumps(now)), ""))
+    return [text for _, text in differing(was, json.loads(json.dumps(now)))]
 
 
-def _differences(was: Any, now: Any, name: str) -> Iterator[str]:
+def differing(was: Any, now: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """As `differences`, each with the setting's name, of two that are as JSON gives them."""
     if isinstance(was, dict) and isinstance(now, dict):
         for key in [*was, *(key for key in now if key not in was)]:
-            yield from _differences(was.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+            yield from differing(was.get(key), now.get(key), f"{name}.{key}".lstrip("."))
     elif was != now:
-        yield f"{name} was {_shown(was)} and is {_shown(now)}"
+        yield name, f"{name} was {_shown(was)} and is {_shown(now)}"
 
 
 def _shown(value: Any) -> str:

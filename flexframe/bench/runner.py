@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -224,7 +225,7 @@ class Pass:
     ) -> None:
         self.source, self.entrants, self.suite, self.size = source, entrants, suite, batch_size
         self.device, self.progress = device, progress
-        self.done, self.digest = 0, protocol.Digest()
+        self.done, self.digest, self.facts = 0, protocol.Digest(), hashlib.sha256()
         self.labels: Counter[int | None] = Counter()
         self.suffixes: Counter[str] = Counter()
         self.ids: list[str] = []
@@ -250,7 +251,8 @@ class Pass:
     def state(self) -> dict[str, Any]:
         """The way so far, as plain data and tensors."""
         models = {entrant.name: entrant.state() for entrant in self.entrants}
-        return {"done": self.done, "data_sha256": self.digest.hex(), "models": models}
+        digests = {"data_sha256": self.digest.hex(), "facts_sha256": self.facts.hexdigest()}
+        return {"done": self.done, **digests, "models": models}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`: the originals so far are read again, for they must be the same.
@@ -264,6 +266,9 @@ class Pass:
         if self.digest.hex() != state["data_sha256"]:
             told = f"the suite's first {state['done']:,} images are others than when the run was interrupted"
             raise ValueError(f"{told}; {remedy}")
+        if self.facts.hexdigest() != state.get("facts_sha256", self.facts.hexdigest()):
+            told = f"names or labels of the suite's first {state['done']:,} images are others than when the run was"
+            raise ValueError(f"{told} interrupted; {remedy}")
         try:
             for entrant in self.entrants:
                 entrant.restore(state["models"][entrant.name])
@@ -277,6 +282,8 @@ class Pass:
         samples = self.source.samples(index)
         images = torch.stack([sample.image for sample in samples])
         self.digest.add(images)
+        for sample in samples:
+            self.facts.update(repr((sample.id, sample.label, sorted(sample.attributes.items()))).encode())
         self.labels.update(sample.label for sample in samples)
         self.suffixes.update(PurePath(sample.id).suffix.lower() for sample in samples)
         show = self._show(index)

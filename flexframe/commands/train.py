@@ -26,13 +26,21 @@ def train(
     overfit_batch: Annotated[
         bool, typer.Option("--overfit-batch", help="Train on the first batch alone, to see whether a run is healthy.")
     ] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option("--accept-changes", help="Go on though data or settings are not what they were."),
+    ] = False,
 ) -> None:
     """Train a tokenizer or a prior: `flexframe train flextok/digits-tiny quantizer=vq run.steps=20`.
 
     On several GPUs: `torchrun --nproc-per-node=8 -m flexframe train CARD ...`; see docs/training.md.
     """
-    if resume is not None and (overrides or overfit_batch or names_and_settings([card] if card else [])[1]):
-        refuse("--resume", "a resumed run keeps its settings; leave others out, or begin another run with them")
+    settings: list[str] = []
+    if resume is not None:
+        named, settings = names_and_settings([*([card] if card else []), *(overrides or [])])
+        card = named[0] if named else None
+        if overfit_batch:
+            refuse("--overfit-batch", "is for a new run; a resumed one keeps its settings")
     if (card is None) == (resume is None):
         refuse("", "name a card to train, or a run's folder with --resume; one of the two")
     if resume is not None and folder is not None:
@@ -46,6 +54,7 @@ def train(
         config = chosen.train(given)  # a typo is told before torch is imported
         doubted = of_card(chosen, config)
         check(config, doubted)
+        sampling = chosen.use(config)
         if os.environ.get("RANK", "0") == "0":  # torchrun's
             tell(doubted)
     from flexframe.terminal import Terminal
@@ -56,10 +65,12 @@ def train(
     from flexframe.train.run import Run, timeout
 
     on = pick_device(distributed.local_device(device) if distributed.launched() else device)
-    processes = distributed.join(on, timeout(resume) if resume is not None else config.run.timeout)
+    processes = distributed.join(on, timeout(resume, settings) if resume is not None else config.run.timeout)
     # where this process fails, `main` ends it: the others may not have, and leaving them would wait for them
     if resume is not None:
-        run = Run.resume(resume, on, processes)
+        run = Run.resume(resume, on, processes, settings, accept_changes)
+        if processes.first and run.changes.told:
+            say.print(f"goes on with changes: {'; '.join(run.changes.told)}", markup=False, soft_wrap=True)
         if run.step >= run.config.run.steps and run.paths.model.is_file():
             run.close()
             if processes.first:
@@ -67,11 +78,9 @@ def train(
             distributed.leave()
             return
     else:
-        own, cards_own = config.model.sampled, chosen.described.sampled
-        same = own is not None and cards_own is not None and own.type == cards_own.type
         folder = processes.told(folder or fresh_folder(chosen.id))
-        sampling, course = chosen.file.sampling if same else {}, to_expect(chosen, config.model)
-        run = Run.create(config, folder, on, sampling, processes, doubted, course)
+        course = to_expect(chosen, config.model)
+        run = Run.create(config, folder, on, sampling, processes, doubted, course, accept_changes)
         if processes.first and course is not None:
             told = f"to see whether it is on course, beside the curve of {course}: flexframe plot {folder} -o plot.png"
             out.print(told, soft_wrap=True, markup=False, highlight=False)

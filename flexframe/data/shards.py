@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flexframe.data.inventory import refuse_changed
 from flexframe.files import refuse_other, replaced, write_json
 from flexframe_registry import Config, ConfigError
 from flexframe_registry.files import CHANGED, read_json
@@ -44,6 +45,8 @@ class About(Config):
     rows: int
     """Rows of a shard; the last one may have fewer."""
     class_names: tuple[str, ...] = ()
+    images: dict[str, Any] | None = None
+    """The inventory of the source's images when this was begun; null in folders of before."""
     flexframe: str
     """The version that wrote them."""
 
@@ -72,13 +75,17 @@ class Shards:
         """Make a folder to be filled, or take one to be filled on.
 
         Raises:
-            ConfigError: it was begun otherwise.
+            ConfigError: it was begun otherwise, or its images have changed since.
         """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{about.kind}.json"
         if path.is_file():
-            was, now = cls._about(path).model_dump(mode="json"), about.model_dump(mode="json")
+            before = cls._about(path)
+            was, now = (each.model_dump(mode="json", exclude={"images"}) for each in (before, about))
             refuse_other(path, "was begun otherwise", was, now, "repeat that command, or choose another -o")
+            remedy = "put them back, or choose another -o"
+            refuse_changed(path, "was begun with other images", before.images, about.images, remedy)
+            about = before
         else:
             write_json(path, about.model_dump(mode="json"))
         return cls(folder, about)

@@ -89,6 +89,10 @@ class Source(ABC, Generic[SourceC]):
         """Samples of several indices at once, the same as one by one; for sources that are faster so."""
         return [self[index] for index in indices]
 
+    def read_labels(self, indices: Sequence[int]) -> Sequence[int | None] | None:
+        """Labels of images, read without the images; None where this source has no way to."""
+        return None
+
     def class_names(self) -> Sequence[str]:
         """Names of the labels 0, 1, ...; none where nobody knows."""
         return ()
@@ -108,6 +112,11 @@ class Source(ABC, Generic[SourceC]):
     @abstractmethod
     def protocol(self) -> Mapping[str, Any]:
         """The record of what was done to the images (resize, crop, library versions), part of every fingerprint."""
+
+    def inventory(self) -> Mapping[str, Any]:
+        """What is there now, as `flexframe.data.inventory` has it: where images are in files, other ones show in it.
+        Plain data; `count`, the number of images, where the config alone decides them."""
+        return {"count": len(self)}
 
     def remarks(self) -> Sequence[str]:
         """Sentences that a user of these images must know, which stand at the end of what a command prints."""

@@ -184,7 +184,8 @@ def index(shard: Path) -> Index:
     """
     about = shard.stat()
     stamp = (about.st_size, about.st_mtime_ns)
-    name = hashlib.sha256(repr((FORMAT, str(shard.resolve()), *stamp)).encode()).hexdigest()[:32]
+    which = about.st_ino, about.st_ctime_ns  # another file may have the size and time of the one before
+    name = hashlib.sha256(repr((FORMAT, str(shard.resolve()), *stamp, *which)).encode()).hexdigest()[:32]
     kept = _open(shard, stamp, home() / "shards" / f"{name}.index")
     if kept is None:
         kept = _open(shard, stamp, keep(f"shards/{name}.index", _build(shard)))

@@ -70,6 +70,8 @@ class About(Config):
     """The data source, with its settings, whose images these are, all of them in its order; null for other images."""
     class_names: tuple[str, ...] = ()
     """What the classes are called, where their source says so."""
+    images: dict[str, Any] | None = None
+    """The inventory of the source's images when they were encoded; null for other images, and in files of before."""
 
     @property
     def spec(self) -> TokenSpec:

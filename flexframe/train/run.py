@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from flexframe.models import modelfile
 from flexframe.models.build import not_finite, told
 from flexframe.train import checkpoint, history, sharding
 from flexframe.train.alarms import ALARMS, Alarms
+from flexframe.train.continued import Changes, changes, clear, record, refuse_kept, refuse_taken, with_settings
 from flexframe.train.distributed import ALONE, Processes
 from flexframe.train.feeds.create import create_feed
 from flexframe.train.gradients import Gradients
@@ -68,6 +70,10 @@ class Run:
         self.lock = Lock.of_run(folder)
         self.step = 0
         self.feed = create_feed(config, device, processes.share)
+        self.data = self.feed.inventory() if processes.first else {}
+        """The inventory of its data, in the first process."""
+        self.changes = Changes()
+        """What a resumed run was given anew, or has otherwise than before."""
         starts = read_starts(config.run.init) if initial else []
         self.config = config = following(self.feed.training, starts)
         torch.manual_seed(config.run.seed)  # initial weights, and draws inside libraries
@@ -109,49 +115,66 @@ class Run:
         processes: Processes = ALONE,
         doubted: Problems | None = None,
         expected: str | None = None,
+        accept: bool = False,
     ) -> Run:
-        """A fresh run in a folder that holds none yet. `close` it, if it is not trained.
+        """A fresh run in a folder that holds none yet, or one that ended before its first checkpoint, whose place it
+        takes. `close` it, if it is not trained.
 
         Args:
             doubted: doubts about it, for its manifest; None for those that the config raises by itself.
             expected: the card whose curve it can be held against, for its manifest.
+            accept: take tokens, latents or features of images that have changed since.
 
         Raises:
             ConfigError: the folder holds a run or is in use, a package is missing, data and model do not fit, the model
-                cannot learn, or there are doubts and the run is strict.
+                cannot learn, it has no such settings of use, or there are doubts and the run is strict.
         """
         doubted = doubts(config) if doubted is None else doubted
         check(config, doubted)
         check_packages(config.run)
+        config.model.check_sampling(sampling, "sampling")
         lock = Lock.of_run(folder)
         if processes.first:
             lock.take()  # before it is looked into: another process may be at the same command
         try:
-            if processes.first and RunFolder(folder).config.exists():
-                text = "holds a run already; go on with --resume, or name another folder with -o"
-                raise ConfigError.at(str(folder), text)
+            if processes.first:
+                refuse_taken(RunFolder(folder))
             run = cls(config, folder, device, sampling, processes=processes)
+            run._refuse_outdated(accept)
         except BaseException:
             lock.release()
             raise
         run.lock = lock
         if not processes.first:
             return run
-        resolved = {**run.config.model_dump(mode="json"), "sampling": run.sampling}
+        clear(run.paths)
         facts = provenance.manifest(device, seed=config.run.seed, parameters=run.parameters(), init=run.taken,
                                     processes=processes.size, objectives=run.trainee.facts(), expected=expected,
+                                    data=run.data,
                                     doubts=[f"{path}: {text}" for path, text in doubted])  # fmt: skip
         write_json(run.paths.manifest, facts)
-        write_json(run.paths.config, resolved)  # last: with it, the folder is a run's
+        write_json(run.paths.config, run.resolved())  # last: with it, the folder is a run's
         return run
 
     @classmethod
-    def resume(cls, folder: Path, device: torch.device, processes: Processes = ALONE) -> Run:
+    def resume(
+        cls,
+        folder: Path,
+        device: torch.device,
+        processes: Processes = ALONE,
+        settings: Sequence[str] = (),
+        accept: bool = False,
+    ) -> Run:
         """The run of a folder, at its last whole checkpoint, or at its beginning if it has none yet. By as many
         processes as before or others. `close` it, if it is not trained.
 
+        Args:
+            settings: `key.path=value` that it goes on with: more steps, another place of its data, and the like.
+            accept: go on where the config or the data are not those of the checkpoint.
+
         Raises:
-            ConfigError: the folder holds no run, another process trains there, or a package is missing.
+            ConfigError: the folder holds no run, another process trains there, a package is missing, or the run would
+                go on as another one.
         """
         paths = RunFolder(folder)
         if not paths.config.is_file():
@@ -160,21 +183,71 @@ class Run:
         if processes.first:
             lock.take()  # before anything is read that another process may be writing
             drop_parts(folder)
+        try:
+            run = cls._resumed(paths, device, processes, settings, accept)
+        except BaseException:
+            lock.release()
+            raise
+        run.lock = lock
+        return run
+
+    @classmethod
+    def _resumed(
+        cls, paths: RunFolder, device: torch.device, processes: Processes, settings: Sequence[str], accept: bool
+    ) -> Run:
         raw = _config(paths.config)
         sampling = raw.pop("sampling", {})
         last = processes.told(checkpoint.find_last(paths.checkpoints) if processes.first else None)
-        with lost.named(folder):
+        with lost.named(paths.path):
             config = read_training(raw, str(paths.config))
+            if settings:
+                before, config = config, read_training(with_settings(raw, settings))
+                refuse_kept(before, config)
         check_packages(config.run)
-        run = cls(config, folder, device, sampling, initial=last is None, processes=processes)
-        run.lock = lock
-        if last is not None:
-            run._restore(checkpoint.read(last))
+        config.model.check_sampling(sampling, f"{paths.config}.sampling")
+        run = cls(config, paths.path, device, sampling, initial=last is None, processes=processes)
+        if last is None:
+            run._refuse_outdated(accept)
+        else:
+            held = checkpoint.read(last)
+            run._agree(held.state, accept)
+            run._restore(held)
             run.feed.attach(run.trainee, check=processes.size == 1)  # elsewhere it may be in shards
         if processes.first:
+            if settings or run.changes.told:
+                write_json(paths.config, run.resolved())
             run._forget_after(run.step)
-            run.alarms.read(history.log(folder))
+            run.alarms.read(history.log(paths.path))
         return run
+
+    def resolved(self) -> dict[str, Any]:
+        """The config as its folder holds it."""
+        return {**self.config.model_dump(mode="json"), "sampling": self.sampling}
+
+    def _refuse_outdated(self, accept: bool) -> None:
+        _refuse(self.processes.told(list(self.feed.outdated()) if self.processes.first else []), "run.feed", accept)
+
+    def _agree(self, state: Mapping[str, Any], accept: bool) -> None:
+        """See that this run is the one that a checkpoint's state is of; take down in the manifest what is another.
+
+        Raises:
+            ConfigError: it is not, or more steps are done than it is to have.
+        """
+        steps, done = self.config.run.steps, state["step"]
+        if steps < done:
+            raise ConfigError.at("run.steps", f"is {steps}, and {done} are done; give {done} or more")
+        found = changes(state.get("rests_on", {}), self._rests_on, self.config) if self.processes.first else Changes()
+        self.changes = found = self.processes.told(found)
+        _refuse(found.others, str(self.folder), accept)
+        if self.processes.first and found.told:
+            facts = read_json(self.paths.manifest) if self.paths.manifest.is_file() else {}
+            facts["resumed"] = [*facts.get("resumed", ()), {"step": done, "changed": found.told, "data": self.data}]
+            write_json(self.paths.manifest, facts)
+
+    @cached_property
+    def _rests_on(self) -> dict[str, Any]:
+        """For its checkpoints; objectives may hash a teacher's weights for it."""
+        return record(self.config, self.data, self.trainee.facts())
 
     def close(self) -> None:
         """Leave the folder to others."""
@@ -203,7 +276,7 @@ class Run:
         }
         path = self.paths.checkpoint(self.step)
         if first:
-            state = {"interval": facts, "processes": self.processes.size, "finite": True}
+            state = {"interval": facts, "processes": self.processes.size, "finite": True, "rests_on": self._rests_on}
             checkpoint.write(self.paths.checkpoints, self.step, files, state, self.config.run.keep)
             self.hooks.flexframe_checkpoint_saved(run=self, path=path)
         return path
@@ -327,6 +400,13 @@ class Run:
                 write_text(path, after)
 
 
+def _refuse(changed: Sequence[str], place: str, accept: bool) -> None:
+    """Raise `ConfigError` for what has changed, unless the user accepts it."""
+    if changed and not accept:
+        text = "put back what was there, or begin another run; --accept-changes goes on all the same"
+        raise ConfigError.at(place, f"{'; '.join(changed)}. {text[0].upper()}{text[1:]}")
+
+
 def check_packages(run: RunConfig) -> None:
     """See that what a run's components import is installed.
 
@@ -342,10 +422,10 @@ def check_packages(run: RunConfig) -> None:
                 raise ConfigError.at(place, text)
 
 
-def timeout(folder: Path) -> float:
-    """The `run.timeout` of a run that is there; 600 where its config does not say, or is not there."""
+def timeout(folder: Path, settings: Sequence[str] = ()) -> float:
+    """The `run.timeout` of a run that goes on with these settings; 600 where it is not there, or does not say."""
     path = RunFolder(folder).config
-    run = _config(path).get("run", {}) if path.is_file() else {}
+    run = with_settings(_config(path), settings).get("run", {}) if path.is_file() else {}
     return float(run.get("timeout", 600.0))
 
 

@@ -15,13 +15,14 @@ from PIL import __version__ as pillow_version
 from torch import Tensor
 
 from flexframe.data.images import COLOUR, BrokenImage, fit, read_image, to_tensor
+from flexframe.data.inventory import Inventory, refuse_changed
 from flexframe.data.tokenfile import DTYPES, About, write
 from flexframe.files import refuse_other
 from flexframe.models.fingerprint import fingerprint
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe.use.inputs import Entry, entries
-from flexframe.use.journal import Digest, ImageJournal
+from flexframe.use.journal import ImageJournal, counted
 from flexframe.use.lengths import Rule
 from flexframe_registry import ConfigError
 
@@ -141,12 +142,10 @@ def _begin(journal: ImageJournal, inputs: Sequence[str | Path], about: About, ru
         journal.fill(entries(inputs, remarks), settings)
     else:
         refuse_other(place, "was begun otherwise", before, settings, remedy)
-        digest = Digest()
-        for _ in digest.over(entries(inputs, remarks)):
+        inventory = Inventory()
+        for _ in counted(entries(inputs, remarks), inventory):
             pass
-        if digest.text() != journal.inputs():
-            text = f"was begun with other images ({journal.inputs().split()[0]}; now {digest.count}), or some changed"
-            raise ConfigError.at(place, f"{text}; {remedy}")
+        refuse_changed(place, "was begun with other images", journal.inventory(), inventory.state(), remedy)
     lengths = rule.each(len(journal))
     if lengths is not None:
         journal.want(lengths)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -56,10 +55,9 @@ class Entry:
             shard.seek(self.offset)
             return BytesIO(shard.read(self.size))
 
-    def digest(self) -> int:
-        """A number for this entry, as it is: name, place, size and time of writing."""
-        record = (self.argument, self.id, self.path, self.offset, self.size, self.stamp, self.problem)
-        return int.from_bytes(hashlib.sha256(repr(record).encode()).digest())
+    def place(self) -> str:
+        """Its name and place in one line, as no other entry has them."""
+        return repr((self.argument, self.id, self.path, self.offset, self.problem))
 
 
 def entries(inputs: Iterable[str | Path], remarks: list[str] | None = None) -> Iterator[Entry]:

@@ -13,27 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from flexframe.data.inventory import Inventory
 from flexframe.data.tokenfile import Row
 from flexframe.files import Journal
 from flexframe.use.inputs import Entry
 from flexframe_registry import ConfigError
 
 
-class Digest:
-    """A hash of a set of images, whatever their order: names, places, sizes and times of writing."""
-
-    def __init__(self) -> None:
-        self.count = self.sum = 0
-
-    def over(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """The entries, taken into account as they pass."""
-        for entry in entries:
-            self.count, self.sum = self.count + 1, (self.sum + entry.digest()) % (1 << 256)
-            yield entry
-
-    def text(self) -> str:
-        """Count and sum, as they are kept."""
-        return f"{self.count} {self.sum:064x}"
+def counted(entries: Iterable[Entry], inventory: Inventory) -> Iterator[Entry]:
+    """The entries, which an inventory takes in as they pass."""
+    for entry in entries:
+        inventory.add(entry.place(), entry.size, entry.stamp)
+        yield entry
 
 
 class ImageJournal(Journal):
@@ -57,9 +48,11 @@ class ImageJournal(Journal):
         settings = self.db.execute("SELECT value FROM about WHERE key = 'settings'").fetchone()
         return None if settings is None else json.loads(settings[0])
 
-    def inputs(self) -> str:
-        """`digest` of the images that were taken down."""
-        return str(self.db.execute("SELECT value FROM about WHERE key = 'inputs'").fetchone()[0])
+    def inventory(self) -> Mapping[str, Any]:
+        """The inventory of the images that were taken down; empty in a journal of before."""
+        row = self.db.execute("SELECT value FROM about WHERE key = 'inventory'").fetchone()
+        inventory: Mapping[str, Any] = {} if row is None else json.loads(row[0])
+        return inventory
 
     def fill(self, entries: Iterable[Entry], settings: Mapping[str, Any]) -> None:
         """Take down all images, in the order of their input and then of their id; wholly or not at all.
@@ -67,11 +60,11 @@ class ImageJournal(Journal):
         Raises:
             ConfigError: two images have one id.
         """
-        total, db = Digest(), self.db
+        inventory, db = Inventory(), self.db
         with self.wholly():
             for table in ("about", "found", "images"):
                 db.execute(f"DELETE FROM {table}")
-            rows = ((e.argument, e.id, e.path, e.offset, e.size, e.problem) for e in total.over(entries))
+            rows = ((e.argument, e.id, e.path, e.offset, e.size, e.problem) for e in counted(entries, inventory))
             db.executemany("INSERT INTO found VALUES (?, ?, ?, ?, ?, ?)", rows)
             twice = db.execute(
                 "SELECT id, min(path), max(path) FROM found GROUP BY id HAVING count(*) > 1 ORDER BY id LIMIT 1"
@@ -86,7 +79,7 @@ class ImageJournal(Journal):
             )
             db.execute("DELETE FROM found")
             db.execute("INSERT INTO about VALUES ('settings', ?)", [json.dumps(settings, sort_keys=True)])
-            db.execute("INSERT INTO about VALUES ('inputs', ?)", [total.text()])
+            db.execute("INSERT INTO about VALUES ('inventory', ?)", [json.dumps(inventory.state())])
 
     def want(self, lengths: Iterable[tuple[int | str, int, str]]) -> None:
         """Lengths for single images, by number or by id, each with the place to name in an error; one for every image.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from flexframe.data.inventory import refuse_changed
 from flexframe.data.source import Sample, Source
 from flexframe.data.tokenfile import DTYPES, About, Row, write
 from flexframe.files import Journal, refuse_other
@@ -54,7 +55,7 @@ def precompute_tokens(
         progress: told how many images are done, and of how many.
 
     Raises:
-        ConfigError: an output that is there, a part that was begun otherwise.
+        ConfigError: an output that is there, a part that was begun otherwise or with other images.
     """
     if out.exists():
         raise ConfigError.at(str(out), "is there already; delete it or choose another -o")
@@ -62,7 +63,7 @@ def precompute_tokens(
     about = _about(tokenizer, source, model, seed)
     dtype, count = DTYPES[about.dtype], len(source)
     with TokenJournal(out.with_name(f"{out.name}.part")) as journal:
-        journal.begin({**about.model_dump(mode="json"), "count": count})
+        journal.begin(about.model_dump(mode="json"))
         resumed = journal.done()
         progress(resumed, count)
         for numbers, samples in loaded(source, range(resumed, count), batch_size):
@@ -88,14 +89,18 @@ class TokenJournal(Journal):
     WORK = "a precomputation"
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Take down the settings; or, where images are done, see that they are the same.
+        """Take down the settings, with the inventory of the `images`; or, where images are done, see that all is the
+        same.
 
         Raises:
             ConfigError: it was begun with others.
         """
         if self.done():
-            before = json.loads(self.db.execute("SELECT value FROM settings").fetchone()[0])
-            refuse_other(self.path, "was begun otherwise", before, settings, "repeat that command, or delete this file")
+            before, remedy = json.loads(self.db.execute("SELECT value FROM settings").fetchone()[0]), "delete this file"
+            was, now = ({**each, "images": None} for each in (before, settings))
+            refuse_other(self.path, "was begun otherwise", was, now, f"repeat that command, or {remedy}")
+            images = before.get("images"), settings["images"]
+            refuse_changed(self.path, "was begun with other images", *images, f"put them back, or {remedy}")
             return
         with self.wholly():
             self.db.execute("DELETE FROM settings")
@@ -127,6 +132,7 @@ def _about(tokenizer: Tokenizer, source: Source, model: str, seed: int) -> About
         flexframe=version("flexframe"),
         source=source.config.model_dump(mode="json"),
         class_names=tuple(source.class_names()),
+        images=dict(source.inventory()),
     )
 
 

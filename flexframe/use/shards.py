@@ -87,7 +87,7 @@ def precompute_features(
     """Write what objectives compute of the images alone (a teacher's features) to the folder `out`.
 
     Raises:
-        ConfigError: they compute nothing of the kind, or the folder was begun otherwise.
+        ConfigError: they compute nothing of the kind, or the folder was begun otherwise, or with other images.
     """
     of = {
         name: {"objective": objective.config.type, **settings, "facts": dict(objective.facts())}
@@ -131,6 +131,7 @@ def _fill(
         count=len(source),
         rows=max(1, min(len(source), BYTES // size)),
         class_names=tuple(source.class_names()),
+        images=dict(source.inventory()),
         flexframe=version("flexframe"),
     )
     shards, resumed = Shards.begin(out, about), 0

@@ -96,6 +96,19 @@ class Card:
             # the command line says `quantizer`, not `model.quantizer`: answer in the same words
             raise ConfigError([(path.removeprefix("model."), text) for path, text in error.problems]) from None
 
+    def use(self, config: TrainConfig) -> Mapping[str, Any]:
+        """The card's settings of use for a model that was trained by this config; none where it has another decoder or
+        prior than the card's.
+
+        Raises:
+            ConfigError: it has no such setting.
+        """
+        own, cards_own = config.model.sampled, self.described.sampled
+        if own is None or cards_own is None or own.type != cards_own.type:
+            return {}
+        config.model.check_sampling(self.file.sampling, f"{self.id}.sampling")
+        return self.file.sampling
+
     def weighted(self) -> Card:
         """The card that has the weights: its base where this one only says how to use them, else this one itself.
 

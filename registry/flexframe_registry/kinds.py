@@ -24,9 +24,31 @@ PLACE: JsonDict = {"place": True}
 """Marks a field that says where a file lies. What is in it moves a number, and is hashed; its place does not."""
 
 
+ANEW: JsonDict = {"anew": True}
+"""Marks a field that a run may be given anew where it goes on: no number of a step that is done hangs on it."""
+
+
 def is_place(field: FieldInfo) -> bool:
     """Say whether a config's field is marked as a `PLACE`."""
     return isinstance(field.json_schema_extra, Mapping) and bool(field.json_schema_extra.get("place"))
+
+
+def is_anew(field: FieldInfo) -> bool:
+    """Say whether a config's field is marked as `ANEW`."""
+    return isinstance(field.json_schema_extra, Mapping) and bool(field.json_schema_extra.get("anew"))
+
+
+def may_change(config: BaseModel, path: str) -> bool:
+    """Tell whether the field at a dotted path is one that a run may be given anew: `ANEW`, or a `PLACE`."""
+    value: Any = config
+    for name in path.split("."):
+        field = type(value).model_fields.get(name) if isinstance(value, BaseModel) else None
+        if field is None:
+            return False
+        if is_place(field) or is_anew(field):
+            return True
+        value = getattr(value, name)
+    return False
 
 
 # --- widths, computed once ---------------------------------------------------------------------------------------

@@ -75,6 +75,15 @@ class ModelConfig(Config):
         """The class of its settings of use; None where there are none."""
         return None if self.sampled is None else self.sampled.sampling
 
+    def check_sampling(self, given: Mapping[str, Any], place: str) -> None:
+        """See that these are settings of its use.
+
+        Raises:
+            ConfigError: one is not, below `place`.
+        """
+        if self.sampling is not None:
+            self.sampling.read(given, place)
+
     @property
     def widths(self) -> Spec | None:
         """Widths of those of a tokenizer's parts that it holds; None where it holds none."""

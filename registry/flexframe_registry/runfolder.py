@@ -59,6 +59,11 @@ class RunFolder:
         """The rows of a batch that gave something that is not finite."""
         return self.path / f"nonfinite-{step}.json"
 
+    def leftovers(self) -> list[Path]:
+        """Files and folders that a run left beside its weights; what others put into its folder is not among them."""
+        own = (self.manifest, self.log, self.end, self.samples, self.tensorboard, self.checkpoints, self.config)
+        return [*self.path.glob("nonfinite-*.json"), *(path for path in own if path.exists())]
+
     def weights(self) -> list[Path]:
         """Files in which the model may be, the finished one first, then the averages, the newest first."""
         return [self.model, *sorted(self.checkpoints.glob(f"{STEPS}/{EMA}"), reverse=True)]

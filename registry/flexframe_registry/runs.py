@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 
 from .errors import ConfigError, nearest
 from .kinds import (
+    ANEW,
     Config,
     FeedConfig,
     ObjectiveConfig,
@@ -68,7 +69,7 @@ class RunConfig(Config):
     """Models that weights are taken from before the first step, in order; the rest starts random."""
     freeze: tuple[str, ...] = ()
     """Parts that do not learn, or modules within them by dotted name: `encoder`, `decoder.blocks.0`."""
-    steps: int = Field(1000, ge=1)
+    steps: int = Field(1000, ge=1, json_schema_extra=ANEW)
     """Optimizer steps."""
     batch_size: int = Field(64, ge=1)
     """Images a step, over all accumulated parts."""
@@ -82,13 +83,13 @@ class RunConfig(Config):
     """Autocast precision of forward passes; weights and optimizer stay fp32."""
     compile: bool = False
     """Compile the model's blocks with torch.compile."""
-    checkpoint_activations: bool = False
+    checkpoint_activations: bool = Field(False, json_schema_extra=ANEW)
     """Keep of each block's activations its input alone, and compute the rest again in the backward pass: less memory,
     about a third more time, the same numbers."""
-    parallel: Literal["ddp", "fsdp"] = "ddp"
+    parallel: Literal["ddp", "fsdp"] = Field("ddp", json_schema_extra=ANEW)
     """Division over several processes (torchrun): each holds the whole model (ddp), or a shard of weights, gradients,
     average and optimizer (fsdp). The numbers and the checkpoints are the same."""
-    timeout: float = Field(600.0, gt=0)
+    timeout: float = Field(600.0, gt=0, json_schema_extra=ANEW)
     """Seconds without progress after which a run ends and tells where it stood, and of several processes who is
     missing."""
     nonfinite: Literal["stop", "skip"] = "stop"
@@ -101,18 +102,18 @@ class RunConfig(Config):
     """Train on the first batch alone: its loss must fall far, or something is broken. The draws go on changing."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of weights, data order and every draw."""
-    log_every: int = Field(50, ge=1)
+    log_every: int = Field(50, ge=1, json_schema_extra=ANEW)
     """Steps between log lines."""
-    observers: tuple[Slot[ObserverConfig], ...] = ()
+    observers: tuple[Slot[ObserverConfig], ...] = Field((), json_schema_extra=ANEW)
     """Observers of what is logged, beside the run's own log: `tensorboard`, `wandb`."""
-    sample_every: int = Field(0, ge=0)
+    sample_every: int = Field(0, ge=0, json_schema_extra=ANEW)
     """Steps between pictures of what the averaged weights make of a few images, at 1, 2, 4, ... tokens, in
     `<run>/samples`; 0 for none. Training does not notice."""
-    sample_count: int = Field(4, ge=1)
+    sample_count: int = Field(4, ge=1, json_schema_extra=ANEW)
     """Images on such a picture: the first ones of the data."""
-    checkpoint_every: int = Field(1000, ge=1)
+    checkpoint_every: int = Field(1000, ge=1, json_schema_extra=ANEW)
     """Steps between checkpoints; the last step always has one."""
-    keep: int = Field(2, ge=1)
+    keep: int = Field(2, ge=1, json_schema_extra=ANEW)
     """Checkpoints kept; older ones are deleted."""
 
     @model_validator(mode="before")

@@ -7,6 +7,7 @@ import json
 import re
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,14 @@ def test_other_images_are_refused(
 ) -> None:
     interrupted(suite("psnr"), [("a", tokenizer())], tmp_path, at=20)
     whole = runner.Head.samples
+
+    def relabelled(self: Any, indices: Any) -> Any:
+        return [replace(sample, label=9) for sample in whole(self, indices)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.Head, "samples", relabelled)
+        with pytest.raises(ValueError, match="names or labels of the suite's first 14 images are others than"):
+            run(suite("psnr"), [("a", tokenizer())], tmp_path)
     monkeypatch.setattr(runner.Head, "samples", lambda self, indices: whole(self, [i + 1 for i in indices]))
     with pytest.raises(ValueError, match="first 14 images are others than when the run was interrupted"):
         run(suite("psnr"), [("a", tokenizer())], tmp_path)

@@ -358,6 +358,12 @@ def test_a_shard_is_indexed_once_and_again_when_it_changes(two, home, monkeypatc
     pack(two.parent / "s-1.tar", [("x.png", png(9))])
     assert len(source(two)) == 4
     assert len(list((home / "shards").iterdir())) == 3
+    before = (two.parent / "s-1.tar").stat()
+    pack(two.parent / "new.tar", [("y.png", png(9))])
+    os.utime(two.parent / "new.tar", ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.replace(two.parent / "new.tar", two.parent / "s-1.tar")
+    assert (two.parent / "s-1.tar").stat().st_size == before.st_size
+    assert source(two)[3].id == "s-1/y.png"
 
 
 def test_a_damaged_index_is_made_anew(two, home):

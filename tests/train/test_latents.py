@@ -1,9 +1,11 @@
 """Training from latents and features that were computed before: the same as from images."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file as read_tensors
 from safetensors.torch import save_file
 
@@ -53,14 +55,14 @@ def kept_in(out):
     return {"feed": {"type": "latents", "path": str(out)}}
 
 
-def fill(codec, out, **more):
-    source = catalogue().build(resolve("source", DATA), (16, 16))
+def fill(codec, out, data=DATA, **more):
+    source = catalogue().build(resolve("source", data), (16, 16))
     return shards.precompute_latents(codec, source, out, name="test", device=CPU, **more)
 
 
-def see(out, **more):
+def see(out, data=DATA, **more):
     objective = catalogue().build(resolve("objective", COLOUR), TokenizerConfig.read(MODEL).spec)
-    source = catalogue().build(resolve("source", DATA), (16, 16))
+    source = catalogue().build(resolve("source", data), (16, 16))
     return shards.precompute_features([objective], source, out, device=CPU, dtype="fp32", **more)
 
 
@@ -161,6 +163,33 @@ def test_a_precomputation_goes_on_where_it_stopped(start, tmp_path, monkeypatch)
     assert not torch.equal(Shards.read(out, "latents").take([9])["latents"][0], whole["latents"][9])
     with pytest.raises(ConfigError, match="was begun otherwise: dtype was 'fp32' and is 'fp16'"):
         fill(codec, out, dtype="fp16")
+
+
+def test_other_images_are_refused_where_it_goes_on_and_where_it_is_trained_on(start, tmp_path):
+    codec, out, photos = load_file(start()).codec, tmp_path / "latents", tmp_path / "photos"
+    photos.mkdir()
+    for number in range(4):
+        Image.new("RGB", (16, 16), (number, 9, 9)).save(photos / f"{number}.bmp")
+    data = {"type": "folder", "path": str(photos)}
+    fill(codec, out, data=data)
+    see(out, data=data)
+    again = config(start(), **kept_in(out), data=data, batch_size=4)
+    run = Run.create(again, tmp_path / "run", CPU, {})
+    run.save()
+    run.close()
+    Image.new("RGB", (16, 16), (0, 8, 9)).save(photos / "0.bmp")
+    for make in (lambda: fill(codec, out, data=data), lambda: see(out, data=data)):
+        with pytest.raises(ConfigError, match=r"json: was begun with other images: .* hold something else"):
+            make()
+    with pytest.raises(ConfigError, match=r"holds latents of images that .*; .*holds features of images that have"):
+        Run.create(again, tmp_path / "other", CPU, {})
+    Run.resume(tmp_path / "run", CPU).close()  # goes on with the latents that it began with
+    for left in out.glob("features*"):
+        left.unlink()
+    see(out, data=data)
+    shutil.rmtree(photos)
+    with pytest.raises(ConfigError, match="holds features of other images than its latents"):
+        Run.create(again, tmp_path / "other", CPU, {})
 
 
 def test_commands_fill_a_folder_for_a_run(start, tmp_path, command, monkeypatch):

@@ -97,6 +97,7 @@ def assert_equal_runs(one, other):
 def test_a_run_leaves_its_config_its_origin_its_log_and_its_model(create, go):
     run = go(create("run", "quantizer.levels=[4, 4, 4]"))
     resolved = json.loads((run.folder / "config.json").read_text())
+    assert resolved.pop("checksum")
     assert resolved.pop("sampling") == {"steps": 2}
     assert TrainConfig.read(resolved) == run.config
     manifest = json.loads((run.folder / "manifest.json").read_text())
@@ -131,8 +132,8 @@ def test_bf16_trains_and_keeps_weights_in_fp32(create, go):
     assert all(value.isfinite().all() for value in run.trainee.state_dict().values())
 
 
-def test_a_folder_with_a_run_is_not_begun_again(create):
-    create("run")
+def test_a_folder_with_a_run_is_not_begun_again(create, go):
+    go(create("run"))
     with pytest.raises(ConfigError, match=r"holds a run already; go on with --resume"):
         create("run")
 
@@ -289,8 +290,10 @@ def test_a_config_that_was_cut_or_changed_is_told_with_its_file(create, go):
     path = run.folder / "config.json"
     whole = json.loads(path.read_text())
     path.write_text(json.dumps({**whole, "model": {**whole["model"], "length": 4}}))
-    with pytest.raises(ConfigError, match=r"config\.json: describes another model than its checkpoints hold: \S+ is"):
+    with pytest.raises(ConfigError, match=r"run: its config was changed: model\.length was 8 and is 4\. Put back"):
         resume(run.folder)
+    with pytest.raises(ConfigError, match=r"config\.json: describes another model than its checkpoints hold: \S+ is"):
+        Run.resume(run.folder, torch.device("cpu"), accept=True)
     path.write_text("{")
     with pytest.raises(ConfigError, match=r"config\.json: cannot be read \(Expecting .*; it was written whole"):
         resume(run.folder)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,13 @@ from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe.store.load import load
 from flexframe.testing.checks import redraw_zeros
+from flexframe.train.run import Run
 from flexframe.use import precompute
 from flexframe.use.decode import decode
 from flexframe.use.generate import generate, powers, read_classes
 from flexframe.use.precompute import precompute_tokens
 from flexframe_registry import ConfigError, GeneratorConfig, TokenizerConfig, catalogue
+from flexframe_registry.cards import read_training
 from flexframe_registry.slots import resolve
 
 DATA = {"type": "scenes", "complexity": 0, "count": 11}
@@ -119,6 +122,40 @@ def test_broken_off_it_goes_on_and_gives_the_same_bytes(tokenizer, tmp_path, mon
     assert not list(tmp_path.glob("*.part"))
     with pytest.raises(ConfigError, match="is there already"):
         precompute_tokens(tokenizer, scenes(), out, model="m")
+
+
+def test_other_images_are_refused_where_it_goes_on_and_where_a_prior_is_trained(files, tokenizer, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "t.safetensors"
+    photos.mkdir()
+    for number in range(3):
+        Image.new("RGB", (16, 16), (number, 9, 9)).save(photos / f"{number}.bmp")
+    data = {"type": "folder", "path": str(photos)}
+
+    def tokenize(progress=lambda done, of: None):
+        source = catalogue().build(resolve("source", data), (16, 16))
+        return precompute_tokens(tokenizer, source, out, model="m", batch_size=1, progress=progress)
+
+    def stop(done, of):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(stop)
+    Image.new("RGB", (16, 16), (0, 8, 9)).save(photos / "0.bmp")
+    with pytest.raises(ConfigError, match=r"part: was begun with other images: .* hold something else; put them back"):
+        tokenize()
+    Image.new("RGB", (16, 16), (0, 9, 9)).save(photos / "0.bmp")  # as it was, written anew
+    assert tokenize().resumed == 2
+    feed = {"type": "token-file", "path": str(out)}
+    model = {"tokenizer": str(files[0]), "length": 6, "codebook_size": 16, "prior": {"type": "toy"}}
+    config = read_training({"model": model, "run": {"data": data, "feed": feed, "steps": 1, "batch_size": 2}})
+    Image.new("RGB", (16, 16), (0, 8, 9)).save(photos / "0.bmp")
+    with pytest.raises(ConfigError, match=r"holds tokens of images that have changed since: .*--accept-changes"):
+        Run.create(config, tmp_path / "run", torch.device("cpu"), {})
+    assert not (tmp_path / "run").exists()
+    Run.create(config, tmp_path / "run", torch.device("cpu"), {}, accept=True).close()
+    shutil.rmtree(photos)  # they need not be there
+    Run.create(config, tmp_path / "other", torch.device("cpu"), {}).close()
 
 
 def test_one_process_at_a_time(tmp_path):

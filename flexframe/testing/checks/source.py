@@ -12,7 +12,7 @@ from .materials import Check, Fields, tiny
 
 
 def check_source(component: Component, fields: Fields) -> None:
-    """Images of the asked size, the same at every call, out of range refused, a protocol that is plain data."""
+    """Images of the asked size, the same at every call, out of range refused; protocol and inventory are plain data."""
     source = component.load()(tiny(component, fields), (16, 24))
     assert len(source) > 0
     for i in (0, len(source) - 1):
@@ -26,6 +26,11 @@ def check_source(component: Component, fields: Fields) -> None:
     else:
         raise AssertionError("an index past the end was not refused")
     json.dumps(dict(source.protocol()))
+    inventory = json.dumps(dict(source.inventory()))
+    again = json.dumps(dict(component.load()(tiny(component, fields), (16, 24)).inventory()))
+    assert inventory == again, f"inventory() is {again} of the same images for which it was {inventory}"
+    labels = source.read_labels([0])
+    assert labels is None or list(labels) == [source[0].label], f"read_labels gives {labels}, and the sample another"
 
 
 CHECKS: tuple[Check, ...] = (check_source,)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Generic
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Generic
 
 import torch
 from typing_extensions import TypeVar
@@ -47,6 +47,14 @@ class Feed(ABC, Generic[FeedC]):
     def held_out(self) -> Iterator[Batch]:
         """The rows that are not trained on."""
         return iter(())
+
+    def inventory(self) -> Mapping[str, Any]:
+        """What is trained on, as `flexframe.data.inventory` has it: a run goes on with the same only."""
+        return {"count": len(self)}
+
+    def outdated(self) -> Sequence[str]:
+        """Sentences on what a feed of stored data was made of and is another by now."""
+        return ()
 
     def remarks(self) -> Sequence[str]:
         """Sentences that the data's source has to say of them."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flexframe.data.held import hold
+from flexframe.data.inventory import changed_since
 from flexframe.data.loader import ahead, batches, conditioned, steps
 from flexframe.data.source import Source
 from flexframe.data.tokenfile import TokenFile
@@ -24,6 +26,9 @@ from flexframe.tokens import Batch, Codes, prefix
 from flexframe.train.feeds.base import Feed
 from flexframe_registry import ConfigError, GeneratorConfig, TrainConfig, catalogue
 from flexframe_standard.feeds.configs import CodesFeedConfig, TokenFileFeedConfig, TokensFeedConfig
+
+LABELS = 10_000
+"""Labels that are looked at before the first step; of more, so many, evenly spaced."""
 
 
 class Tokenized(Feed[TokensFeedConfig]):
@@ -39,6 +44,10 @@ class Tokenized(Feed[TokensFeedConfig]):
         source.want("none" if model.classes is None else "labels")
         super().__init__(config, _described(training, fingerprint(tokenizer), source.class_names()), device)
         self.source, self.tokenizer, self.length = source, tokenizer.to(device), model.length
+        if model.classes is not None:
+            count = len(source)
+            rows = range(count) if count <= LABELS else [i * count // LABELS for i in range(LABELS)]
+            _check_labels(source.read_labels(rows), rows, model.classes, "run.data")
         self.transforms = [catalogue().build(each) for each in training.run.transforms]
         self.kept: dict[int, Tensor] | None = {} if config.keep_tokens else None
         self.count = _rest(len(source), config)
@@ -67,6 +76,9 @@ class Tokenized(Feed[TokensFeedConfig]):
             labels = torch.tensor([-1 if sample.label is None else sample.label for sample in samples])
             batch = Batch(index, images, condition=conditioned(labels, self.device))
             yield self._coded(batch, Rng(self.training.run.seed, index), {} if self.kept is None else self.kept)
+
+    def inventory(self) -> Mapping[str, Any]:
+        return self.source.inventory()
 
     def remarks(self) -> Sequence[str]:
         return self.source.remarks()
@@ -100,6 +112,9 @@ class Stored(Feed[TokenFileFeedConfig]):
         _check_file(training, model, file)
         super().__init__(config, _described(training, file.about.fingerprint, file.about.class_names), device)
         self.table, self.length = file.table(), model.length
+        if model.classes is not None:
+            labels = [None if each < 0 else each for each in self.table.labels.tolist()]
+            _check_labels(labels, range(len(labels)), model.classes, str(file.path))
         self.count = _rest(len(file), config)
 
     def __len__(self) -> int:
@@ -114,6 +129,18 @@ class Stored(Feed[TokenFileFeedConfig]):
         size = self.training.run.batch_size
         for first in range(self.count, len(self.file), size):
             yield self._batch(*self._rows(range(first, min(first + size, len(self.file)))))
+
+    def inventory(self) -> Mapping[str, Any]:
+        digest = hashlib.sha256()
+        for each in (self.table.codes, self.table.lengths, self.table.labels):
+            digest.update(np.ascontiguousarray(each).data)
+        return {"count": len(self.file), "contents": digest.hexdigest()}
+
+    def outdated(self) -> Sequence[str]:
+        about = self.file.about
+        told = changed_since(about.images, self.training.run.data, about.image_size)
+        again = f"make it again: flexframe precompute tokens -m {about.model}"
+        return [f"{self.file.path} holds tokens of images that have changed since: {told}; {again}"] if told else []
 
     def _rows(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Codes, lengths and numbers on the device, labels on the CPU; from pinned memory, which waits for none."""
@@ -147,6 +174,20 @@ def _check_file(config: TrainConfig, model: GeneratorConfig, file: TokenFile) ->
     data = config.run.data.model_dump(mode="json")
     if about.source is not None:
         refuse_other("run.data", f"is not what {place} was made of", about.source, data, "set run.data to what it was")
+
+
+def _check_labels(labels: Sequence[int | None] | None, rows: Sequence[int], classes: int, place: str) -> None:
+    """Raise `ConfigError` where labels, as far as they are known, are none of a prior's classes."""
+    if labels is None:
+        return
+    if all(each is None for each in labels):
+        text = "has no labels, and the prior is conditioned on classes; give labelled data, or model.classes=null"
+        raise ConfigError.at(place, text)
+    wrong = next((pair for pair in zip(rows, labels, strict=True) if (pair[1] or 0) >= classes), None)
+    if wrong is not None:
+        text = f"row {wrong[0]} has label {wrong[1]}, and the prior's classes are 0..{classes - 1}"
+        highest = max(each for each in labels if each is not None)
+        raise ConfigError.at(place, f"{text}; set model.classes={highest + 1} or more, or mend the labels")
 
 
 def _described(config: TrainConfig, print_of: str, names: Sequence[str]) -> TrainConfig:

@@ -7,15 +7,16 @@ from typing import Literal
 from pydantic import Field
 
 from flexframe_registry import FeedConfig
+from flexframe_registry.kinds import ANEW, PLACE
 
 
 class ImagesFeedConfig(FeedConfig):
     """Images of the run's data, for a tokenizer."""
 
     type: Literal["images"] = "images"
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, json_schema_extra=ANEW)
     """Loader processes; 0 loads in the main one."""
-    preload: bool = False
+    preload: bool = Field(False, json_schema_extra=ANEW)
     """Hold the whole data set on the device, 8 bits a value: read once, and no loader at work afterwards. The batches
     and the numbers are the same."""
     keep_latents: bool = False
@@ -35,9 +36,9 @@ class LatentsFeedConfig(FeedConfig):
     draws anew."""
 
     type: Literal["latents"] = "latents"
-    path: str
+    path: str = Field(json_schema_extra=PLACE)
     """The folder."""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, json_schema_extra=ANEW)
     """Loader processes; 0 loads in the main one."""
 
     def fixed(self) -> str | None:
@@ -58,9 +59,9 @@ class TokensFeedConfig(CodesFeedConfig):
 
     type: Literal["tokens"] = "tokens"
     tokenizes = True
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, json_schema_extra=ANEW)
     """Loader processes; 0 loads in the main one."""
-    preload: bool = False
+    preload: bool = Field(False, json_schema_extra=ANEW)
     """Hold the whole data set on the device, 8 bits a value."""
     keep_tokens: bool = False
     """Tokenize each image once and keep its codes in memory."""
@@ -73,7 +74,7 @@ class TokenFileFeedConfig(CodesFeedConfig):
     """A file that `flexframe precompute tokens` made of the run's data, which are then not read."""
 
     type: Literal["token-file"] = "token-file"
-    path: str
+    path: str = Field(json_schema_extra=PLACE)
     """The file."""
 
     def fixed(self) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -40,6 +41,9 @@ class Images(Feed[ImagesFeedConfig]):
         samples = self.source.samples(range(min(count, len(self.source))))
         images = torch.stack([sample.image for sample in samples]).to(self.device).float() / 255
         return Batch(torch.arange(len(images), device=self.device), images)
+
+    def inventory(self) -> Mapping[str, Any]:
+        return self.source.inventory()
 
     def remarks(self) -> Sequence[str]:
         return self.source.remarks()

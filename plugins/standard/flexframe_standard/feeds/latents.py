@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from flexframe.data.inventory import changed, changed_since
 from flexframe.data.loader import ahead, conditioned, steps
 from flexframe.data.shards import Shards
 from flexframe.data.workers import loaded
@@ -79,6 +83,32 @@ class Latents(Feed[LatentsFeedConfig]):
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    def inventory(self) -> Mapping[str, Any]:
+        digest = hashlib.sha256()
+        for shards in self._kinds():
+            told = shards.about.model_dump(mode="json", exclude={"flexframe", "images"})
+            images = {name: value for name, value in (shards.about.images or {}).items() if name != "times"}
+            digest.update(json.dumps([told, images], sort_keys=True).encode())
+        return {"count": len(self), "contents": digest.hexdigest()}
+
+    def outdated(self) -> Sequence[str]:
+        data, told = self.training.run.data, []
+        for shards in self._kinds():
+            about = shards.about
+            since = changed_since(about.images, data, about.image_size)
+            if since:
+                text = f"{shards.folder} holds {about.kind} of images that have changed since: {since}; make them again"
+                told.append(f"{text}: flexframe precompute {about.kind} ... -o FOLDER")
+        features = self.rows_of.features
+        if features is not None and self.latents.about.images and not told:
+            then = {name: each for name, each in self.latents.about.images.items() if name != "times"}
+            other = changed(then, features.about.images)
+            told += [f"{self.latents.folder} holds features of other images than its latents: {other}"] if other else []
+        return told
+
+    def _kinds(self) -> list[Shards]:
+        return [each for each in (self.latents, self.rows_of.features) if each is not None]
 
     def attach(self, trainee: Learner, check: bool) -> None:
         model = trainee.model

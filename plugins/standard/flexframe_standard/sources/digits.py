@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -46,6 +46,9 @@ class Digits(Source[DigitsConfig]):
             grey = Image.fromarray(self.grey[at])
             self._enlarged[at] = to_tensor(grey.resize(self.size[::-1], Image.Resampling.BICUBIC))
         return Sample(self._enlarged[at], int(self.labels[at]), f"digit-{self.numbers[at]:04d}")
+
+    def read_labels(self, indices: Sequence[int]) -> list[int | None]:
+        return [int(self.labels[index]) for index in indices]
 
     def protocol(self) -> Mapping[str, Any]:
         """The record of how the digits were enlarged."""

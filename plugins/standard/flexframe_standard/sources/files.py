@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import partial
 from io import BytesIO
 from itertools import accumulate
@@ -14,7 +13,7 @@ from typing import Any, Literal
 
 from flexframe.data import tarfiles
 from flexframe.data.images import NO_FILE, USUAL, BrokenImage, odd
-from flexframe.data.leftout import BESIDE, LeftOut
+from flexframe.data.leftout import LeftOut
 from flexframe.data.source import Facts, Sample, Source
 from flexframe.data.waiting import waiting
 from flexframe.data.walk import walk
@@ -125,15 +124,14 @@ class Folder(Files):
         """What is to be read of the files beside an image; no label where they are from elsewhere by the config."""
         return self.facts if self.config.labels in (None, "files") or self.facts == "all" else "none"
 
-    def state(self) -> str:
-        digest = hashlib.sha256(str(self.root.resolve()).encode())
-        for image in self.files:
-            for path in (image, *(image.with_suffix(f".{suffix}") for suffix in BESIDE)):
-                if path == image or path.is_file():
-                    about = path.stat() if path.exists() else path.lstat()  # a link to nothing
-                    told = (path.relative_to(self.root).as_posix(), about.st_size, about.st_mtime_ns)
-                    digest.update(repr(told).encode())
-        return digest.hexdigest()
+    def listed(self) -> Iterator[tuple[str, int, int]]:
+        for number, path in enumerate(self.files):
+            try:
+                about = os.stat(path)
+            except OSError:
+                yield self.name(number), -1, 0  # a link to nothing, or gone meanwhile
+            else:
+                yield self.name(number), about.st_size, about.st_mtime_ns
 
 
 class Tar(Files):
@@ -189,11 +187,9 @@ class Tar(Files):
         """An id has its image's suffix, as a folder's has: what a picture was stored as moves numbers."""
         return f"{self.names[at]}/{row.key}.{row.suffix}"
 
-    def state(self) -> str:
-        digest = hashlib.sha256()
-        for shard in self.shards:
-            digest.update(repr((str(shard.shard.resolve()), shard.stamp)).encode())
-        return digest.hexdigest()
+    def listed(self) -> Iterator[tuple[str, int, int]]:
+        for at, (name, shard) in enumerate(zip(self.names, self.shards, strict=True)):
+            yield f"{at} {name}", *shard.stamp
 
     def remarks(self) -> Sequence[str]:
         return (*super().remarks(), *self._passed())
@@ -240,6 +236,12 @@ class Images(Source):
 
     def samples(self, indices: Sequence[int]) -> Sequence[Sample]:
         return self.files.samples(indices)
+
+    def read_labels(self, indices: Sequence[int]) -> Sequence[int | None] | None:
+        return self.files.read_labels(indices)
+
+    def inventory(self) -> Mapping[str, Any]:
+        return self.files.inventory()
 
     def remarks(self) -> Sequence[str]:
         return self.files.remarks()

@@ -6,8 +6,9 @@ import hashlib
 import json
 from abc import abstractmethod
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import __version__ as pillow_version
 from torch.utils.data import get_worker_info
 
 from flexframe.data.images import COLOUR, BrokenImage, fit, read_image, to_tensor
+from flexframe.data.inventory import LOOKED, Inventory, ends, looked_at
 from flexframe.data.source import Sample, Source
 from flexframe.data.waiting import waiting
 from flexframe.files import json_bytes
@@ -63,8 +65,35 @@ class Files(Source):
         what they should be."""
 
     @abstractmethod
-    def state(self) -> str:
-        """A hash of where the files are, how large, and when they were written."""
+    def listed(self) -> Iterator[tuple[str, int, int]]:
+        """Name, size and time of writing, in nanoseconds, of each file that images are read from."""
+
+    def inventory(self) -> Mapping[str, Any]:
+        """With a look into some of the files, and at their labels, where they are wanted."""
+        files, count = self._files(), self.number()
+        contents, labels = hashlib.sha256(), hashlib.sha256()
+        for number in looked_at(count):
+            contents.update(self.name(number).encode())
+            with suppress(BrokenImage, OSError):  # that it cannot be read shows in the hash
+                for end in ends(self.open(number)[0]):
+                    contents.update(end)
+            if self.facts != "none":
+                labels.update(repr(self._label(number)).encode())
+        told = {"labels": labels.hexdigest()} if self.facts != "none" else {}
+        looked = {"contents": contents.hexdigest(), "whole": count <= LOOKED}
+        return {**files.state(), "count": len(self), **told, **looked}
+
+    def _files(self) -> Inventory:
+        files = Inventory()
+        for each in self.listed():
+            files.add(*each)
+        return files
+
+    def _label(self, number: int) -> int | str | None:
+        try:
+            return self.beside(number)[0]
+        except BrokenImage:
+            return "cannot be read"
 
     @property
     def crops(self) -> int:
@@ -88,12 +117,19 @@ class Files(Source):
         with ThreadPoolExecutor(THREADS) as pool:  # Pillow decodes and resizes without holding Python up
             return [sample for group in pool.map(self._read, groups) for sample in group]
 
+    def read_labels(self, indices: Sequence[int]) -> list[int | None]:
+        with ThreadPoolExecutor(THREADS) as pool:
+            return [label for label, _ in pool.map(lambda index: self._facts(self._number(index)), indices)]
+
+    def _number(self, index: int) -> int:
+        """The number of the file of an index."""
+        whole = index // self.crops
+        # the broken file at position i of `left_out` stands after left_out[i] - i whole ones
+        return whole + bisect_right(range(len(self.left_out)), whole, key=lambda i: self.left_out[i] - i)
+
     def _read(self, indices: Sequence[int]) -> list[Sample]:
         """Samples of one file, by their indices."""
-        whole = indices[0] // self.crops
-        # the broken file at position i of `left_out` stands after left_out[i] - i whole ones
-        skipped = bisect_right(range(len(self.left_out)), whole, key=lambda i: self.left_out[i] - i)
-        number = whole + skipped
+        number = self._number(indices[0])
         image = read_image(*self.open(number), self.config.max_pixels)
         (label, caption), name = self._facts(number), self.name(number)
         if self.config.crops is None:
@@ -151,7 +187,8 @@ class Files(Source):
         """
         if self.config.broken == "refuse":
             return
-        key = [self.state(), self.config.max_pixels, pillow_version]
+        where = str(Path(self.config.path).expanduser().absolute())
+        key = [where, self._files().state(), self.config.max_pixels, pillow_version]
         name = f"broken/{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
         try:
             broken = {int(number): reason for number, reason in read_json(home() / name).items()}
