@@ -6,12 +6,13 @@ Shape letters, the same everywhere: `b` batch, `c h w` channels, height, width, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 Losses = Mapping[str, Tensor]
 """By name: a value a sample (`b`), or a scalar for a statistic of the whole batch."""
@@ -38,18 +39,28 @@ class Codes:
     keep: Bool[Tensor, "b k"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Tokens:
-    """A batch of token sequences, each a prefix of its slots."""
+    """A batch of token sequences, each a prefix of its slots.
+
+    Rows are taken as a tensor's are, and stay a batch: `tokens[0]`, `tokens[2:5]`, `tokens[[4, 1]]`, `tokens[keep]`.
+    """
 
     values: Float[Tensor, "b k d"]
     keep: Bool[Tensor, "b k"]
     codes: Int[Tensor, "b k q"] | Float[Tensor, "b k d"]
+    size: tuple[int, int] | None = None
+    """Height and width in pixels of the images that they are of, where that is known: what `decode` gives again."""
 
     @property
     def lengths(self) -> Int[Tensor, " b"]:
         """Tokens present in each row."""
         return self.keep.sum(1)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that they are on."""
+        return self.keep.device
 
     def truncate(self, length: int) -> Tokens:
         """At most the first `length` tokens of every row; the tensors are really shorter.
@@ -59,15 +70,83 @@ class Tokens:
         """
         if length < 1:
             raise ValueError(f"a sequence keeps at least one token, not {length}")
-        return Tokens(self.values[:, :length], self.keep[:, :length], self.codes[:, :length])
+        return replace(self, values=self.values[:, :length], keep=self.keep[:, :length], codes=self.codes[:, :length])
+
+    def to(self, place: str | torch.device | torch.dtype) -> Tokens:
+        """These tokens on a device, or with values of another floating type; integer codes stay as they are."""
+        codes = self.codes
+        if not isinstance(place, torch.dtype) or codes.is_floating_point():
+            codes = codes.to(place)
+        keep = self.keep if isinstance(place, torch.dtype) else self.keep.to(place)
+        return replace(self, values=self.values.to(place), keep=keep, codes=codes)
+
+    @staticmethod
+    def cat(parts: Iterable[Tokens]) -> Tokens:
+        """One batch of several, as many slots as the longest; slots that a part lacks are absent in its rows.
+
+        Raises:
+            ValueError: there are none, or they are of images of different sizes.
+        """
+        given = list(parts)
+        sizes = {part.size for part in given}
+        if len(sizes) != 1:
+            told = ", ".join(str(size) for size in sizes) or "nothing"
+            raise ValueError(f"tokens of images of one size are joined, not of {told}; dataclasses.replace sets `size`")
+        slots = max(part.keep.shape[1] for part in given)
+        missing = [(0, slots - part.keep.shape[1]) for part in given]
+        values, codes = (
+            torch.cat([F.pad(each, (0, 0, *lack)) for each, lack in zip(tensors, missing, strict=True)])
+            for tensors in ([part.values for part in given], [part.codes for part in given])
+        )
+        keep = torch.cat([F.pad(part.keep, lack, value=False) for part, lack in zip(given, missing, strict=True)])
+        return Tokens(values, keep, codes, sizes.pop())
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> Tokens:
+        """These rows; one number gives a batch of one.
+
+        Raises:
+            IndexError: a row that there is not, or slots are asked for.
+        """
+        if isinstance(rows, tuple):
+            raise IndexError("tokens are taken by rows; the first tokens of each row are `truncate(length)`")
+        if isinstance(rows, int):
+            if not -len(self) <= rows < len(self):
+                raise IndexError(f"row {rows} of {len(self)} rows of tokens")
+            rows = slice(rows, rows + 1 or None)
+        return replace(self, values=self.values[rows], keep=self.keep[rows], codes=self.codes[rows])
 
     def __len__(self) -> int:
         return len(self.keep)
 
+    def __repr__(self) -> str:
+        rows, slots = self.keep.shape
+        least, most = (int(self.lengths.min()), int(self.lengths.max())) if rows else (0, 0)
+        present = f"{most}" if least == most else f"{least} to {most}"
+        of = "" if self.size is None else f", of {self.size[0]} x {self.size[1]} pixels"
+        kind = str(self.values.dtype).removeprefix("torch.")
+        head = f"Tokens of {rows} images: {present} of {slots} slots, {self.values.shape[2]} values each ({kind}){of}"
+        if not rows:
+            return f"{head}, on {self.device}\n  no codes"
+        first = self.codes[0, : int(self.lengths[0])].detach().cpu()
+        codes = ", ".join(_shown(code) for code in first[:SHOWN].tolist())
+        more = ", ..." if len(first) > SHOWN or rows > 1 else ""
+        return f"{head}, on {self.device}\n  codes {codes}{more}"
+
+
+SHOWN = 8
+"""Codes that `repr` shows."""
+
+
+def _shown(code: Sequence[int] | Sequence[float], most: int = 4) -> str:
+    numbers = [f"{number:.3g}" if isinstance(number, float) else str(number) for number in code[:most]]
+    text = " ".join([*numbers, *(["..."] if len(code) > most else [])])
+    return text if len(code) == 1 else f"({text})"
+
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """A quantizer's answer. `values`: straight-through in training, exactly `lookup(codes)` otherwise."""
+    """A quantizer's answer. `values`: straight-through in training, exactly `lookup(codes)` otherwise; with a gradient
+    to the features wherever gradients are on."""
 
     values: Float[Tensor, "b k d"]
     codes: Int[Tensor, "b k q"] | Float[Tensor, "b k d"]

@@ -1,10 +1,16 @@
 """The composition: images to tokens and back."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
+from flexframe.store.load import load
 from flexframe.tokens import Batch
 from flexframe_registry import ConfigError, cards
 
@@ -158,6 +164,121 @@ def test_images_lie_in_zero_to_one(tiny, pictures):
     assert found.shape == pictures.shape
     assert found.min() == 0  # guidance this strong leaves the range, so the clamp is at work
     assert found.max() <= 1
+
+
+def test_gradients_reach_the_images_that_require_them(tiny, pictures):
+    given = pictures.clone().requires_grad_()
+    tokens = tiny.encode(given)
+    assert torch.equal(tokens.values, tiny.encode(pictures).values)  # to the bit
+    (gradient,) = torch.autograd.grad(tokens.values.square().sum(), given)
+    assert gradient.any(dim=(1, 2, 3)).all()
+    (gradient,) = torch.autograd.grad(tiny.features(given).square().sum(), given)
+    assert gradient.any(dim=(1, 2, 3)).all()
+    with torch.no_grad():
+        assert not tiny.encode(given).values.requires_grad
+
+
+def test_gradients_reach_the_tokens_that_require_them(tiny, pictures):
+    tokens = tiny.encode(pictures)
+    given = replace(tokens, values=tokens.values.clone().requires_grad_())
+    found = tiny.decode(given, rng=0)
+    assert torch.equal(found.detach(), tiny.decode(tokens, rng=0))
+    (gradient,) = torch.autograd.grad(found.square().sum(), given.values)
+    assert gradient.any(dim=(1, 2)).all()
+    with torch.no_grad():
+        assert not tiny.decode(given, rng=0).requires_grad
+
+
+def test_a_quantizer_without_a_gradient_in_evaluation_is_told(tiny, pictures, monkeypatch):
+    original = tiny.quantizer.forward
+    monkeypatch.setattr(
+        tiny.quantizer,
+        "forward",
+        lambda *args, **kw: replace(q := original(*args, **kw), values=q.values.detach()),
+    )
+    with pytest.raises(ValueError, match=r"quantizer 'toy' gives no gradient in evaluation; take one of `features"):
+        tiny.encode(pictures.clone().requires_grad_())
+
+
+# --- precision -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16, "numpy"], ids=str)
+def test_images_of_any_floating_type_are_taken(tiny, pictures, kind):
+    given = pictures.numpy() if kind == "numpy" else pictures.to(kind)
+    kept = torch.as_tensor(given).float()
+    assert torch.equal(tiny.encode(given).codes, tiny.encode(kept).codes)
+    assert torch.equal(tiny.features(given), tiny.features(kept))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_pictures_are_told_how_they_become_images(tiny):
+    for given in (Image.new("RGB", (16, 16)), [Image.new("RGB", (16, 16))]):
+        with pytest.raises(ValueError, match=r"floats of shape b 3 h w in \[0, 1\], not (Image|list); flexframe\.data"):
+            tiny.encode(given)
+    with pytest.raises(ValueError, match=r"not torch\.uint8 of shape"):
+        tiny.encode(np.zeros((1, 3, 16, 16), np.uint8))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("overrides", [(), ("codec=toy",), ("quantizer=toy-values", "decoder=toy-plain")], ids=str)
+def test_a_model_below_float32_encodes_and_decodes(pictures, kind, overrides):
+    whole = build(*overrides)
+    model = build(*overrides).to(kind)
+    assert (whole.precision, model.precision) == ("float32", str(kind).removeprefix("torch."))
+    tokens = model.encode(pictures)
+    assert torch.equal(model.tokens(tokens.codes).values, tokens.values)
+    assert model.features(pictures).dtype == torch.float32
+    exact = whole.tokens(tokens.codes)
+    found = model.decode(tokens, rng=0, sampling={"steps": 2} if not overrides else None)
+    expected = whole.decode(exact, rng=0, sampling={"steps": 2} if not overrides else None)
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().mean() < 0.02
+    assert torch.equal(model.encode(pictures.to(kind)).codes, model.encode(pictures.to(kind).float()).codes)
+
+
+def test_a_precision_that_cannot_be_used_is_told(pictures):
+    model = build().double()
+    for use in (lambda: model.encode(pictures), lambda: model.precision):
+        with pytest.raises(ValueError, match=r"has weights in float64; bring it to one: model\.float\(\)"):
+            use()
+    model = build().bfloat16()
+    model.decoder.half()
+    with pytest.raises(ValueError, match="has weights in bfloat16, float16"):
+        model.encode(pictures)
+
+
+def test_an_autocast_is_a_precision(tiny):
+    with torch.autocast("cpu", torch.bfloat16):
+        assert tiny.precision == "bfloat16"
+
+
+# --- sizes, files ----------------------------------------------------------------------------------------------------
+
+
+def test_tokens_are_decoded_to_the_size_that_they_came_from(tiny, pictures):
+    tokens = tiny.encode(torch.nn.functional.interpolate(pictures, (24, 16)))
+    assert tokens.size == (24, 16)
+    assert tiny.decode(tokens).shape == (4, 3, 24, 16)
+    assert tiny.decode(tokens[:2].truncate(3)).shape == (2, 3, 24, 16)
+    assert tiny.decode(tokens, size=(16, 16)).shape == (4, 3, 16, 16)
+    assert tiny.decode(tiny.tokens(tokens.codes)).shape == (4, 3, 16, 16)
+    assert tiny.decode(tiny.tokens(tokens.codes, size=(24, 16))).shape == (4, 3, 24, 16)
+
+
+@pytest.mark.parametrize("place", ["model.safetensors", "mine", Path("deep/mine")], ids=str)
+def test_a_model_saves_itself(tiny, pictures, place, tmp_path):
+    tiny.save(tmp_path / place)
+    found = load(tmp_path / place)
+    assert found.config == tiny.config
+    assert found.sampling == tiny.sampling
+    assert torch.equal(found.encode(pictures).values, tiny.encode(pictures).values)
+
+
+def test_a_model_below_float32_is_saved_as_what_it_was_rounded_to(pictures, tmp_path):
+    model = build().bfloat16()
+    model.save(tmp_path)
+    assert torch.equal(load(tmp_path).encode(pictures).codes, model.float().encode(pictures).codes)
 
 
 def test_encoding_and_decoding_leave_no_graph(pictures):

@@ -66,6 +66,8 @@ class About(Config):
     """The rule by which each image got its length."""
     flexframe: str
     """The version that wrote the file."""
+    precision: str = "float32"
+    """The floating type that the model computed in: near the border between two codes, another gives another id."""
     source: dict[str, Any] | None = None
     """The data source, with its settings, whose images these are, all of them in its order; null for other images."""
     class_names: tuple[str, ...] = ()

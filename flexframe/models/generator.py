@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -10,7 +11,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from flexframe.models.fingerprint import fingerprint
-from flexframe.models.tokenizer import Lengths, Random, Tokenizer
+from flexframe.models.precision import use
+from flexframe.models.tokenizer import Lengths, Random, Tokenizer, save
 from flexframe.parts import Prior
 from flexframe.rng import as_rng
 from flexframe.tokens import Codes, Condition, Losses
@@ -44,6 +46,14 @@ class Generator(nn.Module):
     def device(self) -> torch.device:
         """The device of its weights."""
         return next(self.parameters()).device
+
+    def save(self, path: str | Path) -> None:
+        """Write it as a model file, which `flexframe.load` reads. A folder gets a `model.safetensors`.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        save(self, path, self.config, self.about, self.sampling)
 
     def forward(self, codes: Codes, condition: Condition | None = None, *, rng: Random = None) -> Losses:
         """The prior's losses of these codes."""
@@ -94,7 +104,8 @@ class Generator(nn.Module):
             span = f"{int(wanted.min())}..{int(wanted.max())}"
             raise ValueError(f"lengths span {span}; they must lie in 1..{self.spec.length}")
         settings, rows = self.sampling.laid(sampling), as_rng(rng, batch, self.device)
-        return self.prior.sample(condition, wanted.expand(batch), rng=rows, sampling=settings, on_token=on_token)
+        with use(self, None, self.device):
+            return self.prior.sample(condition, wanted.expand(batch), rng=rows, sampling=settings, on_token=on_token)
 
     def _check(self, codes: Codes, condition: Condition | None) -> None:
         spec, shape = self.spec, tuple(codes.codes.shape)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
+from pathlib import Path
 from typing import Any, final
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from flexframe.models.precision import exact, precision, use
 from flexframe.parts import Codec, Decoder, Encoder, LengthMasker, OnStep, Quantizer
 from flexframe.rng import Rng, as_rng
 from flexframe.tokens import Batch, Codes, Condition, Outputs, Tokens, prefix
-from flexframe_registry import SamplingConfig, TokenizerConfig, catalogue
+from flexframe_registry import ModelConfig, SamplingConfig, TokenizerConfig, catalogue
+from flexframe_registry.runfolder import MODEL
 
 Random = Rng | torch.Generator | int | None
 Lengths = int | Sequence[int] | Tensor | None
+Images = Float[Tensor, "b 3 h w"] | Float[np.ndarray, "b 3 h w"]
 SLACK = 0.2
 """Tolerance beyond [0, 1] of images: resizing overshoots, and what is in [-1, 1] is further out."""
 
@@ -54,10 +59,36 @@ class Tokenizer(nn.Module):
         self.codec.eval()  # frozen, dropout and statistics included
         return self
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Tokenizer:
+        """Move or cast its parts; codec and quantizer stay in float32 where the rest goes below it, for they tell apart
+        what is near."""
+        for name, part in self.named_children():
+            part._apply(exact(fn) if name in ("codec", "quantizer") else fn)  # type: ignore[no-untyped-call]
+        return self
+
     @property
     def device(self) -> torch.device:
         """The device of its weights."""
         return next(self.parameters()).device
+
+    @property
+    def precision(self) -> str:
+        """The floating type that it computes in, by torch's name: its weights', or that of an autocast around it. Token
+        ids of another precision are others where features lie near the border between two codes.
+
+        Raises:
+            ValueError: weights of a type that it cannot be used in.
+        """
+        return precision(self, self.device)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as a model file, which `flexframe.load` reads, its weights as float32. A folder gets a
+        `model.safetensors`.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        save(self, path, self.config, self.about, self.sampling)
 
     # --- training ------------------------------------------------------------------------------------------------
 
@@ -73,7 +104,7 @@ class Tokenizer(nn.Module):
         if batch.images is None:
             raise ValueError("a batch for a tokenizer holds images or latents; this one holds neither")
         self._check_images(batch.images)
-        return batch.with_latents(self.codec.encode(batch.images, rng=rng))
+        return batch.with_latents(self.codec.encode(batch.images.float(), rng=rng))
 
     def forward(self, batch: Batch, *, taps: frozenset[str] = frozenset(), rng: Rng) -> Outputs:
         """One training pass: losses of the quantizer and the decoder, and what `taps` asks for."""
@@ -91,41 +122,59 @@ class Tokenizer(nn.Module):
 
     # --- use -----------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def encode(self, images: Float[Tensor, "b 3 h w"], *, lengths: Lengths = None, rng: Random = None) -> Tokens:
+    def encode(self, images: Images, *, lengths: Lengths = None, rng: Random = None) -> Tokens:
         """Images in [0, 1] to tokens.
 
+        Gradients are on where the caller has them on and the images require one: token values pass it straight through
+        to the features.
+
         Args:
+            images: of any floating type, numpy's too.
             lengths: tokens kept of each image, one number or one each; all if None. 1..`config.length`.
             rng: for codecs and quantizers that draw; a seed, a generator, an `Rng`, or None for seed 0.
 
         Raises:
-            ValueError: images of another type, shape or range, or of a size that the model does not take.
+            ValueError: images of another type, shape or range, or of a size that the model does not take; images that
+                require a gradient, and a quantizer that gives none.
         """
-        self._check_images(images)
-        self.config.codec.latents(*images.shape[2:])
-        if images.numel():
-            low, high = (float(value) for value in images.aminmax())
-            if not (low >= -SLACK and high <= 1 + SLACK):  # not finite ones too
-                text = "x / 2 + 0.5 brings [-1, 1] there, x / 255 brings 0..255"
-                raise ValueError(f"images are in [0, 1], and these span {low:.4g}..{high:.4g}; {text}")
-        return self.tokenized(images, lengths=lengths, rng=rng)
+        return self.tokenized(self._in_range(images), lengths=lengths, rng=rng)
 
-    @torch.no_grad()
-    def tokenized(self, images: Float[Tensor, "b 3 h w"], *, lengths: Lengths = None, rng: Random = None) -> Tokens:
+    def tokenized(self, images: Images, *, lengths: Lengths = None, rng: Random = None) -> Tokens:
         """`encode` without a look at the images' values, for which it waits for the device."""
-        self._check_images(images)
+        images = self._taken(images)
         rows = as_rng(rng, len(images), images.device)
         keep = self._keep(lengths, len(images), self.spec.tokens.length, images.device)
-        features = self.encoder(self.codec.encode(images, rng=rows), keep)
-        quantized = self.quantizer(features, keep, rng=rows)
-        return Tokens(quantized.values, keep, quantized.codes)
+        with use(self, images, self.device):
+            features = self.encoder(self.codec.encode(images, rng=rows), keep)
+            quantized = self.quantizer(features.float(), keep, rng=rows)
+        if features.requires_grad and not quantized.values.requires_grad:
+            name = self.config.quantizer.type
+            raise ValueError(f"quantizer {name!r} gives no gradient in evaluation; take one of `features(images)`")
+        return Tokens(quantized.values, keep, quantized.codes, (images.shape[2], images.shape[3]))
+
+    def features(self, images: Images, *, lengths: Lengths = None, rng: Random = None) -> Float[Tensor, "b k e"]:
+        """The encoder's features of images in [0, 1], a vector a token slot, before the quantizer. All else is as
+        `encode` has it."""
+        images = self._in_range(images)
+        rows = as_rng(rng, len(images), images.device)
+        keep = self._keep(lengths, len(images), self.spec.tokens.length, images.device)
+        with use(self, images, self.device):
+            features: Tensor = self.encoder(self.codec.encode(images, rng=rows), keep)
+        return features.float()
 
     @torch.no_grad()
     def tokens(
-        self, codes: Int[Tensor, "b k q"] | Int[Tensor, "b k"] | Float[Tensor, "b k d"], *, lengths: Lengths = None
+        self,
+        codes: Int[Tensor, "b k q"] | Int[Tensor, "b k"] | Float[Tensor, "b k d"],
+        *,
+        lengths: Lengths = None,
+        size: tuple[int, int] | None = None,
     ) -> Tokens:
         """Codes of any length up to the model's, as tokens. Integers of shape `b k` stand for one codebook.
+
+        Args:
+            lengths: tokens present in each row; all if None.
+            size: height and width of the images that they are of, for `decode`.
 
         Raises:
             ValueError: codes of another shape, or that the model does not have.
@@ -143,9 +192,8 @@ class Tokenizer(nn.Module):
                 raise ValueError(f"token ids span {low}..{high}; this model's codes are 0..{spec.codebook_size - 1}")
         keep = self._keep(lengths, len(codes), codes.shape[1], codes.device)
         codes = codes[:, : keep.shape[1]]
-        return Tokens(self.quantizer.lookup(codes), keep, codes)
+        return Tokens(self.quantizer.lookup(codes), keep, codes, size)
 
-    @torch.no_grad()
     def decode(
         self,
         tokens: Tokens,
@@ -158,8 +206,10 @@ class Tokenizer(nn.Module):
     ) -> Float[Tensor, "b 3 h w"]:
         """Tokens to images in [0, 1].
 
+        Gradients are on where the caller has them on and the tokens' values require one.
+
         Args:
-            size: height and width in pixels; the model's own if None.
+            size: height and width in pixels; if None that of the images that the tokens are of, else the model's own.
             rng: for decoders that draw; a seed, a generator, an `Rng`, or None for seed 0.
             sampling: the decoder's settings, or a mapping that is laid on the model's own.
             on_step: told (steps done, steps in all) by a decoder that takes steps; moves no number.
@@ -169,13 +219,38 @@ class Tokenizer(nn.Module):
             ValueError: whole settings of another decoder; a size or a condition that the decoder does not take.
         """
         settings = self.sampling.laid(sampling)
-        latents = self.config.codec.latents(*(size or self.config.image_size))
+        latents = self.config.codec.latents(*(size or tokens.size or self.config.image_size))
         rows = as_rng(rng, len(tokens), tokens.values.device)
         told = {} if on_step is None or not _tells(self.decoder) else {"on_step": on_step}
-        decoded = self.decoder.decode(
-            tokens, condition=condition, size=(latents.height, latents.width), rng=rows, sampling=settings, **told
-        )
-        return self.codec.decode(decoded).clamp(0, 1)
+        with use(self, tokens.values, self.device):
+            decoded = self.decoder.decode(
+                tokens, condition=condition, size=(latents.height, latents.width), rng=rows, sampling=settings, **told
+            )
+            images = self.codec.decode(decoded)
+        return images.float().clamp(0, 1)
+
+    # --- within --------------------------------------------------------------------------------------------------
+
+    def _in_range(self, images: Images) -> Tensor:
+        taken = self._taken(images)
+        self.config.codec.latents(*taken.shape[2:])
+        if taken.numel():
+            low, high = (float(value) for value in taken.detach().aminmax())
+            if not (low >= -SLACK and high <= 1 + SLACK):  # not finite ones too
+                text = "x / 2 + 0.5 brings [-1, 1] there, x / 255 brings 0..255"
+                raise ValueError(f"images are in [0, 1], and these span {low:.4g}..{high:.4g}; {text}")
+        return taken
+
+    def _taken(self, images: Images) -> Tensor:
+        """Images as float32 of shape `b 3 h w`."""
+        if isinstance(images, np.ndarray):
+            images = torch.from_numpy(np.ascontiguousarray(images))
+        if not isinstance(images, Tensor):
+            made = "flexframe.data.images has `fit` and `to_tensor`: torch.stack([to_tensor(fit(image, size, "
+            made += "'torchvision-bicubic')) for image in images]) / 255"
+            raise ValueError(f"images are floats of shape b 3 h w in [0, 1], not {type(images).__name__}; {made}")
+        self._check_images(images)
+        return images.float()
 
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
@@ -193,6 +268,23 @@ class Tokenizer(nn.Module):
         if low < 1 or high > most:
             raise ValueError(f"lengths span {low}..{high}; they must lie in 1..{most}")
         return prefix(rows, high)
+
+
+def save(
+    model: nn.Module,
+    path: str | Path,
+    config: ModelConfig,
+    about: Mapping[str, Any],
+    sampling: SamplingConfig | None = None,
+) -> None:
+    """Write a model of any kind as a model file, its weights as float32; a folder gets a `model.safetensors`."""
+    from flexframe.models import modelfile  # it knows of models
+
+    target = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / MODEL
+    target.parent.mkdir(parents=True, exist_ok=True)
+    said = {} if sampling is None else sampling.model_dump(mode="json", exclude_unset=True)
+    state = {name: value.float() if value.is_floating_point() else value for name, value in model.state_dict().items()}
+    modelfile.save(state, config, target, sampling=said, about=about)
 
 
 def _tells(decoder: Decoder) -> bool:

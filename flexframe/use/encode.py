@@ -130,6 +130,7 @@ def _about(tokenizer: Tokenizer, model: str, rule: Rule, resize: str, seed: int)
         seed=seed,
         lengths=rule.record(),
         flexframe=version("flexframe"),
+        precision=tokenizer.precision,
     )
 
 

@@ -1,18 +1,19 @@
 """Token files to pictures: which model, which names, and from where it stopped."""
 
 import json
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from flexframe.data.tokenfile import Row, TokenFile, write
+from flexframe.data.tokenfile import About, Row, TokenFile, write
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.pictures import to_uint8, whole_png
 from flexframe.rng import Rng
 from flexframe.use import decode as module
-from flexframe.use.decode import decode, names
+from flexframe.use.decode import compatible, decode, names
 from flexframe.use.encode import encode
 from flexframe.use.lengths import Listed
 from flexframe_registry import ConfigError, cards
@@ -276,3 +277,34 @@ def test_a_broken_file_is_told_before_anything_is_written(run, tokens, tmp_path)
     with pytest.raises(ConfigError, match=r"hold token ids \d+\.\.65535"):
         run(file=bad)
     assert not (tmp_path / "out").exists()
+
+
+# --- precision -----------------------------------------------------------------------------------------------------
+
+
+def test_tokens_of_another_precision_are_told(tiny, photos, tmp_path, caplog):
+    low, files = deepcopy(tiny).bfloat16(), {}
+    for name, model in {"float32": tiny, "bfloat16": low}.items():
+        encode(model, [photos], tmp_path / f"{name}.safetensors", model="some/model", rule=Listed((8,) * 7))
+        files[name] = TokenFile(tmp_path / f"{name}.safetensors")
+        assert files[name].about.precision == name
+        compatible(files[name], model)
+    assert not caplog.records
+    told = "was encoded in bfloat16, and this model computes in float32: about 1 % of FSQ's and 0.3 %"
+    with pytest.raises(ConfigError, match=f"{told}.*; use the same, encode again, or decode with --force"):
+        compatible(files["bfloat16"], tiny)
+    with pytest.raises(ConfigError, match="was encoded in float32, and this model computes in bfloat16"):
+        compatible(files["float32"], low)
+    compatible(files["bfloat16"], tiny, force=True)
+    with torch.autocast("cpu", torch.bfloat16):  # the same weights
+        compatible(files["float32"], tiny)
+    assert [told.split(": about")[0].split(" was ")[1] for told in caplog.messages] == [
+        "encoded in bfloat16, and this model computes in float32",
+        "encoded in float32, and this model computes in bfloat16",
+    ]
+
+
+def test_a_file_of_before_precisions_is_of_float32(tiny, tokens):
+    raw = tokens.about.model_dump(mode="json")
+    del raw["precision"]
+    assert About.read(raw).precision == "float32"

@@ -24,7 +24,6 @@ from .materials import (
     draw,
     images,
     rng,
-    row,
     scalar,
     tokens,
 )
@@ -70,7 +69,7 @@ def check_decoder_decodes(component: Component, fields: Fields) -> None:
         assert latents.isfinite().all()
         assert torch.equal(latents, decode(decoder, given, rng())), "equal seeds gave unequal latents"
         for i in range(BATCH):
-            alone = decode(decoder, row(given, i), rng().rows(torch.tensor([i])))
+            alone = decode(decoder, given[i], rng().rows(torch.tensor([i])))
             close(alone, latents[i : i + 1])
 
 

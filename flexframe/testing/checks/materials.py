@@ -117,11 +117,6 @@ def tokens(spec: Spec, lengths: Sequence[int] = LENGTHS, seed: int = 0) -> Token
     return Tokens(draw(len(lengths), spec.tokens.length, spec.tokens.dim, seed=seed), keep, codes)
 
 
-def row(values: Tokens, i: int) -> Tokens:
-    """Row i by itself."""
-    return Tokens(values.values[i : i + 1], values.keep[i : i + 1], values.codes[i : i + 1])
-
-
 def sampling(config: DecoderConfig | PriorConfig) -> SamplingConfig:
     """A part's settings of use for a quick check."""
     return config.sampling.quick()

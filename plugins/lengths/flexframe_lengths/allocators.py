@@ -35,8 +35,7 @@ class Psnr(ByReconstruction):
         most = 255.0**2 / 10 ** (self.config.target / 10)
         rows = torch.arange(len(images), device=images.device)
         for budget in budgets[:-1]:  # the last is taken whether it reaches the target or not
-            short = Tokens(tokens.values[rows], tokens.keep[rows], tokens.codes[rows])
-            reached = self.error(tokenizer, images[rows], short, budget, rng.rows(rng.index[rows])) <= most
+            reached = self.error(tokenizer, images[rows], tokens[rows], budget, rng.rows(rng.index[rows])) <= most
             lengths[rows[reached]] = budget
             rows = rows[~reached]
             if not len(rows):

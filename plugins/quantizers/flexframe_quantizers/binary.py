@@ -20,7 +20,7 @@ from flexframe.tokens import Quantized
 from flexframe_registry import Spec
 
 from . import BinaryConfig, BSQConfig, LFQConfig
-from .common import full_precision, normalize, present_mean, projection, straight_through
+from .common import evaluated, full_precision, normalize, present_mean, projection, straight_through
 
 
 def token_entropy(logits: Float[Tensor, "b k d"]) -> Float[Tensor, "b k"]:
@@ -70,7 +70,7 @@ class Signs(Quantizer):
             codes = ((z > 0).long() << self.shift).sum(-1, keepdim=True)
             quantized = self.lookup(codes)
             if not self.training:
-                return Quantized(quantized, codes)
+                return Quantized(evaluated(z, quantized), codes)
             return Quantized(straight_through(z, quantized), codes, self._losses(z, quantized, keep))
 
     def lookup(self, codes: Int[Tensor, "b k 1"]) -> Float[Tensor, "b k d"]:

@@ -31,6 +31,11 @@ def straight_through(z: Float[Tensor, "*b d"], values: Float[Tensor, "*b d"]) ->
     return z + (values - z).detach()
 
 
+def evaluated(z: Float[Tensor, "*b d"], values: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+    """`values` exactly, as evaluation gives them; with the gradient of `z` where it has one."""
+    return values + (z - z.detach()) if z.requires_grad else values
+
+
 def present_mean(loss: Float[Tensor, "b k"], keep: Bool[Tensor, "b k"]) -> Float[Tensor, " b"]:
     """Each sample's mean over its present tokens."""
     return torch.where(keep, loss, 0).sum(1) / keep.sum(1).clamp(min=1)

@@ -16,7 +16,7 @@ from flexframe.tokens import Quantized
 from flexframe_registry import Spec
 
 from . import FSQConfig, ResidualFSQConfig
-from .common import full_precision, projection, straight_through
+from .common import evaluated, full_precision, projection, straight_through
 
 
 class FSQ(Quantizer):
@@ -55,7 +55,7 @@ class FSQ(Quantizer):
             quantized = self.quantize(z)
             codes = self.ids(quantized)[..., None]
             if not self.training:
-                return Quantized(self.lookup(codes), codes)
+                return Quantized(evaluated(self.bounded(z) / self.half_width, self.lookup(codes)), codes)
             if self.config.drop_quant_p:
                 drop = rng.uniform("quantizer/drop") < self.config.drop_quant_p
                 quantized = torch.where(drop[:, None, None], self.bounded(z) / self.half_width, quantized)
@@ -97,10 +97,9 @@ class ResidualFSQ(Quantizer):
                 _, codes = self.grids(z)
             codes = codes.long()
             looked_up = self.lookup(codes)
-            if not self.training:
-                return Quantized(looked_up, codes)
             clamp = self.grids.soft_clamp_input_value
-            return Quantized(straight_through((z / clamp).tanh() * clamp, looked_up), codes)
+            passage = straight_through if self.training else evaluated
+            return Quantized(passage((z / clamp).tanh() * clamp, looked_up), codes)
 
     def lookup(self, codes: Int[Tensor, "b k q"]) -> Float[Tensor, "b k d"]:
         return self.grids.get_output_from_indices(codes)

@@ -16,7 +16,7 @@ from flexframe_registry import Spec
 
 from . import ResidualVQConfig, SimVQConfig, VQConfig
 from .codebooks import Codebook, SimCodebook, build_codebook
-from .common import full_precision, projection, straight_through
+from .common import evaluated, full_precision, projection, straight_through
 
 Passage = Callable[[Tensor, Tensor], Tensor]
 """A way for the gradient of the values to reach the features: (features, entries) to values."""
@@ -27,7 +27,10 @@ def match_one(codebook: Codebook, z: Tensor, keep: Tensor, passage: Passage) -> 
     with full_precision(z):
         matched = codebook(z, keep)
         codes = matched.ids[..., None]
-        values = passage(matched.features, matched.entries) if codebook.training else codebook.lookup(matched.ids)
+        if codebook.training:
+            values = passage(matched.features, matched.entries)
+        else:
+            values = evaluated(matched.features, codebook.lookup(matched.ids))
     return Quantized(values, codes, matched.losses)
 
 
@@ -88,7 +91,7 @@ class ResidualVQ(Quantizer):
                 losses = {name: losses.get(name, 0) + loss for name, loss in matched.losses.items()}
             codes = torch.stack(ids, -1)
             if not self.training:
-                return Quantized(self.lookup(codes), codes, losses)
+                return Quantized(evaluated(z, self.lookup(codes)), codes, losses)
             return Quantized(straight_through(z, z - residual), codes, losses)
 
     def lookup(self, codes: Int[Tensor, "b k q"]) -> Float[Tensor, "b k d"]:

@@ -256,3 +256,14 @@ def test_a_config_without_sense_is_refused_in_one_sentence(config, fields, words
         config.read(fields)
     assert len(caught.value.problems) == 1
     assert words in str(caught.value)
+
+
+@EVERY
+def test_evaluation_gives_looked_up_values_with_a_gradient(config):
+    quantizer, given = build(config).eval(), features().requires_grad_()
+    keep = torch.ones(4, LENGTH, dtype=torch.bool)
+    quantized = quantizer(given, keep, rng=Rng(0, torch.arange(4)))
+    assert torch.equal(quantized.values, quantizer.lookup(quantized.codes))
+    (gradient,) = torch.autograd.grad(quantized.values.square().sum(), given)
+    assert gradient.isfinite().all()
+    assert gradient.any()

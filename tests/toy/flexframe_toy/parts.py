@@ -87,7 +87,7 @@ class ToyQuantizer(Quantizer):
         digits = ((z.clamp(-1, 1) + 1) / 2 * self.most).round().long()
         codes = digits if self.config.split else (digits * self.radix).sum(-1, keepdim=True)
         hard = self.lookup(codes)
-        return Quantized(z + (hard - z).detach() if self.training else hard, codes)
+        return Quantized(z + (hard - z).detach() if self.training else hard + (z - z.detach()), codes)
 
     @property
     def radix(self) -> Tensor:
