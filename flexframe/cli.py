@@ -35,7 +35,7 @@ from flexframe.commands import (
     train,
     verify,
 )
-from flexframe.commands.common import DEBUG, out, say, show_warning, take_debug, tell, versions
+from flexframe.commands.common import DEBUG, ended_by, out, say, show_warning, take_debug, tell, versions
 from flexframe.commands.sampling import Sampled
 from flexframe.terminal import take_any_letter
 
@@ -88,6 +88,14 @@ def main() -> None:
         code = tell(error)
         _abandon(code)
         sys.exit(code)
+    except SystemExit as stop:
+        place = ended_by(stop)
+        if place is None:
+            raise
+        text = f"flexframe: {place} called sys.exit({stop.code!r}), so that the work is not done"
+        say.print(f"{text}; it is of a plugin, or of what it uses", style="red", markup=False, soft_wrap=True)
+        _abandon(1)
+        sys.exit(1)
     except KeyboardInterrupt:
         say.print("interrupted", style="red")
         _abandon(130)

@@ -390,3 +390,12 @@ def test_models_are_called_by_as_much_of_their_paths_as_tells_them_apart(command
 
 def test_the_kinds_of_the_command_line_are_those_of_the_registry():
     assert set(KINDS) == {c.kind for c in catalogue()}
+
+
+def test_a_plugin_that_ends_the_process_is_told(command, monkeypatch):
+    strangers = {"__name__": "stranger.parts"}
+    exec("import sys\ndef app():\n    sys.exit(0)", strangers)
+    monkeypatch.setattr(cli, "app", strangers["app"])
+    done = command()
+    told = "flexframe: stranger.parts, line 3 called sys.exit(0), so that the work is not done; it is of a plugin"
+    assert (done.code, told in done.err, done.err.count("\n")) == (1, True, 1)

@@ -218,3 +218,9 @@ assert catalogue().get("masker", "new")
 config = cards().get("toy/digits-tiny").train(sys.argv[3:])
 train(Run.create(config, Path(sys.argv[1]), torch.device("cpu"), {}), Console(Terminal(file=io.StringIO())))
 """
+
+
+def test_a_plugin_that_ends_the_process_at_import_is_broken(install, forked):
+    install("leaver", "import sys\nsys.exit('no licence')")
+    done = forked("from flexframe_registry import manager\nprint(manager().broken)")
+    assert "SystemExit: no licence" in done.stdout

@@ -188,6 +188,18 @@ def tell(error: Exception) -> int:
     return 2 if expected else 1
 
 
+def ended_by(stop: SystemExit) -> str | None:
+    """The place whose code ended the process, where that is neither this project's nor the command line's."""
+    at = stop.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    if at is None:
+        return None
+    module = str(at.tb_frame.f_globals.get("__name__"))
+    root = module.partition(".")[0]
+    return None if root in ("flexframe", "click", "typer") else f"{module}, line {at.tb_lineno}"
+
+
 REMEDIES: dict[int, str] = {
     errno.EEXIST: "is there already; name another place",
     errno.ENOTDIR: "lies below a file, not in a folder; name another place",
@@ -230,7 +242,8 @@ def _plugin_at_fault(error: Exception) -> str | None:
 
 
 def _advice(error: Exception) -> str:
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+    full = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    if full or "allocate memory" in str(error):  # torch's words on a CPU, and the system's
         return "The memory is full: use a smaller --batch-size (run.batch_size=N in training), or another --device"
     return "This was not expected; the same command with --debug shows where it happened"
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,8 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
         if samples:
             since += draw(run, partial(watch.at, step, "logging and saving"))  # no part of the pace of training
             picture = run.paths.sample(run.step)
-            for observer in run.observers if picture.is_file() else ():
-                observer.picture(run.step, picture)
+            if picture.is_file():
+                run.observed(methodcaller("picture", run.step, picture))
         if logs:
             now = time.perf_counter()
             line = {
@@ -159,8 +160,7 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
                 losses = {name: value for name, value in reading.values.items() if value is not None}
                 run.hooks.flexframe_step_end(run=run, step=run.step, losses=losses)
                 known = {name: value for name, value in line.items() if name != "step" and value is not None}
-                for observer in run.observers:
-                    observer.line(run.step, known)
+                run.observed(methodcaller("line", run.step, known))
             _strict(run, alarms)
         if saves:
             run.save()

@@ -16,7 +16,8 @@ ObserverC = TypeVar("ObserverC", bound=ObserverConfig, default=ObserverConfig)
 
 
 class Observer(ABC, Generic[ObserverC]):
-    """Is told of one run, by its first process. Built as `(config)`; changes nothing of what it is told of."""
+    """Is told of one run, by its first process. Built as `(config)`; changes nothing of what it is told of.
+    One that raises is named and told no more."""
 
     def __init__(self, config: ObserverC) -> None:
         self.config = config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from importlib.util import find_spec
@@ -381,14 +381,31 @@ class Run:
         self.hooks.flexframe_run_start(run=self)
         for config in self.config.run.observers:
             observer: Observer[Any] = catalogue().build(config)
-            observer.start(self.paths, self.step, self.config)
             self.observers.append(observer)
+        self.observed(lambda each: each.start(self.paths, self.step, self.config))
+
+    def observed(self, tell: Callable[[Observer[Any]], None]) -> None:
+        """Tell the observers something. One that raises is named, and told no more: the run goes on without it.
+
+        Raises:
+            ConfigError: an observer's, of its settings.
+        """
+        for observer in list(self.observers):
+            try:
+                tell(observer)
+            except ConfigError:
+                raise
+            except (Exception, SystemExit) as error:
+                self.observers.remove(observer)
+                kind = observer.config.type
+                who = f"observer {kind!r} of {catalogue().get('observer', kind).provider}"
+                text = f"{who} failed after step {self.step} ({type(error).__name__}: {error})"
+                warnings.warn(f"{text}; the run goes on without it", stacklevel=3)
 
     def end(self, state: str, why: str) -> None:
         """Note how training ended, and tell the observers."""
         self.note(state, why)
-        for observer in self.observers:
-            observer.end(state, why)
+        self.observed(lambda each: each.end(state, why))
 
     def _forget_after(self, step: int) -> None:
         """Drop log lines of steps that a kill undid, so that no step stands twice."""

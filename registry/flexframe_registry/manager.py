@@ -45,7 +45,7 @@ class Manager(pluggy.PluginManager):
         provider = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
         try:
             self.add(point.load(), point.name, provider)
-        except Exception as error:  # a stranger's module may raise anything at import
+        except (Exception, SystemExit) as error:  # a stranger's module may raise anything at import
             self.broken.append(Broken(point.name, provider, _one_line(error)))
 
     def components(self) -> list[Component]:
@@ -57,7 +57,7 @@ class Manager(pluggy.PluginManager):
                 given = cast(Iterable[Component], impl.function())
                 stamped = [replace(component, provider=provider) for component in given]
                 Catalogue(stamped)  # a plugin at odds with itself is its own fault, not the catalogue's
-            except Exception as error:  # see add_entry_point
+            except (Exception, SystemExit) as error:  # see add_entry_point
                 self.broken.append(Broken(impl.plugin_name, provider, _one_line(error)))
                 self.unregister(name=impl.plugin_name)
             else:
@@ -70,7 +70,7 @@ class Manager(pluggy.PluginManager):
         for impl in self.hook.flexframe_cards.get_hookimpls():
             try:
                 folders += [Path(folder) for folder in cast(Iterable[Path], impl.function())]
-            except Exception as error:  # see add_entry_point
+            except (Exception, SystemExit) as error:  # see add_entry_point
                 self.broken.append(Broken(impl.plugin_name, self.providers[impl.plugin_name], _one_line(error)))
         return folders
 

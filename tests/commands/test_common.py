@@ -66,6 +66,11 @@ def failing(monkeypatch, command):
         (ValueError(), 1, "flexframe: ValueError. This was not expected"),
         (AssertionError(), 1, "flexframe: AssertionError. This was not expected; the same command with --debug shows"),
         (OutOfMemoryError("CUDA out of memory."), 1, "CUDA out of memory. The memory is full: use a smaller --batch"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"),
+            1,
+            "The memory is full: use a smaller",
+        ),
         (MemoryError(), 1, "flexframe: MemoryError. The memory is full"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",

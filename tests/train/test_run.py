@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 import flexframe as front
 from flexframe.train import checkpoint
+from flexframe.train.observer import Observer
 from flexframe.train.run import Run
-from flexframe_registry import ConfigError, TrainConfig, hookimpl, manager
+from flexframe_registry import ConfigError, TrainConfig, catalogue, hookimpl, manager
 
 LONGER = ("run.steps=12", "run.transforms=[flip, {type: shift, pixels: 1}]")
 DRAWING = ("quantizer.noise=0.1", "quantizer.average=true")
@@ -297,3 +298,47 @@ def test_a_config_that_was_cut_or_changed_is_told_with_its_file(create, go):
     path.write_text("{")
     with pytest.raises(ConfigError, match=r"config\.json: cannot be read \(Expecting .*; it was written whole"):
         resume(run.folder)
+
+
+class Failing(Observer):
+    """Raises at some of what it is told, and keeps what it heard."""
+
+    def __init__(self, at, error):
+        super().__init__(catalogue().get("observer", "tensorboard").config())
+        self.at, self.error, self.heard = at, error, []
+
+    def hear(self, what):
+        self.heard.append(what)
+        if what == self.at:
+            raise self.error
+
+    def start(self, folder, step, training):
+        self.hear("start")
+
+    def line(self, step, values):
+        self.hear("line")
+
+    def end(self, state, why):
+        self.hear("end")
+
+
+@pytest.mark.parametrize("at", ["start", "line", "end"])
+@pytest.mark.parametrize("error", [RuntimeError("no network"), SystemExit("no network")])
+def test_an_observer_that_raises_is_named_and_left_behind(create, go, at, error):
+    run = create("run", "run.steps=2")
+    bad, good = Failing(at, error), Failing(None, None)
+    run.observers += [bad, good]
+    told = (
+        rf"observer 'tensorboard' of flexframe .* failed after step \d \({type(error).__name__}: no network\); the run"
+    )
+    with pytest.warns(UserWarning, match=told):
+        go(run)
+    assert good.heard == ["start", "line", "line", "end"]
+    assert bad.heard == good.heard[: good.heard.index(at) + 1]
+
+
+def test_settings_that_an_observer_refuses_are_refused(create, go):
+    run = create("run")
+    run.observers.append(Failing("start", ConfigError.at("run.observers.0", "has no such project")))
+    with pytest.raises(ConfigError, match="no such project"):
+        go(run)
