@@ -540,6 +540,13 @@ def test_frechet_against_other_images(over: Any, feed: Any, photographs: Any, in
     assert tally.details() == {}
     few = over({**config, "few": False}, photographs(65)).start(SPEC).unavailable()
     assert "there are 30; raise the reference's `count`" in few
+    np.savez(tmp_path / "reference.npz", mu=a.mean(0), sigma=np.cov(a.T), count=30)
+    config["reference"] = str(tmp_path / "reference.npz")
+    published = feed(over(config, source), fake)
+    assert published.compute()["fid@64"] == pytest.approx(found, rel=1e-6)
+    told = published.protocol()["reference"]["statistics"]
+    assert told["sha256"] == hashlib.sha256((tmp_path / "reference.npz").read_bytes()).hexdigest()
+    assert told["count"] == 30
 
 
 def test_blocks_move_no_number(

@@ -14,13 +14,14 @@ from flexframe.bench.protocol import Digest, settings
 from flexframe.data.source import Source
 from flexframe_registry import SourceConfig, catalogue
 from flexframe_standard.metrics.features import REBUILT, Compared, Stored, Task, parts
-from flexframe_standard.metrics.fid_config import FrechetConfig
-from flexframe_standard.metrics.inception import HOW, WIDTHS, Features, Moments
+from flexframe_standard.metrics.fid_config import FrechetConfig, StatisticsConfig
+from flexframe_standard.metrics.inception import EXTRACTOR, HOW, WIDTHS, Features, Moments
+from flexframe_standard.metrics.statistics import Statistics, read_statistics
 
 BATCH = 64
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
+def frechet_distance(a: Moments | Statistics, b: Moments | Statistics) -> float:
     """|mu_a - mu_b|² + tr(sigma_a + sigma_b - 2 sqrt(sigma_a sigma_b)), by torch-fidelity."""
     from torch_fidelity.metric_fid import (  # type: ignore[import-untyped]
         KEY_METRIC_FID,
@@ -53,6 +54,7 @@ class Reference:
 
     def __init__(self, config: SourceConfig, size: tuple[int, int]) -> None:
         self.config, self.source = config, catalogue().build(config, size, place="reference")
+        self.count = len(self.source)
         self._digest = Digest()
         self._moments: Moments | None = None
 
@@ -73,6 +75,31 @@ class Reference:
         return {"data": settings(self.config), **images}
 
 
+class Published:
+    """Statistics of a file, as what images are compared with."""
+
+    def __init__(self, config: StatisticsConfig, layer: str) -> None:
+        self.held = read_statistics(config.statistics, WIDTHS[layer], EXTRACTOR, config.count)
+        self.count: int | None = self.held.told["count"]
+
+    def moments(self, features: Features, layer: str, device: torch.device) -> Statistics:
+        """The statistics, whatever the network is."""
+        return self.held
+
+    def protocol(self) -> dict[str, Any]:
+        """The hash of the file, and what is known of it."""
+        return {"statistics": dict(self.held.told)}
+
+
+def _other(config: FrechetConfig, source: Source) -> Reference | Published | None:
+    """What a suite's images are compared with, if not with each other."""
+    if config.reference is None:
+        return None
+    if isinstance(config.reference, StatisticsConfig):
+        return Published(config.reference, config.layer)
+    return Reference(config.reference.like(source.config), source.size)
+
+
 @dataclass
 class Distance(Stored["Frechet"]):
     """Features of what a model made, and their distance at the end."""
@@ -82,6 +109,7 @@ class Distance(Stored["Frechet"]):
         fake = Moments(WIDTHS[layer])
         for block in self.fake().blocks(self.count):
             fake.add(block)
+        real: Moments | Statistics
         if metric.other is not None:
             real = metric.other.moments(features, layer, features.net.device)
         else:
@@ -104,8 +132,7 @@ class Frechet(Compared[FrechetConfig]):
     tally = Distance
 
     def __init__(self, config: FrechetConfig, source: Source, task: Task = REBUILT) -> None:
-        other = config.reference
-        self.other = None if other is None else Reference(other.like(source.config), source.size)
+        self.other = _other(config, source)
         self.paired = self.other is None
         super().__init__(config, source, task)
 
@@ -119,8 +146,8 @@ class Frechet(Compared[FrechetConfig]):
     def refusal(self, count: int) -> str | None:
         # with no more images than features the covariance has no full rank (Heusel et al.'s own README asks for more)
         width, where = WIDTHS[self.layer], "suite"
-        if self.other is not None and len(self.other.source) < count:
-            count, where = len(self.other.source), "reference"
+        if self.other is not None and self.other.count is not None and self.other.count < count:
+            count, where = self.other.count, "reference"
         if count > width or self.config.few:
             return None
         least = f"layer {width} needs more than {width:,} images, and there are {count:,}"

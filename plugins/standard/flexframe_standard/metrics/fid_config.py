@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from flexframe_registry import SourceConfig
-from flexframe_registry.kinds import Cause
+from flexframe_registry.kinds import PLACE, Cause, Config
 from flexframe_registry.slots import resolve
 from flexframe_standard.metrics.inception_config import REFERENCES, LayerConfig
+
+
+class StatisticsConfig(Config):
+    """Statistics of images that others measured, `mu` and `sigma` in a `.npz`: ADM's, pytorch-fid's and clean-fid's.
+    They must be of the layer's features, by the same network; the file cannot say so, its width alone is checked."""
+
+    statistics: str = Field(json_schema_extra=PLACE)
+    """The file."""
+    count: int | None = Field(None, ge=2)
+    """Of how many images they are, for the protocol, where the file does not say it."""
+
+
+def _reference(value: Any) -> Any:
+    """A source, or a file of statistics: by its name alone, or `{statistics: FILE, count: N}`."""
+    if isinstance(value, str) and value.lower().endswith(".npz"):
+        value = {"statistics": value}
+    if isinstance(value, Mapping) and "statistics" in value:
+        return StatisticsConfig.read(dict(value))
+    return resolve("source", value)
 
 
 class FrechetConfig(LayerConfig):
@@ -25,8 +43,8 @@ class FrechetConfig(LayerConfig):
         Cause("reference images", ("metric.reference*",), REFERENCES),
         *LayerConfig.causes,
     )
-    reference: Annotated[SerializeAsAny[SourceConfig] | None, BeforeValidator(partial(resolve, "source"))] = None
-    """Images to compare with; not given: the suite's own, of which each has its reconstruction (rFID). Distances to
-    different references do not compare."""
+    reference: Annotated[SerializeAsAny[SourceConfig] | StatisticsConfig | None, BeforeValidator(_reference)] = None
+    """Images to compare with, or a `.npz` of their statistics; not given: the suite's own, of which each has its
+    reconstruction (rFID). Distances to different references do not compare."""
     few: bool = False
     """Give a number even where there are no more images than features, though its bias is then large."""

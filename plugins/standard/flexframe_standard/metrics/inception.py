@@ -24,6 +24,7 @@ from flexframe_standard.metrics.feature_files import DIGEST, Cache, Rows, digest
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 SITE = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
 URL = SITE + FILE
+EXTRACTOR = "torch-fidelity inception-v3-compat, resizing to 299 pixels inside"
 LOGITS = "logits_unbiased"
 WIDTHS = {"64": 64, "192": 192, "768": 768, "2048": 2048, LOGITS: 1008}
 """Width of each layer."""
@@ -159,7 +160,7 @@ class Features:
         device = device or self.net.device
         exact = {"float32": torch.get_float32_matmul_precision(), "tf32": torch.backends.cudnn.allow_tf32}
         return {
-            "extractor": "torch-fidelity inception-v3-compat, resizing to 299 pixels inside",
+            "extractor": EXTRACTOR,
             "layer": layer,
             "weights_sha256": self.net.sha256,
             "torch-fidelity": version("torch-fidelity"),
