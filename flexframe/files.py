@@ -117,12 +117,17 @@ def sync(path: Path) -> None:
 def _named(error: Exception, path: Path, part: Path) -> Exception:
     """An error of writing `part` as one of `path`, with the system's number; what is of another file stays as it is."""
     if isinstance(error, SafetensorError):
-        number = re.search(r"os error (\d+)", str(error))
-        return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else error
+        return of_system(error, path)
     assert isinstance(error, OSError)
     if error.errno is None or error.filename not in (None, str(part), part):
         return error
     return OSError(error.errno, error.strerror, str(path))
+
+
+def of_system(error: Exception, path: Path) -> Exception:
+    """What safetensors says of the system, as an error of the system about `path`; any other stays as it is."""
+    number = re.search(r"os error (\d+)", str(error)) if isinstance(error, SafetensorError) else None
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else error
 
 
 def _stem(path: Path) -> str:

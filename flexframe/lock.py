@@ -80,7 +80,8 @@ class Lock:
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.place)) from None
         finally:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):  # a disk that cannot be written to holds none
+                beside.unlink(missing_ok=True)
         self.held = True
         atexit.register(self.release)
         threading.Thread(target=self._refresh, daemon=True, name="flexframe lock").start()

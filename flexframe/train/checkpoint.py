@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from flexframe.files import sha256, sync, write_json
+from flexframe.files import of_system, sha256, sync, write_json
 from flexframe.models.build import not_finite, told
 from flexframe.train.sharding import gathered, like
 from flexframe_registry import ConfigError
@@ -46,7 +46,8 @@ def write(folder: Path, step: int, files: Mapping[str, Any], state: Mapping[str,
         _clear(folder)
         before = sorted(path.name for path in folder.glob(STEPS))
         kept = f"the last one, {before[-1]}, is whole" if before else "there is none before it"
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        named = of_system(error, folder)
+        reason = named.strerror if isinstance(named, OSError) and named.strerror else str(error)
         text = f"the checkpoint of step {step} could not be written in {folder} ({reason}); {kept}"
         raise OSError(f"{text}. Make room, and go on with --resume") from error
 

@@ -262,7 +262,10 @@ def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_whole(create, go, 
 
     run.save = full_at_eight
     try:
-        with pytest.raises(OSError, match=r"step 8 could not be written in .*step-00000004, is whole.*Make room"):
+        with pytest.raises(
+            OSError,
+            match=r"step 8 could not be written in \S+ \(File too large\); .*step-00000004, is whole.*Make room",
+        ):
             go(run)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
