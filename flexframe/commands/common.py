@@ -27,6 +27,8 @@ DEBUG = "FLEXFRAME_DEBUG"
 """Environment variable: 1 is as --debug on every command."""
 LONGEST = 600
 """Characters of an unexpected error's own words; torch's may run over pages."""
+UNEXPECTED = "This was not expected; the same command with --debug shows where it happened"
+"""The advice where there is no better one, and no plugin to name."""
 
 
 def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -174,14 +176,15 @@ def tell(error: Exception) -> int:
     words = " ".join(_words(error).split())
     plain = ConfigError, UnknownName, ValueError, ImportError, OSError, FloatingPointError
     expected = isinstance(error, plain) and words != ""  # these say in their own words what is wrong and what to do
-    plugin = None if expected else _plugin_at_fault(error)
+    advice = "" if expected else _advice(error)
+    plugin = _plugin_at_fault(error) if advice == UNEXPECTED else None
     if plugin is not None:
         words = (
             f"plugin {plugin} failed: {type(error).__name__}: {words[:LONGEST]}; --debug shows where, for its author"
         )
     elif not expected:
         text = f"{type(error).__name__}{': ' if words else ''}{words[:LONGEST]}{' …' * (len(words) > LONGEST)}"
-        words = f"{text.rstrip('.')}. {_advice(error)}"
+        words = f"{text.rstrip('.')}. {advice}"
     rank = os.environ.get("RANK", "0")  # torchrun's: with several processes, what all of them find is told once
     if rank == "0" or not isinstance(error, ConfigError):
         say.print(f"flexframe: {f'rank {rank}: ' * (rank != '0')}{words}", style="red", markup=False, soft_wrap=True)
@@ -245,7 +248,7 @@ def _advice(error: Exception) -> str:
     full = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     if full or "allocate memory" in str(error):  # torch's words on a CPU, and the system's
         return "The memory is full: use a smaller --batch-size (run.batch_size=N in training), or another --device"
-    return "This was not expected; the same command with --debug shows where it happened"
+    return UNEXPECTED
 
 
 # --- versions ----------------------------------------------------------------------------------------------------

@@ -210,11 +210,16 @@ def _one_of(option: str, value: str, known: tuple[Word, ...]) -> Word:
 
 def _source(data: str | None) -> SourceConfig:
     """The config of `--data`."""
+    from flexframe_registry import ConfigError
     from flexframe_registry.files import split_override
     from flexframe_registry.kinds import SourceConfig
     from flexframe_registry.slots import resolve
 
-    source = resolve("source", split_override(f"data={data}")[1])
+    given = split_override(f"--data={data}")[1]
+    try:
+        source = resolve("source", given)
+    except ConfigError as error:
+        raise error.below("--data") from None
     if not isinstance(source, SourceConfig):
         refuse("--data", f"is {data!r}, which names no source; give it as scenes, or '{{type: scenes, split: val}}'")
     return source

@@ -32,6 +32,8 @@ from .slots import Slot, resolve
 
 ModelKind = Literal["tokenizer", "generator", "codec"]
 """The words for what a card or a model file holds."""
+MOST_TOKENS = 65_536
+"""Tokens of an image or of a sequence that any model has."""
 Side = Annotated[int, Field(ge=1, le=65_536)]
 """Pixels of an image's edge."""
 PartName = Literal["codec", "encoder", "quantizer", "masker", "decoder"]
@@ -127,7 +129,7 @@ class TokenizerConfig(ModelConfig):
     """Size of parts whose own fields are not given: `tiny`, `small`, `base` or `large`."""
     image_size: tuple[Side, Side]
     """Height and width in pixels, as [64, 96] or 64x96; one number stands for a square."""
-    length: int = Field(ge=1)
+    length: int = Field(ge=1, le=MOST_TOKENS)
     """The most tokens that one image can have."""
     codec: Slot[CodecConfig] = Field(default="identity", validate_default=True)
     """Frozen map between images and the latents the model works on."""
@@ -247,7 +249,7 @@ class GeneratorConfig(ModelConfig):
     """Size of a prior whose own fields are not given."""
     tokenizer: str | None = None
     """The tokenizer that its codes are of, as `flexframe.load` finds it; None if that is for the user to know."""
-    length: int = Field(ge=1)
+    length: int = Field(ge=1, le=MOST_TOKENS)
     """The most tokens of a sequence."""
     codebook_size: int = Field(ge=2)
     """Entries of the tokenizer's codebook."""

@@ -82,6 +82,14 @@ def test_any_error_is_one_line(failing, error, code, words):
     assert words in line
 
 
+def test_full_memory_is_told_as_that_in_a_plugins_code_too(monkeypatch, capsys):
+    monkeypatch.setattr(common, "_plugin_at_fault", lambda error: "'mine' (mine 1.0)")
+    assert common.tell(MemoryError("64 GiB")) == 1
+    assert "The memory is full" in capsys.readouterr().err
+    assert common.tell(KeyError("lost")) == 1
+    assert "plugin 'mine' (mine 1.0) failed: KeyError: 'lost'; --debug shows" in capsys.readouterr().err
+
+
 def test_an_endless_error_is_cut(failing):
     answer = failing(RuntimeError("missing key, " * 1000))
     assert len(answer.err) < common.LONGEST + 200
