@@ -86,7 +86,7 @@ class PcaEncoder(Encoder):
         super().__init__(config, spec)
         mean, basis = components(spec.latents.height)
         self.register_buffer("mean", mean)
-        self.basis = torch.nn.Parameter(basis[: config.parts * spec.tokens.length])
+        self.basis = torch.nn.Parameter(basis[: config.parts * spec.tokens.length].clone())
 
     def forward(self, latents, keep):
         flat = latents.mean(1).flatten(1) - self.mean
@@ -112,7 +112,7 @@ class PcaDecoder(Decoder):
         super().__init__(config, spec)
         mean, basis = components(spec.latents.height)
         self.register_buffer("mean", mean)
-        self.basis = torch.nn.Parameter(basis[: spec.tokens.dim * spec.tokens.length])
+        self.basis = torch.nn.Parameter(basis[: spec.tokens.dim * spec.tokens.length].clone())
 
     def forward(self, tokens, batch, *, taps, rng):
         return Outputs({})
