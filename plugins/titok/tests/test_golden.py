@@ -1,5 +1,6 @@
 """Parity with the published implementation, through the importer, on tensors that it computed with random weights."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,15 @@ pytestmark = [
 ]
 
 
+@cache
+def verified(name):
+    """All comparisons of a folder."""
+    return verify_folder(GOLDEN / name)
+
+
 @pytest.mark.parametrize("name", ["vq_legacy", "vae", "maskgit_vit", "maskgit_uvit"])
 def test_every_tensor_of_every_case(name):
-    found = check(f"titok/{name}", verify_folder(GOLDEN / name))
+    found = check(f"titok/{name}", verified(name))
     wanted = set()
     for path in (GOLDEN / name).glob("case*.safetensors"):
         with safe_open(path, framework="pt") as case:
@@ -30,7 +37,7 @@ def test_every_tensor_of_every_case(name):
 
 
 def test_gradients_and_norms_are_among_them():
-    found = verify_folder(GOLDEN / "vq_legacy")
+    found = verified("vq_legacy")
     gradients = [c for c in found if c.tensor.startswith("grad.") and c.case == "case_train_stage1"]
     assert len(gradients) > 50
     assert all(c.largest > 0 for c in gradients)
