@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,28 +42,35 @@ AGAIN = ("test_cli", "test_inspect", "test_profile", "test_run", "test_safety")
 """Of the core: what they run, its tests of each part and of commands, runs and benchmarks run with shapes checked."""
 
 
-@pytest.fixture(autouse=True)
-def _checked_where_it_tells(request: pytest.FixtureRequest) -> None:
-    """Shape checks take a quarter of the time, and tell nothing new where other tests run a part again."""
+@contextmanager
+def _shapes(seen: bool) -> Iterator[None]:
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", not seen)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _checked_where_it_tells(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Shape checks take a quarter of the time, and tell nothing new where other tests run a part again. What a file's
+    tests share is made with or without them too."""
     stem = request.path.stem
-    if "checked" in request.fixturenames:
-        return
-    if stem in AGAIN or (request.path.is_relative_to(ROOT / "plugins") and stem not in CHECKED):
-        request.getfixturevalue("unchecked")
+    with _shapes(stem not in AGAIN and (stem in CHECKED or not request.path.is_relative_to(ROOT / "plugins"))):
+        yield
 
 
 @pytest.fixture
-def checked() -> None:
+def checked() -> Iterator[None]:
     """With the tests' type checks, in a file whose other tests go without: of what nothing else runs."""
+    with _shapes(True):
+        yield
 
 
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """As a user runs it: without the tests' type checks, so that the code's own words are heard."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
+    with _shapes(False):
+        yield
 
 
 @pytest.fixture

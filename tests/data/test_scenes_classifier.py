@@ -22,6 +22,10 @@ def scenes(size=(64, 64), **fields):
     return catalogue().build(ScenesConfig(split="val", **fields), size)
 
 
+LEVELS = [pytest.param(level, marks=() if level == 1 else pytest.mark.slow) for level in range(5)]
+"""Of complexity; the models that ship are of the second."""
+
+
 def right(source, count, judge=None):
     """Percent of the first images of which each attribute is read right."""
     samples = source.samples(range(count))
@@ -35,7 +39,7 @@ def facts(path=classifier.FILE):
         return json.loads(file.metadata()["scenes"])
 
 
-@pytest.mark.parametrize("level", range(5))
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("path", [classifier.FILE, classifier.SECOND], ids=["first", "second"])
 def test_it_reads_held_out_scenes_as_its_file_says(path, level):
     told, source = facts(path)["accuracy_percent"][str(level)], scenes(complexity=level)

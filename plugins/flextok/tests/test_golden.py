@@ -97,6 +97,7 @@ def rewrite(path, change):
         ("decoder.module_dict.dec_registers_posemb_module.posembs", {"case_decode", "case_sample", "case_train"}),
     ],
 )
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_another_weight_fails(copied, tensor, fails):
     only(copied, fails)
@@ -116,6 +117,7 @@ def test_another_weight_fails(copied, tensor, fails):
         ("flow_matching_noise_module.mode_scale", 0.5, None),  # undone on the way in, so that sigmas stay as they are
     ],
 )
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_another_setting_fails(copied, path, value, fails):
     if fails is not None:
