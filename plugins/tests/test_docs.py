@@ -7,13 +7,16 @@ import importlib.util
 import re
 import shlex
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import typer.main
+from PIL import Image
 
 from flexframe.commands.new_plugin import render
 from flexframe.commands.sampling import Sampled
@@ -159,6 +162,59 @@ def test_a_howto_makes_what_keeps_the_contract(page, tmp_path, monkeypatch):
     finally:
         for name in [name for name in sys.modules if name.split(".")[0] == "flexframe_mine"]:
             del sys.modules[name]
+
+
+SHORTER = {
+    "train": ("run.steps=2", "run.batch_size=4", "run.optimizer.warmup=1", "run.compile=false"),
+    "bench": ("count=4", "metrics=[psnr]"),
+    "reconstruct": ("--count", "1", "--steps", "1"),
+}
+"""Settings that make a page's commands short. Nothing else of them is changed."""
+RUN = ("README.md", "docs/use.md")
+"""Pages whose blocks are run from top to bottom."""
+APART = {"doctor", "new-plugin"}
+"""Commands that have tests of their own and would change what is installed, or take long."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", RUN)
+def test_every_block_runs_as_it_is_written(name, command, tmp_path, monkeypatch):
+    page = ROOT / name
+    _what_readers_have(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+        if language == "python":
+            exec(compile(block, name, "exec"), namespace)
+    ran = 0
+    for words in commands(page):
+        verb = words[0]
+        if verb in APART or any(word.isupper() and not Path(word).exists() for word in words[1:]):
+            continue  # what stands for a name of the reader's, as MODEL
+        given = [each for word in words for each in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
+        answer = command(*given, *(() if "--resume" in words else SHORTER.get(verb, ())))
+        assert answer.code == 0, f"{name}: flexframe {' '.join(words)}: {answer.err}"
+        ran += 1
+    assert ran >= 3
+    assert namespace or "```python" not in page.read_text("utf-8")
+
+
+def _what_readers_have(folder: Path) -> None:
+    """The images, the shards and the suite that pages name as the reader's."""
+    rng = np.random.default_rng(0)
+    for place in ("photos", "DIR", "HELD_OUT_DIR", "shards"):
+        (folder / place).mkdir()
+        for i in range(6):
+            Image.fromarray(rng.integers(0, 255, (70, 80, 3), dtype=np.uint8)).save(folder / place / f"{place}-{i}.png")
+    with tarfile.open(folder / "shards" / "0.tar", "w") as shard:
+        for path in sorted((folder / "shards").glob("*.png")):
+            shard.add(path, path.name)
+    suite = re.search(
+        r"^```yaml\n# (mine\.yaml)\n(.*?)^```", (ROOT / "docs/benchmarks.md").read_text("utf-8"), re.M | re.S
+    )
+    assert suite is not None
+    (folder / suite[1]).write_text(suite[2], encoding="utf-8")
 
 
 def test_the_page_of_parts_is_what_is_installed():
