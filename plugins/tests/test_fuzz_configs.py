@@ -394,28 +394,10 @@ WORDS = (
     "\x1b[2J",
 )
 GIVEN = (
-    "cpu",
-    "0",
-    "-1",
-    "1",
-    "99999999999999999999",
-    "x",
-    "new",
-    "new/a.safetensors",
-    "sampling.steps=x",
-    "decoder.steps=1",
-    "allocator.target=1",
-    "5,6",
-    "@nowhere.csv",
-    "psnr",
-    "fp32",
-    "",
-    "digits",
-    "{type: scenes",
-    "loss",
-    "nan",
-    "odd.yaml",
-)
+    "cpu", "0", "-1", "1", "99999999999999999999", "x", "new", "new/a.safetensors", "sampling.steps=x",
+    "decoder.steps=1", "allocator.target=1", "5,6", "@nowhere.csv", "psnr", "fp32", "", "digits",
+    "{type: scenes", "loss", "nan", "odd.yaml",
+)  # fmt: skip
 
 
 def odd_line(rng: random.Random) -> list[str]:
