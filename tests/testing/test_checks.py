@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from flexframe.bench.metric import Measure, Metric, Tally
+from flexframe.data.source import Sample, Source
 from flexframe.data.transform import Transform
 from flexframe.nn.priors import class_ids, gumbel
 from flexframe.parts import Encoder, LengthMasker, LikelihoodPrior, Objective, Quantizer
@@ -26,6 +27,7 @@ from flexframe_registry import (
     OptimizerConfig,
     PriorConfig,
     QuantizerConfig,
+    SourceConfig,
     TargetSpec,
     TokenSpec,
     TransformConfig,
@@ -81,6 +83,16 @@ class OutOfRange(Sign):
         return 2 * (x > 0).long()
 
 
+class DrawingSign(Sign):
+    def losses(self, x, keep):
+        return {"noise": torch.rand(len(x))}
+
+
+class LeakingSign(Sign):
+    def losses(self, x, keep):
+        return {"size": 1e-12 * x.square().mean((1, 2))}
+
+
 class DeadSign(Sign):
     def __init__(self, config, spec):
         super().__init__(config, spec)
@@ -115,7 +127,13 @@ def test_a_sound_quantizer_passes(check, monkeypatch):
     [
         (BatchSign, checks.check_quantizer_rows, "not equal"),
         (GreedySign, checks.check_quantizer_absent_slots, "not close"),
-        (OutOfRange, checks.check_quantizer_codes, None),
+        (DrawingSign, checks.check_quantizer_absent_slots, "training drew from torch's global generator"),
+        (LeakingSign, checks.check_quantizer_absent_slots, "absent slots move losses or present values"),
+        (
+            OutOfRange,
+            checks.check_quantizer_codes,
+            r"(?s)^not so: .*; quantized = .*\nasked: .*\nlook",
+        ),
         (DeadSign, checks.check_quantizer_gradients, "no gradient reaches .'dead'.; declare it in `unused`"),
         (BlockedSign, checks.check_quantizer_gradients, "no gradient reaches the encoder"),
     ],
@@ -280,6 +298,11 @@ class MisnamedTally(Seen):
         return {"dark": super().compute()["darkness"]}
 
 
+class StrangerTally(Seen):
+    def update(self, batch):
+        return {"dark": super().update(batch)["darkness"]}
+
+
 class SummedTally(Seen):
     def update(self, batch):
         return {"darkness": super().update(batch)["darkness"].sum()}
@@ -327,6 +350,7 @@ class RelativeTally(Seen):
 
 
 Misnamed = darkness("Misnamed", MisnamedTally)
+Stranger = darkness("Stranger", StrangerTally)
 Summed = darkness("Summed", SummedTally)
 Painting = darkness("Painting", PaintingTally)
 Crowded = darkness("Crowded", CrowdedTally, common=[])  # of all tallies
@@ -348,6 +372,7 @@ def test_a_sound_metric_passes(part, check, monkeypatch):
     [
         (Twice, checks.check_metric_measures, "a name of their own each"),
         (Misnamed, checks.check_metric_numbers, r"`compute` gives \['dark'\]"),
+        (Stranger, checks.check_metric_numbers, "values of 'dark', which is no measure"),
         (Summed, checks.check_metric_numbers, r"'darkness' has shape \(\); a value an image"),
         (Painting, checks.check_metric_numbers, "wrote into the batch's exact"),
         (Rambling, checks.check_metric_numbers, "one sentence"),
@@ -655,3 +680,45 @@ def test_a_sound_feed_passes_and_a_flawed_one_does_not(monkeypatch):
     run(checks.check_feed_batches, RowsConfig, Rows, monkeypatch)
     with pytest.raises(AssertionError, match="images of a step depend on when it is entered"):
         run(checks.check_feed_batches, RowsConfig, Late, monkeypatch)
+
+
+# --- values, losses and sources --------------------------------------------------------------------------------------
+
+
+def test_values_at_a_bound_are_clamped_and_a_few_are_chance():
+    checks.materials.assert_not_clamped(torch.tensor([0.0, 1.0, -1.0, 0.5]), "latents")
+    with pytest.raises(AssertionError, match="3 of 4 latents are exactly 1: they are clamped, and only the tokenizer"):
+        checks.materials.assert_not_clamped(torch.tensor([1.0, 1.0, 1.0, 0.5]), "latents")
+
+
+def test_a_loss_of_the_batch_is_no_value_a_sample():
+    checks.materials.a_value_a_sample({"loss": torch.zeros(4)})
+    with pytest.raises(AssertionError, match=r"loss 'loss' has shape \(\), not \(4,\): a value a sample"):
+        checks.materials.a_value_a_sample({"loss": torch.zeros(())})
+
+
+@pytest.mark.parametrize(
+    ("ids", "protocol", "words"),
+    [("ab", {"made": 1}, None), ("aa", {"made": 1}, "several images have the id 'a'"), ("ab", {}, "protocol is empty")],
+)
+def test_a_flawed_source_is_caught(ids, protocol, words, monkeypatch):
+    class Two(Source):
+        def __len__(self):
+            return len(ids)
+
+        def __getitem__(self, index):
+            return Sample(torch.zeros(3, *self.size, dtype=torch.uint8), None, ids[range(len(ids))[index]])
+
+        def protocol(self):
+            return protocol
+
+    class TwoConfig(SourceConfig):
+        """Two images."""
+
+        type: Literal["two"] = "two"
+
+    if words is None:
+        run(checks.check_source, TwoConfig, Two, monkeypatch)
+    else:
+        with pytest.raises(AssertionError, match=words):
+            run(checks.check_source, TwoConfig, Two, monkeypatch)

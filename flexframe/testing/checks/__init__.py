@@ -25,6 +25,7 @@ from . import (
     transform,
 )
 from .materials import Check, Fields, assert_gradients, reached, sampling, spec_of
+from .telling import telling
 
 CHECKS: dict[str, tuple[Check, ...]] = {
     "codec": codec.CHECKS,
@@ -48,7 +49,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
 
 def of(kind: str) -> Sequence[Check]:
     """The checks of a kind."""
-    return (*component.CHECKS, *CHECKS[kind])
+    return [telling(check) for check in (*component.CHECKS, *CHECKS[kind])]
 
 
 def __getattr__(name: str) -> Check:

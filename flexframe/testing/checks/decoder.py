@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from inspect import signature
 
 import torch
@@ -17,12 +18,15 @@ from .materials import (
     BATCH,
     Check,
     Fields,
+    a_value_a_sample,
     assert_gradients,
+    assert_not_clamped,
     build,
     close,
     decode,
     draw,
     images,
+    own_draws,
     rng,
     scalar,
     tokens,
@@ -44,8 +48,11 @@ def check_decoder_trains(component: Component, fields: Fields) -> None:
         offered = decoder.config.provides()
         taps = offered - OUTPUTS
         batch = Batch(torch.arange(BATCH), latents=images())
+        before = torch.get_rng_state()
         out = decoder(tokens(spec), batch, taps=taps, rng=rng())
+        own_draws(before, "training")
         scalar(out.losses)
+        a_value_a_sample(out.losses)
         assert ("reconstruction" in offered) == (out.reconstruction is not None)
         assert ("logits" in offered) == (out.logits is not None)
         assert set(out.features) == taps
@@ -68,6 +75,7 @@ def check_decoder_decodes(component: Component, fields: Fields) -> None:
         assert latents.shape == (BATCH, spec.latents.channels, spec.latents.height, spec.latents.width)
         assert latents.isfinite().all()
         assert torch.equal(latents, decode(decoder, given, rng())), "equal seeds gave unequal latents"
+        assert_not_clamped(decode(decoder, replace(given, values=10 * given.values), rng()), "latents")
         for i in range(BATCH):
             alone = decode(decoder, given[i], rng().rows(torch.tensor([i])))
             close(alone, latents[i : i + 1])
@@ -94,6 +102,14 @@ def check_decoder_absent_slots(component: Component, fields: Fields) -> None:
         close(decode(decoder, Tokens(mixed, given.keep, given.codes), rng()), latents)
         close(decode(decoder, given.truncate(3), rng()), latents)
         assert not torch.allclose(decode(decoder, other, rng()), latents), "the tokens do not matter"
+        values = given.values.clone().requires_grad_()
+        part_of = decode(decoder, replace(given, values=values), rng(), graph=True)
+        if part_of.requires_grad:
+            (gradient,) = torch.autograd.grad(part_of.square().sum(), values)
+            assert not gradient[~given.keep].any(), (
+                f"absent slots move the latents, by up to {float(gradient[~given.keep].abs().max()):.1e} of a value; "
+                "what is absent has no weight at all: mask with -inf, and replace before it is added"
+            )
 
 
 def check_decoder_gradients(component: Component, fields: Fields) -> None:

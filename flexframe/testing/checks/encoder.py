@@ -20,6 +20,7 @@ from .materials import (
     close,
     draw,
     images,
+    own_draws,
 )
 
 
@@ -51,6 +52,10 @@ def check_encoder_absent_slots(component: Component, fields: Fields) -> None:
 def check_encoder_gradients(component: Component, fields: Fields) -> None:
     """A gradient reaches every parameter."""
     encoder, spec = build(component, fields)
+    encoder.train()
+    before = torch.get_rng_state()
+    encoder(images(), all_kept())
+    own_draws(before, "training")
     keep, target = all_kept(), draw(BATCH, LENGTH, spec.features)
     assert_gradients(encoder, encoder.config.unused(), lambda step: (encoder(images(), keep) * target).sum())
 

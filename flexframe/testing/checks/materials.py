@@ -122,12 +122,22 @@ def sampling(config: DecoderConfig | PriorConfig) -> SamplingConfig:
     return config.sampling.quick()
 
 
-def decode(decoder: Decoder, values: Tokens, draws: Rng, on_step: OnStep | None = None) -> Tensor:
+def assert_not_clamped(values: Tensor, what: str) -> None:
+    """Fail where several values are exactly at a bound of [0, 1] or [-1, 1]."""
+    for bound in (-1.0, 0.0, 1.0):
+        count = int((values == bound).sum())
+        assert count < max(3, values.numel() // 100), (
+            f"{count} of {values.numel()} {what} are exactly {bound:g}: they are clamped, and only the tokenizer "
+            "clamps, for a clamp has no gradient: look for clamp, clip and hardtanh in `decode`"
+        )
+
+
+def decode(decoder: Decoder, values: Tokens, draws: Rng, on_step: OnStep | None = None, graph: bool = False) -> Tensor:
     """Latents of the size that the decoder was built for; one without `on_step` is called without it."""
     size = (decoder.spec.latents.height, decoder.spec.latents.width)
     settings = sampling(decoder.config)
     told = {} if on_step is None else {"on_step": on_step}
-    with torch.no_grad():
+    with torch.set_grad_enabled(graph):
         return decoder.decode(values, condition=None, size=size, rng=draws, sampling=settings, **told)
 
 
@@ -169,6 +179,22 @@ def assert_gradients(
         f"no gradient reaches {sorted(wanting - set(unused))}; declare it in `unused`, or use it"
     )
     assert set(unused) <= wanting, f"declared unused, but a gradient reaches {sorted(set(unused) - wanting)}"
+
+
+def own_draws(before: Tensor, what: str) -> None:
+    """Fail where torch's global generator has moved since its state was `before`."""
+    assert torch.equal(torch.get_rng_state(), before), (
+        f"{what} drew from torch's global generator; every draw is to come from the rng handed in, under a purpose of "
+        "its own (rng.uniform, rng.normal, rng.integers): look for dropout, torch.rand*, and libraries that draw"
+    )
+
+
+def a_value_a_sample(losses: Mapping[str, Tensor]) -> None:
+    """Fail unless each loss is a value a sample."""
+    for name, loss in losses.items():
+        assert loss.shape == (BATCH,), (
+            f"loss {name!r} has shape {tuple(loss.shape)}, not ({BATCH},): a value a sample, whose mean the loop takes"
+        )
 
 
 def scalar(losses: Mapping[str, Tensor]) -> Tensor:

@@ -98,7 +98,9 @@ def check_metric_numbers(component: Component, fields: Fields) -> None:
     """A number for each measure, per-image values one an image, a protocol that is plain data, nothing written to."""
     for metric, source, spec in suites(component, fields):
         tally, batch = metric.start(spec), reconstructions(source, spec)
+        measured = {measure.name for measure in metric.measures()}
         for name, values in tally.update(batch).items():
+            assert name in measured, f"`update` gives values of {name!r}, which is no measure: {sorted(measured)}"
             assert values.shape == (IMAGES,), f"{name!r} has shape {tuple(values.shape)}; a value an image"
         numbers = tally.compute()
         assert set(numbers) == {measure.name for measure in metric.measures()}, f"`compute` gives {sorted(numbers)}"

@@ -10,7 +10,7 @@ from flexframe_registry import Component, TargetSpec
 from flexframe_registry.kinds import OUTPUTS
 
 from . import part
-from .materials import BATCH, CODES, TAP, Check, Fields, build, draw, images, rng, scalar
+from .materials import BATCH, CODES, TAP, Check, Fields, a_value_a_sample, build, draw, images, own_draws, rng, scalar
 
 GRID = 4, 4
 """Rows and columns of logits and of features."""
@@ -37,7 +37,10 @@ def check_objective(component: Component, fields: Fields) -> None:
     real = 1 - images()
     batch = Batch(torch.arange(BATCH), real, real, features=targets)
     outputs = Outputs({}, reconstruction, logits, features, tokens=tokens)
+    before = torch.get_rng_state()
     losses = objective(outputs, batch, step=objective.config.start, rng=rng())
+    own_draws(before, "a loss")
+    a_value_a_sample({name: loss for name, loss in losses.items() if name not in objective.own})
     assert losses, "an objective gives at least one loss"
     torch.autograd.backward(scalar(losses))
     for name, value in {"reconstruction": reconstruction, "logits": logits, "tokens": values, **features}.items():

@@ -20,6 +20,7 @@ from .materials import (
     LENGTHS,
     Check,
     Fields,
+    a_value_a_sample,
     assert_gradients,
     close,
     rng,
@@ -89,7 +90,9 @@ def check_prior_losses(component: Component, fields: Fields) -> None:
         assert not torch.equal(scalar(prior(other, condition, rng=rng())), scalar(whole)), "the codes do not matter"
         assert not torch.equal(scalar(prior(codes, None, rng=rng())), scalar(whole)), "the class does not matter"
     prior.train()
-    scalar(prior(codes, condition, rng=rng()))
+    losses = prior(codes, condition, rng=rng())
+    scalar(losses)
+    a_value_a_sample(losses)
     scalar(build_prior(component, fields, None)(codes, None, rng=rng()))
 
 

@@ -20,6 +20,7 @@ from .materials import (
     build,
     close,
     draw,
+    own_draws,
     rng,
     scalar,
 )  # fmt: skip
@@ -58,21 +59,28 @@ def check_quantizer_rows(component: Component, fields: Fields) -> None:
 
 def check_quantizer_absent_slots(component: Component, fields: Fields) -> None:
     """Absent slots change in training no loss, no gradient and no statistic, whatever stands in them."""
-    results = []
+    results, absent = [], list[float]()
     for fill in (0.0, 100.0):
         quantizer, spec = build(component, fields)
         quantizer.train()
         keep = prefix(torch.tensor(LENGTHS), LENGTH)
         features = torch.where(keep[..., None], draw(BATCH, LENGTH, spec.features), fill).requires_grad_()
         torch.manual_seed(0)
+        before = torch.get_rng_state()
         quantized = quantizer(features, keep, rng=rng())
+        own_draws(before, "training")
         total = scalar(quantized.losses) + (quantized.values * keep[..., None]).square().sum()
         torch.autograd.backward(total)
         assert features.grad is not None
         gradients = {n: p.grad for n, p in quantizer.named_parameters() if p.grad is not None}
         buffers = {n: v for n, v in quantizer.state_dict().items() if n not in gradients}
         results.append((total.detach(), features.grad[keep], gradients, buffers))
+        absent.append(float(features.grad[~keep].abs().max()))
     close(results[0], results[1])
+    assert not any(absent), (
+        f"absent slots move losses or present values, by up to {max(absent):.1e} of a feature; what is absent has no "
+        "weight at all: torch.where(keep, loss, 0), and count the present ones"
+    )
 
 
 def check_quantizer_gradients(component: Component, fields: Fields) -> None:

@@ -10,6 +10,9 @@ from flexframe_registry import Component
 
 from .materials import Check, Fields, tiny
 
+MOST = 64
+"""Images whose ids are looked at."""
+
 
 def check_source(component: Component, fields: Fields) -> None:
     """Images of the asked size, the same at every call, out of range refused; protocol and inventory are plain data."""
@@ -25,7 +28,12 @@ def check_source(component: Component, fields: Fields) -> None:
         pass
     else:
         raise AssertionError("an index past the end was not refused")
-    json.dumps(dict(source.protocol()))
+    protocol = dict(source.protocol())
+    json.dumps(protocol)
+    assert protocol, "the protocol is empty; it says what moves a number beside the pixels: resize, split, version"
+    ids = [source[i].id for i in range(min(len(source), MOST))]
+    twice = sorted({each for each in ids if ids.count(each) > 1})
+    assert not twice, f"several images have the id {twice[0]!r}; an id names one image, in files and in results"
     inventory = json.dumps(dict(source.inventory()))
     again = json.dumps(dict(component.load()(tiny(component, fields), (16, 24)).inventory()))
     assert inventory == again, f"inventory() is {again} of the same images for which it was {inventory}"
