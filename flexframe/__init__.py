@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flexframe.store.load import load
+    from flexframe.train.call import train
     from flexframe_registry import (
         AllocatorConfig,
         CodecConfig,
@@ -61,12 +62,17 @@ __all__ = [
     "catalogue",
     "hookimpl",
     "load",
+    "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'flexframe' has no attribute {name!r}")
+    if name == "train":
+        from importlib import import_module
+
+        return import_module("flexframe.train")
     if name == "load":
         from flexframe.store.load import load
 
