@@ -27,8 +27,8 @@ from flexframe_registry import ConfigError
 from flexframe_registry.files import read_json
 
 log = logging.getLogger("flexframe")
-MIXED = "about 1 % of FSQ's and 0.3 % of VQ's token ids differ between bfloat16 and float32"
-"""Measured on the shipped models of digits."""
+MIXED = "3 to 5 % of token ids are others in bfloat16 than in float32, 0.1 to 0.5 % in float16"
+"""Measured on the 359 held-out digits by the shipped models of digits."""
 RECORD = "decode.json"
 FORMAT = "flexframe-decode/1"
 Progress = Callable[[float, int], None]

@@ -290,7 +290,7 @@ def test_tokens_of_another_precision_are_told(tiny, photos, tmp_path, caplog):
         assert files[name].about.precision == name
         compatible(files[name], model)
     assert not caplog.records
-    told = "was encoded in bfloat16, and this model computes in float32: about 1 % of FSQ's and 0.3 %"
+    told = "was encoded in bfloat16, and this model computes in float32: 3 to 5 % of token ids"
     with pytest.raises(ConfigError, match=f"{told}.*; use the same, encode again, or decode with --force"):
         compatible(files["bfloat16"], tiny)
     with pytest.raises(ConfigError, match="was encoded in float32, and this model computes in bfloat16"):
