@@ -298,7 +298,7 @@ def test_tokens_of_another_precision_are_told(tiny, photos, tmp_path, caplog):
     compatible(files["bfloat16"], tiny, force=True)
     with torch.autocast("cpu", torch.bfloat16):  # the same weights
         compatible(files["float32"], tiny)
-    assert [told.split(": about")[0].split(" was ")[1] for told in caplog.messages] == [
+    assert [told.split(": 3 to 5")[0].split(" was ")[1] for told in caplog.messages] == [
         "encoded in bfloat16, and this model computes in float32",
         "encoded in float32, and this model computes in bfloat16",
     ]
