@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from flexframe.nn.ranges import Rescale
+from flexframe.nn.transformer import causal_registers
 from flexframe.parts import Encoder
 from flexframe_registry import Spec
 
@@ -20,12 +21,6 @@ def mutual_registers(patches: int, registers: int, device: torch.device) -> Bool
     """True where query (row) may see key: patches see patches, registers see everything."""
     position = torch.arange(patches + registers, device=device)
     return (position < patches) | (position >= patches)[:, None]
-
-
-def causal_registers(patches: int, registers: int, device: torch.device) -> Bool[Tensor, "n n"]:
-    """True where query (row) may see key: every patch is seen by all, register i by registers from i on."""
-    position = torch.arange(patches + registers, device=device)
-    return (position < patches) | (position <= position[:, None])
 
 
 class RegisterEncoder(Encoder):

@@ -1,47 +1,15 @@
-"""The transformer that encoder and decoder share: pre-norm blocks in the manner of CLIP, and their initialisation."""
+"""What encoder and decoder share beside the transformer's blocks: embeddings, positions, initialisation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from flexframe.nn.attention import attend
 from flexframe.nn.positions import resize_positions
+from flexframe.nn.transformer import Attention
 from flexframe_registry import Spec
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention, as in `nn.MultiheadAttention`. `bias` is that of queries, keys and values."""
-
-    def __init__(self, width: int, heads: int, *, bias: bool = True, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.in_proj = nn.Linear(width, 3 * width, bias=bias)
-        self.out_proj = nn.Linear(width, width)
-
-    def forward(self, x: Float[Tensor, "b n w"], keys: Bool[Tensor, "b 1 1 n"] | None = None) -> Float[Tensor, "b n w"]:
-        query, key, value = self.in_proj(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = attend(query, key, value, keys, dropout=self.dropout if self.training else 0.0)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
-
-
-class Block(nn.Module):
-    """Attention and a GELU feed-forward of four times the width, each behind its norm and added to its input."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.ln_1 = nn.LayerNorm(width)
-        self.attn = Attention(width, heads)
-        self.ln_2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, x: Float[Tensor, "b n w"], keys: Bool[Tensor, "b 1 1 n"] | None = None) -> Float[Tensor, "b n w"]:
-        """`keys` is True where a position may be attended to; None where all may."""
-        x = x + self.attn(self.ln_1(x), keys)
-        return x + self.mlp(self.ln_2(x))
 
 
 def embedding(*shape: int) -> nn.Parameter:

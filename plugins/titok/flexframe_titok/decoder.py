@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from flexframe.nn.convolutional import ConvDecoder
 from flexframe.nn.ranges import Rescale
+from flexframe.nn.transformer import Block
 from flexframe.parts import Decoder, OnStep
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Condition, Outputs, Tokens
 from flexframe_registry import SamplingConfig, Spec
 
 from . import MaskTokenDecoderConfig, PixelDecoderConfig, TextConfig
-from .blocks import Block, adapt_positions, embedding, init_weights
+from .blocks import adapt_positions, embedding, init_weights
 
 
 class PixelDecoder(nn.Module):

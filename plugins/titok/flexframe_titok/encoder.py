@@ -9,11 +9,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from flexframe.nn.ranges import Rescale
+from flexframe.nn.transformer import Block
 from flexframe.parts import Encoder
 from flexframe_registry import Spec
 
 from . import LatentTokenEncoderConfig
-from .blocks import Block, adapt_positions, embedding, init_weights
+from .blocks import adapt_positions, embedding, init_weights
 
 
 class LatentTokenEncoder(Encoder):

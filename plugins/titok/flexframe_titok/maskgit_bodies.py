@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from flexframe.nn.transformer import Attention
 from flexframe_registry import CodesSpec
 
-from .blocks import Attention
 from .maskgit import MaskGIT
 from .maskgit_configs import BERTMaskGITConfig, UViTMaskGITConfig
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from flexframe.importing.compare import Comparison
 from flexframe.models.tokenizer import Tokenizer
+from flexframe.nn.transformer import causal_registers
 from flexframe.tokens import Tokens
 from flexframe_registry import ConfigError
 
 from .. import FlowSampling
-from ..encoder import causal_registers
 from ..flow import Guidance
 from .case import (
     GUIDED,
