@@ -96,11 +96,18 @@ class Codec(Part[CodecConfig]):
 
 
 class Encoder(Part[EncoderConfig]):
-    """Latents to one feature vector a token slot."""
+    """Latents, or images where its config `reads` them, to one feature vector a token slot."""
 
     @abstractmethod
     def forward(self, latents: Float[Tensor, "b c y x"], keep: Bool[Tensor, "b k"]) -> Float[Tensor, "b k e"]:
         """Features of the first `k` slots, as many as `keep` has; an absent slot changes no present one."""
+
+    def taught(
+        self, latents: Float[Tensor, "b c y x"], keep: Bool[Tensor, "b k"], *, rng: Rng
+    ) -> Float[Tensor, "b k e"]:
+        """Features in a pass of training, for an encoder that draws there; any other's are those of `forward`."""
+        features: Tensor = self(latents, keep)
+        return features
 
 
 class Quantizer(Part[QuantizerConfig]):

@@ -383,3 +383,53 @@ def test_a_decoder_without_on_step_is_called_without_it(tiny, pictures, monkeypa
 
     monkeypatch.setattr(tiny.decoder, "decode", decode)
     assert torch.equal(tiny.decode(tokens, on_step=print), expected)
+
+
+# --- encoders of images ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reading(monkeypatch):
+    """A tokenizer whose encoder reads images, and whose codec would give nothing of them."""
+    model = build()
+    monkeypatch.setattr(type(model.config.encoder), "reads", "images")
+    monkeypatch.setattr(model.codec, "encode", lambda images, rng: torch.zeros_like(images))
+    return model
+
+
+def test_an_encoder_reads_the_images_where_its_config_says_so(tiny, reading, pictures):
+    tokens = reading.encode(pictures)
+    assert len(tokens.codes.unique()) > 16
+    assert torch.equal(tokens.values, build().encode(pictures).values)
+    batch = Batch(torch.arange(4), pictures)
+    prepared = reading.prepare(batch, rng=Rng(0, batch.index))
+    assert torch.equal(reading.read(prepared), pictures)
+    assert not prepared.latents.any()  # which the decoder is trained on
+    out = reading(batch, rng=Rng(0, batch.index))
+    assert len(out.codes.codes.unique()) > 4
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_encoder_of_images_is_told_where_there_are_none(reading):
+    batch = Batch(torch.arange(4), latents=torch.zeros(4, 3, 16, 16))
+    with pytest.raises(ValueError, match="encoder 'toy' reads images, and this batch holds none; train on images"):
+        reading(batch, rng=Rng(0, batch.index))
+
+
+def test_an_encoder_draws_in_training_alone(monkeypatch, pictures):
+    model, given = build(), []
+
+    def taught(latents, keep, *, rng):
+        given.append(rng)
+        return model.encoder(latents, keep)
+
+    monkeypatch.setattr(model.encoder, "taught", taught)
+    batch, rng = Batch(torch.arange(4), pictures), Rng(7, torch.arange(4))
+    model(batch, rng=rng)
+    model.encode(pictures)
+    assert given == [rng]
+
+
+def test_the_size_of_images_is_among_the_widths():
+    images = build().spec.images
+    assert (images.channels, images.height, images.width, images.range) == (3, 16, 16, (0.0, 1.0))

@@ -211,9 +211,10 @@ class Uses:
         """Images to tokens."""
         with torch.no_grad(), meter.autocast():
             rng = self._rng()
-            latents = self._encoded(meter, rng)
+            images = self.config.encoder.reads == "images"
+            given = self._images() if images else self._encoded(meter, rng)
             meter.mark("codec")
-            features = self.parts["encoder"](latents, self._keep())
+            features = self.parts["encoder"](given, self._keep())
             meter.mark("encoder")
             self.parts["quantizer"](features, self._keep(), rng=rng)
             meter.mark("quantizer")
@@ -247,7 +248,9 @@ class Uses:
         with meter.autocast():  # as the training loop has it: the backward pass is outside
             with torch.no_grad():
                 latents = self._encoded(meter, rng)
-            quantized = self.parts["quantizer"](self.parts["encoder"](latents, self._keep()), self._keep(), rng=rng)
+            given = self._images() if self.config.encoder.reads == "images" else latents
+            encoder: Any = self.parts["encoder"]
+            quantized = self.parts["quantizer"](encoder.taught(given, self._keep(), rng=rng), self._keep(), rng=rng)
             tokens, batch = Tokens(quantized.values, self._keep(), quantized.codes), Batch(rng.index, latents=latents)
             out = self.parts["decoder"](tokens, batch, taps=frozenset(), rng=rng)
             losses = [loss.float().mean() for loss in [*quantized.losses.values(), *out.losses.values()]]
@@ -259,8 +262,11 @@ class Uses:
         meter.mark("backward")
 
     def _encoded(self, meter: Meter, rng: Rng) -> Tensor:
-        images = torch.empty(self.batch, 3, *self.config.image_size)
+        images = self._images()
         return self._by_codec(meter, lambda codec: codec.encode(images, rng=rng), torch.empty(self.latents))
+
+    def _images(self) -> Tensor:
+        return torch.empty(self.batch, 3, *self.config.image_size)
 
     def _decoded(self, meter: Meter, latents: Tensor) -> None:
         self._by_codec(meter, lambda codec: codec.decode(latents).clamp(0, 1), latents)

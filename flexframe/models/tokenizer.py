@@ -106,13 +106,24 @@ class Tokenizer(nn.Module):
         self._check_images(batch.images)
         return batch.with_latents(self.codec.encode(batch.images.float(), rng=rng))
 
+    def read(self, batch: Batch) -> Tensor:
+        """What the encoder reads of a prepared batch: its latents, or its images.
+
+        Raises:
+            ValueError: the batch lacks it.
+        """
+        what = self.config.encoder.reads
+        given = batch.images if what == "images" else batch.latents
+        if given is None:
+            text = "train on images, without run.feed=latents" if what == "images" else "prepare the batch"
+            raise ValueError(f"encoder {self.config.encoder.type!r} reads {what}, and this batch holds none; {text}")
+        return given.float() if what == "images" else given
+
     def forward(self, batch: Batch, *, taps: frozenset[str] = frozenset(), rng: Rng) -> Outputs:
         """One training pass: losses of the quantizer and the decoder, and what `taps` asks for."""
         batch = self.prepare(batch, rng=rng)
-        latents = batch.latents
-        assert latents is not None
         kept = self.masker.draw(len(batch), self.spec.tokens.length, rng=rng)
-        quantized = self.quantizer(self.encoder(latents, kept.keep), kept.keep, rng=rng)
+        quantized = self.quantizer(self.encoder.taught(self.read(batch), kept.keep, rng=rng), kept.keep, rng=rng)
         tokens = Tokens(quantized.values, kept.keep, quantized.codes)
         out: Outputs = self.decoder(tokens, batch, taps=taps, rng=rng)
         losses = {f"quantizer/{name}": loss for name, loss in quantized.losses.items()}
@@ -145,7 +156,7 @@ class Tokenizer(nn.Module):
         rows = as_rng(rng, len(images), images.device)
         keep = self._keep(lengths, len(images), self.spec.tokens.length, images.device)
         with use(self, images, self.device):
-            features = self.encoder(self.codec.encode(images, rng=rows), keep)
+            features = self.encoder(self._read(images, rows), keep)
             quantized = self.quantizer(features.float(), keep, rng=rows)
         if features.requires_grad and not quantized.values.requires_grad:
             name = self.config.quantizer.type
@@ -159,7 +170,7 @@ class Tokenizer(nn.Module):
         rows = as_rng(rng, len(images), images.device)
         keep = self._keep(lengths, len(images), self.spec.tokens.length, images.device)
         with use(self, images, self.device):
-            features: Tensor = self.encoder(self.codec.encode(images, rng=rows), keep)
+            features: Tensor = self.encoder(self._read(images, rows), keep)
         return features.float()
 
     @torch.no_grad()
@@ -230,6 +241,10 @@ class Tokenizer(nn.Module):
         return images.float().clamp(0, 1)
 
     # --- within --------------------------------------------------------------------------------------------------
+
+    def _read(self, images: Tensor, rng: Rng) -> Tensor:
+        """What the encoder reads of images."""
+        return images if self.config.encoder.reads == "images" else self.codec.encode(images, rng=rng)
 
     def _in_range(self, images: Images) -> Tensor:
         taken = self._taken(images)

@@ -183,7 +183,7 @@ class Trainee(Learner):
         batch, model = self._prepared(batch, rng), self.model
         assert batch.latents is not None
         keep = torch.ones(len(batch), model.spec.tokens.length, dtype=torch.bool, device=batch.latents.device)
-        quantized = model.quantizer(model.encoder(batch.latents, keep), keep, rng=rng)
+        quantized = model.quantizer(model.encoder(model.read(batch), keep), keep, rng=rng)
         values, codes = quantized.values, quantized.codes
         each = Tokens(values, keep, codes), Tokens(values.roll(1, 0), keep, codes.roll(1, 0))
         own, other = (model.decoder(tokens, batch, taps=frozenset(), rng=rng) for tokens in each)

@@ -92,6 +92,13 @@ class Spec:
     tokens: TokenSpec
     taps: Mapping[str, int] = field(default_factory=dict, hash=False)
     """Width of the decoder's features by tap."""
+    image_size: tuple[int, int] | None = None
+    """Height and width in pixels of the model's images; None where they are those of the latents."""
+
+    @property
+    def images(self) -> LatentSpec:
+        """Images, for an encoder that reads them."""
+        return LatentSpec(3, *(self.image_size or (self.latents.height, self.latents.width)), (0.0, 1.0), images=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +284,9 @@ class EncoderConfig(ComponentConfig):
 
     kind = "encoder"
     contract = "flexframe.parts:Encoder"
+    reads: ClassVar[Literal["latents", "images"]] = "latents"
+    """What it is given: the codec's latents (`Spec.latents`), or the images themselves (`Spec.images`), whatever the
+    decoder works on."""
 
     def features(self) -> int:
         """The encoder's own width `e`."""

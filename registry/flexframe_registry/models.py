@@ -214,7 +214,7 @@ class TokenizerConfig(ModelConfig):
         tokens = _given(self.quantizer, "tokens", self.quantizer.tokens(self.length, features), TokenSpec)
         latents = _given(self.codec, "latents", self.codec.latents(*self.image_size), LatentSpec)
         taps = _given(self.decoder, "taps", self.decoder.taps(), Mapping)
-        return Spec(latents, features, replace(tokens, masked=self.masker.masked), taps)
+        return Spec(latents, features, replace(tokens, masked=self.masker.masked), taps, self.image_size)
 
     @property
     def budgets(self) -> tuple[int, ...]:

@@ -219,8 +219,18 @@ def test_a_sound_encoder_passes(check, monkeypatch):
     run(check, MeanConfig, Mean, monkeypatch)
 
 
+class Noisy(Mean):
+    def taught(self, latents, keep, *, rng):
+        return self(latents, keep) + torch.randn(len(latents), 1, 1)
+
+
 @pytest.mark.parametrize(
-    ("part", "check"), [(Nosy, checks.check_encoder_absent_slots), (Mixing, checks.check_encoder_shape_and_rows)]
+    ("part", "check"),
+    [
+        (Nosy, checks.check_encoder_absent_slots),
+        (Mixing, checks.check_encoder_shape_and_rows),
+        (Noisy, checks.check_encoder_draws),
+    ],
 )
 def test_a_flawed_encoder_is_caught(part, check, monkeypatch):
     with pytest.raises(AssertionError):

@@ -207,3 +207,9 @@ def test_commands_fill_a_folder_for_a_run(start, tmp_path, command, monkeypatch)
     batch = next(run.feed.batches(0))
     run.close()
     assert (batch.latents.dtype, batch.features["toy"].shape[1:]) == (torch.float32, (3,))
+
+
+def test_latents_are_refused_to_an_encoder_of_images(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(TokenizerConfig.read(MODEL).encoder), "reads", "images")
+    with pytest.raises(ConfigError, match=r"run\.feed: reads no images, and encoder 'toy' does"):
+        Run.create(config(start(), **kept_in(tmp_path / "none")), tmp_path / "run", CPU, {})

@@ -21,6 +21,7 @@ from .materials import (
     draw,
     images,
     own_draws,
+    rng,
 )
 
 
@@ -49,17 +50,36 @@ def check_encoder_absent_slots(component: Component, fields: Fields) -> None:
     close(short, whole[:, :3])
 
 
+def check_encoder_draws(component: Component, fields: Fields) -> None:
+    """In a pass of training, features are equal for equal draws, and a row does not depend on its batch."""
+    encoder, spec = build(component, fields)
+    keep = all_kept()
+    encoder.train()
+    with torch.no_grad():
+        whole = encoder.taught(images(), keep, rng=rng())
+        assert whole.shape == (BATCH, LENGTH, spec.features) and whole.isfinite().all()
+        assert torch.equal(whole, encoder.taught(images(), keep, rng=rng()))
+        row = torch.tensor([2])
+        close(encoder.taught(images()[2:3], keep[2:3], rng=rng().rows(row)), whole[2:3])
+
+
 def check_encoder_gradients(component: Component, fields: Fields) -> None:
     """A gradient reaches every parameter."""
     encoder, spec = build(component, fields)
     encoder.train()
     before = torch.get_rng_state()
-    encoder(images(), all_kept())
+    encoder.taught(images(), all_kept(), rng=rng())
     own_draws(before, "training")
     keep, target = all_kept(), draw(BATCH, LENGTH, spec.features)
-    assert_gradients(encoder, encoder.config.unused(), lambda step: (encoder(images(), keep) * target).sum())
+
+    def forward(step: int) -> torch.Tensor:
+        features: torch.Tensor = encoder.taught(images(), keep, rng=rng(step=step))
+        return (features * target).sum()
+
+    assert_gradients(encoder, encoder.config.unused(), forward)
 
 
 CHECKS: tuple[Check, ...] = (
-    *part.CHECKS, check_encoder_shape_and_rows, check_encoder_absent_slots, check_encoder_gradients,
+    *part.CHECKS, check_encoder_shape_and_rows, check_encoder_absent_slots, check_encoder_draws,
+    check_encoder_gradients,
 )  # fmt: skip

@@ -73,6 +73,10 @@ class Latents(Feed[LatentsFeedConfig]):
     def __init__(self, config: LatentsFeedConfig, training: TrainConfig, device: torch.device) -> None:
         super().__init__(config, training, device)
         folder = Path(config.path)
+        model = training.model
+        if isinstance(model, TokenizerConfig) and model.encoder.reads == "images":
+            text = f"reads no images, and encoder {model.encoder.type!r} does; set run.feed.type to images"
+            raise ConfigError.at("run.feed", text)
         self.latents = Shards.read(folder, "latents")
         features = Shards.read(folder, "features") if (folder / "features.json").is_file() else None
         for shards in (self.latents, *([features] if features is not None else [])):
