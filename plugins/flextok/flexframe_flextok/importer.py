@@ -27,7 +27,7 @@ class FlexTokImporter(Importer):
     """See `FlexTokImporterConfig`."""
 
     def recognises(self, source: Foreign) -> bool:
-        return _is_tokenizer(source) or prefix_of(source.tensors) is not None
+        return _is_tokenizer(source) or _is_vae(source)
 
     def convert(self, source: Foreign) -> Imported:
         return _tokenizer(source) if _is_tokenizer(source) else _vae(source)
@@ -43,6 +43,12 @@ class FlexTokImporter(Importer):
 
 def _is_tokenizer(source: Foreign) -> bool:
     return source.settings.keys() >= SECTIONS or any(name.startswith(ROOTS) for name in source.tensors)
+
+
+def _is_vae(source: Foreign) -> bool:
+    """Tell whether it is a VAE and nothing else: other models hold one among their tensors."""
+    prefix = prefix_of(source.tensors)
+    return prefix is not None and all(name.startswith(prefix) for name in source.tensors)
 
 
 # --- tokenizers --------------------------------------------------------------------------------------------------

@@ -32,6 +32,14 @@ class NestedConfig(MaskerConfig):
     whole_batch: bool = False
     """Draw one length for all samples of a batch, so that its sequences are really that short: steps take less time
     (two thirds of it for `flextok/scenes-64` under `pow2`: benchmarks/scripts/cpu_step.py), and train one length."""
+    begin: int = Field(0, ge=0)
+    """The first step at which tokens are dropped; before it all are kept."""
+
+    later = frozenset({"begin"})
+
+    def doubts(self, spec: Spec, steps: int) -> Iterable[tuple[str, str]]:
+        if self.begin >= steps:
+            yield "begin", f"{self.begin} is after the last of {steps} steps, so no token is ever dropped; lower it"
 
 
 class UniformConfig(NestedConfig):

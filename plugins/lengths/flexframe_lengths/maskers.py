@@ -32,6 +32,8 @@ class Nested(LengthMasker):
         """Lengths by the masker's distribution, one for each of the rng's rows."""
 
     def draw(self, batch: int, length: int, *, rng: Rng) -> Kept:
+        if rng.step < self.config.begin:
+            return all_of(length, batch, rng)
         if self.config.whole_batch:
             return all_of(int(self.lengths(length, rng.shared())), batch, rng)
         return Kept(length, prefix(self.lengths(length, rng), length))

@@ -179,6 +179,9 @@ class REPAConfig(ObjectiveConfig):
     """Rows and columns on which features are compared; one number stands for a square. The teacher's images are brought
     to as many patches, the decoder's features are interpolated. Null: the decoder's own grid, or that of features that
     were computed before."""
+    resize: Literal["features", "projection"] = "features"
+    """What is brought to that grid: the decoder's features, bilinearly (FlexTok); or their projection, by bicubic
+    interpolation, so that fewer places are projected (Semanticist)."""
 
     @field_validator("grid", mode="before")
     @classmethod

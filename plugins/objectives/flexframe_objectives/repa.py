@@ -45,6 +45,13 @@ class Teacher:
         return rearrange(tokens[:, self.prefix :], "b (y x) d -> b y x d", y=grid[0])
 
 
+def brought(features: Float[Tensor, "b h w e"], grid: tuple[int, int], mode: str) -> Float[Tensor, "b y x e"]:
+    """Features on another grid; untouched on their own."""
+    if features.shape[1:3] == grid:
+        return features
+    return F.interpolate(features.float().movedim(-1, 1), grid, mode=mode, align_corners=False).movedim(1, -1)
+
+
 class REPA(Objective):
     """One minus the cosine of projection and teacher, averaged over the grid. See `REPAConfig`."""
 
@@ -67,11 +74,12 @@ class REPA(Objective):
     def forward(self, outputs: Outputs, batch: Batch, *, step: int, rng: Rng) -> Losses:
         features = outputs.features[self.config.tap]
         wanted = self.targets(batch, (features.shape[1], features.shape[2])).float()
-        grid = (wanted.shape[1], wanted.shape[2])
-        if features.shape[1:3] != grid:
-            planes = F.interpolate(features.float().movedim(-1, 1), grid, mode="bilinear", align_corners=False)
-            features = planes.movedim(1, -1)
+        grid, late = (wanted.shape[1], wanted.shape[2]), self.config.resize == "projection"
+        if not late:
+            features = brought(features, grid, "bilinear")
         projected = self.project(features.to(self.project[0].weight.dtype)).float()
+        if late:
+            projected = brought(projected, grid, "bicubic")
         return {"cosine": 1 - F.cosine_similarity(projected, wanted, dim=-1).mean((1, 2))}
 
     def features(self, batch: Batch) -> Mapping[str, Tensor]:
@@ -95,9 +103,7 @@ class REPA(Objective):
         if given is not None:
             if grid is None or given.shape[1:3] == grid:
                 return given
-            return F.interpolate(given.float().movedim(-1, 1), grid, mode="bilinear", align_corners=False).movedim(
-                1, -1
-            )
+            return brought(given, grid, "bilinear")
         if self.teacher is None:
             raise ValueError(
                 f"repa has no targets: name its `teacher`, or put features in batch.features[{FEATURES!r}]"

@@ -284,8 +284,18 @@ class UnquantizedConfig(QuantizerConfig):
     type: Literal["none"] = "none"
     dim: int | None = Field(None, ge=1)
     """Width of a token; None leaves the features as they are."""
+    standardize: bool = False
+    """Bring each token to mean 0 and deviation 1 (unbiased) over its own dims, so that none can grow and a prior knows
+    the scale of what it models (Semanticist, arXiv 2503.08685)."""
 
+    later = frozenset({"standardize"})
     sizes = {"tiny": {}}
+
+    def check(self, spec: Spec) -> None:
+        if self.standardize and spec.tokens.dim < 3:
+            raise ValueError(
+                f"standardize leaves a token of dim {spec.tokens.dim} nothing but signs; take 3 dims or more"
+            )
 
     def tokens(self, length: int, features: int) -> TokenSpec:
         return TokenSpec(length, features if self.dim is None else self.dim)

@@ -64,6 +64,8 @@ class Unquantized(Quantizer):
 
     def forward(self, values: Float[Tensor, "b k e"], keep: Bool[Tensor, "b k"], *, rng: Rng) -> Quantized:
         projected = self.project(values).float()
+        if self.config.standardize:
+            projected = (projected - projected.mean(-1, keepdim=True)) / projected.std(-1, keepdim=True)
         return Quantized(projected, projected.detach())
 
     def lookup(self, codes: Float[Tensor, "b k d"]) -> Float[Tensor, "b k d"]:
