@@ -34,6 +34,8 @@ TURNING = (b"Raw profile type exif\0", b"Raw profile type APP1\0", b"XML:com.ado
 """Beginnings of texts that may hold an orientation."""
 LONGEST = 1 << 18
 """Bytes of such a text that are read; a camera's are a few thousand."""
+PORTION = 1 << 20
+"""Bytes of pixels that are held to be compared with their checksum."""
 TOO_LONG = ("MAX_TEXT_CHUNK", "Too much memory used in text chunks")
 """Words of Pillow's on texts and profiles of more than a megabyte, or of 64 in all."""
 DEPTHS: Mapping[str, Callable[[int], int]] = {
@@ -108,7 +110,32 @@ def _read(file: Path | BytesIO, max_pixels: int) -> Image.Image:
         if opened.width * opened.height > max_pixels:
             size = f"{opened.width} x {opened.height}, {opened.width * opened.height} pixels"
             raise ValueError(f"it has {size}; at most {max_pixels} are read (max_pixels)")
+        if opened.format == "PNG":
+            _see_pixels(opened)
         return to_rgb(opened)
+
+
+def _see_pixels(image: ImageFile.ImageFile) -> None:
+    """See that the pixels of a PNG are as they were written. Pillow does not compare their checksums, and of flipped
+    bits one in ten gives another picture.
+
+    Raises:
+        ValueError: they are not.
+    """
+    file = image.fp
+    assert file is not None
+    place = file.tell()
+    file.seek(8)
+    while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+        left, found = int.from_bytes(head[:4]), zlib.crc32(head[4:])
+        if head[4:] != b"IDAT":
+            file.seek(left + 4, os.SEEK_CUR)
+            continue
+        while left > 0 and (portion := file.read(min(left, PORTION))):
+            found, left = zlib.crc32(portion, found), left - len(portion)
+        if int.from_bytes(file.read(4)) != found:
+            raise ValueError("its pixels are not as they were written: their checksum is another's")
+    file.seek(place)
 
 
 def without_remarks(file: Path | BytesIO) -> BytesIO:

@@ -149,7 +149,7 @@ def _begin(journal: ImageJournal, inputs: Sequence[str | Path], about: About, ru
         refuse_changed(place, "was begun with other images", journal.inventory(), inventory.state(), remedy)
     lengths = rule.each(len(journal))
     if lengths is not None:
-        journal.want(lengths)
+        journal.want(lengths, rule.place)
     return remarks
 
 

@@ -81,8 +81,9 @@ class ImageJournal(Journal):
             db.execute("INSERT INTO about VALUES ('settings', ?)", [json.dumps(settings, sort_keys=True)])
             db.execute("INSERT INTO about VALUES ('inventory', ?)", [json.dumps(inventory.state())])
 
-    def want(self, lengths: Iterable[tuple[int | str, int, str]]) -> None:
+    def want(self, lengths: Iterable[tuple[int | str, int, str]], place: str = "--lengths") -> None:
         """Lengths for single images, by number or by id, each with the place to name in an error; one for every image.
+        `place` is that of all of them.
 
         Given before the first image is encoded, wholly or not at all.
 
@@ -92,17 +93,17 @@ class ImageJournal(Journal):
         db = self.db
         with self.wholly():
             db.execute("UPDATE images SET wanted = NULL WHERE wanted IS NOT NULL")
-            for key, length, place in lengths:
+            for key, length, where in lengths:
                 column = "number" if isinstance(key, int) else "id"
                 image = db.execute(f"SELECT number, wanted FROM images WHERE {column} = ?", [key]).fetchone()
                 if image is None:
-                    raise ConfigError.at(place, f"there is no image {key!r} among the inputs")
+                    raise ConfigError.at(where, f"there is no image {key!r} among the inputs")
                 if image[1] is not None:
-                    raise ConfigError.at(place, f"image {key!r} has a length already")
+                    raise ConfigError.at(where, f"image {key!r} has a length already")
                 db.execute("UPDATE images SET wanted = ? WHERE number = ?", [length, image[0]])
             missing = db.execute("SELECT id FROM images WHERE wanted IS NULL ORDER BY number LIMIT 1").fetchone()
             if missing is not None:
-                raise ConfigError.at("--lengths", f"gives no length for image {missing[0]!r}; each image needs one")
+                raise ConfigError.at(place, f"gives no length for image {missing[0]!r}; each image needs one")
 
     def __len__(self) -> int:
         return int(self.db.execute("SELECT count(*) FROM images").fetchone()[0])

@@ -27,6 +27,11 @@ from flexframe_registry.slots import resolve
 class Rule(ABC):
     """A rule by which images get their lengths."""
 
+    @property
+    def place(self) -> str:
+        """Where the lengths are from, as an error about all of them names it."""
+        return "--lengths"
+
     @abstractmethod
     def record(self) -> dict[str, Any]:
         """The rule as plain data: equal where the lengths are."""
@@ -89,6 +94,10 @@ class Table(_Given):
     path: Path
     most: int
     least: int = 1
+
+    @property
+    def place(self) -> str:
+        return str(self.path)
 
     def record(self) -> dict[str, Any]:
         return {"rule": "table", "sha256": sha256(self.path)}

@@ -13,6 +13,10 @@ MISSING = "is required and is not given"
 """The sentence about a field without which there is no config."""
 
 
+TOLD = 8
+"""Problems that an error tells; all of them are in its `problems`."""
+
+
 class UnknownName(LookupError):
     """A component or card was asked for by a name that nobody provides."""
 
@@ -28,7 +32,9 @@ class ConfigError(ValueError):
 
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
         self.problems = tuple(problems)
-        super().__init__("; ".join(f"{path}: {text}" if path else text for path, text in self.problems))
+        told = [f"{path}: {text}" if path else text for path, text in self.problems]
+        more = [f"and {len(told) - TOLD} problems more"] if len(told) > TOLD else []
+        super().__init__("; ".join([*told[:TOLD], *more]))
 
     @classmethod
     def at(cls, path: str, text: str) -> Self:

@@ -89,6 +89,18 @@ def test_long_texts_and_profiles_of_a_png_are_passed_over(chunks, tmp_path):
         assert np.asarray(read_image(file, "image"))[0, :, 0].tolist() == [3, 2, 1]
 
 
+def test_a_flipped_bit_of_a_png_is_told():
+    """Pillow takes one in ten, and gives another picture."""
+    whole = png(12, 8, 0, bytes(range(12)))
+    pixels, first = np.asarray(read_image(BytesIO(whole), "a")), whole.index(b"IDAT") + 4
+    for bit in range(8 * first, 8 * whole.index(b"IEND") - 64):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(BrokenImage, match=r"^cannot read image a: .*; repair or remove the file$"):
+            read_image(BytesIO(bytes(content)), "a")
+    assert pixels[0, :, 0].tolist() == list(range(12))
+
+
 def test_grey_and_one_bit_images_have_three_equal_channels(tmp_path):
     grey = np.array([[0, 77, 255]], dtype=np.uint8)
     assert read(tmp_path, Image.fromarray(grey))[0].tolist() == [[0] * 3, [77] * 3, [255] * 3]

@@ -199,6 +199,12 @@ def test_all_mistakes_are_told_at_once():
     assert [path for path, _ in error.value.problems] == ["quantizer", "decoder.depht"]
 
 
+def test_of_many_mistakes_a_few_are_told_and_the_others_counted():
+    with pytest.raises(ConfigError, match=r"^odd-0: there is no .*; odd-7: .*; and 32 problems more$") as told:
+        TokenizerConfig.read({**MODEL, **{f"odd-{number}": 1 for number in range(40)}})
+    assert len(told.value.problems) == 40
+
+
 def test_the_path_starts_with_where_the_data_came_from():
     with pytest.raises(ConfigError, match=r"^here\.yaml\.length: "):
         TokenizerConfig.read({**MODEL, "length": 0}, "here.yaml")

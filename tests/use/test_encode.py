@@ -150,7 +150,7 @@ def test_a_rule_is_read_from_the_command_line(tiny, tmp_path):
     [
         ("a.png,3\nnone.png,3\n", "t.csv, line 2: there is no image 'none.png' among the inputs"),
         ("a.png,3\n\na.png,4\n", "t.csv, line 3: image 'a.png' has a length already"),
-        ("a.png,3\n", "--lengths: gives no length for image 'b.bmp'"),
+        ("a.png,3\n", "t.csv: gives no length for image 'b.bmp'"),
         ("a.png;3\n", "t.csv, line 1: has 1 columns, not the two"),
         ("a.png,9\n", r"t.csv, line 1: a length of 9; this model's are 1\.\.8"),
         ("a.png,many\n", "t.csv, line 1: 'many' is no whole number"),
