@@ -1,4 +1,4 @@
-"""Training. The package is itself a call, which trains a card: see `flexframe.train.call.train` (docs/adr/0021)."""
+"""Training. The package is itself a call, which trains a card: see `flexframe.train.call.train` (docs/adr/0023)."""
 
 from __future__ import annotations
 

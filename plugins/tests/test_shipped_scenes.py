@@ -108,7 +108,7 @@ def test_the_demo_compares_what_ships(command, tmp_path, monkeypatch):
     assert "report.html" in answer.out
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "LPIPS: not measured" in page
-    assert "272,000" in page  # images that a model was trained on, as its card says
+    assert "1,216,000" in page  # images that a model was trained on, as its card says
 
 
 def test_the_demo_needs_nothing_that_is_not_there():
