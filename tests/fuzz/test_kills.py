@@ -1,0 +1,170 @@
+"""Commands killed at drawn moments, from their start to their last save: the same command ends with the same bytes.
+
+A fork of this process, which has imported torch, runs each. It counts what Python calls, and is killed by SIGKILL at
+one of these calls; half of the kills are within a save, some of them with what was being written cut short, as it is
+when the disk has not taken all of it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import random
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+
+from flexframe import cli, files
+from flexframe.bench import partial, results
+from flexframe.data import shards, tokenfile
+from flexframe.models import modelfile
+from flexframe.train import checkpoint
+from flexframe.use import decode
+
+from .frame import draws, inside
+from .test_written import DECODE, ENCODE, GENERATE, LATENTS, TOKENS, contents
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("unchecked")]
+KILLS = 20
+"""Of each command, half of them within a save."""
+SAVES = {
+    inspect.unwrap(each).__code__
+    for each in (
+        files.write_bytes, files.seal, files.Journal.save, files.Journal.add, tokenfile.write, shards.Shards.write,
+        checkpoint.write, modelfile.save, decode.save, partial.Partial.write, results.write,
+    )
+}  # fmt: skip
+
+
+@dataclass
+class Calls:
+    """Counts calls, and those within a save; kills its process at one of them."""
+
+    at: int = -1
+    within: int = -1
+    torn: random.Random | None = None
+    """Draws to what length the files that are being written are cut before the kill; None for as they are."""
+    all: int = 0
+    saving: int = 0
+    depth: int = 0
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> None:
+        if frame.f_code in SAVES and not event.startswith("c_"):
+            self.depth += {"call": 1, "return": -1}[event]
+        self.all += 1
+        self.saving += self.depth > 0
+        if self.all == self.at or (self.saving == self.within and self.depth > 0):
+            if self.torn is not None:
+                for path in [*Path().rglob(".*.part"), *Path().rglob(".part-*/*")]:
+                    os.truncate(path, self.torn.randint(0, path.stat().st_size))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Fork:
+    """Runs a command in a fork of this process, in the working directory."""
+
+    def __init__(self, app: Callable[[], None], folder: Path) -> None:
+        self.app, self.told = app, folder / "told"
+
+    def __call__(self, words: Sequence[str], calls: Calls | None = None) -> int:
+        """Its exit code; minus the signal's number where one ended it."""
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of forks beside threads
+            child = os.fork()
+        if child == 0:
+            try:
+                self._run(words, calls)
+            finally:
+                os._exit(99)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def _run(self, words: Sequence[str], calls: Calls | None) -> None:
+        file = os.open(self.told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, 1), os.dup2(file, 2)
+        sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+        warnings.resetwarnings()
+        torch.set_num_threads(1)
+        cli.app, sys.argv, code = self.app, ["flexframe", *words], 0
+        sys.setprofile(calls)
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        sys.setprofile(None)
+        if calls is not None:
+            self.told.write_text(f"{calls.all} {calls.saving}")
+        os._exit(code)
+
+
+@pytest.fixture
+def fork(commands: Callable[[], None], tmp_path: Path) -> Fork:
+    return Fork(commands, tmp_path)
+
+
+def killed(name: str, words: Sequence[str], whole: Path, fork: Fork, outcome: Callable[[], Any], *more: Any) -> None:
+    """Kill a command at `KILLS` moments, each time in a copy of the folder, and give it again.
+
+    Args:
+        more: what to do where it is refused when it is given again.
+    """
+    place, saves = whole.with_name("killed"), 0
+    with inside(whole, place):
+        assert fork(words, Calls()) == 0, fork.told.read_text()
+        every, saving = map(int, fork.told.read_text().split())
+        wanted = outcome()
+    assert saving > 20
+    for number, (case, rng) in enumerate(draws(name, KILLS)):
+        moment = {"within": rng.randint(1, saving)} if number % 2 else {"at": rng.randint(1, every)}
+        with inside(whole, place):
+            calls = Calls(**moment, torn=rng if number % 4 == 3 else None)
+            code = fork(words, calls)
+            assert code in (-signal.SIGKILL, 0), f"{case}: {fork.told.read_text()}"
+            saves += number % 2 and code < 0
+            if outcome_or_none(outcome) != wanted:
+                again = fork(words)
+                for each in more:
+                    again = each(again)
+                assert again == 0, f"{case}, {moment}: {fork.told.read_text()}"
+                assert outcome() == wanted, f"{case}, {moment}"
+                left = [path for each in (".*.part", "*.part", ".part-*", "*.lock") for path in Path().rglob(each)]
+                assert not left, f"{case}, {moment}: {left}"
+    print(f"{KILLS} kills of {name}, {saves} of them within a save")
+    assert saves >= KILLS // 2 - 2
+
+
+def outcome_or_none(outcome: Callable[[], Any]) -> Any:
+    try:
+        return outcome()
+    except (OSError, ValueError):
+        return None
+
+
+@pytest.fixture
+def given(whole: Path, fork: Fork, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder to work in, with a token file."""
+    monkeypatch.chdir(whole)
+    assert fork(ENCODE) == 0
+    return whole
+
+
+def test_decode(given, fork):
+    killed("decode", (*DECODE, "--batch-size", "2"), given, fork, contents("p/**/*"))
+
+
+@pytest.mark.parametrize("words", [TOKENS, LATENTS], ids=["tokens", "latents"])
+def test_precompute(words, whole, fork, monkeypatch):
+    if words == LATENTS:
+        monkeypatch.setattr("flexframe.use.shards.BYTES", 3000)  # of a shard
+    outcome = contents("t.safetensors", "l/*.safetensors", "l/*.json")
+    killed(f"precompute {words[1]}", (*words, "--batch-size", "2"), whole, fork, outcome)
+
+
+def test_generate(whole, fork):
+    killed("generate", (*GENERATE, "--batch-size", "2"), whole, fork, contents("g/**/*"))
