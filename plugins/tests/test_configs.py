@@ -79,9 +79,11 @@ def test_every_cards_config_can_be_shown(command, name):
 
 def test_widths_follow_from_the_config():
     taps = {f"block.{i}": 64 for i in range(3)}
-    assert read().spec == Spec(LatentSpec(3, 16, 16, (0.0, 1.0), True), 64, TokenSpec(8, 6, 1, 64_000, True), taps)
+    square, wide = LatentSpec(3, 16, 16, (0.0, 1.0), True), LatentSpec(3, 16, 32, (0.0, 1.0), True)
+    assert read().spec == Spec(square, 64, TokenSpec(8, 6, 1, 64_000, True), taps, (16, 16))
     vit = read(encoder="latent-tokens", quantizer="vq", masker="full", decoder="vit", image_size=[16, 32])
-    assert vit.spec == Spec(LatentSpec(3, 16, 32, (0.0, 1.0), True), 64, TokenSpec(8, 8, 1, 64, False), taps)
+    assert vit.spec == Spec(wide, 64, TokenSpec(8, 8, 1, 64, False), taps, (16, 32))
+    assert (vit.spec.images.height, vit.spec.images.width) == (16, 32)
 
 
 @pytest.mark.parametrize(

@@ -245,9 +245,10 @@ def test_a_suite_needs_data_and_metrics():
 
 def test_widths_follow_from_the_config():
     taps = {f"block.{i}": 16 for i in range(2)}
-    assert read().spec == Spec(LatentSpec(3, 16, 16, (0.0, 1.0), True), 16, TokenSpec(8, 3, 1, 512, True), taps)
+    square, wide = LatentSpec(3, 16, 16, (0.0, 1.0), True), LatentSpec(3, 16, 32, (0.0, 1.0), True)
+    assert read().spec == Spec(square, 16, TokenSpec(8, 3, 1, 512, True), taps, (16, 16))
     other = read(encoder={"type": "toy", "width": 5}, masker="full", decoder="toy-plain", image_size=[16, 32])
-    assert other.spec == Spec(LatentSpec(3, 16, 32, (0.0, 1.0), True), 5, TokenSpec(8, 3, 1, 512, False), taps)
+    assert other.spec == Spec(wide, 5, TokenSpec(8, 3, 1, 512, False), taps, (16, 32))
 
 
 def test_latents_come_from_the_codec():
