@@ -104,7 +104,7 @@ class Generator(nn.Module):
             span = f"{int(wanted.min())}..{int(wanted.max())}"
             raise ValueError(f"lengths span {span}; they must lie in 1..{self.spec.length}")
         settings, rows = self.sampling.laid(sampling), as_rng(rng, batch, self.device)
-        with use(self, None, self.device):
+        with use(self, None, self.device, double=True):
             return self.prior.sample(condition, wanted.expand(batch), rng=rows, sampling=settings, on_token=on_token)
 
     def _check(self, codes: Codes, condition: Condition | None) -> None:

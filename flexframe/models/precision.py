@@ -52,10 +52,12 @@ def exact(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 @contextmanager
-def use(model: nn.Module, given: Tensor | None, device: torch.device) -> Iterator[None]:
+def use(model: nn.Module, given: Tensor | None, device: torch.device, double: bool = False) -> Iterator[None]:
     """A region in which gradients are on if the caller has them on and `given` requires one, and weights below float32
-    meet what they are multiplied with in their own type, as in training with autocast."""
-    low, wanted = below(model), torch.is_grad_enabled() and given is not None and given.requires_grad
+    meet what they are multiplied with in their own type, as in training with autocast. With `double`, which is for
+    models that are given no images, weights may be in float64 too."""
+    whole = double and all(p.dtype == torch.float64 for p in model.parameters() if p.is_floating_point())
+    low, wanted = None if whole else below(model), torch.is_grad_enabled() and given is not None and given.requires_grad
     cast = nullcontext() if low is None else torch.autocast(device.type, low)
     with torch.set_grad_enabled(wanted), cast:
         yield

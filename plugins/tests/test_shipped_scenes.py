@@ -45,15 +45,15 @@ def test_flextok_is_close_with_all_tokens_and_better_with_more():
     for budget in (1, 4, 32):
         psnr[budget], _ = quality("flextok/scenes-64", budget)
         means[budget] = float(psnr[budget].mean())
-    assert means[1] + 2 < means[4] < means[32] - 4
-    assert means[32] >= 24
+    told = cards().get("flextok/scenes-64").file.metrics["psnr_by_tokens"]
+    assert all(abs(means[budget] - told[budget]) < 1 for budget in means), (means, told)  # of 24 images, not 256
+    assert means[1] + 2 < means[4] < means[32] - 3
     assert float((psnr[32] > psnr[4]).double().mean()) > 0.95
 
 
-def test_four_tokens_of_flextok_tell_what_fills_the_picture():
-    _, accuracy = quality("flextok/scenes-64", 4)
-    chance = {name: 1 / n for name, n in suite(SUITE).data.chances().items()}
-    assert all(accuracy[name] > 3 * chance[name] for name in ("palette", "light", "colour"))
+def test_one_token_of_flextok_tells_colour_and_what_fills_the_picture():
+    _, accuracy = quality("flextok/scenes-64", 1)
+    assert all(accuracy[name] > 0.8 for name in ("palette", "background", "light", "colour")), accuracy
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "flextok/scenes-64"])

@@ -42,6 +42,7 @@ from flexframe_registry import (
 from flexframe_registry import suite as shipped
 from flexframe_registry.cards import with_codes
 from flexframe_registry.catalogue import Catalogue
+from flexframe_registry.files import read_json
 from flexframe_standard.metrics import fid as metrics_frechet
 from flexframe_standard.metrics.fid import frechet_distance
 from flexframe_standard.metrics.inception import Moments
@@ -183,7 +184,7 @@ def test_the_share_of_samples_that_show_the_class_asked_for(tmp_path: Path) -> N
     assert found["per_image"]["a"]["8"]["accuracy"] == right
     assert values(found, "a", "length") == {"1": 1, "2": 2, "4": 4, "8": 8}
     assert found["models"]["a"]["budgets"]["4"]["bits"] == 8
-    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(found))
+    assert read_json(tmp_path / "results.json") == json.loads(json.dumps(found))
     number = found["models"]["a"]["budgets"]["8"]["metrics"]["accuracy"]
     record = found["protocols"][number["protocol"]]
     assert record["measure"]["task"] == "samples of a prior"
