@@ -2,7 +2,6 @@
 none."""
 
 import io
-import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from flexframe.train.run import Run
 from flexframe_flextok.decoder import FlowDecoder
 from flexframe_registry import cards
 from flexframe_registry.cards import read_training
+from flexframe_registry.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = sorted((ROOT / "benchmarks" / "results" / "trainings").rglob("log.jsonl"))
@@ -26,7 +26,7 @@ LOGS = sorted((ROOT / "benchmarks" / "results" / "trainings").rglob("log.jsonl")
 @pytest.mark.filterwarnings("ignore:earlier spellings:FutureWarning")
 @pytest.mark.parametrize("log", LOGS, ids=[str(path.parent.relative_to(LOGS[0].parents[1])) for path in LOGS])
 def test_no_log_of_a_committed_run_sets_one_off(log):
-    config = json.loads((log.parent / "config.json").read_text())
+    config = read_json(log.parent / "config.json")
     config.pop("sampling", None)
     watching = Alarms(read_training(config, str(log.parent)))
     lines = history.log(log.parent)

@@ -39,7 +39,12 @@ from flexframe_registry.manager import Manager
 from flexframe_registry.models import PARTS, TokenizerConfig
 from flexframe_registry.slots import resolve
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.usefixtures("unchecked")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.usefixtures("unchecked"),
+    pytest.mark.filterwarnings("ignore:the card .* does not say so:FutureWarning"),  # a card may lack its `kind`
+]
 LONGEST = 60
 """Seconds that a case may take."""
 EACH = 160

@@ -753,8 +753,8 @@ def test_other_sizes(positions):
     wide = model.decode(tokens, size=(8, 20), rng=0, sampling={"steps": 2, "guidance": 2.0})
     assert wide.shape == (2, 3, 8, 20)
     assert wide.isfinite().all()
-    usual = model.decode(tokens, rng=0, sampling={"steps": 2})
-    assert torch.equal(usual, model.decode(tokens, size=(16, 16), rng=0, sampling={"steps": 2}))
+    usual = model.decode(tokens, rng=0, sampling={"steps": 2})  # of the size that they are tokens of
+    assert torch.equal(usual, model.decode(tokens, size=(24, 16), rng=0, sampling={"steps": 2}))
     with pytest.raises(ValueError, match="patches of 4"):
         model.decode(tokens, size=(18, 16))
 

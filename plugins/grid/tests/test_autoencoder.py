@@ -73,8 +73,9 @@ def test_always_in_full_precision(tmp_path):
 
 def test_another_shape_is_told_by_name(tmp_path):
     trained(tmp_path)
-    with pytest.raises(ConfigError, match=r"codec\.encoder\.mid\.1\.conv1\.weight: is not in"):
+    with pytest.raises(ConfigError, match=r": is not in .*problems more") as told:
         on_latents(tmp_path, blocks=2)
+    assert "codec.encoder.mid.1.conv1.weight" in dict(told.value.problems)
     with pytest.raises(ConfigError, match=r"codec\.project\.bias: is \(6,\) .* \(4,\) here"):
         on_latents(tmp_path, channels=4)
 
