@@ -7,7 +7,9 @@ when the disk has not taken all of it.
 
 from __future__ import annotations
 
+import functools
 import inspect
+import json
 import os
 import random
 import signal
@@ -22,15 +24,15 @@ from typing import Any
 import pytest
 import torch
 
-from flexframe import cli, files
-from flexframe.bench import partial, results
+from flexframe import cli, files, provenance
+from flexframe.bench import partial, results, runner
 from flexframe.data import shards, tokenfile
 from flexframe.models import modelfile
 from flexframe.train import checkpoint
 from flexframe.use import decode
 
 from .frame import draws, inside
-from .test_written import DECODE, ENCODE, GENERATE, LATENTS, TOKENS, contents
+from .test_written import BENCH, DECODE, ENCODE, GENERATE, LATENTS, TOKENS, TRAIN, contents, settled
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("unchecked")]
 KILLS = 20
@@ -168,3 +170,26 @@ def test_precompute(words, whole, fork, monkeypatch):
 
 def test_generate(whole, fork):
     killed("generate", (*GENERATE, "--batch-size", "2"), whole, fork, contents("g/**/*"))
+
+
+def test_bench(whole, fork, monkeypatch):
+    monkeypatch.setattr(runner, "run", functools.partial(runner.run, save_seconds=0.0))
+    killed("bench", BENCH, whole, fork, settled("b/results.json"))
+
+
+def test_train(whole, fork, monkeypatch):
+    monkeypatch.setattr(provenance, "commit", lambda: None)  # a model says which wrote it: there may be one meanwhile
+    words = (*TRAIN, "-o", "r")
+
+    def resumed(code: int) -> int:
+        """What the command asks for where there is a checkpoint."""
+        if code == 2 and "go on with --resume" in fork.told.read_text():
+            return fork(("train", "--resume", "r", "--device", "cpu"))
+        return code
+
+    def outcome() -> object:
+        lines = [json.loads(line) for line in Path("r/log.jsonl").read_text().splitlines()]
+        kept = [{k: v for k, v in line.items() if k not in ("images_per_s", "data_wait")} for line in lines]
+        return contents("r/model.safetensors", "r/checkpoints/*/*.safetensors")(), kept
+
+    killed("train", words, whole, fork, outcome, resumed)
