@@ -194,6 +194,6 @@ class Outputs:
     features: Mapping[str, Tensor] = field(default_factory=dict)
     """Features that the taps asked for."""
     codes: Codes | None = None
-    """The batch's codes, for usage statistics."""
+    """The batch's codes, for usage statistics: all that the quantizer gave, where a masker drops behind it too."""
     tokens: Tokens | None = None
     """The tokens that the decoder was given, with their gradient."""

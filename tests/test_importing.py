@@ -13,7 +13,7 @@ from flexframe.data.images import BrokenImage, read_image
 from flexframe.data.tokenfile import TokenFile
 from flexframe.importing import Settings, compare, open_foreign, understood
 from flexframe.importing.plain import MAX_CONFIG, MAX_DEPTH, parse, read_config
-from flexframe.importing.verify import markdown, verify_folder
+from flexframe.importing.verify import markdown, titles, verify_folder
 from flexframe.models.modelfile import read as read_model_file
 from flexframe.testing.golden import assert_parity
 from flexframe.testing.refusals import WEIGHTS, Bomb
@@ -26,6 +26,12 @@ def folder(tmp_path):
     save_file({"a.weight": torch.zeros(2), "b.weight": torch.ones(3)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"a": {"width": 2, "odd": 1}, "b": 3}))
     return tmp_path
+
+
+def test_folders_of_a_table_are_told_apart(tmp_path):
+    folders = [tmp_path / name for name in ("one", "two/tokenizer", "three/tokenizer")]
+    assert titles(folders) == ["one", "two/tokenizer", "three/tokenizer"]
+    assert titles(folders[1:2]) == ["tokenizer"]
 
 
 def refused(path, match, **options):

@@ -23,7 +23,7 @@ def verify(
     importer: As = None,
 ) -> None:
     """Compare an import with what the reference computed, on a CPU as it did: is each largest error within bounds?"""
-    from flexframe.importing.verify import markdown, verify_folder
+    from flexframe.importing.verify import markdown, titles, verify_folder
     from flexframe.terminal import Bars
 
     runs: list[tuple[str, Any]] = []
@@ -45,8 +45,9 @@ def verify(
     if table is not None:
         from flexframe.files import write_text
 
+        names = titles([Path(each) for each in folders])
         table.parent.mkdir(parents=True, exist_ok=True)
-        write_text(table, markdown([(Path(each).name, comparisons) for each, comparisons in runs]))
+        write_text(table, markdown(list(zip(names, (comparisons for _, comparisons in runs), strict=True))))
         out.print(f"table: {table}", soft_wrap=True)
     failed = sum(not c.passed for _, comparisons in runs for c in comparisons)
     if failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,13 @@ def verify_folder(
         text = f"importer {reader.config.type!r} compares nothing with {', '.join(f'{n}.safetensors' for n in lost)}"
         raise ConfigError.at(str(folder), text)
     return comparisons
+
+
+def titles(folders: Sequence[Path]) -> list[str]:
+    """Names of folders for a table: their paths below the folder that they have in common."""
+    whole = [folder.resolve() for folder in folders]
+    common = commonpath([folder.parent for folder in whole])
+    return [folder.relative_to(common).as_posix() for folder in whole]
 
 
 def markdown(runs: Sequence[tuple[str, Sequence[Comparison]]]) -> str:

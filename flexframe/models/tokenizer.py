@@ -122,13 +122,16 @@ class Tokenizer(nn.Module):
     def forward(self, batch: Batch, *, taps: frozenset[str] = frozenset(), rng: Rng) -> Outputs:
         """One training pass: losses of the quantizer and the decoder, and what `taps` asks for."""
         batch = self.prepare(batch, rng=rng)
-        kept = self.masker.draw(len(batch), self.spec.tokens.length, rng=rng)
-        quantized = self.quantizer(self.encoder.taught(self.read(batch), kept.keep, rng=rng), kept.keep, rng=rng)
-        tokens = Tokens(quantized.values, kept.keep, quantized.codes)
+        length = self.spec.tokens.length
+        kept = self.masker.draw(len(batch), length, rng=rng)
+        whole = self.config.masker.quantize_all
+        seen = kept.keep.new_ones(len(batch), length) if whole else kept.keep
+        quantized = self.quantizer(self.encoder.taught(self.read(batch), seen, rng=rng), seen, rng=rng)
+        tokens = Tokens(quantized.values[:, : kept.slots], kept.keep, quantized.codes[:, : kept.slots])
         out: Outputs = self.decoder(tokens, batch, taps=taps, rng=rng)
         losses = {f"quantizer/{name}": loss for name, loss in quantized.losses.items()}
         losses |= {f"decoder/{name}": loss for name, loss in out.losses.items()}
-        codes = Codes(quantized.codes, kept.keep)
+        codes = Codes(quantized.codes, seen)
         return Outputs(losses, out.reconstruction, out.logits, out.features, codes, tokens)
 
     # --- use -----------------------------------------------------------------------------------------------------

@@ -17,6 +17,10 @@ class TableRng(Rng):
         super().__init__(0, torch.arange(batch), step)
         self.tables = tables
 
+    def shared(self) -> TableRng:
+        """A row for draws that the batch has in common: by the tables of one row, where there are some."""
+        return TableRng({name: table for name, table in self.tables.items() if len(table) == 1}, 1, self.step)
+
     def uniform(self, purpose: str, shape: Sequence[int] = ()) -> Tensor:
         return self._table(purpose, shape) if purpose in self.tables else super().uniform(purpose, shape)
 

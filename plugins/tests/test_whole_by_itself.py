@@ -66,6 +66,7 @@ TRAINED = {
     "flexframe-grid": {"grid/digits-tiny", "grid/scenes-64"},
     "flexframe-lengths": set(),
     "flexframe-objectives": set(),
+    "flexframe-one-d-piece": {"one-d-piece/digits-tiny"},
     "flexframe-priors": {"gpt/scenes-64-flextok", "gpt/scenes-64-titok-16", "gpt/scenes-64-titok-4"},
     "flexframe-quantizers": set(),
     "flexframe-titok": {

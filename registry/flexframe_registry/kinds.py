@@ -317,9 +317,17 @@ class MaskerConfig(ComponentConfig):
     masked: ClassVar[bool] = True
     """True where an absent token is replaced by a learned mask token, False where it is not there at all."""
 
+    quantize_all: bool = False
+    """Training: drop behind the quantizer, so that its losses and its codebook's statistics are of all tokens; else it
+    sees the kept ones alone."""
+
     def budgets(self, length: int) -> tuple[int, ...]:
         """The lengths at which a model trained this way is meant to be used, rising, `length` among them."""
         raise NotImplementedError(f"{type(self).__name__}.budgets")
+
+    def doubts(self, spec: Spec, steps: int) -> Iterable[tuple[str, str]]:
+        if self.quantize_all and self.budgets(spec.tokens.length) == (spec.tokens.length,):
+            yield "quantize_all", "true does nothing where no token is ever dropped; leave it out"
 
 
 class DecoderConfig(ComponentConfig):

@@ -149,7 +149,7 @@ class MaskTokenDecoderConfig(DecoderConfig):
 
 
 class TiTokImporterConfig(ImporterConfig):
-    """Checkpoints of TiTok and TA-TiTok, as github.com/bytedance/1d-tokenizer publishes them."""
+    """Checkpoints of TiTok and TA-TiTok, as github.com/bytedance/1d-tokenizer publishes them, and of One-D-Piece."""
 
     type: Literal["titok"] = "titok"
 

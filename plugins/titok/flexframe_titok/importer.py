@@ -74,12 +74,24 @@ class Reader:
             "quantizer": self.quantizer(),
             "encoder": {"type": "latent-tokens", **self.transformer("encoder", size), "legacy": legacy},
             "decoder": {"type": "vit", **self.transformer("decoder", size), **self.head(legacy), "text": self.text()},
+            "masker": self.masker(),
         }
         self.vq.ignore("pretrained_tokenizer_weight")  # the teacher's file
         self.config.child("model").ignore("generator", "maskgen")  # other models, trained on this one's tokens
         self.config.ignore("losses", *TRAINING)
         self.config.finish()
         return raw
+
+    def masker(self) -> str | dict[str, Any]:
+        """The lengths that it is trained at: one, or any, cut behind the quantizer (One-D-Piece, arXiv 2501.10064)."""
+        model = self.config.child("model")
+        if model.choice("type", ("titok", "one_d_piece"), "titok") == "titok":
+            return "full"
+        self.vq.choice("strict_length_assertion", (False,), False)  # its decoder takes any length
+        head = self.tensors.shape("decoder.ffn.2.weight")[0] if "decoder.ffn.2.weight" in self.tensors else None
+        if head is not None:
+            self.config.child("losses", {}).agreed("target_codebook_size", head)
+        return {"type": "tail-drop", "quantize_all": True}
 
     def agree(self, settings: Settings, name: str, value: int, tensor: str, axis: int, times: int = 1) -> None:
         """Check that a setting is what a tensor's shape says.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 
 import torch
 from jaxtyping import Int
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -16,6 +18,8 @@ from flexframe.models.generator import Generator
 from flexframe.testing.tables import TableRng
 from flexframe_registry import ConfigError
 
+from . import maskgit_training
+from .layers import layer_of, output_of
 from .maskgit import MaskGIT
 from .maskgit_configs import MaskGITSampling
 
@@ -30,14 +34,23 @@ GENERATED = {
 """The settings of the samples, by the middle of their names. No case records them: these were found by trying which
 reproduce the ids. For the second several do, and the nearest counts."""
 
+DRAW = re.compile(r"step(?P<step>\d+)_(?P<what>token|confidence)_uniform")
 
-def compare_cases(source: Foreign, model: Generator) -> Iterable[Comparison]:
-    """All tensors of all cases beside a checkpoint; `ConfigError` where a tensor has no check."""
+
+def compare_cases(source: Foreign, model: Generator, names: Callable[[str], str]) -> Iterable[Comparison]:
+    """All tensors of all cases beside a checkpoint; `ConfigError` where a tensor has no check. `names` gives a
+    parameter's name here for the reference's."""
     prior = model.prior
     assert isinstance(prior, MaskGIT)
     folder = source.path if source.path.is_dir() else source.path.parent
     for path in sorted(folder.glob("case*.safetensors")):
-        yield from _compare_case(prior.eval(), load_file(path), path)
+        case = load_file(path)
+        if "loss" in case:
+            yield from maskgit_training.compare_step(deepcopy(prior), case, path, names)
+        elif "step0_token_uniform" in case:
+            yield _sampled(prior.eval(), case, path)
+        else:
+            yield from _compare_case(prior.eval(), case, path)
 
 
 @torch.no_grad()
@@ -54,6 +67,10 @@ def _compare_case(prior: MaskGIT, case: Mapping[str, Tensor], path: Path) -> Ite
             yield compare(path.stem, name, prior.logits(ids, classes, keep), golden)
         elif name == "logits_uncond":
             yield compare(path.stem, name, prior.logits(ids, torch.full_like(classes, prior.null), keep), golden)
+        elif name == "embeddings_out" or re.fullmatch(r"block\d+_out", name):
+            layer = prior.norm if name == "embeddings_out" else layer_of(prior, name)
+            out = output_of(layer, lambda: prior.logits(ids, classes, keep))
+            yield compare(path.stem, name, out, golden)
         elif match := re.fullmatch(r"mask_seed(\d+)", name):
             yield compare(path.stem, name, _masked(prior, ids, int(match[1])), golden)
         elif match := re.fullmatch(r"masked_seed(\d+)", name):
@@ -69,6 +86,29 @@ def _compare_case(prior: MaskGIT, case: Mapping[str, Tensor], path: Path) -> Ite
             yield min(made, key=lambda comparison: comparison.error)
         else:
             raise ConfigError.at(str(path), f"holds {name!r}, which nothing here compares")
+
+
+@torch.no_grad()
+def _sampled(prior: MaskGIT, case: Mapping[str, Tensor], path: Path) -> Comparison:
+    """Sampled ids, by the settings and the draws that a case records."""
+    with safe_open(path, framework="pt") as file:
+        said = file.metadata() or {}
+    try:
+        sampling = MaskGITSampling(
+            steps=int(said["num_sample_steps"]),
+            guidance=float(said["guidance_scale"]),
+            guidance_schedule=said["guidance_decay"],
+            temperature=float(said["randomize_temperature"]),
+        )
+    except (KeyError, ValueError) as error:
+        raise ConfigError.at(str(path), f"does not say what its samples were drawn with: {error}") from None
+    own = {"token": "codes", "confidence": "confidence"}
+    drawn = {match: table for name, table in case.items() if (match := DRAW.fullmatch(name))}
+    tables = {f"maskgit/{own[match['what']]}.{match['step']}": table for match, table in drawn.items()}
+    ids, classes = case["ids"], case["condition"]
+    keep, rng = torch.ones_like(ids, dtype=torch.bool), TableRng(tables, len(ids))
+    filled = prior.fill(classes, keep, prior.spec.codebook_size, rng=rng, sampling=sampling)
+    return compare(path.stem, "ids", filled, ids, note=_told(sampling))
 
 
 def _told(sampling: MaskGITSampling) -> str:

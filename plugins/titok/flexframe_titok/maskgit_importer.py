@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ SECTIONS = ("experiment", "dataset", "optimizer", "lr_scheduler", "training")
 TOKENIZER = (
     "token_size", "use_l2_norm", "commitment_cost", "vit_enc_model_size", "vit_dec_model_size", "vit_enc_patch_size",
     "vit_dec_patch_size", "finetune_decoder", "quantize_mode", "is_legacy", "clustering_vq", "use_pretrained",
+    "strict_length_assertion",
 )  # fmt: skip
 """Settings of the tokenizer, which is a model of its own."""
 TOKENIZERS = {
@@ -139,7 +141,9 @@ class MaskGITImporter(Importer):
 
     def compare(self, source: Foreign, model: Model) -> Iterable[Comparison]:
         assert isinstance(model, Generator)
-        return compare_cases(source, model)
+        form = _form(source)
+        assert form is not None
+        return compare_cases(source, model, partial(_translate, form=form))
 
 
 def _form(source: Foreign) -> Form | None:
@@ -178,6 +182,8 @@ def _config(source: Foreign, form: Form, root: Settings) -> GeneratorConfig:
     vq.agreed("num_latent_tokens", length)
     _check_length(generator, length)
     vq.ignore(*TOKENIZER)
+    model.choice("type", ("titok", "one_d_piece"), "titok")
+    model.choice("generator_type", ("maskgit",), "maskgit")
     config = {
         "tokenizer": _tokenizer(source, root),
         "length": length,
