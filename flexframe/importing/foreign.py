@@ -29,7 +29,7 @@ WEIGHTS = (
     "diffusion_pytorch_model.bin",
 )
 """Usual names; `NAME.index.json` lists the files of a checkpoint in several."""
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class TensorFile(Mapping[str, Tensor]):

@@ -46,7 +46,7 @@ DOUBTS = [
     (FLEXTOK, "quantizer={type: lfq, entropy: 0, diversity: 2}", "quantizer.diversity", "2 does nothing where entropy"),
     (
         FLEXTOK,
-        "quantizer={type: none, dim: 512}",
+        "quantizer={type: none, dim: 512} masker=full",
         "length",
         "are 4,096, and the latents have 768: nothing is compressed",
     ),

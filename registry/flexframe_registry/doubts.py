@@ -126,7 +126,8 @@ def _information(model: TokenizerConfig) -> Iterator[tuple[str, str]]:
     height, width = model.image_size
     if bits is None:
         numbers, own = tokens.length * tokens.dim, latents.channels * latents.height * latents.width
-        if numbers >= own:
+        # where training drops tokens, what is left of them is compressed, and copying will not do
+        if min(model.budgets) * tokens.dim >= own:
             text = f"{tokens.length} tokens of {tokens.dim} numbers are {numbers:,}, and the latents have {own:,}"
             yield "length", f"{text}: nothing is compressed, and copying will do; take fewer tokens or a smaller dim"
         return
