@@ -369,7 +369,9 @@ def test_what_nobody_read_is_listed_with_path_and_value():
 def test_a_child_that_was_read_through_leaves_nothing():
     settings = Settings({"a": {"b": 1}, "c": {"x": 1, "y": {"z": 2}}})
     settings.child("a").number("b")
+    assert settings.unread() == [("c", {"x": 1, "y": {"z": 2}})]
     settings.ignore("c")
+    assert settings.unread() == []
     settings.finish()
 
 

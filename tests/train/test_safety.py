@@ -194,7 +194,9 @@ def test_a_number_that_another_process_has_by_now_is_no_lock(tmp_path):
     (tmp_path / "lock").write_text(json.dumps(mine))
     lock = Lock.of_run(tmp_path)
     lock.take()
+    assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
     lock.release()
+    assert not (tmp_path / "lock").exists()
 
 
 WRITING = {
