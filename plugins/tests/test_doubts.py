@@ -43,6 +43,7 @@ DOUBTS = [
     ),
     (FLEXTOK, "quantizer={type: vq, decay: 0.9}", "quantizer.decay", "0.9 does nothing without ema; set ema: true"),
     (FLEXTOK, "quantizer={type: residual-vq, ema: false, decay: 0.9}", "quantizer.decay", "0.9 does nothing without"),
+    (FLEXTOK, "quantizer={type: lfq, pooled: true}", "quantizer.pooled", "true does nothing with one codebook"),
     (FLEXTOK, "quantizer={type: lfq, entropy: 0, diversity: 2}", "quantizer.diversity", "2 does nothing where entropy"),
     (
         FLEXTOK,

@@ -201,10 +201,13 @@ class ResidualFSQConfig(QuantizerConfig):
 
 
 class BinaryConfig(QuantizerConfig):
-    """Base of the quantizers by sign: a token is log2(codebook_size) bits."""
+    """Base of the quantizers by sign: each code is log2(codebook_size) bits."""
 
     codebook_size: int = 4096
-    """Codes a token can take: a power of two, at most 2**20, which is what the exact entropy of a batch can bear."""
+    """Values of a code: a power of two, at most 2**20, which is what the exact entropy of a batch can bear."""
+    codebooks: int = Field(1, ge=1)
+    """Codes a token: its dimensions, in order, are the bits of the first code, then those of the second. Entropies are
+    each code's."""
     commitment: float = Field(0.25, ge=0)
     """Weight of the squared distance between values and features."""
     entropy: float = Field(0.1, ge=0)
@@ -214,13 +217,17 @@ class BinaryConfig(QuantizerConfig):
     inv_temperature: float = Field(100.0, gt=0)
     """Sharpness of the distribution over codes whose entropies these are: softmax(2 inv_temperature <z, code>)."""
 
+    later = frozenset({"codebooks"})
     sizes = {"tiny": {"codebook_size": 256}}
 
     @field_validator("codebook_size")
     @classmethod
     def _power_of_two(cls, size: int) -> int:
         if not 2 <= size <= 2**20 or size & (size - 1):
-            raise ValueError(f"codebook_size is a power of two from 2 to 2**20, since a token is bits, not {size}")
+            raise ValueError(
+                f"codebook_size is a power of two from 2 to 2**20, since a code is bits, not {size}; more bits a token "
+                "are more codebooks"
+            )
         return size
 
     def doubts(self, spec: Spec, steps: int) -> Iterable[tuple[str, str]]:
@@ -229,34 +236,53 @@ class BinaryConfig(QuantizerConfig):
 
     @property
     def bits(self) -> int:
-        """Bits of a token, which are its dimensions."""
+        """Bits of a code. A token has a dimension for each bit of each of its codes."""
         return self.codebook_size.bit_length() - 1
 
     def tokens(self, length: int, features: int) -> TokenSpec:
-        return TokenSpec(length, self.bits, 1, self.codebook_size)
+        return TokenSpec(length, self.bits * self.codebooks, self.codebooks, self.codebook_size)
 
 
 class LFQConfig(BinaryConfig):
-    """Lookup-free quantization (arXiv 2310.05737): each dimension becomes its sign, -1 or 1."""
+    """Lookup-free quantization (arXiv 2310.05737): each dimension becomes its sign, -1 or 1.
+
+    Of several codes a token, the entropies are means.
+    """
 
     type: Literal["lfq"] = "lfq"
+    pooled: bool = False
+    """Take the batch's entropy of all codebooks' codes together, as FlowMo does (arXiv 2503.11056), rather than of each
+    codebook's by themselves."""
+    entropy_floor: float = Field(0.0, ge=0)
+    """Added to a probability under the logarithm of the batch's entropy; 1e-5 in FlowMo."""
+
+    later = frozenset({"codebooks", "pooled", "entropy_floor"})
+
+    def doubts(self, spec: Spec, steps: int) -> Iterable[tuple[str, str]]:
+        yield from super().doubts(spec, steps)
+        for name, value in () if self.entropy else self.changed("entropy_floor", "pooled"):
+            yield name, f"{value} does nothing where entropy is 0; leave it out"
+        if self.entropy and self.pooled and self.codebooks == 1:
+            yield "pooled", "true does nothing with one codebook; set codebooks too, or leave it out"
 
 
 class BSQConfig(BinaryConfig):
-    """Binary spherical quantization (arXiv 2406.07548): features on the unit sphere, then signs over sqrt(bits)."""
+    """Binary spherical quantization (arXiv 2406.07548): features on the unit sphere, then signs over sqrt(bits).
+
+    Several codes of a token share its one sphere, and their entropies are sums, as of the paper's groups of bits.
+    """
 
     type: Literal["bsq"] = "bsq"
     codebook_size: int = 4096
-    """Codes a token can take: a power of two from 4 to 2**20."""
+    """Values of a code: a power of two from 4 to 2**20."""
     commitment: float = Field(0.0, ge=0)
     """Weight of the squared distance between values and features; the sphere bounds it already."""
 
-    @field_validator("codebook_size")
-    @classmethod
-    def _sphere(cls, size: int) -> int:
-        if size < 4:
-            raise ValueError(f"codebook_size {size} leaves one bit, whose sphere is its two codes; take 4 or more")
-        return size
+    @model_validator(mode="after")
+    def _sphere(self) -> BSQConfig:
+        if self.codebook_size * self.codebooks < 4:
+            raise ValueError("one bit alone has no sphere but its two codes; take a codebook_size of 4 or more")
+        return self
 
 
 class KLConfig(QuantizerConfig):

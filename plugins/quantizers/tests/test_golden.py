@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from flexframe.testing.golden import assert_parity, shared
 from flexframe.testing.tables import TableRng
-from flexframe_quantizers import FSQConfig, KLConfig
+from flexframe_quantizers import FSQConfig, KLConfig, LFQConfig
 from flexframe_quantizers.codebooks import LearnedCodebook
 from flexframe_registry import LatentSpec, Spec, catalogue
 
@@ -73,3 +73,24 @@ def test_kl():
     divergence, expected = quantizer.divergence(mean, logvar, ALL), case["kl"].sum(1)
     assert_parity("kl, relative", divergence / expected, torch.ones(2), atol=2e-6)
     assert_parity("loss, relative", out.losses["kl"] / (0.1 * expected), torch.ones(2), atol=2e-6)
+
+
+def test_lfq_of_two_codes_a_token():
+    case = load_file(GOLDEN / "flowmo/tokenizer/case_quantizer.safetensors")
+    weights = {"entropy": 0.0025, "commitment": 0.000625, "inv_temperature": 10}
+    quantizer = build(LFQConfig(codebook_size=32, codebooks=2, pooled=True, entropy_floor=1e-5, **weights), 10).train()
+    order = torch.arange(10).unflatten(0, (5, 2)).flip(0).mT.flatten()  # of FlowMo's channels: bit by bit, least first
+    back = order.argsort()
+    with torch.no_grad():
+        quantizer.project.weight.copy_(torch.eye(10)[order])
+    code, keep = case["code"].clone().requires_grad_(), torch.ones(3, 5, dtype=torch.bool)
+    out = quantizer(code, keep, rng=TableRng({}, 3))
+    assert torch.equal(out.codes.flatten(), case["indices"])
+    values, losses = out.values[..., back], {name: loss.mean() for name, loss in out.losses.items()}
+    assert_parity("quantized", values, case["quantized"])
+    assert_parity("per_sample_entropy", losses["token_entropy"][None] / 0.0025, case["per_sample_entropy"])
+    assert_parity("codebook_entropy", -losses["codebook_entropy"][None] / 0.0025, case["codebook_entropy"])
+    loss = torch.stack(list(losses.values())).sum()
+    assert_parity("quantizer_loss", loss[None], case["quantizer_loss"])
+    (gradient,) = torch.autograd.grad((values.flatten() * torch.linspace(-1, 1, values.numel())).sum() + loss, code)
+    assert_parity("code_grad", gradient, case["code_grad"])

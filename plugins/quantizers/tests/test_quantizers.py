@@ -37,6 +37,9 @@ VARIANTS = NINE | {
     "simvq straight": SimVQConfig.sized("tiny", rotation_trick=False),
     "residual-vq learned": ResidualVQConfig.sized("tiny", ema=False),
     "fsq noisy": FSQConfig(drop_quant_p=0.5, corrupt_tokens_p=0.9, apply_corrupt_tokens_p=1),
+    "lfq of three": LFQConfig.sized("tiny", codebook_size=8, codebooks=3),
+    "lfq pooled": LFQConfig.sized("tiny", codebook_size=8, codebooks=2, pooled=True),
+    "bsq of two": BSQConfig.sized("tiny", codebook_size=16, codebooks=2),
     "kl fixed": KLConfig(dim=4, fixed_logvar=0.0),
     "kl sampled": KLConfig(dim=4, sample=True),
     "none projected": UnquantizedConfig(dim=4),
@@ -226,7 +229,8 @@ def test_a_training_step_never_waits_for_the_device(config):
 @EVERY
 def test_bits_of_a_token_follow_from_the_config(config):
     spec = config.tokens(LENGTH, FEATURES)
-    assert (spec.length, spec.codebooks) == (LENGTH, getattr(config, "num_quantizers", 1))
+    codebooks = getattr(config, "num_quantizers", getattr(config, "codebooks", 1))
+    assert (spec.length, spec.codebooks) == (LENGTH, codebooks)
     if spec.codebook_size is not None:
         assert math.log2(spec.codebook_size) > 1
 
@@ -244,6 +248,7 @@ def test_bits_of_a_token_follow_from_the_config(config):
         (LFQConfig, {"codebook_size": 1000}, "power of two"),
         (BSQConfig, {"codebook_size": 2**30}, "power of two"),
         (BSQConfig, {"codebook_size": 2}, "4 or more"),
+        (LFQConfig, {"codebooks": 0}, "greater than or equal to 1"),
         (VQConfig, {"dim": 1}, "+1 or -1"),
         (VQConfig, {"dead_code_threshold": 1}, "ema: true"),
         (ResidualVQConfig, {"dead_code_threshold": 1, "ema": False}, "ema: true"),
