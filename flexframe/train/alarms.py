@@ -107,7 +107,9 @@ class Collapse(Alarm):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        self.remedy = config.model.quantizer.remedy() if isinstance(config.model, TokenizerConfig) else ""
+        tokenizer = config.model if isinstance(config.model, TokenizerConfig) else None
+        self.remedy = tokenizer.quantizer.remedy() if tokenizer else ""
+        self.codebooks = tokenizer.spec.tokens.codebooks if tokenizer else 1
         self.bits: float | None = None
 
     def patience(self) -> int:
@@ -116,10 +118,12 @@ class Collapse(Alarm):
     def trouble(self, line: Line) -> Trouble | None:
         self.bits = line.get("probe/bits", self.bits)
         used, perplexity = line["codes_used"], line["codes_perplexity"]
-        size = used + line["codes_dead"]
+        all_codes = used + line["codes_dead"]
+        size = all_codes // self.codebooks
         if not self.remedy:
             return None
-        told = f"codebook collapse: {used:,} of {size:,} codes in use, perplexity {perplexity:.3g}"
+        told = f"codebook collapse: {used:,} of {all_codes:,} codes in use, perplexity {perplexity:.3g}"
+        told += f" a codebook of {size:,}" if self.codebooks > 1 else ""
         remedy = f"try {self.remedy}"
         if self.bits is not None and self.bits <= FLAT:
             told += f", and {self.bits:.2g} bits of a token differ between images (healthy: above {FLAT})"

@@ -98,7 +98,7 @@ class Run:
         self.gradients = Gradients(trainee, config.run.optimizer.clip, device)
         self.average = Average(model, config.run.ema)
         self.tally = Tally(device, processes, config.run.nonfinite == "skip")
-        self.usage = Usage(trainee.codebook, device, processes)
+        self.usage = Usage(trainee.codebooks, device, processes)
         self.alarms = Alarms(config)
         """Alarms of its log, which the first process keeps."""
         self.hooks = manager().hook

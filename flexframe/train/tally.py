@@ -117,31 +117,32 @@ class Tally:
 
 
 class Usage:
-    """How often each codebook entry was used since the last log line, counted on the device without a sync."""
+    """How often each entry of each codebook was used since the last log line, counted on the device without a sync."""
 
-    def __init__(self, size: int | None, device: torch.device, processes: Processes) -> None:
+    def __init__(self, codebooks: tuple[int, int] | None, device: torch.device, processes: Processes) -> None:
         self.processes = processes
-        self.counts = None if size is None else torch.zeros(size, dtype=torch.long, device=device)
+        self.counts = None if codebooks is None else torch.zeros(codebooks, dtype=torch.long, device=device)
 
     def update(self, codes: Codes, skip: Tensor | None = None) -> None:
         """Note a step's codes, unless the step is left out (`skip` is 1.0, else 0.0)."""
         if self.counts is not None:
             # features that are not finite have codes that are none; the loss tells of them, an index must not
-            entries = codes.codes.clamp(0, len(self.counts) - 1)
-            present = codes.keep[..., None].expand_as(entries)
-            counted = present if skip is None else present * (1 - skip)
-            self.counts.index_add_(0, entries.flatten(), counted.flatten().long())
+            entries = codes.codes.clamp(0, self.counts.shape[1] - 1).flatten(0, 1).mT
+            present = codes.keep if skip is None else codes.keep * (1 - skip)
+            self.counts.scatter_add_(1, entries, present.flatten().long().expand_as(entries))
 
     def take(self) -> dict[str, int | float | None]:
-        """Entries that any process has used, those that none has (`codes_dead`), and the perplexity of the codes: so
-        many, used evenly, would have as much entropy. The count begins again."""
+        """Entries that any process has used and those that none has (`codes_dead`), of all codebooks, and the
+        perplexity of a codebook's codes: so many, used evenly, would have as much entropy as the codebooks have in the
+        mean. The count begins again."""
         if self.counts is None:
             return {"codes_used": None}
         counts = self.processes.sum(self.counts)
-        shares = counts / counts.sum().clamp(min=1)
-        used, perplexity = torch.stack([(counts > 0).sum(), torch.special.entr(shares).sum().exp()]).tolist()
+        shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+        entropy = torch.special.entr(shares).sum(1).mean()
+        used, perplexity = torch.stack([(counts > 0).sum(), entropy.exp()]).tolist()
         self.counts.zero_()
-        dead = len(self.counts) - int(used)
+        dead = counts.numel() - int(used)
         return {"codes_used": int(used), "codes_dead": dead, "codes_perplexity": round(perplexity, 3)}
 
     def state(self) -> dict[str, Tensor]:
@@ -149,7 +150,10 @@ class Usage:
         return {} if self.counts is None else {"counts": self.processes.sum(self.counts).clone()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a checkpoint's counts; one of before says which entries were used, and not how often."""
+        """Go on from a checkpoint's counts; one of before says which entries were used and not how often, or has one
+        count for all codebooks, which begins again."""
         uses = tensors.get("counts", tensors.get("seen"))
-        if self.counts is not None and uses is not None and self.processes.first:  # the others' are in them
-            self.counts.copy_(uses)
+        if self.counts is None or uses is None or not self.processes.first:  # the others' are in them
+            return
+        if uses.numel() == self.counts.numel():
+            self.counts.copy_(uses.view_as(self.counts))

@@ -100,8 +100,8 @@ class Learner(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def codebook(self) -> int | None:
-        """Entries of the codebook whose use is logged; None where there is none."""
+    def codebooks(self) -> tuple[int, int] | None:
+        """Codebooks of a token whose use is logged, and the entries of each; None where there are none."""
 
     def initialise(self, starts: Sequence[Start]) -> list[dict[str, Any]]:
         """Start from other models' weights, where this kind of model can; says what was taken from where."""
@@ -152,8 +152,9 @@ class Trainee(Learner):
         self.taps = frozenset().union(*(o.needs() for o in config.objectives)) - OUTPUTS
 
     @property
-    def codebook(self) -> int | None:
-        return self.model.spec.tokens.codebook_size
+    def codebooks(self) -> tuple[int, int] | None:
+        tokens = self.model.spec.tokens
+        return None if tokens.codebook_size is None else (tokens.codebooks, tokens.codebook_size)
 
     def initialise(self, starts: Sequence[Start]) -> list[dict[str, Any]]:
         return initialise(self.model, starts)
@@ -212,7 +213,7 @@ class PriorTrainee(Learner):
         self.freeze(config.run.freeze)
 
     @property
-    def codebook(self) -> int | None:
+    def codebooks(self) -> tuple[int, int] | None:
         return None  # which codes the data have is no news of training
 
     def forward(self, batch: Batch, *, step: int, rng: Rng) -> tuple[Losses, Codes]:

@@ -57,6 +57,18 @@ def test_a_codebook_learned_by_gradient_collapses_and_it_is_told_once(tmp_path, 
     assert "try quantizer.ema=true quantizer.dead_code_threshold=0.02, or quantizer=fsq" in said
 
 
+def test_a_codebook_of_several_is_judged_by_its_own_size():
+    card = cards().get("titok/digits-tiny")
+    for perplexity, told in ((12, []), (8, ["1,000 of 4,096 codes in use, perplexity 8 a codebook of 1,024 (healthy"])):
+        watching = Alarms(
+            card.train(["quantizer={type: residual-vq, num_quantizers: 4, codebook_size: 1024}", "run.steps=9000"])
+        )
+        use = {"codes_used": 1000, "codes_dead": 3096, "codes_perplexity": perplexity}
+        texts = [record["text"] for step in (1000, 1100, 1200) for record in watching.look({"step": step} | use)]
+        assert len(texts) == len(told)
+        assert all(words in text for words, text in zip(told, texts, strict=True))
+
+
 @pytest.mark.slow
 def test_a_decoder_that_returns_no_loss_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(FlowDecoder, "forward", lambda self, tokens, batch, *, taps, rng: Outputs({}))

@@ -192,10 +192,20 @@ def test_what_cannot_be_told_yet_is_not():
 
 
 def test_perplexity_tells_even_use_from_uneven():
-    usage = Usage(4, CPU, ALONE)
+    usage = Usage((1, 4), CPU, ALONE)
     assert usage.take() == {"codes_used": 0, "codes_dead": 4, "codes_perplexity": 1.0}
     keep = torch.tensor([[True, True], [True, False]])
     usage.update(Codes(torch.tensor([[[0], [1]], [[2], [3]]]), keep))
     assert usage.take() == {"codes_used": 3, "codes_dead": 1, "codes_perplexity": 3.0}
     usage.update(Codes(torch.zeros(2, 2, 1, dtype=torch.long), keep))
     assert usage.take() == {"codes_used": 1, "codes_dead": 3, "codes_perplexity": 1.0}
+
+
+def test_each_codebook_of_a_token_is_counted_by_itself():
+    usage, keep = Usage((2, 4), CPU, ALONE), torch.ones(4, 1, dtype=torch.bool)
+    usage.update(Codes(torch.tensor([[[0, 3]], [[1, 3]], [[2, 3]], [[3, 3]]]), keep))
+    counted = usage.state()["counts"].clone()
+    assert usage.take() == {"codes_used": 5, "codes_dead": 3, "codes_perplexity": 2.0}  # of 4 and of 1
+    for kept, used in ((counted, 5), (counted.sum(0), 0)):  # of a run of before, which counted all codebooks as one
+        usage.load({"counts": kept})
+        assert usage.take()["codes_used"] == used

@@ -1,6 +1,7 @@
 """What a run's folder says of it, and the share of time spent waiting for data."""
 
 import json
+import math
 import os
 import time
 
@@ -29,7 +30,7 @@ def test_a_finished_run_says_so_and_what_it_logged(create, go):
         run.step,
         "toy toy toy 8",
     )
-    assert found.last["codes_used"] + found.last["codes_dead"] == run.trainee.codebook
+    assert found.last["codes_used"] + found.last["codes_dead"] == math.prod(run.trainee.codebooks)
     assert 0 < found.last["data_wait"] < 1
     assert found.age < 60
 

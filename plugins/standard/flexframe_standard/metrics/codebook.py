@@ -33,7 +33,7 @@ class CodeCounts(Tally["Codebook"]):
 
     def compute(self) -> Mapping[str, float]:
         share = self.counts.double() / self.counts.sum(1, keepdim=True)
-        perplexity = torch.special.entr(share).sum(1).exp().mean()
+        perplexity = torch.special.entr(share).sum(1).mean().exp()
         return {"usage": 100 * float((self.counts > 0).double().mean()), "perplexity": float(perplexity)}
 
     def details(self) -> Mapping[str, Mapping[str, Any]]:
@@ -46,7 +46,8 @@ class CodeCounts(Tally["Codebook"]):
 
 
 class Codebook(Metric[CodebookConfig]):
-    """Counts of the codes of all present tokens; the codebooks of a token, if several, are averaged."""
+    """Counts of the codes of all present tokens. Of several codebooks a token, usage is the share of all their entries,
+    and perplexity that of their mean entropy, so that its log2 times their number is the bits that codes tell."""
 
     tally = CodeCounts
 
