@@ -6,6 +6,8 @@ import io
 import logging
 import multiprocessing
 import os
+import random
+import signal
 import subprocess
 import sys
 import traceback
@@ -21,6 +23,10 @@ import pytest
 from rich.console import Console as Terminal
 
 ONLY = "FLEXFRAME_PLUGINS"
+SEED = "FLEXFRAME_FUZZ_SEED"
+"""Environment variable: other cases of the fuzzers than those that are run always."""
+LONGEST = 60
+"""Seconds that a case of a fuzzer may take."""
 ROOT = Path(__file__).parent
 PACKAGES = (path.parent.name for path in ROOT.glob("*/*/flexframe_*/__init__.py"))  # of plugins/ and tests/toy
 jaxtyping.install_import_hook(["flexframe", *PACKAGES], "beartype.beartype")
@@ -187,6 +193,42 @@ def forked(tmp_path: Path) -> Callable[..., Any]:
         return subprocess.CompletedProcess([*map(str, args)], process.exitcode, *said)
 
     return call
+
+
+class Faults(list[str]):
+    """What went wrong in a fuzzer, case by case: all of it is told."""
+
+    @staticmethod
+    def draws(kind: str, count: int) -> Iterator[tuple[str, random.Random]]:
+        """Cases by their name, each with draws of its own: one that fails fails again by itself."""
+        seed = os.environ.get(SEED, "0")
+        for number in range(count):
+            name = f"{kind} {number}" if seed == "0" else f"{kind} {number} of seed {seed}"
+            yield name, random.Random(name)
+
+    @contextmanager
+    def of(self, case: str) -> Iterator[None]:
+        def late(*_: object) -> None:
+            raise AssertionError(f"takes more than {LONGEST} s")
+
+        before = signal.signal(signal.SIGALRM, late)
+        signal.alarm(LONGEST)
+        try:
+            yield
+        except Exception as error:
+            self.append(f"{case}: {type(error).__name__}: {str(error)[:1500]}")
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+
+    def none(self) -> None:
+        assert not self, f"{len(self)} faults:\n" + "\n".join(self)
+
+
+@pytest.fixture
+def faults() -> Faults:
+    """A fuzzer's cases, and what went wrong with them."""
+    return Faults()
 
 
 @pytest.fixture

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import io
 import random
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -45,8 +44,6 @@ pytestmark = [
     pytest.mark.usefixtures("unchecked"),
     pytest.mark.filterwarnings("ignore:the card .* does not say so:FutureWarning"),  # a card may lack its `kind`
 ]
-LONGEST = 60
-"""Seconds that a case may take."""
 EACH = 160
 """Cases of each kind."""
 SMALL = (0, 1, -1, 2, 3, 7, 16, 0.5, -0.25, 1e-9)
@@ -85,34 +82,6 @@ OTHER = (
     {"": 1},
     [{"type": "flip"}, {"type": "flip"}],
 )
-Case = tuple[int, random.Random]
-
-
-def draws(kind: str) -> Iterator[Case]:
-    for number in range(EACH):
-        yield number, random.Random(f"{kind} {number}")
-
-
-class Faults(list[str]):
-    """What went wrong, case by case: all of it is told."""
-
-    @contextmanager
-    def of(self, case: str) -> Iterator[None]:
-        def late(*_: object) -> None:
-            raise AssertionError(f"takes more than {LONGEST} s")
-
-        before = signal.signal(signal.SIGALRM, late)
-        signal.alarm(LONGEST)
-        try:
-            yield
-        except Exception as error:
-            self.append(f"{case}: {type(error).__name__}: {error}")
-        finally:
-            signal.alarm(0)
-            signal.signal(signal.SIGALRM, before)
-
-    def none(self) -> None:
-        assert not self, f"{len(self)} faults:\n" + "\n".join(self)
 
 
 def value(rng: random.Random) -> Any:
@@ -179,15 +148,14 @@ def changed(rng: random.Random, data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def test_cards(run, tmp_path):
-    faults = Faults()
-    for number, rng in draws("card"):
+def test_cards(run, tmp_path, faults):
+    for number, (case, rng) in enumerate(faults.draws("card", EACH)):
         name = rng.choice(cards().names())
-        case, path = f"card {number} of {name}", tmp_path / f"{number}.yaml"
+        path = tmp_path / f"{number}.yaml"
         whole = card(name).file.model_dump(mode="json", exclude_unset=True, exclude={"base", "weights"})
         data = changed(rng, YAML(typ="safe", pure=True).load(io.StringIO(dumped(whole))))
         path.write_text(dumped(data), encoding="utf-8")
-        with faults.of(f"{case}: {dumped(data)!r}"):
+        with faults.of(f"{case} of {name}: {dumped(data)!r}"):
             code, out, err = run("show", path.name, "--config")
             clean(code, out, err)
             if code == 0:
@@ -219,14 +187,14 @@ def part_of(component: Component, fields: dict[str, Any], size: Any) -> None:
         assert all(text for _, text in [*config.obstacles(model.spec), *config.doubts(model.spec, 100)])
 
 
-def test_parts():
-    faults, every = Faults(), sorted(catalogue(), key=lambda each: (each.kind, each.name))
-    for number, rng in draws("part"):
+def test_parts(faults):
+    every = sorted(catalogue(), key=lambda each: (each.kind, each.name))
+    for case, rng in faults.draws("part", EACH):
         component = rng.choice(every)
         fields: dict[str, Any] = {"type": component.name}
         for _ in range(rng.choice((1, 1, 2))):
             fields[rng.choice(list(component.config.model_fields))] = value(rng)
-        with faults.of(f"part {number}: {component.kind} {fields}"):
+        with faults.of(f"{case}: {component.kind} {fields}"):
             problems = refused(partial(part_of, component, fields, rng.choice((None, "tiny", "large"))))
             assert all(text and "object at 0x" not in text for _, text in problems)
     faults.none()
@@ -309,15 +277,14 @@ def refused_or_missing(ask: Callable[[], object]) -> str:
     return ""
 
 
-def test_plugins(tmp_path):
-    faults = Faults()
+def test_plugins(tmp_path, faults):
     words = ("base: 5", "summary: 5", "- 1", "", "summary: a\nmodel: {5: 5}", "base: odd/a", "summary: [", "a: &a [*a]")
-    for number, rng in draws("plugin"):
+    for number, (case, rng) in enumerate(faults.draws("plugin", EACH)):
         folder = tmp_path / str(number) / "cards"
         (folder / "odd").mkdir(parents=True)
         for name in "ab":
             (folder / "odd" / f"{name}.yaml").write_text(rng.choice(words))
-        with faults.of(f"plugin {number}"):
+        with faults.of(case):
             use(create_manager([plugin(rng, folder)], points=False))
     faults.none()
 
@@ -430,16 +397,15 @@ def setting(rng: random.Random) -> str:
     return f"{rng.choice(keys)}={dumped(rng.choice(rng.choice((SMALL, OTHER)))).strip().removesuffix('...').strip()}"
 
 
-def test_command_lines(run, tmp_path):
+def test_command_lines(run, tmp_path, faults):
     (tmp_path / "empty").mkdir()
     Image.new("RGB", (20, 30), "teal").save(tmp_path / "good.png")
     odd = {"yaml": b"base: 5", "json": b"{}", "safetensors": b"\0" * 9, "tar": b"x" * 600, "png": b"x"}
     for name, content in odd.items():
         (tmp_path / f"odd.{name}").write_bytes(content)
-    faults = Faults()
-    for number, rng in draws("line"):
+    for case, rng in faults.draws("line", EACH):
         words = odd_line(rng)
-        with faults.of(f"line {number}: {words}"):
+        with faults.of(f"{case}: {words}"):
             clean(*run(*words))
     faults.none()
 

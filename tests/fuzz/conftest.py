@@ -16,9 +16,9 @@ from flexframe.models.generator import Generator
 from flexframe.models.tokenizer import Tokenizer
 from flexframe_registry import GeneratorConfig, cards
 
-from .frame import run
+from .frame import fuzz, run
 
-__all__ = ["run"]
+__all__ = ["fuzz", "run"]
 MODEL, PRIOR, CODEC = "model.safetensors", "prior.safetensors", "codec.safetensors"
 
 

@@ -1,4 +1,4 @@
-"""The frame of the fuzzers over files: seeded cases, what is done to a file's bytes, and what counts as a clean end."""
+"""The frame of the fuzzers over files: what is done to a file's bytes, and what counts as a clean end."""
 
 from __future__ import annotations
 
@@ -7,49 +7,18 @@ import logging
 import os
 import random
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flexframe import cli
 
-LONGEST = 60
-"""Seconds that a case may take."""
 UNCLEAN = ("not expected", "Traceback", "object at 0x", "_io.")
-
-
-def draws(kind: str, count: int) -> Iterator[tuple[str, random.Random]]:
-    """Cases by their name, each with draws of its own: one that fails fails again by itself."""
-    for number in range(count):
-        name = f"{kind} {number}"
-        yield name, random.Random(name)
-
-
-class Faults(list[str]):
-    """What went wrong, case by case: all of it is told."""
-
-    @contextmanager
-    def of(self, case: str) -> Iterator[None]:
-        def late(*_: object) -> None:
-            raise AssertionError(f"takes more than {LONGEST} s")
-
-        before = signal.signal(signal.SIGALRM, late)
-        signal.alarm(LONGEST)
-        try:
-            yield
-        except Exception as error:
-            self.append(f"{case}: {type(error).__name__}: {str(error)[:1500]}")
-        finally:
-            signal.alarm(0)
-            signal.signal(signal.SIGALRM, before)
-
-    def none(self) -> None:
-        assert not self, f"{len(self)} faults:\n" + "\n".join(self)
 
 
 # --- what happens to files -----------------------------------------------------------------------------------------
@@ -155,39 +124,46 @@ def run(commands: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> Run:
     return call
 
 
-def fuzz(
-    kind: str,
-    count: int,
-    whole: Path,
-    pattern: str,
-    run: Callable[[], Ended],
-    outcome: Callable[[], object],
-    loose: Sequence[str] = (),
-) -> None:
-    """Break a file of a copy of a folder, again and again, and see what comes of a command.
+Fuzz = Callable[..., None]
 
-    It ends in an error that names the file or its folder; or with what comes of the unbroken folder; or it tells what
-    it did about the file.
 
-    Args:
-        whole: the folder; each case has a copy of its own, as the working directory.
-        outcome: what the command made, from the working directory.
-        loose: names of files of which nothing is asked but a clean end, for they carry no checksum and no number rests
-            on them, or people change them.
-    """
-    place, faults = whole.with_name(f"{whole.name}-case"), Faults()
-    with inside(whole, place):
-        run().clean()
-        wanted = outcome()
-    for name, rng in draws(kind, count):
-        with inside(whole, place), faults.of(name):
-            path = broken(rng, Path(), pattern)
-            names = {str(path), path.name, str(path.parent)} - {"."}
-            ended = run()
-            ended.clean(*names)
-            if ended.code == 0 and path.name not in loose and not ended.told(*names - {str(path.parent)}):
-                assert outcome() == wanted, f"{path} is broken, and another outcome is not told: {ended}"
-    faults.none()
+@pytest.fixture
+def fuzz(faults: Any) -> Fuzz:
+    """Breaks a file of a copy of a folder, again and again, and sees what comes of a command."""
+
+    def see(
+        kind: str,
+        count: int,
+        whole: Path,
+        pattern: str,
+        run: Callable[[], Ended],
+        outcome: Callable[[], object],
+        loose: Sequence[str] = (),
+    ) -> None:
+        """See that it ends in an error that names the file or its folder; or with what comes of the unbroken folder; or
+        that it tells what it did about the file.
+
+        Args:
+            whole: the folder; each case has a copy of its own, as the working directory.
+            outcome: what the command made, from the working directory.
+            loose: names of files of which nothing is asked but a clean end, for they carry no checksum and no number
+                rests on them, or people change them.
+        """
+        place = whole.with_name(f"{whole.name}-case")
+        with inside(whole, place):
+            run().clean()
+            wanted = outcome()
+        for name, rng in faults.draws(kind, count):
+            with inside(whole, place), faults.of(name):
+                path = broken(rng, Path(), pattern)
+                names = {str(path), path.name, str(path.parent)} - {"."}
+                ended = run()
+                ended.clean(*names)
+                if ended.code == 0 and path.name not in loose and not ended.told(*names - {str(path.parent)}):
+                    assert outcome() == wanted, f"{path} is broken, and another outcome is not told: {ended}"
+        faults.none()
+
+    return see
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from flexframe_registry import ConfigError, catalogue
 from flexframe_registry.slots import resolve
 
 from .conftest import MODEL, picture
-from .frame import Faults, draws, flipped, fuzz, mutated
+from .frame import flipped, mutated
 
 pytestmark = [
     pytest.mark.slow,
@@ -79,9 +79,9 @@ def by_pillow(content: bytes) -> np.ndarray | None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_images(tmp_path):
-    every, faults = images(), Faults()
-    for name, rng in draws("image", COUNTS["image"]):
+def test_images(tmp_path, faults):
+    every = images()
+    for name, rng in faults.draws("image", COUNTS["image"]):
         kind = rng.choice(sorted(every))
         path = tmp_path / f"broken.{kind}"
         content = mutated(rng, every[kind], every[rng.choice(sorted(every))])
@@ -105,14 +105,13 @@ def test_images(tmp_path):
     faults.none()
 
 
-def test_one_broken_image_among_others(whole, run, monkeypatch):
+def test_one_broken_image_among_others(whole, run, monkeypatch, faults):
     """It is named; or left out, and told, where the user says so: the others are encoded as they are without it."""
     monkeypatch.chdir(whole)
     assert run(*ENCODE).code == 0
     rows = dict(tokens(Path("t.safetensors")))
     contents = {path: path.read_bytes() for path in Path("f").rglob("*.png")}
-    faults = Faults()
-    for name, rng in draws("among", COUNTS["among"]):
+    for name, rng in faults.draws("among", COUNTS["among"]):
         for path, content in contents.items():
             path.unlink(missing_ok=True)
             path.write_bytes(content)
@@ -283,11 +282,10 @@ def source(kind: str, path: Path) -> Any:
     return catalogue().build(resolve("source", {"type": kind, "path": str(path)}), (16, 16))
 
 
-def test_folders(tmp_path, run, models, monkeypatch):
+def test_folders(tmp_path, run, models, monkeypatch, faults):
     """All images that are there and no others, in an order that does not depend on the disk, with their labels."""
     monkeypatch.chdir(models)
-    faults = Faults()
-    for name, rng in draws("folder", COUNTS["folder"]):
+    for name, rng in faults.draws("folder", COUNTS["folder"]):
         root, out = tmp_path / name, tmp_path / f"{name}.safetensors"
         with faults.of(name):
             tree = grow(rng, root)
@@ -318,10 +316,9 @@ def packed(rng: random.Random, root: Path, names: list[str]) -> bytes:
     return file.getvalue()
 
 
-def test_shards(tmp_path):
+def test_shards(tmp_path, faults):
     """In any order, of any format, joined: the same images with the same labels. Cut: told."""
-    faults = Faults()
-    for name, rng in draws("tar", COUNTS["tar"]):
+    for name, rng in faults.draws("tar", COUNTS["tar"]):
         root, shard = tmp_path / name, tmp_path / f"{name}.tar"
         with faults.of(name):
             tree = grow(rng, root, links=False)
@@ -345,16 +342,16 @@ def test_shards(tmp_path):
     faults.none()
 
 
-def test_bytes_of_shards(tmp_path):
+def test_bytes_of_shards(tmp_path, faults):
     """With a flipped bit, or a part lost: the same pictures of the same names, or an error that names the shard."""
-    root, shard, faults = tmp_path / "f", tmp_path / "s.tar", Faults()
+    root, shard = tmp_path / "f", tmp_path / "s.tar"
     root.mkdir()
     for number in range(4):
         picture(number).save(root / f"{number}.png")
     content = packed(random.Random(0), root, [f"{number}.png" for number in range(4)])
     shard.write_bytes(content)
     whole = all_of(shard)
-    for name, rng in draws("tar bytes", COUNTS["tar bytes"]):
+    for name, rng in faults.draws("tar bytes", COUNTS["tar bytes"]):
         shard.write_bytes(flipped(rng, content.rstrip(b"\0")).ljust(len(content), b"\0"))
         with faults.of(name):
             samples = tried(partial(all_of, shard), str(shard))
@@ -369,7 +366,7 @@ def test_bytes_of_shards(tmp_path):
 # --- lists and published models ------------------------------------------------------------------------------------
 
 
-def test_lists_of_lengths(whole, run):
+def test_lists_of_lengths(whole, run, fuzz):
     names = sorted(path.relative_to(whole / "f").as_posix() for path in (whole / "f").rglob("*.png"))
     (whole / "l.csv").write_text("id,length\n" + "".join(f"{name},{n + 1}\n" for n, name in enumerate(names)))
     words = ("encode", "f", "-m", MODEL, "-o", "t.safetensors", "--lengths", "@l.csv", "--device", "cpu")
@@ -399,7 +396,7 @@ def save_shards(state: Mapping[str, torch.Tensor], config: str, folder: Path) ->
 
 
 @pytest.mark.parametrize("save", [save_safetensors, save_alone, save_pickle, save_shards])
-def test_published_models(whole, run, save):
+def test_published_models(whole, run, save, fuzz):
     """They carry no checksums, so that other numbers are other weights; all else is told."""
     state = {f"net.{name}": value for name, value in load_file(whole / MODEL).items()}
     config = read(whole / MODEL)[0]["config"]

@@ -31,7 +31,7 @@ from flexframe.models import modelfile
 from flexframe.train import checkpoint
 from flexframe.use import decode
 
-from .frame import draws, inside
+from .frame import inside
 from .test_written import BENCH, DECODE, ENCODE, GENERATE, LATENTS, TOKENS, TRAIN, contents, settled
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("unchecked")]
@@ -73,8 +73,8 @@ class Calls:
 class Fork:
     """Runs a command in a fork of this process, in the working directory."""
 
-    def __init__(self, app: Callable[[], None], folder: Path) -> None:
-        self.app, self.told = app, folder / "told"
+    def __init__(self, app: Callable[[], None], folder: Path, draws: Callable[..., Any]) -> None:
+        self.app, self.told, self.draws = app, folder / "told", draws
 
     def __call__(self, words: Sequence[str], calls: Calls | None = None) -> int:
         """Its exit code; minus the signal's number where one ended it."""
@@ -106,8 +106,8 @@ class Fork:
 
 
 @pytest.fixture
-def fork(commands: Callable[[], None], tmp_path: Path) -> Fork:
-    return Fork(commands, tmp_path)
+def fork(commands: Callable[[], None], tmp_path: Path, faults: Any) -> Fork:
+    return Fork(commands, tmp_path, faults.draws)
 
 
 def killed(name: str, words: Sequence[str], whole: Path, fork: Fork, outcome: Callable[[], Any], *more: Any) -> None:
@@ -122,7 +122,7 @@ def killed(name: str, words: Sequence[str], whole: Path, fork: Fork, outcome: Ca
         every, saving = map(int, fork.told.read_text().split())
         wanted = outcome()
     assert saving > 20
-    for number, (case, rng) in enumerate(draws(name, KILLS)):
+    for number, (case, rng) in enumerate(fork.draws(name, KILLS)):
         moment = {"within": rng.randint(1, saving)} if number % 2 else {"at": rng.randint(1, every)}
         with inside(whole, place):
             calls = Calls(**moment, torn=rng if number % 4 == 3 else None)

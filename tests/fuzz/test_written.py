@@ -17,7 +17,7 @@ from flexframe.bench import runner
 from flexframe.use import encode, precompute
 
 from .conftest import MODEL, PRIOR
-from .frame import Ended, Faults, Run, broken, draws, fuzz
+from .frame import Ended, Run, broken
 
 pytestmark = [
     pytest.mark.slow,
@@ -105,7 +105,7 @@ def without(*patterns: str) -> None:
 # --- models and runs -----------------------------------------------------------------------------------------------
 
 
-def test_models(whole, run):
+def test_models(whole, run, fuzz):
     fuzz("model", COUNTS["model"], whole, MODEL, lambda: run(*ENCODE), contents("t.safetensors"))
 
 
@@ -114,19 +114,19 @@ def trained(made):
     made(*TRAIN, "-o", "r")
 
 
-def test_runs_that_go_on(whole, run, trained):
+def test_runs_that_go_on(whole, run, trained, fuzz):
     without("r/model.safetensors", "r/end.json", "r/checkpoints/step-00000004")
     go_on = ("train", "--resume", "r", "--device", "cpu")
     fuzz("resumed", COUNTS["resumed"], whole, "r/**/*", lambda: run(*go_on), weights("r/model.safetensors"))
 
 
-def test_runs_whose_model_is_used(whole, run, trained):
+def test_runs_whose_model_is_used(whole, run, trained, fuzz):
     without("r/model.safetensors")
     words = ("encode", "f", "-m", "r", "-o", "t.safetensors", "--device", "cpu")
     fuzz("used", COUNTS["used"], whole, "r/**/*", lambda: run(*words), contents("t.safetensors"))
 
 
-def test_runs_that_are_listed(whole, run, trained):
+def test_runs_that_are_listed(whole, run, trained, fuzz):
     said = []
 
     def listed() -> Ended:
@@ -142,12 +142,12 @@ def test_runs_that_are_listed(whole, run, trained):
 # --- tokens and pictures -------------------------------------------------------------------------------------------
 
 
-def test_token_files_that_are_decoded(whole, run, made):
+def test_token_files_that_are_decoded(whole, run, made, fuzz):
     made(*ENCODE)
     fuzz("decode", COUNTS["decode"], whole, "t.safetensors", lambda: run(*DECODE), contents("p/**/*.png"))
 
 
-def test_token_files_that_are_trained_on(whole, run, made):
+def test_token_files_that_are_trained_on(whole, run, made, fuzz):
     made(*TOKENS)
     (whole / "prior.yaml").write_text(
         f"summary: a\nlicence: a\nsource: a\nkind: generator\nmodel: {{tokenizer: {MODEL}, classes: 2, prior: toy}}\n"
@@ -159,14 +159,14 @@ def test_token_files_that_are_trained_on(whole, run, made):
     )
 
 
-def test_pictures_of_a_decoding_that_was_cut(whole, run, made):
+def test_pictures_of_a_decoding_that_was_cut(whole, run, made, fuzz):
     made(*ENCODE)
     made(*DECODE)
     without("p/b/5.png")
     fuzz("pictures", COUNTS["pictures"], whole, "p/**/*", lambda: run(*DECODE), contents("p/**/*.png"))
 
 
-def test_generations_that_are_repeated(whole, run, made):
+def test_generations_that_are_repeated(whole, run, made, fuzz):
     made(*GENERATE)
     outcome = contents("g/**/*.png", "g/*.safetensors")
     fuzz("generated", COUNTS["generated"], whole, "g/**/*", lambda: run(*GENERATE), outcome)
@@ -175,19 +175,19 @@ def test_generations_that_are_repeated(whole, run, made):
 # --- what an interrupted command leaves ----------------------------------------------------------------------------
 
 
-def test_encodings_that_were_cut(whole, run, made, monkeypatch):
+def test_encodings_that_were_cut(whole, run, made, monkeypatch, fuzz):
     words = (*ENCODE, "--batch-size", "2")
     stopped(lambda: run(*words), 2, monkeypatch, encode, "_encode")
     fuzz("encoding", COUNTS["encoding"], whole, "*.part", lambda: run(*words), contents("t.safetensors"))
 
 
-def test_tokens_that_were_cut(whole, run, made, monkeypatch):
+def test_tokens_that_were_cut(whole, run, made, monkeypatch, fuzz):
     words = (*TOKENS, "--batch-size", "2")
     stopped(lambda: run(*words), 3, monkeypatch, precompute, "Rng")
     fuzz("tokens", COUNTS["tokens"], whole, "*.part", lambda: run(*words), contents("t.safetensors"))
 
 
-def test_benchmarks_that_were_cut(whole, run, made, monkeypatch):
+def test_benchmarks_that_were_cut(whole, run, made, monkeypatch, fuzz):
     monkeypatch.setattr(runner, "run", partial(runner.run, save_seconds=0.0))
     stopped(lambda: run(*BENCH), 3, monkeypatch, runner.Head, "samples")
     fuzz("partial", COUNTS["partial"], whole, "b/partial/**/*", lambda: run(*BENCH), settled("b/results.json"))
@@ -196,12 +196,12 @@ def test_benchmarks_that_were_cut(whole, run, made, monkeypatch):
 # --- latents, results, what is kept --------------------------------------------------------------------------------
 
 
-def test_latents_that_are_made_on(whole, run, made):
+def test_latents_that_are_made_on(whole, run, made, fuzz):
     made(*LATENTS)
     fuzz("latents", COUNTS["latents"], whole, "l/latents.json", lambda: run(*LATENTS), contents("l/*.safetensors"))
 
 
-def test_latents_and_features_that_are_trained_on(whole, run, made):
+def test_latents_and_features_that_are_trained_on(whole, run, made, fuzz):
     objective = ("decoder=toy", "run.objectives=[toy]", f"run.init=[{{from: {MODEL}, parts: [codec]}}]")
     card = ("toy/plain", "codec=toy", "encoder.patch=2", "decoder.patch=2", DATA, *objective)
     made("precompute", "latents", *card, "-o", "l", "--device", "cpu")
@@ -211,7 +211,7 @@ def test_latents_and_features_that_are_trained_on(whole, run, made):
     fuzz("from-latents", COUNTS["from-latents"], whole, "l/*", lambda: run(*words), weights("r/model.safetensors"))
 
 
-def test_results_that_are_compared(whole, run, made):
+def test_results_that_are_compared(whole, run, made, fuzz):
     made(*BENCH)
     shutil.copytree("b", "c")
     said: list[Ended] = []
@@ -223,12 +223,12 @@ def test_results_that_are_compared(whole, run, made):
     fuzz("results", COUNTS["results"], whole, "b/results.json", explained, lambda: said[-1].out)
 
 
-def test_results_that_are_measured_again(whole, run, made):
+def test_results_that_are_measured_again(whole, run, made, fuzz):
     made(*BENCH)
     fuzz("bench", COUNTS["bench"], whole, "b/results.json", lambda: run(*BENCH), settled("b/results.json"))
 
 
-def test_what_is_kept_of_shards_and_broken_images(whole, run, made, tmp_path):
+def test_what_is_kept_of_shards_and_broken_images(whole, run, made, tmp_path, faults):
     """It is made anew where it is lost, whatever it says."""
     made("encode", "f", "-m", MODEL, "-o", "known.safetensors", "--device", "cpu")
     pack(whole / "s.tar", sorted((whole / "f").rglob("*.png")))
@@ -248,8 +248,7 @@ def test_what_is_kept_of_shards_and_broken_images(whole, run, made, tmp_path):
     assert len([path for path in home.rglob("*") if path.is_file()]) >= 3
     kept = home.with_name("kept")
     shutil.copytree(home, kept)
-    faults = Faults()
-    for name, rng in draws("cache", COUNTS["cache"]):
+    for name, rng in faults.draws("cache", COUNTS["cache"]):
         shutil.rmtree(home)
         shutil.copytree(kept, home)
         with faults.of(name):
