@@ -1,10 +1,12 @@
-"""Attention by the quicker way is the same attention."""
+"""Attention by the quicker way is the same attention; what it drops is drawn by the rng."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from flexframe.nn.attention import SHORT, attend
+from flexframe.nn.dropout import dropped, drops
+from flexframe.rng import Rng
 
 
 def taken(dtype: torch.dtype, keys: int = 7) -> list[torch.Tensor]:
@@ -56,3 +58,44 @@ def test_under_autocast_it_is_fp32_within_and_bf16_outside() -> None:
     expected = F.scaled_dot_product_attention(*(each.to(torch.bfloat16).float() for each in given))
     assert out.dtype == torch.bfloat16
     assert torch.equal(out, expected.to(torch.bfloat16))
+
+
+# --- dropout ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_samples_dropout_hangs_on_its_index_alone() -> None:
+    before, ones = torch.get_rng_state(), torch.ones(4, 50, 40)
+    numbers = drops(Rng(0, torch.tensor([3, 1, 4, 3]), step=2), "test/dropout", 5)
+    found = dropped(ones, 0.25, numbers[:, 1])
+    assert torch.equal(found[0], found[3])
+    alone = drops(Rng(0, torch.tensor([1]), step=2), "test/dropout", 5)[:, 1]
+    assert torch.equal(found[1:2], dropped(ones[:1], 0.25, alone))
+    others = [dropped(ones, 0.25, numbers[:, 0]), dropped(ones, 0.25, drops(Rng(0, torch.arange(4)), "else", 1)[:, 0])]
+    for one, other in [(found[0], found[1]), *((found[0], each[0]) for each in others)]:
+        both = ((one == 0) & (other == 0)).float().mean()
+        assert both == pytest.approx(0.25**2, abs=0.02), "independent of each other"
+    assert (found == 0).float().mean() == pytest.approx(0.25, abs=0.02)
+    assert found.max() == pytest.approx(1 / 0.75)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_numbers_nothing_is_dropped() -> None:
+    ones = torch.ones(2, 3)
+    assert dropped(ones, 0.5, None) is ones
+    given = taken(torch.float32)
+    assert torch.equal(attend(*given, dropout=0.5), attend(*given))
+
+
+@pytest.mark.parametrize("mask", masks())
+def test_weights_are_dropped_and_the_rest_is_attention(mask: str) -> None:
+    given, (query, key, value) = masks()[mask], [each[..., :7] for each in taken(torch.float32)]
+    numbers = drops(Rng(0, torch.arange(2)), "test/weights", 1)[:, 0]
+    none = attend(query, key, value, given, dropout=1e-9, drops=numbers, causal=mask == "none", scale=0.3)
+    whole = attend(query, key, value, given, causal=mask == "none", scale=0.3)
+    assert torch.allclose(none, whole, atol=1e-6)
+    ones = torch.eye(7).expand(2, 3, 7, 7)
+    weights = attend(query, key, ones, given, scale=0.3)
+    found = attend(query, key, ones, given, dropout=0.4, drops=numbers, scale=0.3)
+    kept = found != 0
+    assert torch.allclose(found[kept], weights[kept] / 0.6, atol=1e-6)
+    assert 0.3 < (~kept & (weights != 0)).sum() / (weights != 0).sum() < 0.5

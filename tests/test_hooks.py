@@ -155,6 +155,48 @@ def test_a_resumed_run_starts_at_its_step(observer, create, go):
     assert [step for step, *_ in calls(observer, "run_start")] == [0, 3]
 
 
+@pytest.mark.parametrize("error", [KeyError("lost"), SystemExit(3), OSError(28, "full")])
+def test_a_hook_that_raises_is_named_and_what_it_watched_goes_on(error, create, go, observer):
+    class Careless:
+        @hookimpl
+        def flexframe_step_end(self, step):
+            calls.append(step)
+            raise error
+
+        @hookimpl
+        def flexframe_checkpoint_saved(self, run):
+            calls.append(run)
+
+    calls, plugin = [], Careless()
+    manager().register(plugin, "careless")
+    try:
+        with pytest.warns(
+            UserWarning, match=rf"plugin 'careless' .* failed in flexframe_step_end \({type(error).__name__}"
+        ):
+            run = go(create())
+    finally:
+        manager().unregister(plugin)
+    assert run.step == run.config.run.steps
+    assert calls == [1], "what has failed is told no more"
+    assert [name for name, *_ in observer.seen].count("step_end") == 4
+
+
+def test_a_report_is_written_though_a_hook_raises(tiny, tmp_path):
+    class Careless:
+        @hookimpl
+        def flexframe_report(self, report):
+            raise ZeroDivisionError
+
+    plugin = Careless()
+    manager().register(plugin, "careless")
+    suite = SuiteConfig.read({"data": {"type": "digits", "split": "val"}, "count": 2, "metrics": ["psnr"], "show": 2})
+    try:
+        with pytest.warns(UserWarning, match="plugin 'careless' .* failed in flexframe_report"):
+            runner.run(suite, [("tiny", tiny)], tmp_path)
+    finally:
+        manager().unregister(plugin)
+
+
 def test_what_an_observer_returns_or_draws_moves_no_number(create, go):
     class Meddler:
         @hookimpl

@@ -143,7 +143,7 @@ def measure(
     further = task.further(suite, source, entrants, device, content)
     report = Report(content, Gallery(torch.cat(walk.shown), fake, further=further), out, source.remarks())
     task.finish(report, entrants)
-    manager().hook.flexframe_report(report=report)
+    manager().observe("flexframe_report", set(), report=report)
     return report
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from flexframe.nn.attention import attend
@@ -18,9 +18,15 @@ class Attention(nn.Module):
         self.in_proj = nn.Linear(width, 3 * width, bias=bias)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "b n w"], seen: Bool[Tensor, ...] | None = None) -> Float[Tensor, "b n w"]:
+    def forward(
+        self,
+        x: Float[Tensor, "b n w"],
+        seen: Bool[Tensor, ...] | None = None,
+        drops: Int[Tensor, "b 2"] | None = None,
+    ) -> Float[Tensor, "b n w"]:
+        """The mixed values; weights are dropped, a share `dropout`, by the numbers `drops`."""
         query, key, value = self.in_proj(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = attend(query, key, value, seen, dropout=self.dropout if self.training else 0.0)
+        mixed = attend(query, key, value, seen, dropout=self.dropout, drops=drops)
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out
 

@@ -158,7 +158,7 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
                 run.log({**line, ALARMS: alarms} if alarms else line)
                 console.show(line, [alarm["text"] for alarm in alarms])
                 losses = {name: value for name, value in reading.values.items() if value is not None}
-                run.hooks.flexframe_step_end(run=run, step=run.step, losses=losses)
+                run.tell("flexframe_step_end", step=run.step, losses=losses)
                 known = {name: value for name, value in line.items() if name != "step" and value is not None}
                 run.observed(methodcaller("line", run.step, known))
             _strict(run, alarms)

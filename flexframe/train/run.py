@@ -101,7 +101,8 @@ class Run:
         self.usage = Usage(trainee.codebooks, device, processes)
         self.alarms = Alarms(config)
         """Alarms of its log, which the first process keeps."""
-        self.hooks = manager().hook
+        self.failed_plugins: set[str] = set()
+        """Plugins whose hooks raised, which are told no more."""
         self.observers: list[Observer[Any]] = []
         """Observers that are told of it, from `begin` to `end`."""
 
@@ -278,7 +279,7 @@ class Run:
         if first:
             state = {"interval": facts, "processes": self.processes.size, "finite": True, "rests_on": self._rests_on}
             checkpoint.write(self.paths.checkpoints, self.step, files, state, self.config.run.keep)
-            self.hooks.flexframe_checkpoint_saved(run=self, path=path)
+            self.tell("flexframe_checkpoint_saved", path=path)
         return path
 
     def _see_finite(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -378,11 +379,15 @@ class Run:
 
     def begin(self) -> None:
         """Tell plugins and the config's observers, in the first process, that training begins."""
-        self.hooks.flexframe_run_start(run=self)
+        self.tell("flexframe_run_start")
         for config in self.config.run.observers:
             observer: Observer[Any] = catalogue().build(config)
             self.observers.append(observer)
         self.observed(lambda each: each.start(self.paths, self.step, self.config))
+
+    def tell(self, hook: str, **about: Any) -> None:
+        """Call a hook of the plugins; one that raises is named, and told no more of this run."""
+        manager().observe(hook, self.failed_plugins, run=self, **about)
 
     def observed(self, tell: Callable[[Observer[Any]], None]) -> None:
         """Tell the observers something. One that raises is named, and told no more: the run goes on without it.

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pluggy
 
@@ -73,6 +73,20 @@ class Manager(pluggy.PluginManager):
             except (Exception, SystemExit) as error:  # see add_entry_point
                 self.broken.append(Broken(impl.plugin_name, self.providers[impl.plugin_name], _one_line(error)))
         return folders
+
+    def observe(self, hook: str, failed: set[str], **told: Any) -> None:
+        """Call an observing hook of every plugin but the failed ones, to which those that raise now are added: they are
+        named, and what they watch goes on without them."""
+        caller = getattr(self.hook, hook)
+        plugins = {impl.plugin_name: impl.plugin for impl in caller.get_hookimpls()}
+        for name in sorted(plugins.keys() - failed):
+            others = [plugin for other, plugin in plugins.items() if other != name]
+            try:
+                self.subset_hook_caller(hook, others)(**told)
+            except (Exception, SystemExit) as error:  # see add_entry_point
+                failed.add(name)
+                who = f"plugin {name!r} ({self.providers.get(name, name)}) failed in {hook}"
+                warnings.warn(f"{who} ({_one_line(error)}); it is told no more, and all else goes on", stacklevel=3)
 
 
 def create_manager(plugins: Iterable[object] = (), *, points: bool = True) -> Manager:

@@ -497,6 +497,12 @@ class SilentUnigram(Unigram):
         return super().sample(condition, lengths, rng=rng, sampling=sampling)
 
 
+class DroppingUnigram(Unigram):
+    def forward(self, codes, condition, *, rng):
+        losses = super().forward(codes, condition, rng=rng)
+        return {name: nn.functional.dropout(loss, 0.1, self.training) for name, loss in losses.items()}
+
+
 PRIOR = checks.of("prior")[2:]
 
 
@@ -514,6 +520,7 @@ def test_a_sound_prior_passes(check, monkeypatch):
         (SilentUnigram, checks.check_prior_samples, "progress is not told"),
         (GreedyUnigram, checks.check_prior_losses, "not close"),
         (ClasslessUnigram, checks.check_prior_losses, "the class does not matter"),
+        (DroppingUnigram, checks.check_prior_losses, "training drew from torch's global generator"),
         (UnnormedUnigram, checks.check_prior_likelihood, "not close"),
     ],
 )

@@ -23,6 +23,7 @@ from .materials import (
     a_value_a_sample,
     assert_gradients,
     close,
+    own_draws,
     rng,
     sampling,
     scalar,
@@ -90,7 +91,10 @@ def check_prior_losses(component: Component, fields: Fields) -> None:
         assert not torch.equal(scalar(prior(other, condition, rng=rng())), scalar(whole)), "the codes do not matter"
         assert not torch.equal(scalar(prior(codes, None, rng=rng())), scalar(whole)), "the class does not matter"
     prior.train()
+    before = torch.get_rng_state()
     losses = prior(codes, condition, rng=rng())
+    own_draws(before, "training")
+    assert torch.equal(scalar(losses), scalar(prior(codes, condition, rng=rng()))), "equal draws gave unequal losses"
     scalar(losses)
     a_value_a_sample(losses)
     scalar(build_prior(component, fields, None)(codes, None, rng=rng()))

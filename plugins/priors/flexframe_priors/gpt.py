@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flexframe.nn.attention import attend
+from flexframe.nn.dropout import dropped, drops
 from flexframe.nn.priors import class_ids, gumbel
 from flexframe.parts import LikelihoodPrior
 from flexframe.rng import Rng
@@ -51,12 +52,15 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.RMSNorm(width, eps=1e-5), nn.RMSNorm(width, eps=1e-5)
         self.attn = Attention(config)
         self.fc1, self.fc2 = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
-    def forward(self, x: Float[Tensor, "b n w"], cache: Cache | None) -> Float[Tensor, "b n w"]:
-        x = x + self.dropout(self.attn(self.norm1(x), cache))
+    def forward(
+        self, x: Float[Tensor, "b n w"], cache: Cache | None, numbers: Int[Tensor, "b 2 2"] | None
+    ) -> Float[Tensor, "b n w"]:
+        first, second = (None, None) if numbers is None else numbers.unbind(1)
+        x = x + dropped(self.attn(self.norm1(x), cache), self.dropout, first)
         gate, inner = self.fc1(self.norm2(x)).chunk(2, -1)
-        return x + self.dropout(self.fc2(F.silu(gate) * inner))
+        return x + dropped(self.fc2(F.silu(gate) * inner), self.dropout, second)
 
 
 class GPT(LikelihoodPrior):
@@ -77,7 +81,6 @@ class GPT(LikelihoodPrior):
         self.positions = None
         if config.positions == "learned":
             self.positions = nn.Parameter(torch.empty(spec.length * len(self.radices), width))
-        self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.RMSNorm(width, eps=1e-5)
         self.heads = nn.ModuleList(nn.Linear(width, radix, bias=False) for radix in self.radices)
@@ -134,18 +137,28 @@ class GPT(LikelihoodPrior):
             x = torch.cat([self.classes(classes)[:, None], x], 1)
         if self.positions is not None:
             x = x + self.positions[start : start + x.shape[1]]
-        return self.dropout(x)
+        return x
 
     def features(
-        self, digits: Int[Tensor, "b m"], classes: Int[Tensor, " b"], caches: list[Cache] | None = None
+        self,
+        digits: Int[Tensor, "b m"],
+        classes: Int[Tensor, " b"],
+        caches: list[Cache] | None = None,
+        rng: Rng | None = None,
     ) -> Float[Tensor, "b n w"]:
-        """Features that the heads read at positions 0..m; at the last one alone where caches hold the others."""
+        """Features that the heads read at positions 0..m; at the last one alone where caches hold the others. With
+        dropout where its draws are given."""
         if caches is not None and caches[0].done:
             x = self.embed(digits[:, -1:], None, digits.shape[1])
         else:
             x = self.embed(digits, classes, 0)
+        numbers = None
+        if rng is not None and self.config.dropout:
+            numbers = drops(rng, "gpt/dropout", 1 + 2 * len(self.blocks))
+            x = dropped(x, self.config.dropout, numbers[:, 0])
         for i, block in enumerate(self.blocks):
-            x = block(x, None if caches is None else caches[i])
+            own = None if numbers is None else numbers[:, 1 + 2 * i : 3 + 2 * i]
+            x = block(x, None if caches is None else caches[i], own)
         return self.norm(x)
 
     def next_logits(
@@ -154,11 +167,11 @@ class GPT(LikelihoodPrior):
         """Logits of the digit after these, in the order of its values."""
         return self.heads[digits.shape[1] % len(self.radices)](self.features(digits, classes, caches)[:, -1])
 
-    def _likelihoods(self, codes: Codes, classes: Int[Tensor, " b"]) -> Float[Tensor, "b k"]:
+    def _likelihoods(self, codes: Codes, classes: Int[Tensor, " b"], rng: Rng | None = None) -> Float[Tensor, "b k"]:
         """Natural logarithm of each token's probability; 0 where absent."""
         keep, period = codes.keep, len(self.radices)
         ids = self.digits(codes.codes.masked_fill(~keep[..., None], 0))
-        x = self.features(ids[:, :-1], classes)
+        x = self.features(ids[:, :-1], classes, rng=rng)
         total = torch.zeros(keep.shape, device=ids.device)
         for place, head in enumerate(self.heads):
             chances = head(x[:, place::period]).float().log_softmax(-1)
@@ -178,7 +191,7 @@ class GPT(LikelihoodPrior):
                 lengths = keep.sum(1)
                 drawn = 1 + (rng.uniform("gpt/prefix") * lengths).long()
                 keep = prefix(torch.minimum(drawn, lengths), keep.shape[1])
-        likelihoods = self._likelihoods(Codes(codes.codes, keep), classes)
+        likelihoods = self._likelihoods(Codes(codes.codes, keep), classes, rng if self.training else None)
         return {"codes": -likelihoods.sum(1) / keep.sum(1)}
 
     # --- use -----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flexframe.nn.attention import attend
+from flexframe.nn.dropout import dropped, drops
 from flexframe.nn.priors import class_ids, gumbel
 from flexframe.parts import LikelihoodPrior
 from flexframe.rng import Rng
@@ -18,6 +19,9 @@ from flexframe_registry import CodesSpec, SamplingConfig
 
 from . import RARConfig, RARSampling
 from .cache import Cache
+
+SITES = 4
+"""Places of dropout in a block: attention's weights, what it gives, and the feed-forward layers' inner and outer."""
 
 
 class Attention(nn.Module):
@@ -31,15 +35,16 @@ class Attention(nn.Module):
         self.k_norm = nn.LayerNorm(config.width // config.heads, eps=1e-6)
         self.proj = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Float[Tensor, "b n w"], cache: Cache | None) -> Float[Tensor, "b n w"]:
+    def forward(
+        self, x: Float[Tensor, "b n w"], cache: Cache | None, numbers: Int[Tensor, "b 2"] | None
+    ) -> Float[Tensor, "b n w"]:
         """Without a cache, or with an empty one, positions attend causally; further ones are given one by one."""
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key = self.q_norm(query).to(value.dtype), self.k_norm(key).to(value.dtype)
         if cache is not None:
             key, value = cache.extend(key, value)
-        dropout = self.dropout if self.training else 0.0
         causal = key.shape[2] == x.shape[1]
-        mixed = attend(query, key, value, dropout=dropout, causal=causal)
+        mixed = attend(query, key, value, dropout=self.dropout, drops=numbers, causal=causal)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
@@ -55,16 +60,21 @@ class Block(nn.Module):
         self.attn = Attention(config)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.fc1, self.fc2 = nn.Linear(width, config.hidden), nn.Linear(config.hidden, width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
     def forward(
-        self, x: Float[Tensor, "b n w"], condition: Float[Tensor, "b n w"], cache: Cache | None
+        self,
+        x: Float[Tensor, "b n w"],
+        condition: Float[Tensor, "b n w"],
+        cache: Cache | None,
+        numbers: Int[Tensor, "b 4 2"] | None,
     ) -> Float[Tensor, "b n w"]:
+        weights, first, second, third = [None] * SITES if numbers is None else numbers.unbind(1)
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, -1)
-        attended = self.attn(self.norm1(x) * (1 + scale1) + shift1, cache)
-        x = x + gate1 * self.dropout(attended)
-        inner = self.dropout(F.gelu(self.fc1(self.norm2(x) * (1 + scale2) + shift2)))
-        return x + gate2 * self.dropout(self.fc2(inner))
+        attended = self.attn(self.norm1(x) * (1 + scale1) + shift1, cache, weights)
+        x = x + gate1 * dropped(attended, self.dropout, first)
+        inner = dropped(F.gelu(self.fc1(self.norm2(x) * (1 + scale2) + shift2)), self.dropout, second)
+        return x + gate2 * dropped(self.fc2(inner), self.dropout, third)
 
 
 class Head(nn.Module):
@@ -123,6 +133,7 @@ class RAR(LikelihoodPrior):
         classes: Int[Tensor, " b"],
         order: Int[Tensor, "b k"],
         caches: list[Cache] | None = None,
+        rng: Rng | None = None,
     ) -> Float[Tensor, "b n v"]:
         """Logits of each next code: m + 1 of them, or the last alone where caches hold the rest.
 
@@ -130,6 +141,7 @@ class RAR(LikelihoodPrior):
             ids: the first m codes in the order in which they are read.
             classes: 0..classes-1, and the one past the last for null.
             order: the slots in that order, m of them at least.
+            rng: draws of dropout; without them there is none.
         """
         label, read = self.class_embedding(classes)[:, None], ids.shape[1]
         x = torch.cat([self.start.expand(len(ids), 1, -1), label, self.token_embedding(ids)], 1)
@@ -140,8 +152,11 @@ class RAR(LikelihoodPrior):
         condition = label + self.steps[: 2 + read]
         if caches is not None and caches[0].done:
             x, condition = x[:, caches[0].done :], condition[:, caches[0].done :]
+        numbers = [None] * len(self.blocks)
+        if rng is not None and (self.config.dropout or self.config.attention_dropout):
+            numbers = drops(rng, "rar/dropout", SITES * len(self.blocks)).split(SITES, 1)
         for i, block in enumerate(self.blocks):
-            x = block(x, condition, None if caches is None else caches[i])
+            x = block(x, condition, None if caches is None else caches[i], numbers[i])
         new = min(x.shape[1], 1 + read)  # the start's position gives nothing
         return self.head(x[:, -new:], condition[:, -new:])
 
@@ -158,7 +173,7 @@ class RAR(LikelihoodPrior):
             classes = torch.where(dropped, self.null, classes)
             order = self.choose_order(keep, rng=rng)
         ids = ids.gather(1, order)
-        logits = self.logits(ids[:, :-1], classes, order)
+        logits = self.logits(ids[:, :-1], classes, order, rng=rng if self.training else None)
         losses = F.cross_entropy(logits.mT, ids, reduction="none")
         return {"codes": (losses * keep).sum(1) / keep.sum(1)}
 

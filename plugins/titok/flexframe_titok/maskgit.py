@@ -39,9 +39,13 @@ class MaskGIT(Prior):
 
     @abstractmethod
     def logits(
-        self, ids: Int[Tensor, "b k"], classes: Int[Tensor, " b"], keep: Bool[Tensor, "b k"]
+        self,
+        ids: Int[Tensor, "b k"],
+        classes: Int[Tensor, " b"],
+        keep: Bool[Tensor, "b k"],
+        rng: Rng | None = None,
     ) -> Float[Tensor, "b k v"]:
-        """Logits of the code at each slot, of which any may be masked."""
+        """Logits of the code at each slot, of which any may be masked; with dropout where its draws are given."""
 
     def with_class(self, ids: Int[Tensor, "b k"], classes: Int[Tensor, " b"]) -> Int[Tensor, "b n"]:
         """The sequence that a form reads: the class, then the ids."""
@@ -62,7 +66,7 @@ class MaskGIT(Prior):
             dropped = rng.uniform("maskgit/class") < self.config.class_dropout
             classes = torch.where(dropped, self.null, classes)
         masked = self.choose_masked(keep, rng=rng)
-        logits = self.logits(ids.masked_fill(masked, self.mask_id), classes, keep)
+        logits = self.logits(ids.masked_fill(masked, self.mask_id), classes, keep, rng=rng if self.training else None)
         smoothing, rest = self.config.label_smoothing, self.config.unmasked_weight
         losses = F.cross_entropy(logits.mT, ids, reduction="none", label_smoothing=smoothing)
         weights = torch.where(masked, 1.0, rest) * keep

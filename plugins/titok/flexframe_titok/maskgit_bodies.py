@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from flexframe.nn.dropout import dropped, drops
 from flexframe.nn.transformer import Attention
+from flexframe.rng import Rng
 from flexframe_registry import CodesSpec
 
 from .maskgit import MaskGIT
@@ -36,16 +38,18 @@ class BERTBlock(nn.Module):
 
     def __init__(self, config: BERTMaskGITConfig) -> None:
         super().__init__()
-        width, drop = config.width, config.dropout
+        width, self.dropout = config.width, config.dropout
         self.attn = Attention(width, config.heads, dropout=config.attention_dropout)
         self.norm1 = nn.LayerNorm(width, eps=1e-12)
         self.mlp = nn.Sequential(nn.Linear(width, config.hidden), nn.GELU(), nn.Linear(config.hidden, width))
         self.norm2 = nn.LayerNorm(width, eps=1e-12)
-        self.dropout = nn.Dropout(drop)
 
-    def forward(self, x: Float[Tensor, "b n w"], keys: Bool[Tensor, "b 1 1 n"]) -> Float[Tensor, "b n w"]:
-        x = self.norm1(x + self.dropout(self.attn(x, keys)))
-        return self.norm2(x + self.dropout(self.mlp(x)))
+    def forward(
+        self, x: Float[Tensor, "b n w"], keys: Bool[Tensor, "b 1 1 n"], numbers: Int[Tensor, "b 3 2"] | None
+    ) -> Float[Tensor, "b n w"]:
+        weights, first, second = (None, None, None) if numbers is None else numbers.unbind(1)
+        x = self.norm1(x + dropped(self.attn(x, keys, weights), self.dropout, first))
+        return self.norm2(x + dropped(self.mlp(x), self.dropout, second))
 
 
 class BERTMaskGIT(MaskGIT):
@@ -60,19 +64,26 @@ class BERTMaskGIT(MaskGIT):
         self.position_embedding = normal(1 + spec.length, width)
         self.type_embedding = normal(width)
         self.norm = nn.LayerNorm(width, eps=1e-12)
-        self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(BERTBlock(config) for _ in range(config.depth))
         self.head = nn.Linear(width, self.vocabulary if config.head == "vocabulary" else spec.codebook_size)
         self.apply(init_weights)
 
     def logits(
-        self, ids: Int[Tensor, "b k"], classes: Int[Tensor, " b"], keep: Bool[Tensor, "b k"]
+        self,
+        ids: Int[Tensor, "b k"],
+        classes: Int[Tensor, " b"],
+        keep: Bool[Tensor, "b k"],
+        rng: Rng | None = None,
     ) -> Float[Tensor, "b k v"]:
         words = self.embedding(self.with_class(ids, classes))
-        x = self.dropout(self.norm(words + self.type_embedding + self.position_embedding[: words.shape[1]]))
+        x = self.norm(words + self.type_embedding + self.position_embedding[: words.shape[1]])
+        numbers = [None] * len(self.blocks)
+        if rng is not None and (self.config.dropout or self.config.attention_dropout):
+            drawn = drops(rng, "maskgit/dropout", 1 + 3 * len(self.blocks))
+            x, numbers = dropped(x, self.config.dropout, drawn[:, 0]), drawn[:, 1:].split(3, 1)
         keys = attended(keep)
-        for block in self.blocks:
-            x = block(x, keys)
+        for block, each in zip(self.blocks, numbers, strict=True):
+            x = block(x, keys, each)
         return self.head(x[:, 1:])
 
 
@@ -116,7 +127,11 @@ class UViTMaskGIT(MaskGIT):
         self.apply(init_weights)
 
     def logits(
-        self, ids: Int[Tensor, "b k"], classes: Int[Tensor, " b"], keep: Bool[Tensor, "b k"]
+        self,
+        ids: Int[Tensor, "b k"],
+        classes: Int[Tensor, " b"],
+        keep: Bool[Tensor, "b k"],
+        rng: Rng | None = None,
     ) -> Float[Tensor, "b k v"]:
         words = self.embedding(self.with_class(ids, classes))
         x = words + self.position_embedding[: words.shape[1]]

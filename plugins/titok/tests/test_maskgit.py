@@ -40,9 +40,9 @@ def watch(prior, monkeypatch):
     """The ids and classes of each evaluation."""
     seen, logits = [], prior.logits
 
-    def watched(ids, classes, keep):
+    def watched(ids, classes, keep, rng=None):
         seen.append((ids.clone(), classes.clone()))
-        return logits(ids, classes, keep)
+        return logits(ids, classes, keep, rng)
 
     monkeypatch.setattr(prior, "logits", watched)
     return seen
