@@ -109,6 +109,19 @@ class Encoder(Part[EncoderConfig]):
         features: Tensor = self(latents, keep)
         return features
 
+    def tapped(
+        self, latents: Float[Tensor, "b c y x"], keep: Bool[Tensor, "b k"], *, taps: frozenset[str], rng: Rng
+    ) -> tuple[Float[Tensor, "b k e"], Mapping[str, Float[Tensor, "b h w e"]]]:
+        """What `taught` gives, and the features on the way that objectives asked for, by the config's `taps`.
+
+        Raises:
+            ValueError: a tap that there is not.
+        """
+        if taps:
+            known = ", ".join(sorted(self.config.taps())) or "none"
+            raise ValueError(f"encoder {self.config.type!r} has no tap {', '.join(sorted(taps))}; it has: {known}")
+        return self.taught(latents, keep, rng=rng), {}
+
 
 class Quantizer(Part[QuantizerConfig]):
     """Features to tokens. Projects from the encoder's width `e` to its own `d`."""

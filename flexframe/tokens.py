@@ -192,7 +192,7 @@ class Outputs:
     """The decoder's latents, in the codec's range."""
     logits: Tensor | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
-    """Features that the taps asked for."""
+    """Features that the taps asked for, an encoder's as `encoder.NAME`."""
     codes: Codes | None = None
     """The batch's codes, for usage statistics: all that the quantizer gave, where a masker drops behind it too."""
     tokens: Tokens | None = None

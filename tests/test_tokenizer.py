@@ -430,6 +430,27 @@ def test_an_encoder_draws_in_training_alone(monkeypatch, pictures):
     assert given == [rng]
 
 
+def test_an_encoder_shows_features_to_objectives(monkeypatch, pictures):
+    """A tap of the encoder goes by `encoder.` and its name, in what a run may ask for and in what it is given."""
+    monkeypatch.setattr(type(build().config.encoder), "taps", lambda self: {"coarse": 5})
+    model = build()
+
+    def tapped(latents, keep, *, taps, rng):
+        return model.encoder(latents, keep), {name: latents.mean((2, 3))[:, None, None] for name in taps}
+
+    monkeypatch.setattr(model.encoder, "tapped", tapped)
+    batch, rng = Batch(torch.arange(4), pictures), Rng(7, torch.arange(4))
+    assert model.spec.taps["encoder.coarse"] == 5
+    assert model(batch, taps=frozenset({"encoder.coarse"}), rng=rng).features.keys() == {"encoder.coarse"}
+    assert not model(batch, rng=rng).features
+
+
+def test_a_tap_that_an_encoder_lacks_is_refused(pictures):
+    model, batch = build(), Batch(torch.arange(4), pictures)
+    with pytest.raises(ValueError, match=r"encoder 'toy' has no tap coarse; it has: none"):
+        model(batch, taps=frozenset({"encoder.coarse"}), rng=Rng(0, batch.index))
+
+
 def test_the_size_of_images_is_among_the_widths():
     images = build().spec.images
     assert (images.channels, images.height, images.width, images.range) == (3, 16, 16, (0.0, 1.0))

@@ -17,6 +17,7 @@ from flexframe.parts import Codec, Decoder, Encoder, LengthMasker, OnStep, Quant
 from flexframe.rng import Rng, as_rng
 from flexframe.tokens import Batch, Codes, Condition, Outputs, Tokens, prefix
 from flexframe_registry import ModelConfig, SamplingConfig, TokenizerConfig, catalogue
+from flexframe_registry.kinds import ENCODER
 from flexframe_registry.runfolder import MODEL
 
 Random = Rng | torch.Generator | int | None
@@ -120,19 +121,23 @@ class Tokenizer(nn.Module):
         return given.float() if what == "images" else given
 
     def forward(self, batch: Batch, *, taps: frozenset[str] = frozenset(), rng: Rng) -> Outputs:
-        """One training pass: losses of the quantizer and the decoder, and what `taps` asks for."""
+        """One training pass: losses of the quantizer and the decoder, and what `taps` asks for of all parts."""
         batch = self.prepare(batch, rng=rng)
         length = self.spec.tokens.length
         kept = self.masker.draw(len(batch), length, rng=rng)
         whole = self.config.masker.quantize_all
         seen = kept.keep.new_ones(len(batch), length) if whole else kept.keep
-        quantized = self.quantizer(self.encoder.taught(self.read(batch), seen, rng=rng), seen, rng=rng)
+        inner = frozenset(name.removeprefix(ENCODER) for name in taps if name.startswith(ENCODER))
+        features, shown = self.encoder.tapped(self.read(batch), seen, taps=inner, rng=rng)
+        quantized = self.quantizer(features, seen, rng=rng)
         tokens = Tokens(quantized.values[:, : kept.slots], kept.keep, quantized.codes[:, : kept.slots])
+        taps = frozenset(name for name in taps if not name.startswith(ENCODER))
         out: Outputs = self.decoder(tokens, batch, taps=taps, rng=rng)
+        shown = {f"{ENCODER}{name}": value for name, value in shown.items()} | dict(out.features)
         losses = {f"quantizer/{name}": loss for name, loss in quantized.losses.items()}
         losses |= {f"decoder/{name}": loss for name, loss in out.losses.items()}
         codes = Codes(quantized.codes, seen)
-        return Outputs(losses, out.reconstruction, out.logits, out.features, codes, tokens)
+        return Outputs(losses, out.reconstruction, out.logits, shown, codes, tokens)
 
     # --- use -----------------------------------------------------------------------------------------------------
 

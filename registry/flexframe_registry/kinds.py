@@ -91,7 +91,7 @@ class Spec:
     """The encoder's own width `e`; the quantizer projects from it."""
     tokens: TokenSpec
     taps: Mapping[str, int] = field(default_factory=dict, hash=False)
-    """Width of the decoder's features by tap."""
+    """Width of the decoder's features by tap, and of the encoder's by `encoder.` and its tap."""
     image_size: tuple[int, int] | None = None
     """Height and width in pixels of the model's images; None where they are those of the latents."""
 
@@ -292,6 +292,10 @@ class EncoderConfig(ComponentConfig):
         """The encoder's own width `e`."""
         raise NotImplementedError(f"{type(self).__name__}.features")
 
+    def taps(self) -> Mapping[str, int]:
+        """Widths `e`, by name, of features `b h w e` on the way that it shows objectives, as `encoder.NAME`."""
+        return {}
+
 
 class QuantizerConfig(ComponentConfig):
     """Base of quantizers' configs."""
@@ -368,6 +372,8 @@ class StepConfig(Config):
     """Decay of linear and convolution weights."""
 
 
+ENCODER = "encoder."
+"""Beginning of the names that objectives have for an encoder's taps."""
 OUTPUTS = frozenset({"tokens", "reconstruction", "logits"})
 """What an objective may need beside features by tap."""
 
@@ -384,8 +390,8 @@ class ObjectiveConfig(ComponentConfig):
     """The first step at which it counts."""
 
     def needs(self) -> frozenset[str]:
-        """Names of what it reads of the outputs: `tokens`, which every tokenizer gives, and of the decoder's
-        `reconstruction`, `logits`, or features by tap."""
+        """Names of what it reads of the outputs: `tokens`, which every tokenizer gives; of the decoder's
+        `reconstruction`, `logits`, or features by tap; of the encoder features by `encoder.` and its tap."""
         return frozenset()
 
     def precomputes(self) -> Mapping[str, Mapping[str, Any]]:

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from .errors import ConfigError
 from .kinds import (
+    ENCODER,
     SIZES,
     CodecConfig,
     CodesSpec,
@@ -213,7 +214,9 @@ class TokenizerConfig(ModelConfig):
         features = _given(self.encoder, "features", self.encoder.features(), int)
         tokens = _given(self.quantizer, "tokens", self.quantizer.tokens(self.length, features), TokenSpec)
         latents = _given(self.codec, "latents", self.codec.latents(*self.image_size), LatentSpec)
-        taps = _given(self.decoder, "taps", self.decoder.taps(), Mapping)
+        inner = _given(self.encoder, "taps", self.encoder.taps(), Mapping)
+        taps = {f"{ENCODER}{name}": width for name, width in inner.items()}
+        taps |= _given(self.decoder, "taps", self.decoder.taps(), Mapping)
         return Spec(latents, features, replace(tokens, masked=self.masker.masked), taps, self.image_size)
 
     @property

@@ -10,7 +10,10 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 from .errors import ConfigError, nearest
 from .kinds import (
     ANEW,
+    ENCODER,
     Config,
+    DecoderConfig,
+    EncoderConfig,
     FeedConfig,
     ObjectiveConfig,
     ObserverConfig,
@@ -268,10 +271,9 @@ class TrainConfig(Config):
             return self
         decoder = self.model.decoder
         for i, objective in enumerate(self.objectives):
-            lacking = sorted(objective.needs() - decoder.provides() - {"tokens"})
+            lacking = sorted(objective.needs() - decoder.provides() - self.model.spec.taps.keys() - {"tokens"})
             if lacking:
-                offers = ", ".join(sorted(decoder.provides())) or "nothing"
-                text = f"needs {', '.join(lacking)}, which decoder {decoder.type!r} does not provide (it has: {offers})"
+                text = f"needs {', '.join(lacking)}, which {_lacks(self.model, lacking[0])}"
                 raise ConfigError.at(f"run.objectives.{i}", f"objective {objective.type!r} {text}")
             own = objective.stepped().model_dump(exclude_none=True)
             unknown = sorted(own.keys() - type(self.run.optimizer).model_fields.keys())
@@ -294,6 +296,13 @@ class TrainConfig(Config):
         if not isinstance(self.model, TokenizerConfig):
             return ()
         return tuple(resolve("objective", name) for name in self.model.decoder.usual_objectives())
+
+
+def _lacks(model: TokenizerConfig, name: str) -> str:
+    """The part that would have to provide something for objectives, and what it has."""
+    part: EncoderConfig | DecoderConfig = model.encoder if name.startswith(ENCODER) else model.decoder
+    own = model.decoder.provides() if part is model.decoder else {f"{ENCODER}{tap}" for tap in model.encoder.taps()}
+    return f"{part.kind} {part.type!r} does not provide (it has: {', '.join(sorted(own)) or 'nothing'})"
 
 
 __getattr__ = moved(__name__, {"flexframe_registry.suites": "SuiteConfig"})

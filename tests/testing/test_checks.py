@@ -219,6 +219,13 @@ def test_a_sound_encoder_passes(check, monkeypatch):
     run(check, MeanConfig, Mean, monkeypatch)
 
 
+class Silent(Mean):
+    """Takes whatever tap it is asked for, and shows none."""
+
+    def tapped(self, latents, keep, *, taps, rng):
+        return self(latents, keep), {}
+
+
 class Noisy(Mean):
     def taught(self, latents, keep, *, rng):
         return self(latents, keep) + torch.randn(len(latents), 1, 1)
@@ -230,6 +237,7 @@ class Noisy(Mean):
         (Nosy, checks.check_encoder_absent_slots),
         (Mixing, checks.check_encoder_shape_and_rows),
         (Noisy, checks.check_encoder_draws),
+        (Silent, checks.check_encoder_taps),
     ],
 )
 def test_a_flawed_encoder_is_caught(part, check, monkeypatch):

@@ -63,6 +63,23 @@ def check_encoder_draws(component: Component, fields: Fields) -> None:
         close(encoder.taught(images()[2:3], keep[2:3], rng=rng().rows(row)), whole[2:3])
 
 
+def check_encoder_taps(component: Component, fields: Fields) -> None:
+    """Features `b h w e` of the taps that the config names, beside those of the slots; others are refused."""
+    encoder, _ = build(component, fields)
+    encoder.train()
+    keep, widths = all_kept(), encoder.config.taps()
+    alone = encoder.taught(images(), keep, rng=rng())
+    features, shown = encoder.tapped(images(), keep, taps=frozenset(widths), rng=rng())
+    close(features, alone)
+    assert {name: value.shape[-1] for name, value in shown.items()} == dict(widths), "taps are not those of the config"
+    assert all(value.ndim == 4 and len(value) == BATCH and value.requires_grad for value in shown.values())
+    try:
+        encoder.tapped(images(), keep, taps=frozenset({"no such tap"}), rng=rng())
+    except ValueError:
+        return
+    raise AssertionError("a tap that is not offered was not refused")
+
+
 def check_encoder_gradients(component: Component, fields: Fields) -> None:
     """A gradient reaches every parameter."""
     encoder, spec = build(component, fields)
@@ -81,5 +98,5 @@ def check_encoder_gradients(component: Component, fields: Fields) -> None:
 
 CHECKS: tuple[Check, ...] = (
     *part.CHECKS, check_encoder_shape_and_rows, check_encoder_absent_slots, check_encoder_draws,
-    check_encoder_gradients,
+    check_encoder_taps, check_encoder_gradients,
 )  # fmt: skip

@@ -114,6 +114,7 @@ def test_weights_come_from_a_file_that_may_hold_a_head(tmp_path):
     ("fields", "text"),
     [
         ({"tap": "block.9"}, "needs block.9, which decoder 'flow' does not provide"),
+        ({"tap": "encoder.mean"}, "needs encoder.mean, which encoder 'registers' does not provide"),
         ({"teacher": None}, "give a `teacher`, or the `dim` of features"),
         ({"dim": 3}, "give a `teacher`, or the `dim` of features"),
         ({"teacher": "test_convnext"}, "teacher 'test_convnext' is no vision transformer of patches and tokens"),
