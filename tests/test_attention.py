@@ -6,6 +6,8 @@ import torch.nn.functional as F
 
 from flexframe.nn.attention import SHORT, attend
 from flexframe.nn.dropout import dropped, drops
+from flexframe.nn.levels import level_grids, level_sizes
+from flexframe.nn.rotary import angles, rotated
 from flexframe.rng import Rng
 
 
@@ -99,3 +101,23 @@ def test_weights_are_dropped_and_the_rest_is_attention(mask: str) -> None:
     kept = found != 0
     assert torch.allclose(found[kept], weights[kept] / 0.6, atol=1e-6)
     assert 0.3 < (~kept & (weights != 0)).sum() / (weights != 0).sum() < 0.5
+
+
+def test_rotary_positions_turn_planes_of_neighbouring_channels() -> None:
+    """By the definition: plane p of an axis turns by position * theta ** (-2p / width); products of turned queries and
+    keys hang on differences of positions alone."""
+    turns = angles(torch.tensor([[0.0, 0], [1, 5], [3, 6], [2, 1]]), (4, 2), theta=100.0)
+    assert turns.shape == (4, 3, 2)
+    wanted = torch.tensor([1.0, 1 / 10, 5])
+    torch.testing.assert_close(turns[1], torch.stack([wanted.cos(), wanted.sin()], -1))
+    x = torch.randn(1, 1, 4, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(rotated(x, turns)[..., 0, :], x[..., 0, :])
+    query, key = torch.randn(2, 1, 1, 1, 6, generator=torch.Generator().manual_seed(1)).expand(-1, -1, -1, 4, -1)
+    products = (rotated(query, turns) * rotated(key, turns.roll(1, 0))).sum(-1)
+    moved = angles(torch.tensor([[0.0, 0], [1, 5], [3, 6], [2, 1]]) + 7, (4, 2), theta=100.0)
+    torch.testing.assert_close((rotated(query, moved) * rotated(key, moved.roll(1, 0))).sum(-1), products)
+
+
+def test_levels_double_and_the_last_is_cut() -> None:
+    assert [level_sizes(n) for n in (1, 2, 8, 12)] == [[1], [1, 1], [1, 1, 2, 4], [1, 1, 2, 4, 4]]
+    assert level_grids(32) == [(1, 1), (1, 1), (1, 2), (2, 2), (2, 4), (4, 4)]

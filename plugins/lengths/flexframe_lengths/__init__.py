@@ -78,6 +78,25 @@ class UniformPow2Config(NestedConfig):
         need_power_of_two(self.type, spec.tokens.length)
 
 
+class DoublingConfig(NestedConfig):
+    """Nested dropout of whole levels (ResTok, arXiv 2601.03955): mostly all are kept; else k is `least`, twice that,
+    and so on below K, with probabilities in proportion to k."""
+
+    type: Literal["doubling"] = "doubling"
+    least: int = Field(1, ge=1)
+    """The shortest length: lengths are powers of two from here on."""
+    drop: float = Field(0.2, ge=0, le=1)
+    """Share of samples that lose tokens."""
+
+    def budgets(self, length: int) -> tuple[int, ...]:
+        return tuple(k for k in powers_of_two(length) if k >= self.least)
+
+    def check(self, spec: Spec) -> None:
+        need_power_of_two(self.type, spec.tokens.length)
+        if self.least > spec.tokens.length:
+            raise ValueError(f"least is {self.least}, and the model has {spec.tokens.length} tokens; lower it")
+
+
 class TailDropConfig(MaskerConfig):
     """k ~ U{1..length}, one draw a batch; the dropped tail is not there at all (One-D-Piece, arXiv 2501.10064)."""
 
@@ -137,6 +156,7 @@ def flexframe_components() -> Iterable[Component]:
         Component(UniformConfig, "flexframe_lengths.maskers:Uniform"),
         Component(Pow2Config, "flexframe_lengths.maskers:Pow2"),
         Component(UniformPow2Config, "flexframe_lengths.maskers:UniformPow2"),
+        Component(DoublingConfig, "flexframe_lengths.maskers:Doubling"),
         Component(TailDropConfig, "flexframe_lengths.maskers:TailDrop"),
         Component(PsnrConfig, "flexframe_lengths.allocators:Psnr"),
         Component(RateDistortionConfig, "flexframe_lengths.allocators:RateDistortion"),

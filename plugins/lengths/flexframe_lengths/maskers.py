@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from flexframe.parts import LengthMasker
 from flexframe.rng import Rng
 from flexframe.tokens import Kept, prefix
 
-from . import NestedConfig
+from . import DoublingConfig, NestedConfig
 
 PURPOSE = "masker/length"
 
@@ -60,6 +60,23 @@ class UniformPow2(Nested):
         drawn = 1 + rng.integers(PURPOSE, length)
         powers = 1 << torch.arange(length.bit_length(), device=drawn.device)
         return powers[torch.searchsorted(powers, drawn)]
+
+
+class Doubling(Nested):
+    """The masker of `DoublingConfig`."""
+
+    config: DoublingConfig
+
+    def chances(self, length: int) -> Float[Tensor, " n"]:
+        """Probability of each of the budgets."""
+        shorter = torch.tensor(self.config.budgets(length)[:-1], dtype=torch.float64)
+        dropped = self.config.drop if len(shorter) else 0.0
+        return torch.cat([dropped * shorter / shorter.sum(), torch.tensor([1 - dropped], dtype=torch.float64)])
+
+    def lengths(self, length: int, rng: Rng) -> Int[Tensor, ...]:
+        drawn = rng.uniform(PURPOSE)
+        below = self.chances(length).cumsum(0)[:-1].to(drawn)  # the last takes what is left
+        return torch.tensor(self.config.budgets(length), device=drawn.device)[(drawn[:, None] >= below).sum(1)]
 
 
 class TailDrop(LengthMasker):

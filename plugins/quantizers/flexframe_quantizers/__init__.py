@@ -123,7 +123,11 @@ class VQConfig(CodebookConfig, EmaFields):
     """Let the codebook be a running mean of its features (arXiv 1711.00937, appendix A) rather than learned."""
     rotation_trick: bool = False
     """Pass gradients by rotation and scaling (arXiv 2410.06424) rather than straight through."""
+    by_level: bool = False
+    """Give each level of slots (0, 1, 2 to 3, 4 to 7, and so on) a projection of its own, as ResTok has it (arXiv
+    2601.03955); one codebook is shared by all."""
 
+    later = frozenset({"by_level"})
     sizes = {"tiny": {"codebook_size": 64, "dim": 8}}
 
     def remedy(self) -> str:

@@ -7,13 +7,29 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flexframe.nn.levels import ByLevel
+
 
 def projection(features: int, dim: int) -> nn.Linear:
     """Build the linear map from the encoder's width to the quantizer's."""
     linear = nn.Linear(features, dim)
+    initialise(linear)
+    return linear
+
+
+def projections(length: int, features: int, dim: int) -> ByLevel:
+    """Build a linear map of that kind for each level of slots."""
+    levels = ByLevel(length, features, dim)
+    for linear in levels.maps:
+        initialise(linear)
+    return levels
+
+
+def initialise(linear: nn.Module) -> None:
+    """Start a linear map from small normal weights and no bias."""
+    assert isinstance(linear, nn.Linear)
     nn.init.trunc_normal_(linear.weight, std=0.02)
     nn.init.zeros_(linear.bias)
-    return linear
 
 
 def full_precision(like: Tensor) -> torch.autocast:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
+from flexframe.nn.levels import first_levels
 from flexframe.parts import Quantizer
 from flexframe.rng import Rng
 from flexframe.tokens import Quantized
@@ -16,7 +17,7 @@ from flexframe_registry import Spec
 
 from . import ResidualVQConfig, SimVQConfig, VQConfig
 from .codebooks import Codebook, SimCodebook, build_codebook
-from .common import evaluated, full_precision, projection, straight_through
+from .common import evaluated, full_precision, projection, projections, straight_through
 
 Passage = Callable[[Tensor, Tensor], Tensor]
 """A way for the gradient of the values to reach the features: (features, entries) to values."""
@@ -41,9 +42,14 @@ class VQ(Quantizer):
 
     def __init__(self, config: VQConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.project = projection(spec.features, config.dim)
+        length, width = spec.tokens.length, spec.features
+        self.project = projections(length, width, config.dim) if config.by_level else projection(width, config.dim)
         self.codebook = build_codebook(config, l2_norm=config.l2_norm)
         self.passage = rotate_to if config.rotation_trick else straight_through
+
+    def adapt(self, state: Mapping[str, Tensor], spec: Spec) -> Mapping[str, Tensor]:
+        """A shorter sequence takes the projections of the first levels."""
+        return first_levels(state, "project", self.spec.tokens.length)
 
     def forward(self, values: Float[Tensor, "b k e"], keep: Bool[Tensor, "b k"], *, rng: Rng) -> Quantized:
         return match_one(self.codebook, self.project(values).float(), keep, self.passage)

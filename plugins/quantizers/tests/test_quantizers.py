@@ -34,6 +34,7 @@ VARIANTS = NINE | {
     "vq ema euclidean": VQConfig.sized("tiny", ema=True, l2_norm=False),
     "vq euclidean": VQConfig.sized("tiny", l2_norm=False),
     "vq rotation": VQConfig.sized("tiny", rotation_trick=True),
+    "vq by level": VQConfig.sized("tiny", by_level=True),
     "simvq straight": SimVQConfig.sized("tiny", rotation_trick=False),
     "residual-vq learned": ResidualVQConfig.sized("tiny", ema=False),
     "fsq noisy": FSQConfig(drop_quant_p=0.5, corrupt_tokens_p=0.9, apply_corrupt_tokens_p=1),

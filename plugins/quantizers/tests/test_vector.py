@@ -1,5 +1,7 @@
 """Codebooks: the reference's numbers, running means, the linear map, and residuals against the library's own."""
 
+from dataclasses import replace
+
 import torch
 from vector_quantize_pytorch import ResidualVQ, SimVQ, VectorQuantize
 
@@ -11,7 +13,8 @@ from flexframe_registry import LatentSpec, Spec, catalogue
 def build(config, features=16):
     torch.manual_seed(0)
     quantizer = catalogue().build(config, Spec(LatentSpec(3, 8, 8), features, config.tokens(8, features)))
-    torch.nn.init.normal_(quantizer.project.weight, std=0.3)
+    for weight in quantizer.project.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
     return quantizer
 
 
@@ -54,6 +57,18 @@ def test_straight_through_is_the_identity_to_gradients_and_rotation_keeps_the_va
     towards = torch.randn(2, 8, 8)
     (call(quantizer, values).values * towards).sum().backward()
     torch.testing.assert_close(values.grad, towards @ quantizer.project.weight)
+
+
+def test_each_level_of_slots_has_a_projection_of_its_own():
+    quantizer, values = build(VQConfig.sized("tiny", by_level=True, l2_norm=False)), torch.randn(2, 8, 16)
+    maps = quantizer.project.maps
+    projected = torch.stack([maps[i.bit_length()](values[:, i]) for i in range(8)], 1)
+    torch.testing.assert_close(quantizer.project(values), projected)
+    torch.testing.assert_close(quantizer.project(values[:, :3]), projected[:, :3])
+    spec = replace(quantizer.spec, tokens=replace(quantizer.spec.tokens, length=3))
+    cut = catalogue().build(quantizer.config, spec)
+    cut.load_state_dict(cut.adapt(quantizer.state_dict(), quantizer.spec))
+    torch.testing.assert_close(cut.project(values[:, :3]), projected[:, :3])
 
 
 def test_running_means_are_the_librarys():
