@@ -43,6 +43,16 @@ DOUBTS = [
     ),
     (FLEXTOK, "quantizer={type: vq, decay: 0.9}", "quantizer.decay", "0.9 does nothing without ema; set ema: true"),
     (FLEXTOK, "quantizer={type: residual-vq, ema: false, decay: 0.9}", "quantizer.decay", "0.9 does nothing without"),
+    (FLEXTOK, "quantizer={type: product-vq, codebooks: 1}", "quantizer.codebooks", "1 leaves nothing to divide"),
+    (FLEXTOK, "quantizer={type: ibq, entropy: 0, diversity: 2}", "quantizer.diversity", "2 does nothing where entropy"),
+    (FLEXTOK, "quantizer={type: softvq, codebook_size: 64, tau: 1}", "quantizer.tau", "1 leaves no entry more than 10"),
+    (FLEXTOK, "quantizer={type: gumbel, final_temperature: 0.5}", "quantizer.final_temperature", "0.5 does nothing"),
+    (
+        FLEXTOK,
+        "run.steps=9 quantizer={type: gumbel, anneal_steps: 10}",
+        "quantizer.anneal_steps",
+        "10 are more than",
+    ),
     (FLEXTOK, "quantizer={type: lfq, pooled: true}", "quantizer.pooled", "true does nothing with one codebook"),
     (FLEXTOK, "quantizer={type: lfq, entropy: 0, diversity: 2}", "quantizer.diversity", "2 does nothing where entropy"),
     (

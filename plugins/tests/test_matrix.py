@@ -42,6 +42,7 @@ def batch_of(step):
 
 def test_the_matrix_holds_what_is_promised():
     quantizers = {"fsq", "vq", "lfq", "bsq", "simvq", "residual-vq", "residual-fsq", "kl", "none"}
+    quantizers |= {"product-vq", "ibq", "softvq", "gumbel"}
     assert quantizers <= set(catalogue().names("quantizer"))
     assert {"full", "uniform", "pow2", "uniform-pow2", "doubling", "tail-drop"} <= set(catalogue().names("masker"))
     assert {"flow", "vit", "vqgan"} <= set(catalogue().names("decoder"))

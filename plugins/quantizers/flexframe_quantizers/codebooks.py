@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +14,7 @@ from torch.nn import functional as F
 from vector_quantize_pytorch import SimVQ as LinearCodebook
 from vector_quantize_pytorch import VectorQuantize
 
-from . import ResidualVQConfig, VQConfig
+from .codebook_configs import ResidualVQConfig, VQConfig
 from .common import normalize, present_mean
 
 
@@ -44,8 +46,25 @@ class Codebook(nn.Module, ABC):
     def table(self) -> Float[Tensor, "v d"]:
         """All entries, as they are stored or made."""
 
-    def follow(self, z: Float[Tensor, "b k d"], ids: Int[Tensor, "b k"], keep: Bool[Tensor, "b k"]) -> None:
-        """Learn from a training batch, where that is not by gradient."""
+    def follow(
+        self,
+        features: Float[Tensor, "b k d"],
+        z: Float[Tensor, "b k d"],
+        ids: Int[Tensor, "b k"],
+        keep: Bool[Tensor, "b k"],
+    ) -> None:
+        """Learn from a training batch, where that is not by gradient.
+
+        Args:
+            features: as they were given; zero where a token is absent.
+            z: the same, on the sphere if the codebook is.
+            ids: the entries nearest to them.
+            keep: the tokens that are present.
+        """
+
+    def adapt(self, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """This codebook's tensors out of those of one that was learned otherwise, where that has a meaning."""
+        yield from state.items()
 
     def entries(self) -> Float[Tensor, "v d"]:
         """All entries, as they travel."""
@@ -58,7 +77,7 @@ class Codebook(nn.Module, ABC):
 
     def forward(self, z: Float[Tensor, "b k d"], keep: Bool[Tensor, "b k"]) -> Matched:
         """Match features to entries; in training, losses over the present tokens of each sample."""
-        z = normalize(z) if self.l2_norm else z
+        features, z = z, normalize(z) if self.l2_norm else z
         entries = self.entries()
         with torch.no_grad():
             # squared distance less the feature's own norm, which is the same for all entries
@@ -69,7 +88,7 @@ class Codebook(nn.Module, ABC):
             losses["codebook"] = present_mean((nearest - z.detach()).square().mean(-1), keep)
         if self.training:
             with torch.no_grad():
-                self.follow(torch.where(keep[..., None], z, 0), ids, keep)
+                self.follow(*(torch.where(keep[..., None], each, 0) for each in (features, z)), ids, keep)
         return Matched(z, nearest, ids, losses)
 
 
@@ -83,6 +102,66 @@ class LearnedCodebook(Codebook):
 
     def table(self) -> Float[Tensor, "v d"]:
         return self.embedding.weight
+
+    def adapt(self, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """What a clustered codebook has moved is added to what it has learned."""
+        moved = state.get("moved")
+        for name, value in state.items():
+            if name not in ("moved", "use"):
+                yield name, value if moved is None else value + moved
+
+
+class ClusteredCodebook(LearnedCodebook):
+    """A table learned by gradient whose entries also move towards features, as far as they are not used.
+
+    The published code writes into the parameter in the forward pass. Here what entries have moved is a buffer beside
+    it, so that a skipped step brings it back and a sharded parameter is left alone; their sum is the same table.
+    """
+
+    def __init__(self, size: int, dim: int, *, l2_norm: bool, commitment: float, decay: float) -> None:
+        super().__init__(size, dim, l2_norm=l2_norm, commitment=commitment)
+        self.decay = decay
+        self.register_buffer("moved", torch.zeros(size, dim))
+        self.register_buffer("use", torch.zeros(size))
+
+    def table(self) -> Float[Tensor, "v d"]:
+        return self.embedding.weight + self.moved
+
+    def follow(
+        self,
+        features: Float[Tensor, "b k d"],
+        z: Float[Tensor, "b k d"],
+        ids: Int[Tensor, "b k"],
+        keep: Bool[Tensor, "b k"],
+    ) -> None:
+        uses = torch.zeros_like(self.use).scatter_add_(0, ids.flatten(), keep.flatten().to(self.use.dtype))
+        distance = z.square().sum(-1, keepdim=True) - 2 * z @ self.entries().mT  # less an entry's own norm
+        nearest, row = torch.where(keep[..., None], distance, math.inf).flatten(0, 1).min(0)
+        anchors = features.flatten(0, 1)[row]
+        if several_processes():
+            distributed.all_reduce(uses)
+            anchors = of_the_least(nearest, anchors)
+        total = uses.sum()
+        self.use.lerp_(uses / total.clamp(min=1), 1 - self.decay)
+        share = torch.exp(-10 * len(self.use) * self.use / (1 - self.decay) - 1e-3) * (total > 0)
+        self.moved += share[:, None] * (anchors - self.table())
+
+    def adapt(self, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Entries of another way of learning have not moved, and count as evenly used."""
+        yield from state.items()
+        if "moved" not in state:
+            yield "moved", torch.zeros_like(self.moved)
+            yield "use", torch.full_like(self.use, 1 / len(self.use))
+
+
+def of_the_least(least: Float[Tensor, " v"], rows: Float[Tensor, "v d"]) -> Float[Tensor, "v d"]:
+    """For each entry, the row of the process whose number is the least."""
+    every = [torch.empty_like(least) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(every, least)
+    mine = torch.stack(every).argmin(0) == distributed.get_rank()
+    rows = torch.where(mine[:, None], rows, 0)
+    distributed.all_reduce(rows)
+    return rows
 
 
 class EmaCodebook(Codebook):
@@ -110,7 +189,13 @@ class EmaCodebook(Codebook):
     def table(self) -> Float[Tensor, "v d"]:
         return self.means.codebook
 
-    def follow(self, z: Float[Tensor, "b k d"], ids: Int[Tensor, "b k"], keep: Bool[Tensor, "b k"]) -> None:
+    def follow(
+        self,
+        features: Float[Tensor, "b k d"],
+        z: Float[Tensor, "b k d"],
+        ids: Int[Tensor, "b k"],
+        keep: Bool[Tensor, "b k"],
+    ) -> None:
         self.means.update_indices(z, ids, mask=keep)
 
 
@@ -125,9 +210,16 @@ class SimCodebook(Codebook):
         return self.linear.codebook
 
 
-def build_codebook(config: VQConfig | ResidualVQConfig, *, l2_norm: bool) -> Codebook:
-    """One codebook of running means or one learned by gradient, as the config says."""
-    size, dim, commitment = config.codebook_size, config.dim, config.commitment
+def build_codebook(config: VQConfig | ResidualVQConfig, *, dim: int, l2_norm: bool, clustering: bool) -> Codebook:
+    """One codebook of running means, or one learned by gradient, as the config says.
+
+    Args:
+        config: its size, and how it learns.
+        dim: width of an entry.
+        l2_norm: whether features and entries are put on the unit sphere.
+        clustering: whether entries also move towards features (`ClusteredCodebook`).
+    """
+    size, commitment = config.codebook_size, config.commitment
     if config.ema:
         return EmaCodebook(
             size,
@@ -137,4 +229,6 @@ def build_codebook(config: VQConfig | ResidualVQConfig, *, l2_norm: bool) -> Cod
             decay=config.decay,
             dead_code_threshold=config.dead_code_threshold,
         )
+    if clustering:
+        return ClusteredCodebook(size, dim, l2_norm=l2_norm, commitment=commitment, decay=config.decay)
     return LearnedCodebook(size, dim, l2_norm=l2_norm, commitment=commitment)

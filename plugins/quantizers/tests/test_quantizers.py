@@ -10,31 +10,44 @@ from flexframe.rng import Rng
 from flexframe_quantizers import (
     BSQConfig,
     FSQConfig,
+    GumbelConfig,
+    IBQConfig,
     KLConfig,
     LFQConfig,
+    ProductVQConfig,
     ResidualFSQConfig,
     ResidualVQConfig,
     SimVQConfig,
+    SoftVQConfig,
     UnquantizedConfig,
     VQConfig,
 )
 from flexframe_registry import ConfigError, LatentSpec, Spec, catalogue
 
 LENGTH, FEATURES = 8, 16
-NINE = {
+TINY = {
     config.type: config
     for config in (
         FSQConfig.sized("tiny"), VQConfig.sized("tiny"), LFQConfig.sized("tiny"), BSQConfig.sized("tiny"),
         SimVQConfig.sized("tiny"), ResidualVQConfig.sized("tiny"), ResidualFSQConfig.sized("tiny"),
-        KLConfig.sized("tiny"), UnquantizedConfig.sized("tiny"),
+        KLConfig.sized("tiny"), UnquantizedConfig.sized("tiny"), ProductVQConfig.sized("tiny"),
+        IBQConfig.sized("tiny"), SoftVQConfig.sized("tiny"), GumbelConfig.sized("tiny"),
     )
 }  # fmt: skip
-VARIANTS = NINE | {
+VARIANTS = TINY | {
     "vq ema": VQConfig.sized("tiny", ema=True, dead_code_threshold=0.5),
     "vq ema euclidean": VQConfig.sized("tiny", ema=True, l2_norm=False),
     "vq euclidean": VQConfig.sized("tiny", l2_norm=False),
     "vq rotation": VQConfig.sized("tiny", rotation_trick=True),
     "vq by level": VQConfig.sized("tiny", by_level=True),
+    "product-vq by level": ProductVQConfig.sized("tiny", by_level=True),
+    "vq clustering": VQConfig.sized("tiny", clustering=True),
+    "product-vq grouped": ProductVQConfig.sized("tiny", shared=True, rotation_trick=True),
+    "product-vq ema": ProductVQConfig.sized("tiny", ema=True, codebooks=4),
+    "product-vq grouped ema": ProductVQConfig.sized("tiny", ema=True, shared=True, l2_norm=False),
+    "product-vq clustering": ProductVQConfig.sized("tiny", clustering=True, l2_norm=False),
+    "softvq euclidean": SoftVQConfig.sized("tiny", l2_norm=False),
+    "gumbel soft": GumbelConfig.sized("tiny", hard=False, anneal_steps=9),
     "simvq straight": SimVQConfig.sized("tiny", rotation_trick=False),
     "residual-vq learned": ResidualVQConfig.sized("tiny", ema=False),
     "fsq noisy": FSQConfig(drop_quant_p=0.5, corrupt_tokens_p=0.9, apply_corrupt_tokens_p=1),
@@ -70,9 +83,9 @@ def present(batch=4, slots=LENGTH):
     return torch.arange(slots) < torch.tensor([slots, slots // 2, 1, 3])[:batch, None]
 
 
-def test_the_nine_are_registered():
-    assert set(NINE) <= set(catalogue().names("quantizer"))
-    assert len(NINE) == 9
+def test_all_of_them_are_tested():
+    own = {each.name for each in catalogue() if each.target.startswith("flexframe_quantizers.")}
+    assert set(TINY) == own
 
 
 @EVERY
@@ -254,6 +267,13 @@ def test_bits_of_a_token_follow_from_the_config(config):
         (VQConfig, {"dead_code_threshold": 1}, "ema: true"),
         (ResidualVQConfig, {"dead_code_threshold": 1, "ema": False}, "ema: true"),
         (VQConfig, {"codebook_size": 1}, "greater than or equal to 2"),
+        (VQConfig, {"clustering": True, "ema": True}, "leave out one"),
+        (ProductVQConfig, {"dim": 20}, "20 does not divide into 8"),
+        (ProductVQConfig, {"dim": 8, "codebooks": 8}, "+1 or -1"),
+        (SoftVQConfig, {"dim": 1}, "+1 or -1"),
+        (SoftVQConfig, {"tau": 0}, "greater than 0"),
+        (GumbelConfig, {"temperature": 0}, "greater than 0"),
+        (IBQConfig, {"codebook_size": 1}, "greater than or equal to 2"),
         (KLConfig, {"dim": 0}, "greater than or equal to 1"),
     ],
 )
@@ -273,3 +293,32 @@ def test_evaluation_gives_looked_up_values_with_a_gradient(config):
     (gradient,) = torch.autograd.grad(quantized.values.square().sum(), given)
     assert gradient.isfinite().all()
     assert gradient.any()
+
+
+LEARNING = {name: TINY.get(name) or VARIANTS[name] for name in (
+    "product-vq", "product-vq grouped", "product-vq clustering", "ibq", "softvq", "gumbel", "gumbel soft",
+    "vq clustering", "lfq of three", "lfq pooled", "bsq of two",
+)}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", LEARNING.values(), ids=LEARNING.keys())
+def test_it_learns_with_a_linear_decoder_and_its_codes_are_used(config):
+    torch.manual_seed(0)
+    quantizer = catalogue().build(config, Spec(LatentSpec(3, 8, 8), FEATURES, config.tokens(LENGTH, FEATURES))).train()
+    decoder, draws = torch.nn.Linear(quantizer.spec.tokens.dim, FEATURES), torch.Generator().manual_seed(1)
+    optimizer = torch.optim.Adam([*quantizer.parameters(), *decoder.parameters()], 2e-2)
+    basis = torch.randn(3, FEATURES, generator=draws)
+    keep = torch.ones(16, LENGTH, dtype=torch.bool)
+    for step in range(60):
+        values = torch.randn(16, LENGTH, 3, generator=draws) @ basis
+        out = quantizer(values, keep, rng=rng(16, step))
+        loss = (decoder(out.values) - values).square().mean() + sum(each.mean() for each in out.losses.values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    values = torch.randn(16, LENGTH, 3, generator=draws) @ basis
+    out = quantizer.eval()(values, keep, rng=rng(16))
+    error = float((decoder(out.values).detach() - values).square().mean() / values.square().mean())
+    assert error < 0.5
+    books = () if out.codes.is_floating_point() else out.codes.flatten(0, 1).unbind(-1)
+    assert all(len(book.unique()) > min(6, quantizer.spec.tokens.codebook_size // 2) for book in books)

@@ -1,12 +1,15 @@
 """Codebooks: the reference's numbers, running means, the linear map, and residuals against the library's own."""
 
+import math
 from dataclasses import replace
 
+import pytest
 import torch
+from torch.nn import functional as F
 from vector_quantize_pytorch import ResidualVQ, SimVQ, VectorQuantize
 
 from flexframe.rng import Rng
-from flexframe_quantizers import ResidualVQConfig, SimVQConfig, VQConfig
+from flexframe_quantizers import ProductVQConfig, ResidualVQConfig, SimVQConfig, VQConfig
 from flexframe_registry import LatentSpec, Spec, catalogue
 
 
@@ -141,3 +144,90 @@ def test_residual_losses_add_up_over_codebooks():
         assert losses.keys() == names
         for name in names:
             torch.testing.assert_close(losses[name], first.losses[name] + second.losses[name])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("l2_norm", [False, True])
+def test_product_vq_is_the_librarys_heads(l2_norm, shared):
+    config = ProductVQConfig(codebooks=3, dim=12, codebook_size=32, l2_norm=l2_norm, shared=shared, ema=True)
+    quantizer, values = build(config).eval(), torch.randn(2, 8, 16)
+    theirs = VectorQuantize(
+        12, 32, heads=3, codebook_dim=4, separate_codebook_per_head=not shared, use_cosine_sim=l2_norm
+    ).eval()
+    tables = torch.stack([codebook.table() for codebook in quantizer.codebooks])
+    theirs.codebook = tables[0] if shared else tables
+    out = call(quantizer, values)
+    expected, ids, _ = theirs(quantizer.project(values))
+    assert torch.equal(out.codes, ids)
+    torch.testing.assert_close(out.values, expected, rtol=0, atol=1e-6)
+
+
+def test_each_part_of_a_product_is_a_vq_of_its_own_and_losses_are_their_means():
+    config = ProductVQConfig(codebooks=2, dim=8, codebook_size=16, l2_norm=False)
+    quantizer, values = build(config).train(), torch.randn(2, 8, 16)
+    out, z = call(quantizer, values), quantizer.project(values)
+    losses = []
+    for part, codebook in enumerate(quantizer.codebooks):
+        own = z[..., 4 * part : 4 * part + 4]
+        distance = (own[:, :, None] - codebook.embedding.weight).square().sum(-1)
+        assert torch.equal(out.codes[..., part], distance.argmin(-1))
+        losses.append(distance.min(-1).values.mean(1) / 4)
+    torch.testing.assert_close(out.losses["codebook"], torch.stack(losses).mean(0))
+    torch.testing.assert_close(out.losses["commitment"], 0.25 * torch.stack(losses).mean(0))
+
+
+def test_parts_that_share_a_codebook_are_tokens_of_a_vq():
+    config = ProductVQConfig(codebooks=2, dim=8, codebook_size=16, shared=True)
+    quantizer, values = build(config).train(), torch.randn(2, 8, 16)
+    keep = torch.arange(8) < torch.tensor([8, 3])[:, None]
+    out = call(quantizer, values, keep)
+    single = build(VQConfig(codebook_size=16, dim=4)).train()
+    single.project = torch.nn.Identity()
+    single.codebook.load_state_dict(quantizer.codebooks[0].state_dict())
+    parts = quantizer.project(values).unflatten(-1, (2, 4)).flatten(1, 2)
+    expected = call(single, parts, keep.repeat_interleave(2, 1))
+    assert torch.equal(out.codes.flatten(1), expected.codes.flatten(1))
+    torch.testing.assert_close(dict(out.losses), dict(expected.losses))
+
+
+@pytest.mark.parametrize("l2_norm", [False, True])
+def test_clustering_is_the_published_formula(l2_norm):
+    quantizer = build(VQConfig(codebook_size=8, dim=4, l2_norm=l2_norm, clustering=True, decay=0.9)).train()
+    table, use = quantizer.codebook.embedding.weight.detach().clone(), torch.zeros(8)
+    keep = torch.arange(8) < torch.tensor([8, 3])[:, None]
+    for step in range(4):
+        values = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(step))
+        out = call(quantizer, values, keep)
+        z = quantizer.project(values)[keep].detach()
+        place, entries = (F.normalize(x, dim=-1) if l2_norm else x for x in (z, table))
+        distance = (place[:, None] - entries).square().sum(-1)
+        assert torch.equal(out.codes[keep][:, 0], distance.argmin(1))
+        use = 0.9 * use + 0.1 * distance.argmin(1).bincount(minlength=8) / len(z)
+        for entry in range(8):
+            far = math.exp(-float(use[entry]) * 8 * 10 / (1 - 0.9) - 1e-3)
+            table[entry] = (1 - far) * table[entry] + far * z[distance[:, entry].argmin()]
+        torch.testing.assert_close(quantizer.codebook.table(), table)
+    call(quantizer.eval(), values)
+    torch.testing.assert_close(quantizer.codebook.table(), table)
+
+
+def test_entries_far_from_all_features_are_moved_among_them():
+    used = {}
+    for clustering in (False, True):
+        quantizer = build(VQConfig(codebook_size=64, dim=8, l2_norm=False, clustering=clustering)).train()
+        batches = (5 + torch.randn(8, 8, 16, generator=torch.Generator().manual_seed(step)) for step in range(25))
+        codes = [call(quantizer, batch).codes for batch in batches]
+        used[clustering] = len(codes[-1].unique())
+    assert used[False] <= 6 < 12 < used[True], used
+
+
+def test_weights_go_from_one_way_of_learning_to_the_other():
+    plain, clustered = (build(VQConfig.sized("tiny", clustering=clustering)).train() for clustering in (False, True))
+    call(clustered, torch.randn(2, 8, 16))
+    for source, target in ((clustered, plain), (plain, clustered), (clustered, clustered)):
+        target.load_state_dict(target.adapt(source.state_dict(), source.spec))
+        torch.testing.assert_close(target.codebook.table(), source.codebook.table())
+    fresh = build(VQConfig.sized("tiny", clustering=True)).train()
+    fresh.load_state_dict(fresh.adapt(plain.state_dict(), plain.spec))
+    call(fresh, torch.randn(2, 8, 16))
+    torch.testing.assert_close(fresh.codebook.table(), plain.codebook.table())  # no entry counts as unused yet

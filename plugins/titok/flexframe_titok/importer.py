@@ -175,7 +175,8 @@ class Reader:
         if self.vq.take("clustering_vq", bool, False) or not UNUSED.isdisjoint(self.tensors):
             self.notes.append(
                 "its codebook was trained with clustering (clustering_vq), whose statistics are left away: use does "
-                "not read them, and further training here learns the codebook by gradient alone"
+                "not read them, and further training learns the codebook by gradient alone, unless "
+                "quantizer.clustering=true"
             )
         norm, commitment = self.vq.take("use_l2_norm", bool), self.vq.take("commitment_cost", float)
         return {"type": "vq", "codebook_size": size, "dim": dim, "l2_norm": norm, "commitment": commitment}
