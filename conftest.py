@@ -232,12 +232,17 @@ def faults() -> Faults:
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Puts a plugin's module and its entry point where this process and its children find them."""
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts a plugin's module, or package with further modules, and its entry point where this process and its children
+    find them."""
     monkeypatch.syspath_prepend(tmp_path)
 
-    def make(name: str, source: str) -> None:
-        (tmp_path / f"{name}.py").write_text(source)
+    def make(name: str, source: str, **modules: str) -> None:
+        folder = tmp_path / name if modules else tmp_path
+        folder.mkdir(exist_ok=True)
+        (folder / ("__init__.py" if modules else f"{name}.py")).write_text(source)
+        for module, text in modules.items():
+            (folder / f"{module}.py").write_text(text)
         about = tmp_path / f"{name}-1.0.dist-info"
         about.mkdir()
         (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")

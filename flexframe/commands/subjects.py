@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flexframe.commands.common import refuse
+from flexframe.train.history import log
 from flexframe_registry import ConfigError, ModelConfig, cards, lost
 from flexframe_registry.cards import Card, is_card_file, read_training
 from flexframe_registry.cards import card as find_card
@@ -106,7 +106,8 @@ def _of_run(folder: Path) -> Subject | None:
     sampling = raw.pop("sampling", {})
     with lost.named(folder):
         config = read_training(raw, str(path))
-    done = _last_step(paths.log)
+    lines = log(folder)
+    done = lines[-1]["step"] if lines else 0
     facts = [("what", f"a training run on {config.run.data.type}, {done:,} of {config.run.steps:,} steps done")]
     finished = paths.model.is_file()
     facts += [("weights", str(paths.model) if finished else "not exported yet: the run is unfinished")]
@@ -151,16 +152,6 @@ def _leaves(about: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from value.items()
         else:
             yield key, value
-
-
-def _last_step(path: Path) -> int:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for line in reversed(lines):
-        try:
-            return int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError):
-            continue  # cut short by a kill
-    return 0
 
 
 def flat(value: Any) -> str:

@@ -24,6 +24,7 @@ from flexframe_registry.files import CHANGED, read_json
 
 SUMS = "crc32"
 """In a shard: the CRC-32 of each row, over its tensors in the order of their names. Not in shards of before."""
+LABELS = "labels"
 FORMAT = "flexframe-shards/1"
 Kind = Literal["latents", "features"]
 
@@ -157,6 +158,10 @@ class Shards:
             except (SafetensorError, OSError) as error:
                 text = f"is not a whole shard ({error}); delete it, and repeat the command that made it"
                 raise ConfigError.at(str(path), text) from None
+            odd = {*file.keys()} - {*self.about.of, LABELS, SUMS}
+            if odd:  # else a sum under a name with a flipped bit would be none, as in a shard of before
+                text = f"holds {', '.join(map(repr, sorted(odd)))}, which none was written with; delete it, and"
+                raise ConfigError.at(str(path), f"{text} precompute it again")
             lengths = {file.get_slice(name).get_shape()[0] for name in file.keys()}  # noqa: SIM118
             if lengths != {len(self.range(shard))}:
                 text = f"has {sorted(lengths)} rows, not {len(self.range(shard))}; delete it, and precompute it again"

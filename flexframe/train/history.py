@@ -121,13 +121,16 @@ def _is_run(path: Path) -> bool:
 def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
     if not path.is_file():
         return
-    for text in path.read_text(errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            yield line
+    yield from filter(None, map(line_of, path.read_text(errors="replace").splitlines()))
+
+
+def line_of(text: str) -> Mapping[str, Any] | None:
+    """A line of a log; None for what is none, as one that a kill cut short."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
 
 
 def _model(config: Mapping[str, Any]) -> str:

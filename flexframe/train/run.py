@@ -367,7 +367,7 @@ class Run:
 
     def failed(self) -> str | None:
         """The reason that another process has noted since training began, if one failed."""
-        with suppress(OSError, ValueError, KeyError):
+        with suppress(OSError, ValueError, KeyError, TypeError):
             end = json.loads(self.paths.end.read_text(encoding="utf-8"))
             return str(end["why"]) if end["state"] == "failed" else None
         return None
@@ -417,7 +417,8 @@ class Run:
         path = self.paths.log
         if path.is_file():
             before = path.read_text(errors="replace")
-            after = "".join(line + "\n" for line in before.splitlines() if _step_of(line) <= step)
+            lines = ((text, history.line_of(text)) for text in before.splitlines())
+            after = "".join(text + "\n" for text, line in lines if line is not None and line["step"] <= step)
             if after != before:
                 write_text(path, after)
 
@@ -454,10 +455,3 @@ def timeout(folder: Path, settings: Sequence[str] = ()) -> float:
 def _config(path: Path) -> dict[str, Any]:
     """A run's config as it was written."""
     return read_json(path, "it was written whole when the run began, so put that one back", edit=True)
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return float("inf")  # a line cut short by the kill

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flexframe.data.shards import About, Kind, Shards
+from flexframe.data.shards import LABELS, About, Kind, Shards
 from flexframe.data.source import Source
 from flexframe.models.fingerprint import codec_fingerprint
 from flexframe.parts import Codec, Objective
@@ -150,7 +150,7 @@ def _fill(
                 text = f"{wrong[0]} of images {numbers[0]}..{numbers[-1]} are not finite in {dtype}"
                 raise ValueError(f"{text}; give --dtype fp32" if dtype == "fp16" else text)
             if kind == "latents":
-                tensors["labels"] = torch.tensor([-1 if s.label is None else s.label for s in samples])
+                tensors[LABELS] = torch.tensor([-1 if s.label is None else s.label for s in samples])
             for name, value in tensors.items():
                 pieces.setdefault(name, []).append(value)
         shards.write(shard, {name: torch.cat(parts) for name, parts in pieces.items()})

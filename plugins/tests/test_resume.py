@@ -25,7 +25,7 @@ class Stop:
     @hookimpl
     def flexframe_step_end(self, run, step, losses):
         if step == self.step:
-            raise InterruptedError("stopped")
+            raise KeyboardInterrupt("stopped")
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_draws_inside_a_library_go_on_where_they_were(create, go, register):
     settings = (*LONGER, "run.steps=8", REVIVING, "decoder=vit")
     whole = go(create("whole", *settings))
     stop = register(Stop(5))
-    with pytest.raises(InterruptedError):
+    with pytest.raises(KeyboardInterrupt):
         go(create("cut", *settings))
     stop.step = 99
     torch.rand(7)  # somebody else draws in between
@@ -97,7 +97,7 @@ def test_a_run_of_before_goes_on_with_its_own_numbers(create, go, register, tmp_
         config = TrainConfig.read({name: raw[name] for name in ("model", "run")})
     whole = go(Run.create(config, tmp_path / "whole", torch.device("cpu"), raw["sampling"]))
     register(Stop(3))
-    with pytest.raises(InterruptedError):
+    with pytest.raises(KeyboardInterrupt):
         go(Run.create(config, folder, torch.device("cpu"), raw["sampling"]))
     shutil.copytree(whole.folder / "checkpoints/step-00000003", folder / "checkpoints/step-00000003")
     shutil.copy(EARLIER / "config.json", folder / "config.json")

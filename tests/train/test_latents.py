@@ -158,6 +158,11 @@ def test_a_precomputation_goes_on_where_it_stopped(start, tmp_path, monkeypatch)
         ConfigError, match=r"latents-00001\.safetensors: row 2 was changed after .*; delete it, and rep"
     ):
         Shards.read(out, "latents").take([9])
+    renamed = content.replace(b'"crc32"', b'"crc22"')
+    file.write_bytes(renamed)  # a flipped bit, in the name
+    with pytest.raises(ConfigError, match=r"latents-00001\.safetensors: holds 'crc22', .*; delete it"):
+        Shards.read(out, "latents").take([9])
+    file.write_bytes(content)
     load = {name: value for name, value in read_tensors(file).items() if name != "crc32"}
     save_file(load, file)  # as one of before
     assert not torch.equal(Shards.read(out, "latents").take([9])["latents"][0], whole["latents"][9])

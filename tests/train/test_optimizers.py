@@ -182,7 +182,7 @@ class Stop:
     @hookimpl
     def flexframe_checkpoint_saved(self, run, path):
         if run.step == 2:
-            raise InterruptedError
+            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -192,7 +192,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_bit(create, go, name):
     whole, cut, stop = go(create("whole", *settings)), create("cut", *settings), Stop()
     manager().register(stop)
     try:
-        with pytest.raises(InterruptedError):
+        with pytest.raises(KeyboardInterrupt):
             go(cut)
     finally:
         manager().unregister(stop)

@@ -166,13 +166,13 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(train, model, tmp_
         @hookimpl
         def flexframe_step_end(self, run, step, losses):
             if step == 3 and run.folder.name == "cut":
-                raise InterruptedError("stopped")
+                raise KeyboardInterrupt("stopped")
 
     settings = {"steps": 6, "feed": {"held_out": 4, "keep_tokens": True}}
     stop = Stop()
     manager().register(stop)
     try:
-        with pytest.raises(InterruptedError):
+        with pytest.raises(KeyboardInterrupt):
             train("cut", settings)
     finally:
         manager().unregister(stop)

@@ -49,7 +49,7 @@ class Stop:
     @hookimpl
     def flexframe_step_end(self, run, step, losses):
         if step == self.step:
-            raise InterruptedError("stopped")
+            raise KeyboardInterrupt("stopped")
 
 
 @pytest.fixture
@@ -172,6 +172,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(create, go, forked,
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (folder / "model.safetensors").exists()
     with (folder / "log.jsonl").open("a") as log:
+        log.write('3.5\nnull\n{"step": "5"}\n')  # ... and a fault of the disk
         log.write('{"step": 6, "lo')  # what a kill may leave of a line
     run = resume(folder)
     assert run.step == 4
@@ -185,7 +186,7 @@ def test_draws_inside_a_library_go_on_where_they_were(create, go, register):
     settings = (*LONGER, "run.steps=8", *DRAWING, "decoder=toy-plain")
     whole = go(create("whole", *settings))
     stop = register(Stop(5))
-    with pytest.raises(InterruptedError):
+    with pytest.raises(KeyboardInterrupt):
         go(create("cut", *settings))
     stop.step = 99
     torch.rand(7)  # somebody else draws in between
@@ -195,7 +196,7 @@ def test_draws_inside_a_library_go_on_where_they_were(create, go, register):
 def test_a_run_stopped_before_its_first_checkpoint_begins_again(create, go, register):
     whole = go(create("whole"))
     stop = register(Stop(2))
-    with pytest.raises(InterruptedError):
+    with pytest.raises(KeyboardInterrupt):
         go(create("cut"))
     stop.step = 99
     run = resume(whole.folder.parent / "cut")

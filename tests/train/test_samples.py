@@ -25,7 +25,7 @@ class Stop:
     @hookimpl
     def flexframe_checkpoint_saved(self, run, path):
         if run.step == 3:
-            raise InterruptedError
+            raise KeyboardInterrupt
 
 
 def state(run):
@@ -57,7 +57,7 @@ def test_a_resumed_run_with_samples_is_bit_exact(create, go):
     whole, run, plugin = go(create("whole", *SAMPLES)), create("cut", *SAMPLES), Stop()
     manager().register(plugin)
     try:
-        with pytest.raises(InterruptedError):
+        with pytest.raises(KeyboardInterrupt):
             go(run)
     finally:
         manager().unregister(plugin)
