@@ -171,7 +171,7 @@ def test_a_howto_makes_what_keeps_the_contract(page, tmp_path, monkeypatch):
 SHORTER = {
     "train": ("run.steps=2", "run.batch_size=4", "run.optimizer.warmup=1", "run.compile=false"),
     "bench": ("count=4", "metrics=[psnr]"),
-    "bench-samples": ("count=4",),
+    "bench-samples": ("count=4", "metrics=[codebook]"),
     "reconstruct": ("--count", "1", "--steps", "1"),
 }
 """Settings that make a page's commands short."""
