@@ -10,9 +10,13 @@ import socket
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from contextvars import ContextVar
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from flexframe_registry import ConfigError
 from flexframe_registry.runfolder import RunFolder
@@ -21,6 +25,39 @@ REFRESH = 30.0
 """Seconds between two signs of life."""
 STALE = 300.0
 """Seconds without one after which a lock of another host counts as left behind."""
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
+"""Places that this thread's functions hold."""
+
+
+def writes(*names: str, part: str = "") -> Callable[[Function], Function]:
+    """Hold the places that a function writes, by the names of its arguments, while it runs: another process that would
+    write there is told who does. With a `part`, that of a folder which others may share. A place that a caller holds is
+    its own already."""
+
+    def held(function: Function) -> Function:
+        @wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            given = signature(function).bind(*args, **kwargs)
+            given.apply_defaults()
+            places = [Path(given.arguments[name]) / part for name in names if given.arguments[name]]
+            new = {place.expanduser().resolve(): place for place in places}
+            before = _held.get()
+            with ExitStack() as stack:
+                for whole, place in new.items():
+                    if whole not in before:
+                        stack.enter_context(Lock.of_output(place))
+                token = _held.set(before | new.keys())
+                try:
+                    return function(*args, **kwargs)
+                finally:
+                    _held.reset(token)
+
+        return cast(Function, run)
+
+    return held
 
 
 class Lock:

@@ -23,6 +23,7 @@ from flexframe.bench.reconstructions import Reconstruct
 from flexframe.bench.task import Task
 from flexframe.data.source import AttributeClassifier, Sample, Source
 from flexframe.files import drop_parts
+from flexframe.lock import writes
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe_registry import SuiteConfig, catalogue, manager
@@ -71,6 +72,7 @@ class Head(Source):
         return self.source.remarks()
 
 
+@writes("out")
 def run(
     suite: SuiteConfig,
     models: Models,

@@ -24,6 +24,7 @@ from flexframe.bench.runner import SAVE_SECONDS, measure
 from flexframe.bench.task import Task
 from flexframe.data.source import Source
 from flexframe.files import replaced
+from flexframe.lock import writes
 from flexframe.models.fingerprint import weights
 from flexframe.models.generator import Generator, fits
 from flexframe.models.tokenizer import Tokenizer
@@ -34,6 +35,7 @@ Priors = Sequence[tuple[str, Generator, Tokenizer]]
 FOLDER = "samples"
 
 
+@writes("out")
 def run(
     suite: SuiteConfig,
     priors: Priors,

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import names_and_settings, names_of, out, pick_device, say, writes
+from flexframe.commands.common import names_and_settings, names_of, out, pick_device, say
 from flexframe.commands.options import Device, Suite
+from flexframe.lock import writes
 
 
 def bench(

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import names_and_settings, names_of, out, pick_device, refuse, say, writes
+from flexframe.commands.common import names_and_settings, names_of, out, pick_device, refuse, say
 from flexframe.commands.generate import Settings, read_both
 from flexframe.commands.options import Device, Suite
+from flexframe.lock import writes
 
 
 @writes("folder")

@@ -7,20 +7,15 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from functools import wraps
+from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points, version
-from inspect import signature
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn
 
 from flexframe.terminal import Terminal
 
 out = Terminal(width=None if sys.stdout.isatty() else 240)  # whole lines for pipes
 say = Terminal(stderr=True, highlight=False)
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEVICES = "auto", "cpu", "cuda", "mps"
 DEBUG = "FLEXFRAME_DEBUG"
@@ -125,30 +120,6 @@ def _parts(model: str) -> tuple[str, ...]:
         return path.parts
     path = Path(os.path.abspath(path))  # not resolved: a link's name is the one that was given
     return (path.with_suffix("") if is_card_file(path) else path).parts[1:]
-
-
-# --- what is written ---------------------------------------------------------------------------------------------
-
-
-def writes(*names: str, part: str = "") -> Callable[[Command], Command]:
-    """Hold the places that a command writes, by the names of its arguments, while it runs: another process that would
-    write there is told who does. With a `part`, that of a folder which others may share."""
-
-    def held(command: Command) -> Command:
-        @wraps(command)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            from flexframe.lock import Lock
-
-            given = signature(command).bind(*args, **kwargs)
-            given.apply_defaults()
-            with ExitStack() as stack:
-                for place in filter(None, (given.arguments[name] for name in names)):
-                    stack.enter_context(Lock.of_output(place / part))
-                return command(*args, **kwargs)
-
-        return cast(Command, run)
-
-    return held
 
 
 # --- errors ------------------------------------------------------------------------------------------------------

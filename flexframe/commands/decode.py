@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import out, writes
+from flexframe.commands.common import out
 from flexframe.commands.models import model_of, open_tokenizer
 from flexframe.commands.options import Device, Seed
 from flexframe.commands.progress import bar
 from flexframe.commands.sampling import Settings, read_sampling
+from flexframe.lock import writes
 
 
 @writes("folder")

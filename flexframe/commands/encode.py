@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import out, refuse, say, writes
+from flexframe.commands.common import out, refuse, say
 from flexframe.commands.models import open_tokenizer
 from flexframe.commands.options import Device, Images, Model, Resize, Seed
 from flexframe.commands.progress import bar
+from flexframe.lock import writes
 
 
 @writes("to")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import out, pick_device, refuse, say, writes
+from flexframe.commands.common import out, pick_device, refuse, say
 from flexframe.commands.options import Device
 from flexframe.commands.progress import bar
 from flexframe.commands.sampling import read_sampling
+from flexframe.lock import writes
 
 if TYPE_CHECKING:
     from flexframe_registry.kinds import DecoderConfig, PriorConfig

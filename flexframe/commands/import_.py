@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import out, refuse, say, writes
+from flexframe.commands.common import out, refuse, say
+from flexframe.lock import writes
 
 Assume = Annotated[
     list[str] | None,

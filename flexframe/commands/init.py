@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from flexframe_registry import ModelConfig
 
 from flexframe.commands import complete
-from flexframe.commands.common import out, refuse, say, writes
+from flexframe.commands.common import out, refuse, say
+from flexframe.lock import writes
 
 
 @writes("to")

@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-from flexframe.commands.common import out, refuse, writes
+from flexframe.commands.common import out, refuse
+from flexframe.lock import writes
 
 PROJECT = "flexframe"
 """The entry-point group of plugins, and what their distributions' names begin with."""

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from flexframe.commands.common import out, refuse, say, writes
+from flexframe.commands.common import out, refuse, say
+from flexframe.lock import writes
 
 SUFFIXES = (".png", ".svg", ".pdf")
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import out, pick_device, refuse, say, writes
+from flexframe.commands.common import out, pick_device, refuse, say
 from flexframe.commands.models import tokenizer_of
 from flexframe.commands.options import Device
 from flexframe.commands.progress import bar
+from flexframe.lock import writes
 
 if TYPE_CHECKING:
     from flexframe_registry.kinds import SourceConfig

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from flexframe.commands.common import out, refuse, say, writes
+from flexframe.commands.common import out, refuse, say
 from flexframe.commands.models import open_tokenizer
 from flexframe.commands.options import Device, Images, Model, Resize, Seed
 from flexframe.commands.progress import bar
 from flexframe.commands.sampling import Settings, read_sampling
+from flexframe.lock import writes
 
 
 @writes("to", "numbers")

@@ -18,6 +18,7 @@ from flexframe.data.images import suffixes
 from flexframe.data.tarmembers import check_id
 from flexframe.data.tokenfile import Rows, TokenFile
 from flexframe.files import drop_parts, refuse_other, replaced, sha256, write_json
+from flexframe.lock import writes
 from flexframe.models.fingerprint import fingerprint, weights
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.pictures import to_uint8, whole_png
@@ -45,6 +46,7 @@ class Decoded:
     """How many images were there before this run."""
 
 
+@writes("folder")
 def decode(
     file: TokenFile,
     tokenizer: Tokenizer,

@@ -18,6 +18,7 @@ from flexframe.data.images import COLOUR, BrokenImage, fit, read_image, to_tenso
 from flexframe.data.inventory import Inventory, refuse_changed
 from flexframe.data.tokenfile import DTYPES, About, write
 from flexframe.files import refuse_other
+from flexframe.lock import writes
 from flexframe.models.fingerprint import fingerprint
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
@@ -49,6 +50,7 @@ class Encoded:
     """Sentences on what was met among the images and left out."""
 
 
+@writes("out")
 def encode(
     tokenizer: Tokenizer,
     inputs: Sequence[str | Path],

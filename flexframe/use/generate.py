@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flexframe.data.tokenfile import About, Row, write
 from flexframe.files import drop_parts, refuse_other, replaced, write_json
+from flexframe.lock import writes
 from flexframe.models.fingerprint import fingerprint, weights
 from flexframe.models.generator import Generator, fits
 from flexframe.models.tokenizer import Tokenizer
@@ -68,6 +69,7 @@ def read_classes(text: str | None, config: GeneratorConfig) -> list[int]:
     return numbers
 
 
+@writes("folder")
 def generate(
     generator: Generator,
     tokenizer: Tokenizer,

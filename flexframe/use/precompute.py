@@ -17,6 +17,7 @@ from flexframe.data.inventory import refuse_changed
 from flexframe.data.source import Sample, Source
 from flexframe.data.tokenfile import DTYPES, About, Row, write
 from flexframe.files import Journal, refuse_other
+from flexframe.lock import writes
 from flexframe.models.fingerprint import fingerprint
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
@@ -35,6 +36,7 @@ class Precomputed:
     labelled: bool
 
 
+@writes("out")
 def precompute_tokens(
     tokenizer: Tokenizer,
     source: Source,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flexframe.data.shards import LABELS, About, Kind, Shards
 from flexframe.data.source import Source
+from flexframe.lock import writes
 from flexframe.models.fingerprint import codec_fingerprint
 from flexframe.parts import Codec, Objective
 from flexframe.rng import Rng
@@ -38,6 +39,7 @@ class Filled:
     shapes: Mapping[str, Sequence[int]]
 
 
+@writes("out", part="latents")
 def precompute_latents(
     codec: Codec,
     source: Source,
@@ -74,6 +76,7 @@ def precompute_latents(
     return _fill("latents", {"latents": settings}, compute, source, out, device, dtype, batch_size, progress)
 
 
+@writes("out", part="features")
 def precompute_features(
     objectives: Sequence[Objective],
     source: Source,

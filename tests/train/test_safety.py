@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -16,13 +17,19 @@ from safetensors.torch import load_file, save_file
 
 import flexframe
 from flexframe import lock as lock_module
+from flexframe.bench import runner, samples
 from flexframe.files import sha256
-from flexframe.lock import STALE, Lock
+from flexframe.lock import STALE, Lock, writes
 from flexframe.rng import Rng
 from flexframe.train import checkpoint
 from flexframe.train.distributed import ALONE
 from flexframe.train.run import Run
 from flexframe.train.watch import Watch
+from flexframe.use.decode import decode
+from flexframe.use.encode import encode
+from flexframe.use.generate import generate
+from flexframe.use.precompute import precompute_tokens
+from flexframe.use.shards import precompute_features, precompute_latents
 from flexframe_registry import ConfigError, hookimpl, manager
 
 pytestmark = pytest.mark.slow
@@ -222,6 +229,41 @@ def test_whatever_writes_is_told_who_writes_there(tmp_path, hold, command, how):
         told = f"process {process.pid} on {socket.gethostname()} {'trains' if how == 'of_run' else 'writes'} here"
         assert (done.code, done.err.count("\n"), told in done.err) == (2, 1, True), (words, done)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+PYTHON = {
+    "of_output": [
+        partial(encode, model="", rule=None), decode, generate, partial(precompute_tokens, model=""), runner.run,
+        samples.run,
+    ],
+    "latents": [partial(precompute_latents, name="", device="cpu")],
+    "features": [partial(precompute_features, device="cpu")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", PYTHON)
+def test_calls_from_python_take_the_same_lock_once(tmp_path, hold, how):
+    out = tmp_path / "out"
+    process = hold("of_output", out if how == "of_output" else out / how)
+    for call in PYTHON[how]:
+        with pytest.raises(ConfigError, match=f"process {process.pid} .* writes here"):
+            call(None, None, out)
+
+
+def test_a_place_that_the_caller_holds_is_its_own(tmp_path):
+    lock = Lock.of_output(tmp_path / "out").path
+
+    @writes("place")
+    def inner(place):
+        return lock.exists()
+
+    @writes("out", "more")
+    def outer(out, more=None):
+        assert inner(str(out))
+        return lock.exists()
+
+    assert outer(tmp_path / "out")
+    assert not lock.exists()
 
 
 def test_what_is_refused_leaves_nothing(tmp_path, command):
