@@ -153,7 +153,8 @@ class Decoder(Part[DecoderConfig]):
 
     @abstractmethod
     def forward(self, tokens: Tokens, batch: Batch, *, taps: frozenset[str], rng: Rng) -> Outputs:
-        """Own losses, what objectives need and features by `taps`, in training; targets are in `batch.latents`."""
+        """Own losses, what objectives need and features by `taps`, in training; targets are in `batch.latents`, and the
+        encoder's features that its `shortcuts` name in `batch.features`, as `encoder.NAME`."""
 
     @abstractmethod
     def decode(

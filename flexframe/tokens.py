@@ -192,8 +192,12 @@ class Outputs:
     """The decoder's latents, in the codec's range."""
     logits: Tensor | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
-    """Features that the taps asked for, an encoder's as `encoder.NAME`."""
+    """Features that the taps asked for, an encoder's as `encoder.NAME`; and what the decoder makes of these alone."""
     codes: Codes | None = None
     """The batch's codes, for usage statistics: all that the quantizer gave, where a masker drops behind it too."""
     tokens: Tokens | None = None
     """The tokens that the decoder was given, with their gradient."""
+
+    def picture(self, of: str) -> Float[Tensor, "b c y x"] | None:
+        """The reconstruction, or what the decoder makes of the encoder's features under this name."""
+        return self.reconstruction if of == "reconstruction" else self.features.get(of)

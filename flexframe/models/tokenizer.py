@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any, final
@@ -128,12 +129,15 @@ class Tokenizer(nn.Module):
         whole = self.config.masker.quantize_all
         seen = kept.keep.new_ones(len(batch), length) if whole else kept.keep
         inner = frozenset(name.removeprefix(ENCODER) for name in taps if name.startswith(ENCODER))
+        inner |= {tap for name, (tap, _) in self.config.decoder.shortcuts(self.spec).items() if name in taps}
         features, shown = self.encoder.tapped(self.read(batch), seen, taps=inner, rng=rng)
         quantized = self.quantizer(features, seen, rng=rng)
         tokens = Tokens(quantized.values[:, : kept.slots], kept.keep, quantized.codes[:, : kept.slots])
+        shown = {f"{ENCODER}{name}": value for name, value in shown.items()}
+        given = replace(batch, features={**batch.features, **shown}) if shown else batch
         taps = frozenset(name for name in taps if not name.startswith(ENCODER))
-        out: Outputs = self.decoder(tokens, batch, taps=taps, rng=rng)
-        shown = {f"{ENCODER}{name}": value for name, value in shown.items()} | dict(out.features)
+        out: Outputs = self.decoder(tokens, given, taps=taps, rng=rng)
+        shown |= out.features
         losses = {f"quantizer/{name}": loss for name, loss in quantized.losses.items()}
         losses |= {f"decoder/{name}": loss for name, loss in out.losses.items()}
         codes = Codes(quantized.codes, seen)

@@ -149,7 +149,6 @@ class Trainee(Learner):
         number."""
         self.latents = Latents() if config.run.feed.keeps_latents() else None
         self.freeze(config.run.freeze)
-        self.taps = frozenset().union(*(o.needs() for o in config.objectives)) - OUTPUTS
 
     @property
     def codebooks(self) -> tuple[int, int] | None:
@@ -161,11 +160,13 @@ class Trainee(Learner):
 
     def forward(self, batch: Batch, *, step: int, rng: Rng) -> tuple[Losses, Codes]:
         batch = self._prepared(batch, rng)
-        out = self.model(batch, taps=self.taps, rng=rng)
+        counting = [each.config for each in self.judges.values() if each.config.counts(step)]
+        taps = frozenset[str]().union(*(each.needs() for each in counting)) - OUTPUTS
+        out = self.model(batch, taps=taps, rng=rng)
         losses: dict[str, Tensor] = dict(out.losses)
         for owner, objective in self.judges.items():
             config = objective.config
-            if step >= config.start:
+            if config.counts(step):
                 for name, loss in objective(out, batch, step=step, rng=rng).items():
                     losses[f"{owner}/{name}"] = loss if name in objective.own else config.weight * loss
         if not losses:

@@ -357,6 +357,11 @@ class DecoderConfig(ComponentConfig):
         """The objectives of a run that names none."""
         return ()
 
+    def shortcuts(self, spec: Spec) -> Mapping[str, tuple[str, tuple[int, int, int]]]:
+        """What of `provides` it makes of an encoder's features alone, without tokens: by name, latents `b c y x` like
+        its reconstruction; the encoder's tap; and the tap's shape `h w e`, a sample."""
+        return {}
+
 
 Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
 
@@ -388,10 +393,26 @@ class ObjectiveConfig(ComponentConfig):
     """Factor of its losses in the total."""
     start: int = Field(0, ge=0)
     """The first step at which it counts."""
+    until: int | None = Field(None, ge=1)
+    """The step from which it no longer counts; to the end if not given."""
+
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        if self.until is not None and self.until <= self.start:
+            raise ValueError(f"counts from step {self.start} until step {self.until}, so never; raise `until`")
+        return self
+
+    def counts(self, step: int) -> bool:
+        """Tell whether it counts at a step."""
+        return self.start <= step and (self.until is None or step < self.until)
 
     def needs(self) -> frozenset[str]:
         """Names of what it reads of the outputs: `tokens`, which every tokenizer gives; of the decoder's
         `reconstruction`, `logits`, or features by tap; of the encoder features by `encoder.` and its tap."""
+        return frozenset()
+
+    def still(self) -> frozenset[str]:
+        """Those of `needs` that are compared with and not moved: no gradient reaches them."""
         return frozenset()
 
     def precomputes(self) -> Mapping[str, Mapping[str, Any]]:
@@ -415,6 +436,17 @@ class ObjectiveConfig(ComponentConfig):
     def stepped(self) -> StepConfig:
         """Steps of its own parameters, if it has any."""
         return StepConfig()
+
+
+class PictureObjectiveConfig(ObjectiveConfig):
+    """Base of the configs of objectives that compare what a decoder makes with what the encoder was given."""
+
+    of: str = "reconstruction"
+    """What is compared, by the decoder's name for it: its reconstruction of the tokens, or what it makes of the
+    encoder's features without tokens (`direct`, of decoders that have it)."""
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({self.of})
 
 
 class FeedConfig(ComponentConfig):

@@ -275,6 +275,7 @@ class TrainConfig(Config):
             if lacking:
                 text = f"needs {', '.join(lacking)}, which {_lacks(self.model, lacking[0])}"
                 raise ConfigError.at(f"run.objectives.{i}", f"objective {objective.type!r} {text}")
+            self._check_shortcuts(objective, f"run.objectives.{i}")
             own = objective.stepped().model_dump(exclude_none=True)
             unknown = sorted(own.keys() - type(self.run.optimizer).model_fields.keys())
             if unknown:
@@ -287,6 +288,17 @@ class TrainConfig(Config):
                 text = f"objective {objective.type!r}: {error}"
                 raise ConfigError.at(f"run.objectives.{i}", text) from None
         return self
+
+    def _check_shortcuts(self, objective: ObjectiveConfig, place: str) -> None:
+        """What an objective needs of the decoder's shortcuts can be made of this encoder's features."""
+        assert isinstance(self.model, TokenizerConfig)
+        spec, encoder = self.model.spec, self.model.encoder
+        for name, (tap, (_, _, width)) in self.model.decoder.shortcuts(spec).items():
+            given = spec.taps.get(f"{ENCODER}{tap}")
+            if name in objective.needs() and given != width:
+                has = "has no such features" if given is None else f"gives features {given} wide"
+                text = f"which the decoder makes of {ENCODER}{tap}, {width} wide; encoder {encoder.type!r} {has}"
+                raise ConfigError.at(place, f"objective {objective.type!r} needs {name}, {text}")
 
     @property
     def objectives(self) -> tuple[ObjectiveConfig, ...]:

@@ -1,5 +1,7 @@
 """What the loop trains: a tokenizer and the run's objectives."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -112,3 +114,48 @@ def test_kept_latents_of_a_codec_that_draws_do_not_depend_on_when_an_image_was_m
 def test_kept_latents_and_pictures_that_move_are_refused():
     with pytest.raises(ConfigError, match=r"^run\.transforms: feed .images. keeps one latent .*leave out .shift."):
         build("run.feed.keep_latents=true", "run.transforms={type: shift, pixels: 1}")
+
+
+def shortcut(monkeypatch, shown):
+    """The toy's parts as if the encoder showed features, and the decoder made pictures of some that are 5 wide."""
+    parts = cards().get("toy/digits-tiny").train(()).model
+    encoder, decoder = type(parts.encoder), type(parts.decoder)
+    provided = decoder.provides
+    monkeypatch.setattr(encoder, "taps", lambda self: shown)
+    monkeypatch.setattr(decoder, "shortcuts", lambda self, spec: {"direct": ("coarse", (1, 1, 5))})
+    monkeypatch.setattr(decoder, "provides", lambda self: provided(self) | {"direct"})
+
+
+def test_a_decoder_makes_pictures_of_the_encoder_s_features_where_an_objective_asks(batch, monkeypatch):
+    shortcut(monkeypatch, {"coarse": 5})
+    trainee = build("run.objectives=[{type: mse, of: direct, start: 2, until: 4}]")
+    model, asked = trainee.model, []
+    run = type(model.decoder).forward
+
+    def tapped(latents, keep, *, taps, rng):
+        asked.append(taps)
+        return model.encoder(latents, keep), {name: latents.mean((2, 3))[:, None, None] for name in taps}
+
+    def decode(tokens, batch, *, taps, rng):
+        features = {name: batch.latents + batch.features["encoder.coarse"].mean() for name in taps}
+        out = run(model.decoder, tokens, batch, taps=frozenset(), rng=rng)
+        return replace(out, features=features)
+
+    monkeypatch.setattr(model.encoder, "tapped", tapped)
+    monkeypatch.setattr(model.decoder, "forward", decode)
+    found = [losses(trainee, batch, step).get("mse/mse") for step in (1, 2, 3, 4)]
+    assert [each is None for each in found] == [True, False, False, True]
+    torch.testing.assert_close(found[1], batch.images.mean().square().expand(8))
+    assert asked == [frozenset(), *[frozenset({"coarse"})] * 2, frozenset()]
+
+
+@pytest.mark.parametrize(
+    ("shown", "why"),
+    [({"coarse": 7}, "encoder 'toy' gives features 7 wide"), ({}, "encoder 'toy' has no such features")],
+)
+def test_pictures_of_features_that_the_encoder_lacks_are_refused(monkeypatch, shown, why):
+    shortcut(monkeypatch, shown)
+    with pytest.raises(ConfigError, match="counts from step 3 until step 3, so never; raise `until`"):
+        build("run.objectives=[{type: mse, of: direct, start: 3, until: 3}]")
+    with pytest.raises(ConfigError, match=f"needs direct, which the decoder makes of encoder.coarse, 5 wide; {why}"):
+        build("run.objectives=[{type: mse, of: direct}]")

@@ -11,7 +11,7 @@ from torch import Tensor
 from flexframe.parts import Decoder
 from flexframe.tokens import Batch, Outputs, Tokens
 from flexframe_registry import Component, Spec
-from flexframe_registry.kinds import OUTPUTS
+from flexframe_registry.kinds import ENCODER, OUTPUTS
 
 from . import part
 from .materials import (
@@ -33,10 +33,16 @@ from .materials import (
 )
 
 
+def given(decoder: Decoder, spec: Spec) -> Batch:
+    """A batch of training, with the encoder's features that the decoder's shortcuts are made of."""
+    shortcuts = decoder.config.shortcuts(spec).values()
+    features = {f"{ENCODER}{tap}": draw(BATCH, *shape) for tap, shape in shortcuts}
+    return Batch(torch.arange(BATCH), latents=images(), features=features)
+
+
 def outputs(decoder: Decoder, spec: Spec, step: int = 0) -> Outputs:
     """Outputs of a training pass over tokens of several lengths."""
-    batch = Batch(torch.arange(BATCH), latents=images())
-    out: Outputs = decoder(tokens(spec), batch, taps=frozenset(), rng=rng(step=step))
+    out: Outputs = decoder(tokens(spec), given(decoder, spec), taps=frozenset(), rng=rng(step=step))
     return out
 
 
@@ -47,7 +53,7 @@ def check_decoder_trains(component: Component, fields: Fields) -> None:
         decoder.train()
         offered = decoder.config.provides()
         taps = offered - OUTPUTS
-        batch = Batch(torch.arange(BATCH), latents=images())
+        batch, shortcuts = given(decoder, spec), decoder.config.shortcuts(spec).keys()
         before = torch.get_rng_state()
         out = decoder(tokens(spec), batch, taps=taps, rng=rng())
         own_draws(before, "training")
@@ -56,7 +62,10 @@ def check_decoder_trains(component: Component, fields: Fields) -> None:
         assert ("reconstruction" in offered) == (out.reconstruction is not None)
         assert ("logits" in offered) == (out.logits is not None)
         assert set(out.features) == taps
-        widths = {name: value.shape[-1] for name, value in out.features.items()}
+        assert shortcuts <= taps, "the decoder has shortcuts that it does not provide"
+        for name in shortcuts:
+            assert out.features[name].shape == images().shape, f"{name} is no picture of the latents' shape"
+        widths = {name: value.shape[-1] for name, value in out.features.items() if name not in shortcuts}
         assert widths == decoder.config.taps(), f"features have widths {widths}, the config says otherwise"
         assert out.losses or offered, "a decoder has a loss of its own, or something for objectives"
         try:

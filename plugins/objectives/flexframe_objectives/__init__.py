@@ -14,6 +14,7 @@ from flexframe_registry import (
     Config,
     DecoderConfig,
     ObjectiveConfig,
+    PictureObjectiveConfig,
     SourceConfig,
     Spec,
     StepConfig,
@@ -44,11 +45,8 @@ class ProxyCodesConfig(ObjectiveConfig):
         return {"proxy_codes": TargetSpec(grid, classes)} if self.teacher is None else {}
 
 
-class ImageObjectiveConfig(ObjectiveConfig):
+class ImageObjectiveConfig(PictureObjectiveConfig):
     """Base of objectives that look at images: a model whose reconstructions are images."""
-
-    def needs(self) -> frozenset[str]:
-        return frozenset({"reconstruction"})
 
     def check(self, spec: Spec) -> None:
         if not spec.latents.images:
@@ -208,6 +206,28 @@ class REPAConfig(ObjectiveConfig):
             raise ValueError("give a `teacher`, or the `dim` of features that were computed before; one of the two")
 
 
+class FeatureMSEConfig(ObjectiveConfig):
+    """Squared difference of one part's features from another's, which are not moved: a decoder that finds again what
+    its encoder's network gave (GigaTok, arXiv 2504.08736)."""
+
+    type: Literal["feature-mse"] = "feature-mse"
+    tap: str = "grid"
+    """The features that are moved."""
+    target: str = "encoder.grid"
+    """The features that they are brought to, of the same width and grid; an encoder's begin with `encoder.`."""
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({self.tap, self.target})
+
+    def still(self) -> frozenset[str]:
+        return frozenset({self.target})
+
+    def check(self, spec: Spec) -> None:
+        own, other = spec.taps[self.tap], spec.taps[self.target]
+        if own != other:
+            raise ValueError(f"{self.tap} is {own} wide and {self.target} {other}; they must be equally wide")
+
+
 class TokenAlignmentConfig(ObjectiveConfig):
     """Telling, from the kept tokens alone, what a teacher sees in the whole image: meaning in the first tokens.
 
@@ -262,16 +282,12 @@ class SecondDecoderConfig(ObjectiveConfig):
         validate_default=True,
     )
     """The decoder. Its own losses count, and the mean squared error of what it reconstructs, on the model's latents."""
-    until: int | None = Field(None, ge=1)
-    """The step from which it no longer counts; to the end if not given."""
 
     def needs(self) -> frozenset[str]:
         return frozenset({"tokens"})
 
     def check(self, spec: Spec) -> None:
         self.decoder.check(spec)
-        if self.until is not None and self.until <= self.start:
-            raise ValueError(f"counts from step {self.start} until step {self.until}, so never; raise `until`")
 
 
 @hookimpl
@@ -283,6 +299,7 @@ def flexframe_components() -> Iterable[Component]:
         Component(PerceptualConfig, "flexframe_objectives.perceptual:Perceptual"),
         Component(AdversarialConfig, "flexframe_objectives.adversarial:Adversarial"),
         Component(REPAConfig, "flexframe_objectives.repa:REPA"),
+        Component(FeatureMSEConfig, "flexframe_objectives.features:FeatureMSE"),
         Component(SecondDecoderConfig, "flexframe_objectives.second_decoder:SecondDecoder"),
         Component(TokenAlignmentConfig, "flexframe_objectives.token_alignment:TokenAlignment"),
     ]

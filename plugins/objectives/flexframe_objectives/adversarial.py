@@ -149,7 +149,7 @@ class Adversarial(Objective):
 
     @full_precision
     def forward(self, outputs: Outputs, batch: Batch, *, step: int, rng: Rng) -> Losses:
-        real, fake = pictures(outputs, batch)
+        real, fake = pictures(outputs, batch, self.config.of)
         frozen = {name: value.detach() for name, value in self.critic.named_parameters()}
         told = functional_call(self.critic, frozen, (fake,))
         verdicts = self.critic(torch.cat([real, fake.detach()]))

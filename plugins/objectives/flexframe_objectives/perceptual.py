@@ -24,15 +24,17 @@ from . import LPIPSConfig, PerceptualConfig
 from .networks import RANDOM, Frozen, alone, full_precision, resized, timm_network, torchvision_network
 
 
-def pictures(outputs: Outputs, batch: Batch) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h w"]]:
-    """The images and their reconstructions, in fp32; not clamped, so that there is a gradient beyond [0, 1].
+def pictures(outputs: Outputs, batch: Batch, of: str) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h w"]]:
+    """The images and their reconstructions, or what else the decoder made; in fp32, and not clamped, so that there is
+    a gradient beyond [0, 1].
 
     Raises:
         ValueError: there is no reconstruction, or the batch holds no images as its latents.
     """
-    if outputs.reconstruction is None or batch.latents is None:
+    made = outputs.picture(of)
+    if made is None or batch.latents is None:
         raise ValueError("this objective needs a decoder that reconstructs, and the batch's images as its latents")
-    return batch.latents.float(), outputs.reconstruction.float()
+    return batch.latents.float(), made.float()
 
 
 def squared(images: Float[Tensor, "b 3 h w"], side: int | None) -> Float[Tensor, "b 3 y x"]:
@@ -75,7 +77,10 @@ class LPIPS(Objective):
 
     @full_precision
     def forward(self, outputs: Outputs, batch: Batch, *, step: int, rng: Rng) -> Losses:
-        real, fake = (self.judge.normalised(squared(each, self.config.resize)) for each in pictures(outputs, batch))
+        real, fake = (
+            self.judge.normalised(squared(each, self.config.resize))
+            for each in pictures(outputs, batch, self.config.of)
+        )
         net = self.judge.net
         assert isinstance(net, Network)
         with torch.no_grad():
@@ -98,7 +103,7 @@ class Perceptual(Objective):
 
     @full_precision
     def forward(self, outputs: Outputs, batch: Batch, *, step: int, rng: Rng) -> Losses:
-        real, fake = pictures(outputs, batch)
+        real, fake = pictures(outputs, batch, self.config.of)
         with torch.no_grad():
             wanted = self.seen(real)
         return {self.config.compare: (self.seen(fake) - wanted).square().flatten(1).mean(1)}

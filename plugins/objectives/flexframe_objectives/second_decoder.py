@@ -22,8 +22,6 @@ class SecondDecoder(Objective):
     def forward(self, outputs: Outputs, batch: Batch, *, step: int, rng: Rng) -> Losses:
         if outputs.tokens is None or batch.latents is None:
             raise ValueError("second-decoder reads a tokenizer's tokens and the batch's latents; one is missing")
-        if self.config.until is not None and step >= self.config.until:
-            return {}
         out: Outputs = self.decoder(outputs.tokens, batch, taps=frozenset(), rng=rng)
         losses = dict(out.losses)
         if out.reconstruction is not None:

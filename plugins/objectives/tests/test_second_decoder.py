@@ -40,14 +40,6 @@ def test_a_decoder_with_losses_of_its_own_gives_them() -> None:
     assert set(objective(outputs, batch, step=0, rng=Rng(0, batch.index))) == {"flow"}
 
 
-def test_it_ends_where_it_is_told_to() -> None:
-    objective, (outputs, batch) = built(decoder=VIT, until=5), given()
-    assert objective(outputs, batch, step=4, rng=Rng(0, batch.index))
-    assert not objective(outputs, batch, step=5, rng=Rng(0, batch.index))
-    with pytest.raises(ValueError, match="counts from step 3 until step 3, so never; raise `until`"):
-        SecondDecoderConfig(start=3, until=3).check(SPEC)
-
-
 def test_its_decoder_is_checked_on_the_models_latents() -> None:
     with pytest.raises(ValueError, match="patch"):
         SecondDecoderConfig(decoder={**VIT, "patch": 5}).check(SPEC)

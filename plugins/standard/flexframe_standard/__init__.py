@@ -15,7 +15,7 @@ from flexframe_registry import (
     Component,
     LatentSpec,
     MaskerConfig,
-    ObjectiveConfig,
+    PictureObjectiveConfig,
     hookimpl,
 )
 from flexframe_standard import metrics
@@ -59,22 +59,16 @@ class FullConfig(MaskerConfig):
         return (length,)
 
 
-class MSEConfig(ObjectiveConfig):
+class MSEConfig(PictureObjectiveConfig):
     """Mean squared error of the reconstruction, in the codec's range."""
 
     type: Literal["mse"] = "mse"
 
-    def needs(self) -> frozenset[str]:
-        return frozenset({"reconstruction"})
 
-
-class L1Config(ObjectiveConfig):
+class L1Config(PictureObjectiveConfig):
     """Mean absolute error of the reconstruction, in the codec's range."""
 
     type: Literal["l1"] = "l1"
-
-    def needs(self) -> frozenset[str]:
-        return frozenset({"reconstruction"})
 
 
 @hookimpl
