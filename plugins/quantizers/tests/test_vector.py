@@ -1,6 +1,8 @@
 """Codebooks: the reference's numbers, running means, the linear map, and residuals against the library's own."""
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 from vector_quantize_pytorch import ResidualVQ, SimVQ, VectorQuantize
 
 from flexframe.rng import Rng
-from flexframe_quantizers import ProductVQConfig, ResidualVQConfig, SimVQConfig, VQConfig
+from flexframe_quantizers import ProductVQConfig, ResidualVQConfig, SimVQConfig, VQConfig, codebooks
 from flexframe_registry import LatentSpec, Spec, catalogue
 
 
@@ -209,6 +211,55 @@ def test_clustering_is_the_published_formula(l2_norm):
         torch.testing.assert_close(quantizer.codebook.table(), table)
     call(quantizer.eval(), values)
     torch.testing.assert_close(quantizer.codebook.table(), table)
+
+
+class Threads:
+    """What a clustered codebook asks of `torch.distributed`, between threads."""
+
+    def __init__(self, size):
+        self.size, self.local, self.there = size, threading.local(), threading.Barrier(size)
+        self.given = [None] * size
+
+    def get_rank(self):
+        return self.local.rank
+
+    def get_world_size(self):
+        return self.size
+
+    def all_gather(self, every, mine):
+        self.there.wait()
+        self.given[self.local.rank] = mine.clone()
+        self.there.wait()
+        for own, each in zip(every, self.given, strict=True):
+            own.copy_(each)
+
+    def all_reduce(self, mine):
+        every = [torch.empty_like(mine) for _ in range(self.size)]
+        self.all_gather(every, mine)
+        mine.copy_(sum(every))
+
+
+def test_processes_cluster_as_one(monkeypatch):
+    books = [build(VQConfig(codebook_size=16, dim=4, clustering=True)).train().codebook for _ in range(3)]
+    values = torch.randn(4, 8, 8, 4)
+    keep = torch.arange(8) < torch.tensor([1, 8, 3, 2, 8, 5, 4, 1])[:, None]
+
+    def train(book, rows):
+        for batch in values:
+            book(batch[rows], keep[rows])
+
+    def of_two(rank):
+        threads.local.rank = rank
+        train(books[rank], slice(rank, None, 2))
+
+    train(books[2], slice(None))
+    threads = Threads(2)
+    monkeypatch.setattr(codebooks, "distributed", threads)
+    monkeypatch.setattr(codebooks, "several_processes", lambda: True)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(of_two, range(2)))
+    for name, tensor in books[2].state_dict().items():
+        torch.testing.assert_close([book.state_dict()[name] for book in books[:2]], [tensor, tensor])
 
 
 def test_entries_far_from_all_features_are_moved_among_them():
