@@ -399,3 +399,14 @@ def test_a_plugin_that_ends_the_process_is_told(command, monkeypatch):
     done = command()
     told = "flexframe: stranger.parts, line 3 called sys.exit(0), so that the work is not done; it is of a plugin"
     assert (done.code, told in done.err, done.err.count("\n")) == (1, True, 1)
+
+
+def test_a_reader_that_has_enough_is_no_plugin_that_ends_the_process(command, monkeypatch):
+    closed = {"__name__": "rich.console"}
+    exec(
+        "import sys\ndef app():\n    try:\n        raise BrokenPipeError\n    except OSError:\n        sys.exit(1)",
+        closed,
+    )
+    monkeypatch.setattr(cli, "app", closed["app"])
+    done = command()
+    assert (done.code, done.err) == (1, "")

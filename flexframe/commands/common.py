@@ -163,7 +163,10 @@ def tell(error: Exception) -> int:
 
 
 def ended_by(stop: SystemExit) -> str | None:
-    """The place whose code ended the process, where that is neither this project's nor the command line's."""
+    """The place whose code ended the process, where that is neither this project's nor the command line's. Rich's does
+    where who reads the output has enough (`flexframe list | head`)."""
+    if isinstance(stop.__context__, BrokenPipeError):
+        return None
     at = stop.__traceback__
     while at is not None and at.tb_next is not None:
         at = at.tb_next

@@ -88,7 +88,8 @@ def _show_part(kind: str, name: str) -> None:
     from flexframe_registry.options import settings_of
 
     component = catalogue().get(kind, name)
-    out.print(Text.assemble((f"{kind} {name}", "bold"), f"  ({component.provider})\n{component.config.__doc__}\n"))
+    text = inspect.cleandoc(component.config.__doc__ or "")
+    out.print(Text.assemble((f"{kind} {name}", "bold"), f"  ({component.provider})\n{text}\n"))
     own = [(each.name, each.default, each.help) for each in settings_of(component.config) if each.name != "type"]
     out.print(_settings("setting", own))
     if issubclass(component.config, DecoderConfig | PriorConfig):

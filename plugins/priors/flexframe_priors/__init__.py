@@ -83,7 +83,9 @@ class RARConfig(PriorConfig):
 
     def check_codes(self, spec: CodesSpec) -> None:
         if spec.codebooks != 1:
-            raise ValueError(f"models one code a token, and these tokens have {spec.codebooks}; choose another prior")
+            raise ValueError(
+                f"models one code a token, and these tokens have {spec.codebooks}; prior 'gpt' models them"
+            )
 
     def doubts_of_codes(self, spec: CodesSpec, steps: int) -> Iterable[tuple[str, str]]:
         yield from hidden_class(self, spec)

@@ -81,7 +81,9 @@ class MaskGITConfig(PriorConfig):
 
     def check_codes(self, spec: CodesSpec) -> None:
         if spec.codebooks != 1:
-            raise ValueError(f"models one code a token, and these tokens have {spec.codebooks}; choose another prior")
+            raise ValueError(
+                f"models one code a token, and these tokens have {spec.codebooks}; prior 'gpt' models them"
+            )
 
 
 class BERTMaskGITConfig(MaskGITConfig):
