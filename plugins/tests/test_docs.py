@@ -234,9 +234,13 @@ def _given(words: list[str], folder: Path, forked: Callable[..., Any]) -> list[s
         for pattern, own in WORDS.items():
             word = re.sub(pattern, own, word)
         if before != "-o" and word.startswith("runs/") and not list(folder.glob(word)):
-            name = "gpt/scenes-64-flextok" if word == "runs/prior" else "titok/digits-tiny"
-            made = forked(FLEXFRAME, "train", name, *SHORTER["train"], "-o", word.replace("*", "a"))
+            prior = ["gpt/scenes-64-flextok", "run.data={type: scenes, count: 4}"]
+            card_of = prior if word == "runs/prior" else ["titok/digits-tiny"]
+            made = forked(FLEXFRAME, "train", *card_of, *SHORTER["train"], "-o", word.replace("*", "a"))
             assert made.returncode == 0, made.stderr
+        if word == "other/results.json":
+            (folder / "other").mkdir()
+            shutil.copy(folder / "out" / "mine" / "results.json", folder / word)
         given += sorted(str(path.relative_to(folder)) for path in folder.glob(word)) if "*" in word else [word]
         before = word
     return [*given, *(() if "--resume" in words else SHORTER.get(words[0], ()))]
