@@ -308,6 +308,18 @@ def test_a_run_is_resumed_and_a_finished_one_left(command, tmp_path):
     assert "holds a run already" in only_line(command("train", CARD, "-o", folder, "--device", "cpu"))
 
 
+def test_the_same_command_goes_on_or_says_that_it_is_finished(command, tmp_path):
+    folder = tmp_path / "run"
+    words = ("train", CARD, "run.steps=2", *QUICK, "-o", folder, "--device", "cpu")
+    assert command(*words).code == 0
+    written = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    answer = command(*words)
+    assert (answer.code, "is finished: 2 steps" in answer.out) == (0, True)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == written
+    assert command("train", "--resume", folder, "run.steps=3", "--device", "cpu").code == 0
+    assert "holds a run already" in only_line(command(*words))
+
+
 def test_runs_without_a_folder_get_fresh_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert str(fresh_folder(CARD)) == "runs/toy-digits-tiny"

@@ -60,6 +60,7 @@ def train(
     from flexframe.terminal import Terminal
     from flexframe.train import distributed
     from flexframe.train.console import Console as TrainConsole
+    from flexframe.train.continued import goes_on
     from flexframe.train.expected import to_expect
     from flexframe.train.loop import train as loop
     from flexframe.train.run import Run, timeout
@@ -67,11 +68,14 @@ def train(
     on = pick_device(distributed.local_device(device) if distributed.launched() else device)
     processes = distributed.join(on, timeout(resume, settings) if resume is not None else config.run.timeout)
     # where this process fails, `main` ends it: the others may not have, and leaving them would wait for them
+    if card is not None and folder is not None:
+        resume = folder if processes.told(processes.first and goes_on(folder, config, sampling)) else None
     if resume is not None:
         run = Run.resume(resume, on, processes, settings, accept_changes)
         if processes.first and run.changes.told:
             say.print(f"goes on with changes: {'; '.join(run.changes.told)}", markup=False, soft_wrap=True)
         if run.step >= run.config.run.steps and run.paths.model.is_file():
+            run.note("finished", "")  # as it stood there
             run.close()
             if processes.first:
                 out.print(f"{resume} is finished: {run.step} steps", soft_wrap=True)

@@ -11,6 +11,7 @@ from flexframe.models.build import Model
 from flexframe.store.load import load
 from flexframe.terminal import Terminal
 from flexframe.train.console import Console
+from flexframe.train.continued import goes_on
 from flexframe.train.expected import to_expect
 from flexframe.train.loop import train as loop
 from flexframe.train.run import Run
@@ -35,7 +36,7 @@ def train(
         card: a card's id, a file of that form, or a run's folder whose settings it begins with.
         settings: `key.path=value`, as on the command line: `"quantizer=vq"`, `"run.steps=200"`; of a resumed run those
             that it may go on with.
-        out: a new run's folder.
+        out: a new run's folder; where it holds this very run, that goes on.
         resume: in place of `card` and `out`, a run's folder, to go on from its last whole checkpoint.
         device: a torch device; `auto` takes CUDA, then MPS, then the CPU.
 
@@ -60,18 +61,21 @@ def train(
             text = f"stopped by {stopped} after step {run.step} of {run.config.run.steps}, which is saved; go on with "
             raise KeyboardInterrupt(f"{text}flexframe.train(resume={str(run.folder)!r})")
     else:
+        run.note("finished", "")  # as it stood there
         run.close()
     return load(run.folder, device=on, kind=None)
 
 
 def _begun(name: str, settings: Sequence[str], out: Path, on: torch.device, terminal: Terminal) -> Run:
-    """A fresh run, its doubts told."""
+    """A fresh run, its doubts told; or that of the folder, where it is the same."""
     chosen = find_card(name)
     config = chosen.train(list(settings))
     doubted = of_card(chosen, config)
     check(config, doubted)
     for path, text in doubted:
         terminal.print(f"doubt: {path}: {text}", style="yellow", markup=False, soft_wrap=True)
+    if goes_on(out, config, chosen.use(config)):
+        return Run.resume(out, on)
     course = to_expect(chosen, config.model)
     return Run.create(config, out, on, chosen.use(config), doubted=doubted, expected=course)
 

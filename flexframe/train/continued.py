@@ -9,13 +9,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from flexframe.data.inventory import changed
 from flexframe.files import differences, differing
 from flexframe_registry import ConfigError, RunConfig, TrainConfig
 from flexframe_registry.cards import read_training
-from flexframe_registry.files import put, split_override
+from flexframe_registry.files import checksum, put, read_json, split_override
 from flexframe_registry.kinds import is_anew, may_change
 from flexframe_registry.runfolder import STEPS, RunFolder
 from flexframe_registry.spellings import present
@@ -94,6 +95,23 @@ def _read_again(raw: Mapping[str, Any]) -> Any:
         return dict(raw)  # what it lacks or has too much is told
 
 
+# --- the same command again ---------------------------------------------------------------------------------------
+
+
+def asked(config: TrainConfig, sampling: Mapping[str, Any]) -> str:
+    """What a run was asked to be, for its manifest: data and weights that it is given may complete its config."""
+    return checksum({"config": config.model_dump(mode="json"), "sampling": dict(sampling)})
+
+
+def goes_on(folder: Path, config: TrainConfig, sampling: Mapping[str, Any]) -> bool:
+    """True where a folder holds the run that this asks for, with a checkpoint, and nothing that it was given since."""
+    paths = RunFolder(folder)
+    if not paths.manifest.is_file() or not (paths.model.is_file() or any(paths.checkpoints.glob(STEPS))):
+        return False
+    facts = read_json(paths.manifest, "name another folder with -o")
+    return "resumed" not in facts and facts.get("asked") == asked(config, sampling)
+
+
 # --- in the place of one that failed ---------------------------------------------------------------------------------
 
 
@@ -107,7 +125,8 @@ def refuse_taken(paths: RunFolder) -> None:
         return
     if paths.model.is_file() or any(paths.checkpoints.glob(STEPS)):
         raise ConfigError.at(
-            str(paths.path), "holds a run already; go on with --resume, or name another folder with -o"
+            str(paths.path),
+            "holds a run already; go on with --resume, or name another folder with -o",
         )
     text = paths.config.read_text(errors="replace")
     with suppress(ValueError):

@@ -21,7 +21,7 @@ from flexframe.models import modelfile
 from flexframe.models.build import not_finite, told
 from flexframe.train import checkpoint, history, sharding
 from flexframe.train.alarms import ALARMS, Alarms
-from flexframe.train.continued import Changes, changes, clear, record, refuse_kept, refuse_taken, with_settings
+from flexframe.train.continued import Changes, asked, changes, clear, record, refuse_kept, refuse_taken, with_settings
 from flexframe.train.distributed import ALONE, Processes
 from flexframe.train.feeds.create import create_feed
 from flexframe.train.gradients import Gradients
@@ -137,6 +137,7 @@ class Run:
         lock = Lock.of_run(folder)
         if processes.first:
             lock.take()  # before it is looked into: another process may be at the same command
+        given = asked(config, sampling)
         try:
             if processes.first:
                 refuse_taken(RunFolder(folder))
@@ -151,7 +152,7 @@ class Run:
         clear(run.paths)
         facts = provenance.manifest(device, seed=config.run.seed, parameters=run.parameters(), init=run.taken,
                                     processes=processes.size, objectives=run.trainee.facts(), expected=expected,
-                                    data=run.data,
+                                    data=run.data, asked=given,
                                     doubts=[f"{path}: {text}" for path, text in doubted])  # fmt: skip
         write_json(run.paths.manifest, facts)
         write_json(run.paths.config, run.resolved())  # last: with it, the folder is a run's

@@ -110,12 +110,8 @@ def fork(commands: Callable[[], None], tmp_path: Path, faults: Any) -> Fork:
     return Fork(commands, tmp_path, faults.draws)
 
 
-def killed(name: str, words: Sequence[str], whole: Path, fork: Fork, outcome: Callable[[], Any], *more: Any) -> None:
-    """Kill a command at `KILLS` moments, each time in a copy of the folder, and give it again.
-
-    Args:
-        more: what to do where it is refused when it is given again.
-    """
+def killed(name: str, words: Sequence[str], whole: Path, fork: Fork, outcome: Callable[[], Any]) -> None:
+    """Kill a command at `KILLS` moments, each time in a copy of the folder, and give it again."""
     place, saves = whole.with_name("killed"), 0
     with inside(whole, place):
         assert fork(words, Calls()) == 0, fork.told.read_text()
@@ -130,10 +126,7 @@ def killed(name: str, words: Sequence[str], whole: Path, fork: Fork, outcome: Ca
             assert code in (-signal.SIGKILL, 0), f"{case}: {fork.told.read_text()}"
             saves += number % 2 and code < 0
             if outcome_or_none(outcome) != wanted:
-                again = fork(words)
-                for each in more:
-                    again = each(again)
-                assert again == 0, f"{case}, {moment}: {fork.told.read_text()}"
+                assert fork(words) == 0, f"{case}, {moment}: {fork.told.read_text()}"
                 assert outcome() == wanted, f"{case}, {moment}"
                 left = [path for each in (".*.part", "*.part", ".part-*", "*.lock") for path in Path().rglob(each)]
                 assert not left, f"{case}, {moment}: {left}"
@@ -181,15 +174,9 @@ def test_train(whole, fork, monkeypatch):
     monkeypatch.setattr(provenance, "commit", lambda: None)  # a model says which wrote it: there may be one meanwhile
     words = (*TRAIN, "-o", "r")
 
-    def resumed(code: int) -> int:
-        """What the command asks for where there is a checkpoint."""
-        if code == 2 and "go on with --resume" in fork.told.read_text():
-            return fork(("train", "--resume", "r", "--device", "cpu"))
-        return code
-
     def outcome() -> object:
         lines = [json.loads(line) for line in Path("r/log.jsonl").read_text().splitlines()]
         kept = [{k: v for k, v in line.items() if k not in ("images_per_s", "data_wait")} for line in lines]
         return contents("r/model.safetensors", "r/checkpoints/*/*.safetensors")(), kept
 
-    killed("train", words, whole, fork, outcome, resumed)
+    killed("train", words, whole, fork, outcome)

@@ -25,7 +25,7 @@ def test_it_trains_a_card_and_returns_the_model_that_the_folder_holds(tmp_path: 
     kept = flexframe.load(tmp_path / "run").state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
     with pytest.raises(ConfigError, match="holds a run"):
-        flexframe.train(CARD, "run.steps=2", *SHORT, out=tmp_path / "run", device="cpu")
+        flexframe.train(CARD, "run.steps=3", *SHORT, out=tmp_path / "run", device="cpu")
 
 
 def test_it_goes_on_with_a_run_and_is_the_one_that_never_stopped(
@@ -34,15 +34,18 @@ def test_it_goes_on_with_a_run_and_is_the_one_that_never_stopped(
     whole = flexframe.train(CARD, "run.steps=4", *SHORT, out=tmp_path / "whole", device="cpu")
     show = Console.show
 
-    def stop(*given: Any) -> None:
-        show(*given)
-        raise RuntimeError("as if it were killed")
+    def stop(console: Console, line: Any, *given: Any) -> None:
+        show(console, line, *given)
+        if line["step"] == 4:  # a checkpoint is there, of step 2
+            raise RuntimeError("as if it were killed")
 
     monkeypatch.setattr(Console, "show", stop)
     with pytest.raises(RuntimeError, match="killed"):
         flexframe.train(CARD, "run.steps=4", *SHORT, out=tmp_path / "cut", device="cpu")
     monkeypatch.setattr(Console, "show", show)
-    model = flexframe.train(resume=tmp_path / "cut", device="cpu")
+    with pytest.raises(ConfigError, match="holds a run"):
+        flexframe.train(CARD, "run.steps=5", *SHORT, out=tmp_path / "cut", device="cpu")
+    model = flexframe.train(CARD, "run.steps=4", *SHORT, out=tmp_path / "cut", device="cpu")  # the same call
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in model.state_dict().items())
     again = flexframe.train(resume=tmp_path / "cut", device="cpu")  # it is finished
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
