@@ -215,7 +215,7 @@ def test_without_classes_it_is_unconditional():
 
 
 def test_what_cannot_be_modelled_is_refused():
-    with pytest.raises(ConfigError, match=r"^prior: models one code a token, these tokens have 2"):
+    with pytest.raises(ConfigError, match=r"^prior: models one code a token, and these tokens have 2"):
         GeneratorConfig.read({"length": 8, "codebook_size": 16, "codebooks": 2, "prior": "rar"})
     with pytest.raises(ConfigError, match="width 25 is not divisible by its 3 heads"):
         generator(width=25)

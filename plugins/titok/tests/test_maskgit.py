@@ -222,7 +222,7 @@ def test_annealing_sharpens_the_last_steps():
 
 
 def test_what_cannot_be_modelled_is_refused():
-    with pytest.raises(ConfigError, match=r"^prior: models one code a token, these tokens have 4"):
+    with pytest.raises(ConfigError, match=r"^prior: models one code a token, and these tokens have 4"):
         GeneratorConfig.read({"length": 8, "codebook_size": 16, "codebooks": 4, "prior": "maskgit-bert"})
     with pytest.raises(ConfigError, match="width 50 is not divisible by its 4 heads"):
         generator("maskgit-bert", width=50, heads=4)
