@@ -70,6 +70,15 @@ class Part(nn.Module, ABC, Generic[C]):
                         inner.update(block.modules())
         return layers
 
+    def before_step(self) -> Callable[[], None] | None:
+        """Look at the weights before every step of the optimizer, for a part that bounds what a step may do to them.
+
+        What it returns is called behind the step, without gradients, and may change the weights in place. It may hang
+        on the weights before and after alone: nothing is kept from step to step, so that a run that goes on is the
+        same run.
+        """
+        return None
+
 
 class Codec(Part[CodecConfig]):
     """A frozen map between images and the latents that the model works on."""

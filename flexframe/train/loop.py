@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from flexframe.data.loader import split
 from flexframe.data.workers import killed
 from flexframe.files import write_json
+from flexframe.parts import Part
 from flexframe.rng import Rng
 from flexframe.train.alarms import ALARMS, Alarmed
 from flexframe.train.console import Console
@@ -90,6 +91,7 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
 
     watch.at(run.step, "waiting for data")
     waits = Waits(run.device)
+    bounded = [module for module in trainee.modules() if isinstance(module, Part)]
     for batch in waits.over(run.feed.batches(run.step)):
         step = run.step
         for group in optimizer.param_groups:
@@ -118,7 +120,7 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
         skip = tally.add({**values, **run.gradients.clip()})
         for codes in seen:
             run.usage.update(codes, skip)
-        step_optimizer(optimizer, skip)
+        step_optimizer(optimizer, skip, bounded)
         if skip is not None:
             _undo(trainee, before, skip)
         run.average.update(trainee.model, step)

@@ -140,15 +140,19 @@ def heights(part: Part[Any]) -> dict[nn.Parameter, int]:
     return within | outside
 
 
-def step(optimizer: torch.optim.Optimizer, skip: Tensor | None) -> None:
-    """One step; none where `skip` is 1.0, which a fused optimizer sees on the device by itself, as when a gradient
-    scaler tells it. Another one waits for the device."""
+@torch.no_grad()
+def step(optimizer: torch.optim.Optimizer, skip: Tensor | None, parts: Sequence[Part[Any]] = ()) -> None:
+    """One step, and what `parts` do behind it; none where `skip` is 1.0, which a fused optimizer sees on the device by
+    itself, as when a gradient scaler tells it. Another one waits for the device."""
+    behind = [act for part in parts if (act := part.before_step()) is not None]
     if skip is not None:
         if optimizer.defaults.get("fused"):
             optimizer.found_inf = skip  # type: ignore[attr-defined]
         elif bool(skip):
             return
     optimizer.step()
+    for act in behind:
+        act()
 
 
 class Average:

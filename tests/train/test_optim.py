@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from flexframe.parts import Encoder, Part
 from flexframe.train.optim import Average, create_optimizer, learning_rate
+from flexframe.train.optim import step as step_optimizer
+from flexframe.train.run import Run
 from flexframe.train.trainee import Trainee
 from flexframe_registry import RunConfig, cards
 
@@ -72,6 +75,36 @@ def test_without_warmup_the_first_step_has_the_peak_rate():
 def test_a_run_shorter_than_its_warmup_only_warms_up():
     config = RunConfig.read({"data": "digits", "steps": 2, "optimizer": {"warmup": 4, "lr": 1.0}})
     assert [learning_rate(config, step) for step in range(2)] == [0.25, 0.5]
+
+
+class Bounded(Part):
+    """Lets no step change a weight by more than 0.5."""
+
+    def __init__(self, weight):
+        nn.Module.__init__(self)
+        self.weight = weight
+
+    def before_step(self):
+        before = self.weight.clone()
+        return lambda: self.weight.copy_(before + (self.weight - before).clamp(-0.5, 0.5))
+
+
+@pytest.mark.parametrize(("skip", "expected"), [(None, [0.5, 0.9]), (0.0, [0.5, 0.9]), (1.0, [1.0, 1.0])])
+@pytest.mark.parametrize("fused", [True, False])
+def test_parts_bound_what_a_step_does(skip, expected, fused):
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.tensor([10.0, 1.0])
+    optimizer = torch.optim.SGD([weight], lr=0.1, fused=fused)
+    step_optimizer(optimizer, None if skip is None else torch.tensor(skip), [Bounded(weight)])
+    torch.testing.assert_close(weight.detach(), torch.tensor(expected))
+
+
+def test_every_step_of_a_run_asks_its_parts(tmp_path, go, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Encoder, "before_step", lambda part: asked.append(part.training) or None)
+    config = cards().get("toy/digits-tiny").train(["run.steps=3", "run.batch_size=4"])
+    go(Run.create(config, tmp_path / "run", torch.device("cpu"), {}))
+    assert asked == [True] * 3
 
 
 def test_the_average_is_the_one_computed_by_hand():
