@@ -160,6 +160,8 @@ def imported(
             config = read_model(header["kind"], header["config"], str(path))
         return Imported(config, state, header["sampling"]), header["about"]
     described = None if place.card is None else place.card.described
+    weights = None if place.card is None else place.card.weighted().file.weights
+    entry = entry or (weights.entry if weights is not None else "")
     given: dict[str, Any] = {"assume": assume, "drop": drop, "rename": rename, "entry": entry}
     opened = open_foreign(path, **given, origin=place.id, revision=commit, card_model=described)
     source, reader = understood(opened, importer)

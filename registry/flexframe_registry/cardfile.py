@@ -21,6 +21,8 @@ class Weights(Config):
     """The repository's commit, where it is known; else that of the first download is recorded."""
     file: str | None = None
     """The one file of the repository that is meant, where it holds several models."""
+    entry: str = ""
+    """The entry of the file that holds the tensors, where it holds several, as an average beside the last weights."""
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """Hash of the file."""
 
