@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -12,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from flexframe.nn.ranges import Rescale
+from flexframe.nn.times import TimeEmbed
 from flexframe.nn.transformer import Attention
 from flexframe.parts import Decoder, OnStep
 from flexframe.rng import Rng
@@ -21,9 +21,6 @@ from flexframe_registry import SamplingConfig, Spec
 from . import DDPMDecoderConfig, DDPMSampling
 from .diffusion import Diffusion, taken
 
-FREQUENCIES = 128
-"""Frequencies of a time's sinusoid, from 1 down to nearly 1/10000."""
-
 
 def grid_positions(rows: int, columns: int, width: int) -> Float[Tensor, "n width"]:
     """Sines and cosines of a grid's cells, row by row: a column's in the first half of the channels, then a row's."""
@@ -31,20 +28,6 @@ def grid_positions(rows: int, columns: int, width: int) -> Float[Tensor, "n widt
     y, x = (torch.arange(count, dtype=torch.float64)[:, None] * omega for count in (rows, columns))
     y, x = (torch.cat([angle.sin(), angle.cos()], -1) for angle in (y, x))
     return torch.cat([x.repeat(rows, 1), y.repeat_interleave(columns, 0)], -1).float()
-
-
-class TimeEmbed(nn.Module):
-    """Steps of the diffusion to a vector."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
-
-    def forward(self, times: Int[Tensor, " b"]) -> Float[Tensor, "b e"]:
-        steps = torch.arange(FREQUENCIES, dtype=torch.float32, device=times.device)
-        angle = times[:, None].float() * torch.exp(-math.log(10000) * steps / FREQUENCIES)
-        embedded: Tensor = self.mlp(torch.cat([angle.cos(), angle.sin()], -1).to(self.mlp[0].weight.dtype))
-        return embedded
 
 
 class ModulatedBlock(nn.Module):
@@ -131,7 +114,7 @@ class DDPMDecoder(Decoder):
         seen = None
         if not self.spec.tokens.masked:
             seen = F.pad(keep, (count, 0), value=True)[:, None, None]
-        time = F.silu(self.time(times))
+        time = F.silu(self.time(times.float()))
         features: dict[str, Tensor] = {}
         h = torch.cat([patches, self.from_tokens(condition.to(self.from_tokens.weight.dtype)).to(patches.dtype)], 1)
         for i, block in enumerate(self.blocks):

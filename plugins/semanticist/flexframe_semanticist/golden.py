@@ -166,7 +166,7 @@ def decode(case: Case) -> Iterator[Comparison]:
     def kept(count: int) -> Tensor:
         return prefix(torch.full((rows,), count), length)
 
-    yield from case.check("t_emb", decoder.time(times))
+    yield from case.check("t_emb", decoder.time(times.float()))
     patches = decoder.patches(x)
     yield from case.check("x_embed", patches.flatten(2).transpose(1, 2))
     yield from case.check("pos_embed", grid_positions(*patches.shape[2:], patches.shape[1])[None])
