@@ -37,6 +37,31 @@ def draw(request):
     return DRAWS[request.param]
 
 
+class Operators(torch.Tensor):
+    """A tensor whose draws go through torch's operators, as on a GPU."""
+
+
+@pytest.mark.parametrize(("rows", "width"), [(3, 1), (3, 70001), (40000, 2), (20, 5000), (0, 4)])
+def test_tiles_give_what_operators_give(rows, width):
+    index = torch.arange(rows) * 1_000_003 - 5
+    tiled, plain = (Rng(2**63 + 5, each, -3) for each in (index, index.as_subclass(Operators)))
+    for drawn, expected in (
+        (tiled.integers("a", 2**31, (width,)), plain.integers("a", 2**31, (width,))),
+        (tiled.uniform("a", (width,)), plain.uniform("a", (width,))),
+        (tiled.normal("a", (width,)), plain.normal("a", (width,))),
+    ):
+        assert torch.equal(drawn, expected.as_subclass(torch.Tensor))
+
+
+def test_draws_write_over_nothing_that_was_drawn():
+    rng = Rng(0, torch.arange(3))
+    before = rng.normal("a", (5,))
+    kept = before.clone()
+    rng.uniform("b", (5,))
+    assert torch.equal(before, kept)
+    assert torch.equal(rng.index, torch.arange(3))
+
+
 def test_a_row_does_not_depend_on_its_batch(draw):
     whole = draw(Rng(3, torch.arange(100), 7))
     some = draw(Rng(3, torch.tensor([42, 7, 42]), 7))
