@@ -124,6 +124,8 @@ def test_codebook_averages_over_several_codebooks(metric: Any, pictures: torch.T
     codes = torch.tensor([[[0, 0], [0, 1], [0, 2], [0, 3]]])
     tally.update(batch(pictures[:1], pictures[:1], tokens(codes)))
     assert tally.compute() == pytest.approx({"usage": 62.5, "perplexity": 2.0})
+    assert tally.protocol() == {"perplexity": "of the mean entropy of codebooks"}
+    assert metric("codebook", spec_=spec(4)).protocol() == {}
 
 
 def test_continuous_tokens_have_no_codebook(metric: Any) -> None:

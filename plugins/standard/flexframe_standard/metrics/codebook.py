@@ -36,6 +36,11 @@ class CodeCounts(Tally["Codebook"]):
         perplexity = torch.special.entr(share).sum(1).mean().exp()
         return {"usage": 100 * float((self.counts > 0).double().mean()), "perplexity": float(perplexity)}
 
+    def protocol(self) -> Mapping[str, Any]:
+        """How several codebooks come to one number; nothing where there is one."""
+        several = self.spec.tokens.codebooks > 1
+        return {**super().protocol(), **({"perplexity": "of the mean entropy of codebooks"} if several else {})}
+
     def details(self) -> Mapping[str, Mapping[str, Any]]:
         """For each codebook, how many codes were seen so many times each, the most frequent first."""
         ranked = []
