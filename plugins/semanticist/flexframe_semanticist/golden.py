@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flexframe.importing import ATOL, Comparison, Foreign, TensorFile, compare
-from flexframe.models.build import Model, assemble
+from flexframe.importing import ATOL, Comparison, Foreign
+from flexframe.models.build import Model
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
+from flexframe.testing import cases
+from flexframe.testing.cases import Case, layers
 from flexframe.testing.tables import TableRng
 from flexframe.tokens import Batch, Tokens, prefix
-from flexframe_registry import ConfigError, TokenizerConfig, catalogue
+from flexframe_registry import catalogue
 from flexframe_registry.slots import resolve
 
 from . import DDPMSampling
@@ -33,83 +32,13 @@ PIXELS = 2e-4
 """Tolerance behind the VAE's decoder."""
 SAMPLES = 1e-5
 """Of sampled latents, as a share of the largest entry: a random model's are far from any data."""
-GRADIENTS = 1e-3
-"""Of a gradient as a share of its largest entry, and of a norm."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, by which the teacher's images are brought to its range."""
 
 
-class Case:
-    """The tensors of one file, which of them were used, and the model in the forms that they are compared with."""
-
-    def __init__(self, path: Path, source: Foreign, model: Tokenizer) -> None:
-        self.path, self.tensors, self.source, self.model = path, TensorFile([path]), source, model
-        self.parts: Any = model
-        self.used: set[str] = set()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.tensors
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self.tensors:
-            raise ConfigError.at(str(self.path), f"has no {name!r}, from which its results were computed")
-        self.used.add(name)
-        return self.tensors[name]
-
-    def named(self, pattern: str) -> list[re.Match[str]]:
-        """Names of a form."""
-        return [found for name in self.tensors if (found := re.fullmatch(pattern, name))]
-
-    def check(self, name: str, result: Tensor, **tolerance: Any) -> Iterator[Comparison]:
-        """Compare a result, if the case has it."""
-        if name in self.tensors:
-            yield compare(self.path.stem, name, result.detach(), self[name], **tolerance)
-
-    def variant(self, **parts: Mapping[str, Any]) -> Any:
-        """The same weights under settings that are others."""
-        raw = self.model.config.model_dump(mode="json")
-        for part, fields in parts.items():
-            raw[part] |= fields
-        return assemble(TokenizerConfig.read(raw), self.model.state_dict(), "golden case")
-
-
 def compare_cases(source: Foreign, model: Model) -> Iterator[Comparison]:
-    """Every tensor of every case beside a checkpoint.
-
-    Raises:
-        ConfigError: a case is not known, or has tensors that nothing here compares.
-    """
-    if not isinstance(model, Tokenizer):
-        raise ConfigError.at(str(source.path), f"its cases are of a tokenizer, and this is a {type(model).__name__}")
-    folder = source.path if source.path.is_dir() else source.path.parent
-    for path in sorted(folder.glob("case*.safetensors")):
-        kind = next((kind for kind in CASES if path.stem == kind or path.stem.startswith(f"{kind}_")), None)
-        if kind is None:
-            raise ConfigError.at(str(path), f"is no case of Semanticist; known: {', '.join(CASES)}")
-        case = Case(path, source, model)
-        yield from CASES[kind](case)
-        left = sorted(case.tensors.keys() - case.used)
-        if left:
-            raise ConfigError.at(str(path), f"has tensors that nothing here compares: {', '.join(left)}")
-
-
-def taps(modules: Mapping[str, Any], run: Callable[[], Any]) -> dict[str, Tensor]:
-    """What modules give by name, while something runs; and under `NAME.in` what they are given."""
-    seen: dict[str, Tensor] = {}
-
-    def hook(name: str) -> Callable[..., None]:
-        def keep(_module: Any, given: tuple[Any, ...], out: Tensor) -> None:
-            seen[f"{name}.in"], seen[name] = given[0], out
-
-        return keep
-
-    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
-    try:
-        run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
+    """Every tensor of every case beside a checkpoint."""
+    return cases.compare_cases(source, model, CASES, "Semanticist")
 
 
 def encoded(model: Any, images: Tensor) -> Tensor:
@@ -135,7 +64,7 @@ def encode(case: Case) -> Iterator[Comparison]:
     encoder = model.encoder
     modules = {f"enc_block{i}_out": block for i, block in enumerate(encoder.blocks)}
     modules |= {"enc_patch_embed": encoder.patches, "slots_before_norm": model.quantizer.project}
-    seen = taps(modules, lambda: own.update(slots=encoded(model, images)))
+    seen = layers(modules, lambda: own.update(slots=encoded(model, images)))
     last = seen[f"enc_block{len(encoder.blocks) - 1}_out"]
     seen |= {"enc_tokens_in": seen["enc_block0_out.in"], "enc_norm": encoder.norm(last), **own}
     seen["slots_not_causal"] = encoded(case.variant(encoder={"causal": False}), images)
@@ -178,7 +107,7 @@ def decode(case: Case) -> Iterator[Comparison]:
         yield from case.check(found[0], out(kept(int(found[1]))))
     for found in case.named(r"(cond_embed|dit_block(\d+)_out)_keep(\d+)"):
         module = decoder.from_tokens if found[2] is None else decoder.blocks[int(found[2])]
-        seen = taps({"it": module}, lambda found=found: out(kept(int(found[3]))))
+        seen = layers({"it": module}, lambda found=found: out(kept(int(found[3]))))
         yield from case.check(found[0], seen["it"])
     for found in case.named(r"out_cfg([\d.]+)_keep(\d+)"):
         keep = kept(int(found[2]))
@@ -338,23 +267,12 @@ def gradients(case: Case, model: Any, objective: Any) -> Iterator[Comparison]:
     own = {name: p.grad for name, p in model.named_parameters()}
     own |= {f"dit.projector.{name}": p.grad for name, p in objective.project.named_parameters()}
 
-    def gradient(theirs: str) -> Tensor:
+    def gradient(theirs: str) -> Tensor | None:
         if theirs.startswith("vae."):
             return torch.zeros(())
-        found = own.get(theirs if theirs.startswith("dit.projector.") else translate(theirs))
-        return torch.full((), torch.nan) if found is None else found
+        return own.get(theirs if theirs.startswith("dit.projector.") else translate(theirs))
 
-    for found in case.named(r"grad\.(.+)"):
-        wanted = case[found[0]]
-        result = gradient(found[1])
-        if result.numel() == wanted.numel():
-            result = result.reshape(wanted.shape)
-        yield compare(case.path.stem, found[0], result, wanted, 0.0, GRADIENTS)
-    path = case.path.with_name(f"{case.path.stem}_grad_norms.json")
-    norms = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for theirs, norm in norms.items():
-        if norm is not None:
-            yield compare(case.path.stem, f"norm.{theirs}", gradient(theirs).norm(), torch.tensor(norm), 0.0, GRADIENTS)
+    yield from case.gradients(gradient)
 
 
 CASES: dict[str, Callable[[Case], Iterator[Comparison]]] = {
