@@ -14,7 +14,7 @@ FOLDERS = ("flexframe", "registry")
 BINARY = {".pyc", ".png", ".safetensors", ".npz", ".woff2"}
 
 ANYWHERE = ("flex-?tok", "titok", "proxy[-_ ]?code", "mask-?git", "vq-?gan", "magvit", "taef", "simvq", "llamagen",
-            "semanticist", "elastic-?tok", "one-?d-?piece", "1d-tokenizer", "dinov")  # fmt: skip
+            "semanticist", "elastic-?tok", "one-?d-?piece", "1d-tokenizer", "dinov", "res-?tok")  # fmt: skip
 """Names that mean nothing else, so that they are seen within identifiers too."""
 WORDS = ("rar", "repa", "fsq", "lfq", "bsq", "gpt", "alit", "mar")
 """Names that are parts of other words."""

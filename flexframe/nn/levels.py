@@ -5,11 +5,11 @@ The last level of a sequence whose length is no power of two is cut.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
@@ -17,6 +17,11 @@ def level_sizes(length: int) -> list[int]:
     """Slots of each level of a sequence."""
     starts = [0, *(1 << i for i in range((length - 1).bit_length()))]
     return [end - start for start, end in zip(starts, [*starts[1:], length], strict=True)]
+
+
+def numbered(sizes: Sequence[int], device: torch.device) -> Int[Tensor, " n"]:
+    """Each position's level, of levels of these sizes in a row."""
+    return torch.tensor([level for level, size in enumerate(sizes) for _ in range(size)], device=device)
 
 
 def level_grids(length: int) -> list[tuple[int, int]]:

@@ -228,6 +228,65 @@ class FeatureMSEConfig(ObjectiveConfig):
             raise ValueError(f"{self.tap} is {own} wide and {self.target} {other}; they must be equally wide")
 
 
+class FeatureSupervisionConfig(ObjectiveConfig):
+    """Features on the way through encoder and decoder, each mapped linearly, point where a teacher's do, up to a margin
+    (ResTok, arXiv 2601.03955; the loss is VA-VAE's, arXiv 2501.01423): the encoder's mean over a level of cells where
+    the teacher's class token does, the decoder's cells where its patches do."""
+
+    sizes = {"tiny": {"teacher": "test_vit", "weights": "random"}}
+
+    type: Literal["feature-supervision"] = "feature-supervision"
+    whole: str | None = "encoder.coarsest"
+    """Features whose mean is to tell the whole image; none if null."""
+    cells: str | None = "semantic"
+    """Features each of whose cells is to tell the image there; none if null."""
+    margin: float = Field(0.25, ge=0, lt=2)
+    """A cosine of one less this is good enough, and has no loss."""
+    teacher: str | None = "vit_large_patch16_dinov3.lvd1689m"
+    """A vision transformer by its name in timm; null where `batch.features` holds its features already."""
+    weights: str | None = None
+    """File of timm's weights of it (safetensors, or PyTorch's read as tensors only); not given: timm's on the hub.
+    `random` draws them, for tests: there is nothing to learn from such a teacher."""
+    dim: int | None = Field(None, ge=1)
+    """Width of features that were computed before; not given with a `teacher`, whose own width it is."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of the teacher's patches, for which images are resized; one number stands for a square. Null:
+    those of `cells`, or of features that were computed before."""
+
+    @field_validator("grid", mode="before")
+    @classmethod
+    def _square(cls, value: object) -> object:
+        return (value, value) if isinstance(value, int) else value
+
+    def needs(self) -> frozenset[str]:
+        return frozenset(tap for tap in (self.whole, self.cells) if tap is not None)
+
+    def precomputes(self) -> Mapping[str, Mapping[str, Any]]:
+        if self.teacher is None:
+            return {}
+        if self.grid is None:
+            raise ValueError("its grid is that of the tap; to compute features before, give a grid, as grid=16")
+        settings = {"teacher": self.teacher, "weights": self.weights, "grid": list(self.grid)}
+        return dict.fromkeys(self._names(), settings)
+
+    def targets(self, grid: tuple[int, int], classes: int) -> Mapping[str, TargetSpec]:
+        if self.dim is None:
+            return {}
+        shapes = {"supervision_whole": (self.dim,), "supervision_cells": (*(self.grid or grid), self.dim)}
+        return {name: TargetSpec(shapes[name]) for name in self._names()}
+
+    def check(self, spec: Spec) -> None:
+        if (self.teacher is None) == (self.dim is None):
+            raise ValueError("give a `teacher`, or the `dim` of features that were computed before; one of the two")
+        if not self.needs():
+            raise ValueError("supervises nothing: name the features `whole`, or `cells`")
+        if self.cells is None and self.grid is None and self.teacher is not None:
+            raise ValueError("give the `grid` of the teacher's patches; without `cells` nothing tells it")
+
+    def _names(self) -> list[str]:
+        return ["supervision_whole"] * (self.whole is not None) + ["supervision_cells"] * (self.cells is not None)
+
+
 class TokenAlignmentConfig(ObjectiveConfig):
     """Telling, from the kept tokens alone, what a teacher sees in the whole image: meaning in the first tokens.
 
@@ -300,6 +359,7 @@ def flexframe_components() -> Iterable[Component]:
         Component(AdversarialConfig, "flexframe_objectives.adversarial:Adversarial"),
         Component(REPAConfig, "flexframe_objectives.repa:REPA"),
         Component(FeatureMSEConfig, "flexframe_objectives.features:FeatureMSE"),
+        Component(FeatureSupervisionConfig, "flexframe_objectives.feature_supervision:FeatureSupervision"),
         Component(SecondDecoderConfig, "flexframe_objectives.second_decoder:SecondDecoder"),
         Component(TokenAlignmentConfig, "flexframe_objectives.token_alignment:TokenAlignment"),
     ]

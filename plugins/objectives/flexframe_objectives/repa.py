@@ -36,13 +36,19 @@ class Teacher:
         except (TypeError, AttributeError) as error:
             raise ValueError(f"teacher {name!r} is no vision transformer of patches and tokens ({error})") from None
 
-    @torch.no_grad()
     def features(self, images: Float[Tensor, "b 3 h w"], grid: tuple[int, int]) -> Float[Tensor, "b y x d"]:
         """Features of images in [0, 1], brought to as many patches."""
+        return self.seen(images, grid)[1]
+
+    @torch.no_grad()
+    def seen(
+        self, images: Float[Tensor, "b 3 h w"], grid: tuple[int, int]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b y x d"]]:
+        """Its first token, which is the class token where it has one, and its patches' features; see `features`."""
         size = grid[0] * self.patch[0], grid[1] * self.patch[1]
         net: Any = self.frozen.net
         tokens = net.forward_features(self.frozen.normalised(resized(images.float(), size, "bicubic").clamp(0, 1)))
-        return rearrange(tokens[:, self.prefix :], "b (y x) d -> b y x d", y=grid[0])
+        return tokens[:, 0], rearrange(tokens[:, self.prefix :], "b (y x) d -> b y x d", y=grid[0])
 
 
 def brought(features: Float[Tensor, "b h w e"], grid: tuple[int, int], mode: str) -> Float[Tensor, "b y x e"]:
