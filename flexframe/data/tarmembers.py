@@ -58,11 +58,19 @@ class TarImage:
     """Whether other images stand between it and what lies beside it."""
 
 
-def check_id(name: str) -> str:
-    """The id, if a file could be called so: a relative path that stays where it is put. Else `ConfigError`."""
+def check_id(name: str, place: object) -> str:
+    """The id of an image of a place, if a file could be called so: a relative path that stays where it is put.
+
+    Raises:
+        ConfigError: it could not.
+    """
+    if any("\udc80" <= letter <= "\udcff" for letter in name):
+        text = f"holds an image whose name is not UTF-8, {name!r}; rename it, for ids are written as UTF-8"
+        raise ConfigError.at(str(place), text)
     parts = name.split("/")
     if not name or any(part in ("", ".", "..") for part in parts) or _UNSAFE.search(name):
-        raise ConfigError.at(repr(name), "is no id: ids are relative paths of plain names, without '..' and '\\'")
+        text = f"holds {name!r}, which is no id: ids are relative paths of plain names, without '..' and '\\'"
+        raise ConfigError.at(str(place), text)
     return name
 
 
@@ -171,7 +179,7 @@ def _take_down(path: Path, db: sqlite3.Connection, left_out: LeftOut) -> dict[st
         stem, suffix = f"{folder}{slash}{stem}", suffix.lower()
         start = member.offset if member.plain else -1
         if left_out.take(member.name):
-            check_id(member.name)
+            check_id(member.name, path)
             if len(member.name.encode()) > LONGEST:
                 raise ConfigError.at(f"{path}:{stem[:60]}...", f"has a name of over {LONGEST} bytes; shorten it")
             first = f"{folder}{slash}{base.partition('.')[0]}"

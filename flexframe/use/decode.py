@@ -142,10 +142,15 @@ def names(file: TokenFile) -> Callable[[str], str]:
     Raises:
         ConfigError: two images would still be written to one place.
     """
-    meeting = _twice(file, _short)
+
+    def shorter(id_: str) -> str:
+        path = PurePosixPath(check_id(id_, file.path))
+        return f"{path.with_suffix('') if path.suffix.lower() in suffixes() else path}.png"
+
+    meeting = _twice(file, shorter)
 
     def name(id_: str) -> str:
-        short = _short(id_)
+        short = shorter(id_)
         return short if _hash(short) not in meeting or id_ == short else f"{id_}.png"
 
     clash = _twice(file, name)
@@ -200,11 +205,6 @@ def _begin(folder: Path, record: Mapping[str, Any]) -> None:
         raise ConfigError.at(str(folder), f"is no empty folder and has no {RECORD} to go on from; choose another")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, record, sort_keys=True)
-
-
-def _short(id_: str) -> str:
-    path = PurePosixPath(check_id(id_))
-    return f"{path.with_suffix('') if path.suffix.lower() in suffixes() else path}.png"
 
 
 def _hash(text: str) -> int:

@@ -76,7 +76,7 @@ def entries(inputs: Iterable[str | Path], remarks: list[str] | None = None) -> I
         any_entry, left_out = False, LeftOut()
         for entry in _of(number, text, left_out):
             any_entry = True
-            check_id(entry.id)
+            check_id(entry.id, text)
             yield entry
         told = left_out.remarks(text)
         if not any_entry:
