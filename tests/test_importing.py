@@ -209,10 +209,16 @@ def test_a_beginning_that_no_importer_knows_is_left_out_and_told(tmp_path, monke
 
     class Catalogue:
         def names(self, kind):
-            return ["known"]
+            return ["known", "lost", "careless"]
 
         def build(self, name):
-            return Known()
+            if name == "lost":
+                raise ImportError("importer 'lost' of mine 1.0 cannot be imported: No module named 'mine.times'")
+            return Known() if name == "known" else Careless()
+
+    class Careless:
+        def recognises(self, source):
+            return source.settings["version"] > 1
 
     save_file({f"tokenizer.net.{name}": tensor for name, tensor in STATE.items()}, tmp_path / "model.safetensors")
     source, importer = understood(open_foreign(tmp_path))
@@ -221,9 +227,11 @@ def test_a_beginning_that_no_importer_knows_is_left_out_and_told(tmp_path, monke
     assert [note.partition(", ")[0] for note in source.notes] == [
         "all names of its tensors begin with 'tokenizer.'",
         "all names of its tensors begin with 'net.'",
+        "importer 'lost' of mine 1.0 cannot be imported: No module named 'mine.times'; it was passed over",
+        "importer 'careless' failed: KeyError: 'version'; it was passed over",
     ]
     save_file({"a.b": torch.zeros(1), "c.b": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(ConfigError, match="is of no format known here"):
+    with pytest.raises(ConfigError, match=r"is of no format known here .*; importer 'lost' of .*; importer 'careless'"):
         understood(open_foreign(tmp_path))
 
 

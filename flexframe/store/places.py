@@ -179,6 +179,6 @@ def _model_in(path: Path) -> Path:
     file = next((each for each in (path / EMA, *averages) if each.is_file() and _as_written(each)), None)
     if file is not None:
         return file
-    if any(p.suffix in (".safetensors", *PICKLES) for p in path.iterdir()):
+    if any(p.suffix in (".safetensors", *PICKLES) or p.name.endswith(".index.json") for p in path.iterdir()):
         return path
     raise ConfigError.at(str(path), f"holds no {MODEL} and no whole checkpoint")
