@@ -119,15 +119,27 @@ def decode(case: Case) -> Iterator[Comparison]:
 
 
 def supervision(case: Case) -> Any:
-    """The objective that supervises features, with the checkpoint's own projections."""
-    tensors = case.source.tensors
-    dim = tensors.shape("vf_proj.weight")[0]
-    margin = case.source.settings.get("losses", {}).get("cos_margin", 0.0)
-    known = resolve("objective", {"type": "feature-supervision", "teacher": None, "dim": dim, "margin": margin})
+    """The objective that supervises features, with the checkpoint's own projections; None where it has none."""
+    tensors, losses = case.source.tensors, case.source.settings.get("losses", {})
+    names = {"whole": "vf_proj.weight", "cells": "vf_proj_dec.weight"}
+    held = {own: tensors[theirs].flatten(1) for own, theirs in names.items() if theirs in tensors}
+    if not held:
+        return None
+    settings: dict[str, Any] = {"teacher": None, "margin": losses.get("cos_margin", 0.0)}
+    settings |= dict.fromkeys(names.keys() - held.keys()) | {"dim": len(next(iter(held.values())))}
+    known = resolve("objective", {"type": "feature-supervision", **settings})
     objective: Any = catalogue().build(known, case.model.spec)
-    names = {"whole.weight": "vf_proj.weight", "cells.weight": "vf_proj_dec.weight"}
-    objective.load_state_dict({own: tensors[theirs].flatten(1) for own, theirs in names.items()})
+    objective.load_state_dict({f"{own}.weight": weight for own, weight in held.items()})
     return objective
+
+
+def draws(case: Case, model: Any) -> TableRng:
+    """Draws by which the masker keeps what the reference kept; all where the case does not say."""
+    rows, length = len(case["images"]), model.spec.tokens.length
+    kept = case["keep"] if "keep" in case else torch.full((rows,), length)
+    chances = model.masker.chances(length)
+    places = (torch.tensor(model.masker.budgets) == kept.expand(rows)[:, None]).float().argmax(1)
+    return TableRng({"masker/length": (chances.cumsum(0) - chances / 2)[places].float()}, rows)
 
 
 def train(case: Case) -> Iterator[Comparison]:
@@ -135,45 +147,50 @@ def train(case: Case) -> Iterator[Comparison]:
     from .importer import gradient_of  # which uses this module
 
     model, objective = case.variant().train(), supervision(case)
-    kept, batch = case["keep"], Batch(torch.arange(len(case["images"])), case["images"])
-    chances = model.masker.chances(model.spec.tokens.length)
-    places = (torch.tensor(model.masker.budgets) == kept[:, None]).float().argmax(1)
-    drawn = (chances.cumsum(0) - chances / 2)[places].float()  # in the midst of what draws these lengths
-    rng = TableRng({"masker/length": drawn}, len(batch))
+    weights = {"reconstruction_weight": 1.0, "quantizer_weight": 1.0, "vf_weight": 1.0}
+    weights |= case.source.settings.get("losses", {})
+    rng, own, seen, taught = draws(case, model), dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
+    if objective is not None:
+        taught["supervision_whole"] = case["aux_cls"].flatten(1)
+        taught["supervision_cells"] = case["aux_feature"].movedim(1, -1)
+    batch = Batch(torch.arange(len(case["images"])), case["images"], features=taught)
     batch = model.prepare(batch, rng=rng)
-    batch = Batch(
-        batch.index, batch.images, batch.latents, features={
-            "supervision_whole": case["aux_cls"].flatten(1), "supervision_cells": case["aux_feature"].movedim(1, -1)
-        }
-    )  # fmt: skip
-    own = dict[str, Tensor]()
-    modules = {"last_image_tokens_proj": objective.whole, "dec_vf_feat_proj": objective.cells}
+    modules = {"last_image_tokens_proj": "whole", "dec_vf_feat_proj": "cells"}
+    modules = {theirs: getattr(objective, name) for theirs, name in modules.items() if getattr(objective, name, None)}
 
     def run() -> None:
-        out = model(batch, taps=objective.config.needs(), rng=rng)
+        out = model(batch, taps=NONE if objective is None else objective.config.needs(), rng=rng)
         own.update({name.removeprefix("quantizer/") + "_loss": scalar(loss) for name, loss in out.losses.items()})
         own["quantizer_loss"] = own["commitment_loss"] + own["codebook_loss"]
-        own.update(pixels=out.reconstruction, indices=out.codes.codes.mT)
-        supervised = objective(out, batch, step=0, rng=rng)
-        own["vf_loss"] = scalar(supervised["whole"]) + scalar(supervised["cells"])
-        own["reconstruction_loss"] = F.mse_loss(out.reconstruction, batch.images)[None]
-        own["total_loss"] = own["reconstruction_loss"] + own["quantizer_loss"] + own["vf_loss"]
+        far = F.l1_loss if weights.get("reconstruction_loss") == "l1" else F.mse_loss
+        own["reconstruction_loss"] = far(out.reconstruction, batch.images)[None]
+        seen.update(pixels=out.reconstruction, indices=out.codes.codes.mT)
+        if objective is not None:
+            losses = objective(out, batch, step=0, rng=rng)
+            own["vf_loss"] = torch.stack([scalar(loss) for loss in losses.values()]).sum(0)
 
-    seen = {name: value.movedim(-1, 1) for name, value in layers(modules, run).items() if not name.endswith(".in")}
-    seen["last_image_tokens_proj"] = seen["last_image_tokens_proj"].flatten(2)[:, :, None]
-    own["total_loss"].sum().backward()
-    yield from case.check("pixels", own.pop("pixels"), atol=PIXELS)
-    yield from case.check("indices", own.pop("indices"))
-    cosines = {
-        "vf_cos": F.cosine_similarity(case["aux_cls"].flatten(1), seen["last_image_tokens_proj"].mean((2, 3))),
-        "vf_cos_dec": F.cosine_similarity(case["aux_feature"], seen["dec_vf_feat_proj"]),
+    projected = {name: value.movedim(-1, 1) for name, value in layers(modules, run).items() if name in modules}
+    terms = {
+        "reconstruction_weight": "reconstruction_loss",
+        "quantizer_weight": "quantizer_loss",
+        "vf_weight": "vf_loss",
     }
-    for name, value in seen.items():
-        yield from case.check(name, value)
-    for name, value in {**own, **{name: scalar(each) for name, each in cosines.items()}}.items():
+    own["total_loss"] = sum((weights[w] * own[loss] for w, loss in terms.items() if loss in own), torch.zeros(1))
+    own["total_loss"].sum().backward()
+    yield from case.check("pixels", seen["pixels"], atol=PIXELS)
+    yield from case.check("indices", seen["indices"])
+    if "last_image_tokens_proj" in projected:
+        told = projected["last_image_tokens_proj"].flatten(2)
+        own["vf_cos"] = scalar(F.cosine_similarity(case["aux_cls"].flatten(1), told.mean(2)))
+        yield from case.check("last_image_tokens_proj", told[:, :, None])
+    if "dec_vf_feat_proj" in projected:
+        own["vf_cos_dec"] = scalar(F.cosine_similarity(case["aux_feature"], projected["dec_vf_feat_proj"]))
+        yield from case.check("dec_vf_feat_proj", projected["dec_vf_feat_proj"])
+    for name, value in own.items():
         yield from case.check(name, value, **LOSS)
     grads: dict[str, Tensor | None] = {name: p.grad for name, p in model.named_parameters()}
-    grads |= {"vf_proj.weight": objective.whole.weight.grad, "vf_proj_dec.weight": objective.cells.weight.grad}
+    for name, linear in (("vf_proj.weight", "whole"), ("vf_proj_dec.weight", "cells")):
+        grads[name] = None if getattr(objective, linear, None) is None else getattr(objective, linear).weight.grad
     yield from case.gradients(lambda name: gradient_of(name, grads))
 
 
