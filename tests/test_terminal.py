@@ -70,7 +70,7 @@ def flexframe_cards():
 '''
 
 
-def test_listing_and_showing_take_any_docstring_and_summary(install, python, tmp_path):
+def test_listing_and_showing_take_any_docstring_and_summary(install, python, forked, tmp_path):
     install("oddplug", PLUGIN.replace("{esc}", "\\x1b"))
     (tmp_path / "cards" / "odd").mkdir(parents=True)
     (tmp_path / "cards" / "odd" / "one.yaml").write_text(
@@ -87,7 +87,7 @@ def test_listing_and_showing_take_any_docstring_and_summary(install, python, tmp
     assert "no [/x] of markup" in shown.stdout
     assert "[/y]" in shown.stdout
     assert "Edges [/z] of it." in shown.stdout
-    assert "a [/x] of caf" in python(code, "show", "odd/one").stdout
+    assert "a [/x] of caf" in forked(code, "show", "odd/one").stdout
 
 
 def test_paths_are_printed_as_they_are(command, tmp_path, monkeypatch):
