@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,10 @@ class Head(nn.Module):
 
 STAND_INS = 4
 """So many equal registers stand for all that no token was given for (docs/adr/0016)."""
+SPARED = 2
+"""Null rows are computed apart where that spares one register for so many patches: with fewer, one batch is faster."""
+Pair = Callable[[Tensor, float], tuple[Tensor, Tensor]]
+"""Velocities with and without tokens, at x and t."""
 
 
 @functools.cache
@@ -203,7 +207,7 @@ class FlowDecoder(Decoder):
         sampling: SamplingConfig,
         on_step: OnStep | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Integrate the flow from seeded noise. Guided rows and their null rows run in one batch.
+        """Integrate the flow from seeded noise.
 
         Raises:
             ValueError: a condition is given.
@@ -222,19 +226,50 @@ class FlowDecoder(Decoder):
         on_step: OnStep | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """Integrate the flow from noise to data in the decoder's own range."""
-        batch, guidance = len(tokens), Guidance(sampling)
-        conditional = self.registers(tokens, None)
-        unguided_rows = torch.arange(2 * batch, device=tokens.keep.device) >= batch
-        both = torch.cat([conditional, self.registers(tokens, unguided_rows[batch:])])
-        keep = tokens.keep.repeat(2, 1)
+        guidance, conditional = Guidance(sampling), self.registers(tokens, None)
+        pair = (
+            self._apart(tokens, conditional) if self._few(conditional, noise) else self._together(tokens, conditional)
+        )
 
         def velocity(x: Tensor, t: float) -> Tensor:
             scale = sampling.scale(t)
             if scale == 1:
-                return self.velocity(x, x.new_full((batch,), t), conditional, tokens.keep)[0]
-            times = x.new_full((2 * batch,), t)
-            velocities, _ = self.velocity(x.repeat(2, 1, 1, 1), times, both, keep, frozenset(), unguided_rows)
-            guided, unguided = velocities.float().chunk(2)
-            return guidance(guided, unguided, scale)
+                return self.velocity(x, x.new_full((len(x),), t), conditional, tokens.keep)[0]
+            guided, unguided = pair(x, t)
+            return guidance(guided.float(), unguided.float(), scale)
 
         return integrate(velocity, noise, sampling, on_step)
+
+    def _few(self, conditional: Tensor, noise: Tensor) -> bool:
+        """Whether null rows by themselves, of a few registers for all, take less than in one batch with the others."""
+        patches = noise.shape[2] * noise.shape[3] // self.config.patch**2
+        spared = conditional.shape[1] - STAND_INS
+        return self.spec.tokens.masked and not self.config.single_null and spared * SPARED >= patches
+
+    def _together(self, tokens: Tokens, conditional: Tensor) -> Pair:
+        """Rows of tokens and null rows in one batch."""
+        batch = len(tokens)
+        nulls = torch.arange(2 * batch, device=tokens.keep.device) >= batch
+        both = torch.cat([conditional, self.registers(tokens, nulls[batch:])])
+        keep = tokens.keep.repeat(2, 1)
+
+        def pair(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+            times = x.new_full((2 * batch,), t)
+            velocities, _ = self.velocity(x.repeat(2, 1, 1, 1), times, both, keep, frozenset(), nulls)
+            guided, unguided = velocities.chunk(2)
+            return guided, unguided
+
+        return pair
+
+    def _apart(self, tokens: Tokens, conditional: Tensor) -> Pair:
+        """Rows of tokens, then null rows, whose registers are all equal, by those that stand for all."""
+        count = min(self.spec.tokens.length, STAND_INS)
+        nulls = self.null_condition.to(conditional.dtype).expand(len(tokens), count, -1)
+        none = tokens.keep[:, :0]
+
+        def pair(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+            times = x.new_full((len(x),), t)
+            guided = self.velocity(x, times, conditional, tokens.keep)[0]
+            return guided, self.velocity(x, times, nulls, none)[0]
+
+        return pair

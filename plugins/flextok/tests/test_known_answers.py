@@ -635,6 +635,32 @@ def test_a_few_registers_stand_for_all_absent_ones(lengths, monkeypatch):
         assert (velocities(given)[0] - expected[0]).abs().max() > 1e-2
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("length", [64, 3])
+@pytest.mark.parametrize("given", [1, 3, 40, 64])
+def test_null_rows_apart_are_those_of_one_batch(length, given, monkeypatch):
+    decoder, lengths = long_decoder(length), (min(given, length), 1, 1)
+    tokens = long_tokens(max(lengths), lengths, length)
+    x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    conditional = decoder.registers(tokens, None)
+    together, apart = decoder._together(tokens, conditional), decoder._apart(tokens, conditional)
+    for t in (1.0, 0.3):
+        for a, b in zip(together(x, t), apart(x, t), strict=True):
+            torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-4)
+    rows = []  # of each evaluation
+    velocity = decoder.velocity
+    monkeypatch.setattr(decoder, "velocity", lambda x, *args: rows.append(len(x)) or velocity(x, *args))
+    decoder.integrate(tokens, x, FlowSampling(steps=1, guidance=3.0))
+    assert rows == ([3, 3] if given >= 8 and length == 64 else [6])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fields", [{"single_null": True}, {"masked": False}], ids=str)
+def test_null_rows_that_see_other_registers_stay_in_the_batch(fields):
+    decoder = small(redrawn=True, **fields)
+    assert not decoder._few(torch.zeros(1, 100, 16), torch.zeros(1, 3, 4, 4))
+
+
 def test_shares_of_the_registers_that_stand_for_others():
     for count in range(5, 2048):
         shares = torch.tensor(log_shares(count))
