@@ -8,6 +8,7 @@ from typing import Any
 from flexframe.importing import Foreign, Imported
 from flexframe.importing.compare import Comparison
 from flexframe.importing.importer import Importer
+from flexframe.importing.names import beginning
 from flexframe.models.build import Model
 from flexframe_registry import CodecModelConfig, ConfigError, TokenizerConfig
 
@@ -42,7 +43,9 @@ class FlexTokImporter(Importer):
 
 
 def _is_tokenizer(source: Foreign) -> bool:
-    return source.settings.keys() >= SECTIONS or any(name.startswith(ROOTS) for name in source.tensors)
+    """Tell by its tensors; by its settings alone where no word that begins all names may be in the way of that."""
+    named = any(name.startswith(ROOTS) for name in source.tensors)
+    return named or (source.settings.keys() >= SECTIONS and not beginning(source.tensors))
 
 
 def _is_vae(source: Foreign) -> bool:

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from flexframe import load
-from flexframe.importing import Settings, importer_of, open_foreign
+from flexframe.importing import Settings, importer_of, open_foreign, understood
 from flexframe.store import hub
 from flexframe.testing.refusals import parametrize_refusals
 from flexframe_flextok.blocks import stored_table, stretched
@@ -87,6 +87,16 @@ def test_it_recognises_its_own_by_names_alone(maker, tmp_path):
 
 
 # --- what is honoured --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beginning", ["model.", "tokenizer.net."])
+def test_a_word_before_all_names_is_left_out_though_the_config_is_known(maker, beginning):
+    folder = maker.folder()
+    path = folder / "model.safetensors"
+    save_file({f"{beginning}{name}": value for name, value in load_file(path).items()}, path)
+    source, importer = understood(open_foreign(folder))
+    assert importer.config.type == "flextok"
+    assert all(name.startswith((ENCODER, DECODER)) for name in source.tensors)
 
 
 def test_a_config_becomes_ours(maker):
