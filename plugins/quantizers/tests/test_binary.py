@@ -99,6 +99,13 @@ def test_bsq_groups_the_bits_of_one_sphere_and_adds_up_their_entropies():
     torch.testing.assert_close(out.losses["codebook_entropy"], -of_books.sum())
 
 
+def test_the_library_gives_each_code_of_a_token_a_sphere_of_its_own():
+    theirs = LFQ(dim=9, codebook_size=8, num_codebooks=3, spherical=True)
+    theirs.project_in = theirs.project_out = torch.nn.Identity()
+    values = theirs(torch.randn(2, 8, 9)).quantized
+    torch.testing.assert_close(values.norm(dim=-1), torch.full((2, 8), 3**0.5))  # ours: 1, as in the paper
+
+
 def test_pooled_codes_of_two_codebooks_are_spread_together():
     logits = torch.full((1, 4, 2, 3), 80.0)
     logits[:, :, 1] = -80  # each codebook is certain, and they differ
