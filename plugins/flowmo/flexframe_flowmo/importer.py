@@ -160,7 +160,8 @@ class Reader:
     def trunks(self, model: Settings, table: Settings, patch: int) -> Iterable[dict[str, Any]]:
         """Settings of encoder and decoder, whose widths are multiples of those of one entry of the project's table."""
         model.choice("enable_mup", (True, False), True)  # as it was built, nothing is rescaled by it
-        norms = model.take("fix_initial_norms", bool, True) and model.choice("fix_norm_mode", ("l2",), "l2") == "l2"
+        model.choice("fix_norm_mode", ("l2",), "l2")
+        norms = model.take("fix_initial_norms", bool, True)
         entry = table.child(next(iter(table), "dit_b_4"), {})
         for name, only in (("theta", 10000), ("mlp_ratio", 4.0), ("qkv_bias", True)):
             entry.choice(name, (only,), only)
