@@ -73,6 +73,12 @@ def test_a_file_as_published_has_two_state_dicts_and_no_config(tmp_path):
     assert "it has no config" in model.about["import"]["notes"][0]
 
 
+def test_a_config_that_holds_no_norms():
+    model = flexframe.load(GOLDEN, assume={"model.fix_initial_norms": False})
+    assert not model.config.encoder.fixed_norms
+    assert not model.config.decoder.fixed_norms
+
+
 def test_a_card_says_which_state_dict_of_a_file_is_meant(tmp_path, monkeypatch):
     tensors = load_file(GOLDEN / "model.safetensors")
     torch.save({"last": {name: value + 1 for name, value in tensors.items()}, "mean": tensors}, tmp_path / "tiny.pth")

@@ -8,7 +8,7 @@ import torch
 from flexframe.train.run import Run
 from flexframe_registry import cards
 
-SHORT = ["run.batch_size=16", "run.optimizer.warmup=10", "run.log_every=5"]
+SHORT = ["run.batch_size=8", "run.optimizer.warmup=5", "run.log_every=2"]
 
 
 def losses(folder):
@@ -19,12 +19,12 @@ def losses(folder):
 @pytest.mark.slow
 def test_the_loss_falls_and_post_training_betters_samples(tmp_path, go):
     card = cards().get("flowmo/digits-tiny")
-    config = card.train(["run.steps=200", *SHORT])
+    config = card.train(["run.steps=60", *SHORT])
     go(Run.create(config, tmp_path / "run", torch.device("cpu"), {"steps": 2}))
     found = [line["loss"] for line in losses(tmp_path / "run")]
-    assert sum(found[-4:]) < 0.5 * sum(found[:4])
-    start = [f"run.init={tmp_path / 'run'}", "run.freeze=[encoder, quantizer]", "decoder.chain=4"]
-    after = [*SHORT, *start, "run.steps=40", "run.objectives=[l1]", "run.optimizer.lr=5e-4"]
+    assert sum(found[-4:]) < 0.6 * sum(found[:4])
+    start = [f"run.init={tmp_path / 'run'}", "run.freeze=[encoder, quantizer]", "decoder.chain=3"]
+    after = [*SHORT, *start, "run.steps=24", "run.objectives=[l1]"]
     go(Run.create(card.train(after), tmp_path / "post", torch.device("cpu"), {"steps": 2}))
     found = [line["l1/l1"] for line in losses(tmp_path / "post")]
     assert sum(found[-3:]) < 0.95 * sum(found[:3])
