@@ -45,6 +45,10 @@ class ResidualLevelsEncoder(Encoder):
         self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.apply(init_weights)
+        for layer, published in ((self.pixels_out, 512), (self.patch_embed, 256)):
+            # 0.02 at the published widths; at others so that cells are as large beside the embeddings of their levels:
+            # at size tiny an image else moves its features by a hundredth of their deviation
+            nn.init.trunc_normal_(layer.weight, std=0.02 * (published / layer.in_channels) ** 0.5)
         for name, values in (("mean", MEAN), ("std", STD)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
