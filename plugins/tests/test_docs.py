@@ -176,6 +176,7 @@ SHORTER = {
 }
 """Settings that make a page's commands short."""
 WORDS = {
+    r", count: 200000": "",
     r"^(\{type: scenes|scenes$)": "{type: scenes, count: 4",
     r"(?<=count: 4)$": "}",
     r"^image_size=384$": "image_size=48",
@@ -243,7 +244,8 @@ def _given(words: list[str], folder: Path, forked: Callable[..., Any]) -> list[s
             shutil.copy(folder / "out" / "mine" / "results.json", folder / word)
         given += sorted(str(path.relative_to(folder)) for path in folder.glob(word)) if "*" in word else [word]
         before = word
-    return [*given, *(() if "--resume" in words else SHORTER.get(words[0], ()))]
+    few = ("run.data.count=4", "run.feed.held_out=1") if "gpt-flextok.yaml" in " ".join(words) else ()
+    return [*given, *few, *(() if "--resume" in words else SHORTER.get(words[0], ()))]
 
 
 def _what_readers_have(folder: Path) -> None:
@@ -262,7 +264,7 @@ def _what_readers_have(folder: Path) -> None:
     )
     assert suite is not None
     (folder / suite[1]).write_text(suite[2], encoding="utf-8")
-    recipe = {"base": "flextok/photos-64", "run": {"data": {"type": "folder", "path": "DIR"}}}
+    recipe = {"base": "flextok/photos-64", "run": {"data": {"type": "tar", "path": "shards/train-{0000..0001}.tar"}}}
     (folder / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     weights = cards().get("flextok/digits-tiny").weights_path()
     (folder / "imported").mkdir()
