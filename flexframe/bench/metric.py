@@ -43,6 +43,10 @@ class Measure:
     """A warning of what must not be concluded from it, or a remark."""
     repeats: str = ""
     """The measure whose numbers it may have once more; a page and a table show it only where they differ."""
+    chance: float | None = None
+    """The number that guessing comes to, where there is one."""
+    by: str = ""
+    """Who measured, where several do: then the end of the label, behind a comma, as in `Shape right, second judge`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +162,9 @@ class Tally(ABC, Generic[MetricT]):
         """Plain data by number, reported beside its value. Asked after `compute`.
 
         `subsets` of a number that is no mean of per-image values: `{"size": images in each, "values": [...]}` over
-        disjoint parts of the images, the same parts for all models, so that an interval can be shown. Other names are
-        the metric's own; see `flexframe.bench.results`.
+        disjoint parts of the images, the same parts for all models, so that an interval can be shown. `original`: the
+        number of the originals themselves, a ceiling. `most`: the highest that so many images could come to. Other
+        names are the metric's own; see `flexframe.bench.results`.
         """
         return {}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flexframe.bench import extremes, protocol
 from flexframe.bench.gallery import Gallery
@@ -19,8 +20,12 @@ from flexframe.models.tokenizer import Tokenizer
 from flexframe_registry import ConfigError, SuiteConfig, TokenizerConfig
 
 
+@dataclass
 class Rebuilder(Entrant):
     """A tokenizer that rebuilds the suite's images."""
+
+    codec_is: str | None = field(default=None, kw_only=True)
+    """The model beside it whose weights its codec has."""
 
     @property
     def config(self) -> TokenizerConfig:
@@ -50,6 +55,7 @@ class Rebuilder(Entrant):
             **self.identity(suite, device),
             "trained": dict(self.model.about),
             "parameters": parameters(self.model),
+            **({"codec_is": self.codec_is} if self.codec_is else {}),
             "length": self.config.length,
             "bits_per_token": self.config.bits_per_token,
             "speed": {"encode_images_per_second": round(self.watch.rate(), 2)},
@@ -89,7 +95,11 @@ class Reconstruct(Task):
         return chosen
 
     def entrants(self, device: torch.device) -> Sequence[Entrant]:
-        return [Rebuilder(name, model, weights(model.to(device).eval())) for name, model in self._models]
+        made = [Rebuilder(name, model, weights(model.to(device).eval())) for name, model in self._models]
+        for each in made:
+            beside = (other.name for other in made if other is not each and is_codec(other.model, each.model))
+            each.codec_is = next(beside, None)
+        return made
 
     def further(
         self,
@@ -126,6 +136,16 @@ def used(model: Tokenizer, suite: SuiteConfig, device: torch.device) -> dict[str
         **({"matmul": exact} if device.type == "cuda" else {}),
         "providers": protocol.providers(model.config.parts.values()),
     }
+
+
+def is_codec(model: Tokenizer, of: Tokenizer) -> bool:
+    """Say whether all weights of a tokenizer's codec are a model's own: then it rebuilds no better than that model."""
+    own: dict[tuple[int, ...], list[Tensor]] = {}
+    for part in (model.encoder, model.quantizer, model.decoder):
+        for value in part.parameters():
+            own.setdefault(tuple(value.shape), []).append(value)
+    codec = [(value, own.get(tuple(value.shape), [])) for value in of.codec.parameters()]
+    return bool(codec) and all(any(torch.equal(value, each) for each in alike) for value, alike in codec)
 
 
 def parameters(model: Tokenizer) -> dict[str, int]:

@@ -2,13 +2,15 @@
 
 schema            2
 suite             the suite's name and config
-measures          by number: label, better ("higher", "lower", null), unit, digits, note; `repeats` names one whose
-                  numbers these may be once more
+measures          by number: label, better ("higher", "lower", null), unit, digits, note; where there is one: `repeats`,
+                  the name of one whose numbers these may be once more, `chance`, what guessing comes to, and `by`, who
+                  measured
 budgets           all token counts that any model was measured at
 protocol          what all numbers have in common, for a page to show
 models.NAME
   id, config, fingerprint (sha256 of its tensors), trained (what its file says: step, run.ema, ...), parameters,
-  length, bits_per_token, sampling, speed.encode_images_per_second
+  length, bits_per_token, sampling, speed.encode_images_per_second; codec_is: the model here whose weights its codec
+  has, where there is one
   budgets.K       K: tokens, as text
     bits          of an image at K tokens; null if continuous
     metrics.NUMBER
@@ -18,6 +20,8 @@ models.NAME
       subsets     {"size", "values"}: the number over disjoint parts of the images, the same parts for all models;
                   where it is no mean of per-image values and such parts can be had (Fréchet distances, KID,
                   inception score). Values over few images are biased: their spread counts, and their differences
+      original    the number of the originals themselves, where the metric knows it: the same for all models
+      most        the highest that the number could be over so many images, where they bound it
       ranked      of `usage`: for each codebook [[times, codes], ...]: so many codes were seen so many times each,
                   most frequent first, codes never seen last: the histogram of use, however large the codebook
     speed         decode_images_per_second
@@ -115,6 +119,8 @@ def assemble(
                 "digits": m.digits,
                 "note": m.note,
                 **({"repeats": m.repeats} if m.repeats else {}),
+                **({} if m.chance is None else {"chance": m.chance}),
+                **({"by": m.by} if m.by else {}),
             }
             for m in measures.values()
         },

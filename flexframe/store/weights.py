@@ -37,13 +37,30 @@ def published(file: str, site: str = TORCHVISION) -> Path:
     """
     path = hub_file(file)
     if not path.is_file():
-        with urllib.request.urlopen(site + file, timeout=20) as answer:
-            content = answer.read()
+        try:
+            with urllib.request.urlopen(site + file, timeout=20) as answer:
+                content = answer.read()
+        except OSError as error:
+            why = getattr(error, "reason", error)  # what urllib wraps, without its wrapping
+            raise OSError(f"weights {file} are not on this machine, and could not be fetched: {why}") from error
         path.parent.mkdir(parents=True, exist_ok=True)
         if not hashlib.sha256(content).hexdigest().startswith(Path(file).stem.rpartition("-")[2]):
             raise ValueError(f"{site}{file} did not give the published file")
         write_bytes(path, content)
     return path
+
+
+def remedy(url: str, setting: str) -> str:
+    """The way to published weights that are not here: an address, a folder, a metric's setting that names a file."""
+    folder, home = hub_file("x").parent, Path.home()
+    place = f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) else folder
+    return f"download {url} into {place}, or name the file as `{setting}` of the metric"
+
+
+def unread(error: Exception) -> str:
+    """The reason why weights were not read, in a sentence's first half."""
+    text = " ".join(str(error).split())[:240]
+    return text if isinstance(error, OSError) else f"its weights cannot be used ({text})"
 
 
 def backbone_file(net: str, given: str | None) -> Path:

@@ -117,6 +117,8 @@ def test_codebook_counts_present_tokens_only(metric: Any, pictures: torch.Tensor
     keep = torch.tensor([[True, True, False, False], [True, True, False, False]])
     tally.update(batch(pictures[:2], pictures[:2], tokens(codes, keep)))
     assert tally.compute() == pytest.approx({"usage": 25.0, "perplexity": 2.0})
+    told, seen = tally.details(), int(tally.counts.sum())
+    assert (told["usage"]["most"], told["perplexity"]["most"]) == (100 * min(seen, 8) / 8, min(seen, 8))
 
 
 def test_codebook_averages_over_several_codebooks(metric: Any, pictures: torch.Tensor) -> None:

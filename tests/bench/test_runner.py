@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from flexframe.bench import protocol, runner
+from flexframe.bench.reconstructions import Reconstruct
 from flexframe.bench.report import write
 from flexframe.bench.runner import Report, run
 from flexframe.bench.table import best_models, columns, not_offered, print_table, reasons
@@ -226,3 +227,15 @@ def test_what_is_kept_of_a_batch_does_not_hold_the_batch(
     monkeypatch.setattr(runner, "Pass", Watch)
     run(suite("psnr", count=40, show=3, budgets=[8]), [("a", tokenizer())], tmp_path, batch_size=4)
     assert kept == [2 * 3 * 3 * 16 * 16] * 10
+
+
+def test_a_codec_that_is_another_model_is_told(tokenizer: Any) -> None:
+    inner, outer, other = (tokenizer("full") for _ in range(3))
+    outer.codec.basis = torch.nn.Parameter(inner.decoder.basis.detach().clone())
+    other.codec.basis = torch.nn.Parameter(inner.decoder.basis.detach() + 2)
+    with torch.no_grad():
+        for model in (outer, other):
+            model.encoder.basis += 1
+            model.decoder.basis += 1
+    entrants = Reconstruct([("inner", inner), ("outer", outer), ("other", other)]).entrants(torch.device("cpu"))
+    assert [each.codec_is for each in entrants] == [None, "inner", None]

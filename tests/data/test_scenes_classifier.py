@@ -151,7 +151,14 @@ def test_the_second_judge_has_numbers_of_its_own():
         values = each.update(reconstructions(source))
         assert set(values) == set(each.compute()) == {m.name for m in each.metric.measures()}
     assert set(second.compute()) == {f"second_{name}" for name in first.compute() if name != "agreement"}
-    assert {m.label for m in second.metric.measures()} >= {"True label, second judge", "True colour, second judge"}
+    assert {m.label for m in second.metric.measures()} >= {"Shape right, second judge", "Colour right, second judge"}
+    assert {m.name: round(m.chance, 1) for m in first.metric.measures() if m.chance} == {
+        "accuracy": 10.0, "accuracy_palette": 12.5, "accuracy_background": 33.3, "accuracy_light": 20.0,
+        "accuracy_colour": 12.5, "accuracy_count": 50.0,
+    }  # fmt: skip
+    originals = {name: told["original"] for name, told in second.details().items()}
+    assert set(originals) == set(second.compute())  # the same pictures here: what is read off one is read off both
+    assert originals == pytest.approx(second.compute())
     one, other = first.protocol(), second.protocol()
     assert one["classifier"] == "scenes, convolutional"
     assert other["classifier"] == "scenes, transformer"
@@ -190,7 +197,9 @@ def test_real_scenes_are_plausible_and_mixtures_are_not(judge, monkeypatch):
         found = tally(source, type="plausible", judge=judge)
         assert found.unavailable() is None
         (values,) = found.update(reconstructions(source, made)).values()
-        shares[name] = found.compute()["plausible" if judge is None else "second_plausible"]
+        called = "plausible" if judge is None else "second_plausible"
+        shares[name] = found.compute()[called]
+        assert name != "real" or found.details() == {called: {"original": shares[name]}}
         assert shares[name] == pytest.approx(float(values.double().mean()))
     assert shares["real"] > 75
     assert shares["two scenes in one"] < 25

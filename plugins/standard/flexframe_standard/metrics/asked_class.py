@@ -48,9 +48,10 @@ class AskedClass(Metric[ClassifierConfig]):
 
     def measures(self) -> Sequence[Measure]:
         names = self.source.class_names()
-        chance = f"; {100 / len(names):.1f} by chance" if names else ""
-        note = f"share of samples in which the classifier sees it{chance}"
-        return [Measure(self.name, f"Class asked for{self.config.said}", "higher", "%", 1, note)]
+        note = f"share of samples in which {self.config.who} sees it"
+        chance = 100 / len(names) if names else None
+        label = f"Class asked for{self.config.said}"
+        return [Measure(self.name, label, "higher", "%", 1, note, chance=chance, by=self.config.by)]
 
     def unavailable(self, spec: Spec) -> str | None:
         return self.judge.unavailable()

@@ -59,6 +59,12 @@ class Readings(Tally["Classifier"]):
             {"agreement": 100 * self.agreed / self.count, "accuracy": shares[judge.label], **others}
         )
 
+    def details(self) -> Mapping[str, Mapping[str, Any]]:
+        judge, right = self.metric.judge, self.right_originals
+        others = {f"accuracy_{name}": right[name] for name in judge.values}
+        found = self.metric.named({"accuracy": right[judge.label], **others})
+        return {name: {"original": 100 * number / self.count} for name, number in found.items()}
+
     def protocol(self) -> Mapping[str, Any]:
         judge, right = self.metric.judge, self.right_originals
         shares = {name: 100 * number / self.count if self.count else None for name, number in right.items()}
@@ -84,16 +90,21 @@ class Classifier(Metric[ClassifierConfig]):
         return AskedClass(self.config, self.source, self.judge)
 
     def measures(self) -> Sequence[Measure]:
+        config, label = self.config, self.judge.label.capitalize()
+        right = f"share of reconstructions off which {config.who} reads it right"
+        kept = f"share of reconstructions off which {config.who} reads what it reads off the original"
         told = {
-            "agreement": ("Same label", "by the classifier, as the original gets"),
-            "accuracy": ("True label", "by the classifier, on reconstructions"),
-            **{f"accuracy_{n}": (f"True {n}", f"{100 / k:.1f} by chance") for n, k in self.judge.values.items()},
+            "agreement": (f"{label} as in the original", kept, 0),
+            "accuracy": (f"{label} right", right, len(self.source.class_names())),
+            **{f"accuracy_{n}": (f"{n.capitalize()} right", right, k) for n, k in self.judge.values.items()},
         }
-        said = self.config.said
         return [
-            Measure(name, f"{label}{said}", "higher", "%", 1, note, "accuracy" if name == "agreement" else "")
-            for name, (label, note) in self.named(told).items()
-        ]
+            Measure(
+                name, f"{called}{config.said}", "higher", "%", 1, note, "accuracy" if name == "agreement" else "",
+                chance=100 / values if values else None, by=config.by,
+            )
+            for name, (called, note, values) in self.named(told).items()
+        ]  # fmt: skip
 
     def named(self, numbers: Mapping[str, T]) -> dict[str, T]:
         """Numbers by the names that they have of this judge. Of the second one only what is true: its images are those

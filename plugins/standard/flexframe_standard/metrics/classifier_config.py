@@ -17,6 +17,16 @@ Which = Literal["second"] | None
 does not say, is the same number."""
 
 
+def by(judge: Which) -> str:
+    """A judge's name in labels; none of the first."""
+    return "" if judge is None else f"{judge} judge"
+
+
+def who(judge: Which) -> str:
+    """A judge in the words of a note."""
+    return "the classifier" if judge is None else f"the {judge} classifier, which must teach no model,"
+
+
 class ClassifierConfig(MetricConfig):
     """Agreement of a classifier on an image and on its reconstruction.
 
@@ -75,6 +85,16 @@ class ClassifierConfig(MetricConfig):
         return "" if self.judge is None else f"{self.judge}_"
 
     @property
+    def by(self) -> str:
+        """The judge's name in labels; none of the first."""
+        return by(self.judge)
+
+    @property
     def said(self) -> str:
         """The end of its numbers' labels."""
-        return "" if self.judge is None else f", {self.judge} judge"
+        return f", {self.by}" if self.by else ""
+
+    @property
+    def who(self) -> str:
+        """The judge in the words of a note."""
+        return who(self.judge)

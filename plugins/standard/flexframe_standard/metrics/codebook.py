@@ -14,6 +14,8 @@ from flexframe.bench.metric import Measure, Metric, Reconstructions, Tally
 from flexframe_registry import Spec
 from flexframe_standard.metrics.codebook_config import CodebookConfig
 
+FEW = "a token uses one code, so that few images cannot use more codes than they have tokens"
+
 
 @dataclass
 class CodeCounts(Tally["Codebook"]):
@@ -42,12 +44,15 @@ class CodeCounts(Tally["Codebook"]):
         return {**super().protocol(), **({"perplexity": "of the mean entropy of codebooks"} if several else {})}
 
     def details(self) -> Mapping[str, Mapping[str, Any]]:
-        """For each codebook, how many codes were seen so many times each, the most frequent first."""
+        """For each codebook, how many codes were seen so many times each, the most frequent first; and the most that
+        so many tokens could come to, for none uses more than one code of a book."""
         ranked = []
         for counts in self.counts:
             times, codes = counts.unique(return_counts=True)
             ranked.append(torch.stack([times, codes], 1).flip(0).tolist())
-        return {"usage": {"ranked": ranked}}
+        tokens, size = int(self.counts[0].sum()), self.counts.shape[1]
+        most = min(tokens, size)
+        return {"usage": {"ranked": ranked, "most": 100 * most / size}, "perplexity": {"most": float(most)}}
 
 
 class Codebook(Metric[CodebookConfig]):
@@ -61,8 +66,8 @@ class Codebook(Metric[CodebookConfig]):
 
     def measures(self) -> Sequence[Measure]:
         return [
-            Measure("usage", "Codes used", unit="%", digits=1, note="of the codebook, over the images seen"),
-            Measure("perplexity", "Perplexity", digits=1, note="of the frequencies of the codes seen"),
+            Measure("usage", "Codes used", unit="%", digits=1, note=f"of the codebook; {FEW}"),
+            Measure("perplexity", "Perplexity", digits=1, note=f"evenly used codes that would tell as much; {FEW}"),
         ]
 
     def unavailable(self, spec: Spec) -> str | None:

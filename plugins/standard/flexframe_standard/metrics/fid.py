@@ -12,10 +12,11 @@ import torch
 from flexframe.bench.metric import Measure
 from flexframe.bench.protocol import Digest, settings
 from flexframe.data.source import Source
+from flexframe.store.weights import remedy
 from flexframe_registry import SourceConfig, catalogue
 from flexframe_standard.metrics.features import REBUILT, Compared, Stored, Task, parts
 from flexframe_standard.metrics.fid_config import FrechetConfig, StatisticsConfig
-from flexframe_standard.metrics.inception import EXTRACTOR, HOW, WIDTHS, Features, Moments
+from flexframe_standard.metrics.inception import EXTRACTOR, URL, WIDTHS, Features, Moments
 from flexframe_standard.metrics.statistics import Statistics, read_statistics
 
 BATCH = 64
@@ -151,7 +152,7 @@ class Frechet(Compared[FrechetConfig]):
         if count > width or self.config.few:
             return None
         least = f"layer {width} needs more than {width:,} images, and there are {count:,}"
-        absent = "" if self.features.net.on_disk() else f"; its weights are not here either ({HOW})"
+        absent = "" if self.features.net.on_disk() else f"; its weights are not here either ({remedy(URL, 'weights')})"
         return f"{least}; raise the {where}'s `count`, use a lower `layer`, or set `few: true`{absent}"
 
     def protocol(self) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from flexframe.bench.metric import Scratch
 from flexframe.data.source import Source
-from flexframe.store.weights import hub_file, published
+from flexframe.store.weights import hub_file, published, remedy, unread
 from flexframe_standard.metrics.feature_files import DIGEST, Cache, Rows, digests
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -29,7 +29,6 @@ LOGITS = "logits_unbiased"
 WIDTHS = {"64": 64, "192": 192, "768": 768, "2048": 2048, LOGITS: 1008}
 """Width of each layer."""
 T = TypeVar("T")
-HOW = f"download {URL} and name the file as `weights` of the metric in the suite, or put it in torch's hub folder"
 
 
 class Moments:
@@ -88,8 +87,7 @@ class Inception:
                 self.sha256 = hashlib.sha256(content).hexdigest()
                 self._net = build(content, self.layers)
             except Exception as error:  # whatever a file or a network does, the other numbers stand
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
-                self._why = f"Inception weights cannot be had ({reason}); {HOW}"
+                self._why = f"{unread(error)}; {remedy(URL, 'weights')}"
         return self._why
 
     @torch.no_grad()

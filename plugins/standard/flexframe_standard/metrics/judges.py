@@ -45,6 +45,8 @@ class Judge(ABC):
 class SourceJudge(Judge):
     """A classifier that comes with the source of the suite's images: its first or its second."""
 
+    _real: tuple[Tensor, Bool[Tensor, " b"]] | None = None
+
     def __init__(self, source: Source, which: Which = None) -> None:
         self._classifier: AttributeClassifier | None = None
         self._why = (
@@ -73,6 +75,12 @@ class SourceJudge(Judge):
         known = self._classifier.plausible(images)
         assert known is not None
         return known
+
+    def plausible_originals(self, images: UInt8[Tensor, "b 3 h w"]) -> Bool[Tensor, " b"]:
+        """The plausible of a batch of originals, which all models and budgets see one after the other."""
+        if self._real is None or self._real[0] is not images:
+            self._real = (images, self.plausible(images))
+        return self._real[1]
 
     def calibration(self) -> Mapping[str, Any]:
         """Plain data that says what is plausible; empty where the classifier tells no confidence."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from flexframe.bench.metric import Measure
 from flexframe.data.source import Source
 from flexframe.nn.lpips import BACKBONES, TILE, Perceptual
-from flexframe.store.weights import TORCHVISION, backbone_file, linear_file, read_weights
+from flexframe.store.weights import TORCHVISION, backbone_file, linear_file, read_weights, remedy, unread
 from flexframe_registry import Spec
 from flexframe_standard.metrics.lpips_config import LpipsConfig
 from flexframe_standard.metrics.per_image import PerImage
@@ -54,16 +54,15 @@ class _Judge:
 
     def unavailable(self) -> str | None:
         if self._net is None and self._why is None:
+            how = remedy(TORCHVISION + BACKBONES[self.config.net][1], "backbone")
             try:
                 net = Perceptual(self.config.net)
-                net.load(
-                    self._read("backbone", backbone_file(self.config.net, self.config.backbone)),
-                    self._read("linear", linear_file(self.config.net, self.config.linear)),
-                )
+                backbone = self._read("backbone", backbone_file(self.config.net, self.config.backbone))
+                how = "the linear layers come with torchmetrics; or name their file as `linear` of the metric"
+                net.load(backbone, self._read("linear", linear_file(self.config.net, self.config.linear)))
                 self._net = net
             except Exception as error:  # whatever a file or a network does, the other numbers stand
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
-                self._why = f"LPIPS weights cannot be had ({reason}); {self._how()}"
+                self._why = f"{unread(error)}; {how}"
             else:
                 vanishing = net.vanishes(self.size)
                 self._why = vanishing and f"{vanishing}; use larger images"
@@ -77,13 +76,6 @@ class _Judge:
         net.to(a.device)
         pairs = zip(torch.split(a, TILE), torch.split(b, TILE), strict=True)
         return torch.cat([net(some, others) for some, others in pairs])
-
-    def _how(self) -> str:
-        _, file, _ = BACKBONES[self.config.net]
-        return (
-            f"download {TORCHVISION}{file} and name it as `backbone` of the lpips metric, or put it in torch's hub "
-            "folder; the linear layers come with torchmetrics, or name their file as `linear`"
-        )
 
     def _read(self, what: str, path: Path) -> Mapping[str, Tensor]:
         tensors, self.hashes[f"{what}_sha256"] = read_weights(path)

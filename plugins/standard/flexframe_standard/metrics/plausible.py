@@ -12,6 +12,7 @@ from torch import Tensor
 from flexframe.bench.metric import Measure, Metric, Reconstructions, Tally
 from flexframe.data.source import Source
 from flexframe_registry import Spec
+from flexframe_standard.metrics.classifier_config import by, who
 from flexframe_standard.metrics.judges import SourceJudge
 from flexframe_standard.metrics.plausible_config import PlausibleConfig
 
@@ -22,15 +23,20 @@ class Sure(Tally["Plausible"]):
 
     count: int = 0
     plausible: int = 0
+    plausible_originals: int = 0
 
     def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
         hits = self.metric.judge.plausible(batch.fake).cpu()
         self.count += len(hits)
         self.plausible += int(hits.sum())
+        self.plausible_originals += int(self.metric.judge.plausible_originals(batch.real).sum())
         return {self.metric.name: 100.0 * hits}
 
     def compute(self) -> Mapping[str, float]:
         return {self.metric.name: 100 * self.plausible / self.count}
+
+    def details(self) -> Mapping[str, Mapping[str, Any]]:
+        return {self.metric.name: {"original": 100 * self.plausible_originals / self.count}}
 
 
 class Plausible(Metric[PlausibleConfig]):
@@ -47,9 +53,13 @@ class Plausible(Metric[PlausibleConfig]):
         return self
 
     def measures(self) -> Sequence[Measure]:
-        said = "" if self.config.judge is None else f", {self.config.judge} judge"
-        note = "share that the classifier is as sure of as of nine in ten real images; needs no truth"
-        return [Measure(self.name, f"Plausible{said}", "higher", "%", 1, note)]
+        named = by(self.config.judge)
+        label = f"Plausible, {named}" if named else "Plausible"
+        note = (
+            f"share of pictures that look real to {who(self.config.judge)}: it is as sure of what they show as of nine "
+            "in ten real images, right or wrong"
+        ).replace(",:", ":")
+        return [Measure(self.name, label, "higher", "%", 1, note, by=named)]
 
     def unavailable(self, spec: Spec) -> str | None:
         why = self.judge.unavailable()
