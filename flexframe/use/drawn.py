@@ -41,12 +41,13 @@ def draw(
         for length in lengths:
             files = [str((where / str(length) / f"{i:05d}.png").resolve()) for i in classes]
             about = ", ".join(filter(None, [f"one a class, seed {seed}", settings]))
-            rows.append({"prior": name, "length": length, "files": files, "labels": list(names), "about": about})
+            row = {"prior": name, "of": config.tokenizer, "length": length, "files": files, "labels": list(names)}
+            rows.append({**row, "about": about})
     return rows
 
 
 def judged(rows: Sequence[dict[str, Any]], source: Source) -> None:
-    """Write into each row of `draw` in how many of its pictures the class asked for is seen, as `right`.
+    """Write into each row of `draw`, as `accepted`, in which of its pictures the class asked for is seen.
 
     It is seen by the source's second classifier, or by its first where it has one only; left out where neither can be
     used, or the classes are not those of the source.
@@ -59,4 +60,4 @@ def judged(rows: Sequence[dict[str, Any]], source: Source) -> None:
         if judge is not None and row["labels"] == list(source.class_names()):
             pixels = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in row["files"]])
             pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-            row["right"] = int((judge(pictures)[judge.label] == torch.arange(len(pictures))).sum())
+            row["accepted"] = (judge(pictures)[judge.label].cpu() == torch.arange(len(pictures))).tolist()

@@ -113,7 +113,7 @@ def test_first_rows_show_every_model_at_every_count(text: str) -> None:
     cells = [a["data-k"] for tag, a in page.elements if tag == "span" and a.get("class") == "cell"]
     assert cells == ["1", "2", "4", "8", "8"]
     assert text.count("not offered at 4 tokens") == 1
-    assert "The same images, rebuilt by two models from 1 to 8 tokens" in text
+    assert "The same images, rebuilt by two models, each at its own number of tokens" in text
 
 
 def test_gallery_holds_each_count_once_and_says_what_a_model_takes(text: str) -> None:
@@ -226,8 +226,7 @@ def test_numbers_of_two_protocols_never_share_a_column(report: Report, tmp_path:
     judged = verdicts.judge(numbers)
     assert [c.name for c in judged.columns] == ["ssim"]
     text = write(results, report.images, tmp_path / "two.html").read_text()
-    heads = re.findall(r'<th class="num">PSNR.*?<code>(\w+)</code>', text)
-    assert heads == [first.protocol, "0ther000"]
+    assert re.findall(r'<th class="num">PSNR \((\w+)\)<', text) == [first.protocol, "0ther000"]
     assert "measured under another protocol" in text
 
 
@@ -262,7 +261,7 @@ def test_verdicts_are_at_equal_tokens_or_equal_bits_and_name_who_is_apart() -> N
     )
     judged = verdicts.judge(Numbers(results))
     assert [(r.first, r.second, r.equal, r.at) for r in judged.rows] == [
-        ("a", "b", "tokens", "16 tokens (256 bits each)"),
+        ("a", "b", "tokens", "16 tokens (256 bits an image)"),
         ("a", "c", "bits", "64 bits (4 and 8 tokens)"),
     ]
     (better,), (open_,) = (r.cells for r in judged.rows)
@@ -273,10 +272,40 @@ def test_verdicts_are_at_equal_tokens_or_equal_bits_and_name_who_is_apart() -> N
     assert judged.apart == [("a", "d"), ("b", "c"), ("b", "d"), ("c", "d")]
     told = dict(verdicts.strengths(Numbers(results), judged))
     assert told["a"][:2] == ["4 tokens (the fewest): M 20.39", "16 tokens (the most): M 25.39"]
-    assert told["a"][2].startswith("at 16 tokens (256 bits each) better than b by 5.00 of M (")
+    assert told["a"][2].startswith("at 16 tokens (256 bits an image) better than b by 5.00 of M (")
     assert told["a"][3].startswith("at 64 bits (4 and 8 tokens) not told apart from c by M (")
     assert told["b"] == ["16 tokens (its only length): M 20.39"]
     assert told["c"][1].startswith("at 64 bits (4 and 8 tokens) not told apart from a by M (")
+
+
+def test_what_few_tokens_keep_and_what_comes_with_more_is_told() -> None:
+    def of(*shares: float) -> dict[int, tuple[float | None, list[float]]]:
+        return {
+            k: (16.0 * k, [100.0] * round(v) + [0.0] * round(100 - v)) for k, v in zip((1, 4), shares, strict=False)
+        }
+
+    results = forged({"a": of(10, 60), "b": of(50)})
+    ways = {
+        "shape": {"a": (10, 60), "b": (50,)},
+        "light": {"a": (96, 97), "b": (80,)},
+        "hue": {"a": (98, 99), "b": (97,)},
+    }
+    for name, shares in ways.items():
+        results["measures"][name] = {
+            **results["measures"]["m"], "label": f"{name.title()} right, other judge", "unit": "%", "digits": 1,
+            "by": "other judge", "chance": 10.0,
+        }  # fmt: skip
+        for model, values in shares.items():
+            for entry, value in zip(results["models"][model]["budgets"].values(), values, strict=True):
+                entry["metrics"][name] = {"value": value, "protocol": "s.u", "original": 99.0}
+    results["models"]["a"]["codec_is"] = "b"
+    numbers = Numbers(results)
+    told = dict(verdicts.strengths(numbers, verdicts.judge(numbers)))
+    assert told["a"][0] == "at 1 token light and hue right: 96.0 to 98.0 % of the pictures, and 99.0 % of the originals"
+    assert "Shape right at 1 and 4 tokens: 10.0, 60.0 % (originals 99.0, by chance 10.0)" in told["a"]
+    assert told["b"][0] == "the codec of a: their ceiling, and no rival"
+    assert told["b"][-1] == "Light right 80.0 % (originals 99.0)"
+    assert verdicts.judge_of(numbers) == "other judge"
 
 
 def test_lower_is_better_where_the_measure_says_so() -> None:
@@ -392,6 +421,26 @@ def test_intervals_are_to_the_scale_and_inside_the_chart() -> None:
         assert chart.top <= p.high < p.low <= chart.bottom
 
 
+def test_texts_of_levels_stand_where_nothing_else_does() -> None:
+    flat = {"a": points((1, 8, 98.0), (2, 16, 98.1), (4, 32, 98.0), half=2.0), "b": points((4, None, 98.2))}
+    (level, real) = charts.draw("bits", flat, MEASURE, {"originals": 98.6, "by chance": 12.5}).levels
+    assert level.place is None  # markers and intervals are all along it
+    assert (real.model, real.text) == (None, "originals")
+    steep = {"a": points((1, 8, 10.0), (2, 16, 50.0), (4, 32, 90.0)), "b": points((4, None, 98.0))}
+    (level, chance) = charts.draw("bits", steep, MEASURE, {"originals": None, "by chance": 12.5}).levels
+    assert level.place is not None
+    assert chance.text == "by chance"
+
+
+def test_few_images_bound_the_use_of_a_codebook() -> None:
+    assert charts.bound([[(2, 2), (0, 6)]]) == pytest.approx(100 * np.log(5) / np.log(9))
+    assert charts.bound([[(8, 1), (0, 7)]]) is None
+
+
+def test_settings_in_words_leave_out_what_is_off() -> None:
+    assert view.settings({"steps": 5, "apg": False, "apg_eta": 0.0, "cut_off": 2}) == "steps 5, cut off 2"
+
+
 def test_markers_do_not_hide_each_other() -> None:
     series = {name: points((8, 64, 20.0)) for name in "abc"}
     found = [line.points[0].x for line in charts.draw("tokens", series, MEASURE).lines]
@@ -430,11 +479,16 @@ def test_training_is_as_the_card_says_or_as_the_file_does() -> None:
     results = {"models": models}
     assert training.of(results, "a").images == "32,000 in its last run"
     assert training.of(results, "a").on == "scenes, train"
+    assert training.of(results, "b").images == "–"
     assert training.of(results, "a").sentence == "scenes, train, images seen 32,000 in its last run"
     assert training.of(results, "b").sentence == ""
     card = {"images": 90_000, "minutes": 22.0, "on": "drawn scenes", "machine": "one core"}
     told = training.of({**results, "training": {"a": card}}, "a")
-    assert (told.images, told.time, told.steps) == ("90,000", "22 min of one core", "1,000 in its last run")
+    assert (told.images, told.time, told.steps) == (
+        "90,000 in all stages",
+        "22 min of one core",
+        "1,000 in its last run",
+    )
     assert training.of({**results, "training": {"a": {"images": "5 (twice)", "minutes": 180}}}, "a").time == "3.0 h"
 
 

@@ -23,6 +23,8 @@ class Point:
     low: float | None = None
     """Ends of the interval, as heights in the chart."""
     high: float | None = None
+    most: float | None = None
+    """The highest that so many images could come to, as a height."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Level:
-    """A value of a model that has no place on the axis, across the whole chart: of continuous tokens, among bits."""
+    """A value across the whole chart: of a model that has no place on the axis, as one of continuous tokens among bits;
+    or, without a model, of the originals or of guessing."""
 
-    model: int
+    model: int | None
     y: float
     text: str
     tip: str
+    place: tuple[float, float, str] | None = None
+    """Where its text stands, and whether this is its `start` or `end`; None where there is no room for it."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,17 @@ class Chart:
     bottom: int = HEIGHT - BOTTOM
 
 
-def draw(axis: str, series: Mapping[str, Sequence[Mapping[str, Any]]], measure: Mapping[str, Any]) -> Chart | None:
-    """A chart of `series`: for each model its points with `tokens`, `bits`, `value`, `interval` and `tip`.
+def draw(
+    axis: str,
+    series: Mapping[str, Sequence[Mapping[str, Any]]],
+    measure: Mapping[str, Any],
+    marks: Mapping[str, float | None] | None = None,
+) -> Chart | None:
+    """A chart of `series`: for each model its points with `tokens`, `bits`, `value`, `interval`, `tip` and `most`.
 
-    None without a point.
+    None without a point. `marks` are values across it, by what they are; those far below all points are left out.
     """
+    known = {text: value for text, value in (marks or {}).items() if value is not None}
     placed = {name: [p for p in points if p[axis] is not None] for name, points in series.items()}
     everything = [p for points in placed.values() for p in points]
     if not everything:
@@ -80,6 +91,10 @@ def draw(axis: str, series: Mapping[str, Sequence[Mapping[str, Any]]], measure: 
     across = [(i, p) for i, points in enumerate(series.values()) for p in points if p[axis] is None]
     ys += [float(p["value"]) for _, p in across]
     ys += [end for p in everything if p["interval"] for end in (p["interval"].low, p["interval"].high)]
+    ys += [float(p["most"]) for p in everything if p.get("most") is not None]
+    span = max(ys) - min(ys)
+    shown = {text: value for text, value in known.items() if value >= min(ys) - span / 4}
+    ys += shown.values()
     low, high = math.log2(min(xs)) - 0.25, math.log2(max(xs)) + 0.25
     ticks, bottom, top = y_range(min(ys), max(ys), measure)
 
@@ -95,7 +110,8 @@ def draw(axis: str, series: Mapping[str, Sequence[Mapping[str, Any]]], measure: 
         points = [
             Point(
                 x(float(p[axis])), y(float(p["value"])), p["tokens"], p["tip"],
-                *((y(p["interval"].low), y(p["interval"].high)) if p["interval"] else ()),
+                *((y(p["interval"].low), y(p["interval"].high)) if p["interval"] else (None, None)),
+                None if p.get("most") is None else y(float(p["most"])),
             )
             for p in rising
         ]  # fmt: skip
@@ -108,7 +124,44 @@ def draw(axis: str, series: Mapping[str, Sequence[Mapping[str, Any]]], measure: 
         Level(i, y(float(p["value"])), f"{list(series)[i]}: {p['tokens']:,} continuous tokens", p["tip"])
         for i, p in across
     ]
-    return Chart(axis, lines, x_ticks, [(y(v), text) for v, text in ticks], absent, levels)
+    levels += [Level(None, y(value), text, f"{text}: {value:,.{measure['digits']}f}") for text, value in shown.items()]
+    return Chart(axis, lines, x_ticks, [(y(v), text) for v, text in ticks], absent, lettered(levels, lines))
+
+
+LETTER, ROOM = 6.6, 5
+"""Width of a letter of a level's text, and what a marker takes on each side, in units of the chart."""
+
+
+def lettered(levels: Sequence[Level], lines: Sequence[Line]) -> list[Level]:
+    """The levels with their texts where no marker, curve or other text stands; without one where there is no room."""
+    taken = [(x - ROOM, y - ROOM, x + ROOM, y + ROOM) for line in lines for x, y in _inked(line)]
+    done: list[Level] = []
+    for level in levels:
+        width, free = LETTER * len(level.text), None
+        others = [other.y for other in levels if other is not level]
+        for x, anchor in ((WIDTH - RIGHT, "end"), (LEFT + 4, "start")):
+            for y in (level.y - 6, level.y + 15):
+                left = x - width if anchor == "end" else x
+                box = (left, y - 11, left + width, y + 3)
+                crossed = any(box[1] - 2 < other < box[3] + 2 for other in others)
+                if free is None and not crossed and box[3] < HEIGHT - BOTTOM and not any(_meet(box, t) for t in taken):
+                    free = x, y, anchor
+                    taken.append(box)
+        done.append(replace(level, place=free))
+    return done
+
+
+def _inked(line: Line) -> list[tuple[float, float]]:
+    """Spots of a line: its markers, the ends and middles of their intervals, and its curve in small steps."""
+    spots = [(p.x, y) for p in line.points for y in (p.y, p.low, p.high, p.most) if y is not None]
+    spots += [(p.x, (p.y + end) / 2) for p in line.points for end in (p.low, p.high) if end is not None]
+    for a, b in pairwise(line.points):
+        spots += [(a.x + (b.x - a.x) * i / 12, a.y + (b.y - a.y) * i / 12) for i in range(1, 12)]
+    return spots
+
+
+def _meet(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def aside(point: Point, lines: Sequence[Line]) -> Point:
@@ -156,7 +209,7 @@ def use(ranked: Sequence[Sequence[Sequence[int]]]) -> str:
 
     Args:
         ranked: for each codebook (times, codes) with the most frequent first; in a box of 100 x 40, the origin at the
-            top left. The right edge is the number of codes, so that a line which ends early leaves codes unused.
+            top left. The right edge is the number of codes, and few images cannot bring a line there.
     """
     counts: dict[int, int] = {}
     for book in ranked:
@@ -171,6 +224,13 @@ def use(ranked: Sequence[Sequence[Sequence[int]]]) -> str:
         y = 38 - 36 * (math.log(times + 1) / math.log(most + 1))
         steps.append(f"{_along(first, size):.2f} {y:.2f}L{_along(rank + 1, size):.2f} {y:.2f}")
     return "M" + "L".join(steps)
+
+
+def bound(ranked: Sequence[Sequence[Sequence[int]]]) -> float | None:
+    """Where the line of `use` must end at the latest, on its width: a token uses one code. None at the right edge."""
+    size = sum(codes for book in ranked for _, codes in book)
+    most = sum(min(sum(n * times for times, n in book), sum(n for _, n in book)) for book in ranked)
+    return None if most >= size else _along(most + 1, size)
 
 
 def _along(rank: int, size: int) -> float:

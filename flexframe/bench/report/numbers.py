@@ -33,6 +33,17 @@ class Column:
         return str(self.measure["label"]) + ("" if self.alone else f" ({self.protocol})")
 
     @property
+    def short(self) -> str:
+        """The label without who measured."""
+        return self.label.removesuffix(f", {self.measure.get('by')}")
+
+    @property
+    def chance(self) -> float | None:
+        """The number that guessing comes to, where there is one."""
+        found = self.measure.get("chance")
+        return None if found is None else float(found)
+
+    @property
     def unit(self) -> str:
         """The measure's unit; empty where it has none."""
         return str(self.measure["unit"])
@@ -91,6 +102,25 @@ class Numbers:
         """The value of a number, or None where there is none in this column."""
         number = self.number(column, model, budget)
         return None if number is None else float(number["value"])
+
+    def original(self, column: Column) -> float | None:
+        """The number of the originals themselves, where one is told."""
+        lanes = ((model, int(k)) for model, entry in self.results["models"].items() for k in entry["budgets"])
+        found = ((self.number(column, *lane) or {}).get("original") for lane in lanes)
+        return next((float(value) for value in found if value is not None), None)
+
+    def groups(self) -> list[list[Column]]:
+        """Columns of shares by metric. Where two judge the same, those of the first that does."""
+        by_metric: dict[str, list[Column]] = {}
+        for column in self.columns:
+            if column.directed and column.unit == "%":
+                by_metric.setdefault(column.protocol, []).append(column)
+        seen: set[str] = set()
+        told = []
+        for columns in by_metric.values():
+            told += [columns] if not seen & {column.short for column in columns} else []
+            seen |= {column.short for column in columns}
+        return told
 
     def images(self, column: Column, model: str, budget: int) -> Sequence[float]:
         """The value of every image, or nothing where the number is not their mean."""

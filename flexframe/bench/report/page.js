@@ -34,7 +34,7 @@
       }
       lane.querySelector(".absent").hidden = Boolean(found);
     }
-    for (const point of all(".point, .cell")) point.classList.toggle("at", Number(point.dataset.k) === k);
+    for (const point of all(".point")) point.classList.toggle("at", Number(point.dataset.k) === k);
     for (const slider of all(".slider")) {
       const input = slider.querySelector("input");
       input.value = at;
@@ -55,6 +55,10 @@
     hero.dataset.place = chosen;
     put(hero, chosen);
     hero.querySelector("output").textContent = `${chosen + 1} of ${data.gallery}`;
+    for (const cell of all("#hero .cell")) {
+      const lane = data.models[cell.dataset.model].lanes.find(({ k }) => k === Number(cell.dataset.k));
+      cell.querySelector(".small").textContent = lane.captions[chosen] ?? "";
+    }
   };
   for (const button of all("#hero [data-step]")) {
     button.addEventListener("click", () => turnHero(Number(hero.dataset.place || 0) + Number(button.dataset.step)));

@@ -6,7 +6,8 @@ prior       the prior's name
 length      tokens of a sample
 files       image files, one a sample; relative ones are looked for beside the page
 labels      what each was asked for (a class, a caption), as text; may be missing
-right       in how many of them a classifier sees the class asked for; may be missing
+accepted    for each, whether a classifier sees the class asked for; may be missing
+of          the tokenizer whose tokens the prior draws; may be missing
 about       one line: how they were drawn (seed, temperature, guidance, ...); may be missing
 """
 
@@ -26,7 +27,7 @@ from flexframe.bench.report.pictures import COLUMNS, uri
 MOST = 16
 """Samples of a row that are shown."""
 NEEDED = {"prior", "length", "files"}
-KNOWN = NEEDED | {"labels", "about", "right"}
+KNOWN = NEEDED | {"labels", "about", "accepted", "of"}
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,13 @@ class Row:
     width: int
     count: int
     """Samples in all."""
-    right: int | None = None
-    """Samples in which a classifier sees the class asked for, where it was asked."""
+    accepted: Sequence[bool] | None = None
+    """For each sample in all, whether a classifier sees the class asked for, where it was asked."""
+
+    @property
+    def right(self) -> int | None:
+        """Samples in which a classifier sees the class asked for, where it was asked."""
+        return None if self.accepted is None else sum(self.accepted)
 
     @property
     def columns(self) -> int:
@@ -63,6 +69,14 @@ class Drawn:
 
     prior: str
     rows: Sequence[Row]
+    of: str | None = None
+    """The tokenizer whose tokens it draws, where that is told."""
+
+    @property
+    def about(self) -> str:
+        """The line on how they were drawn, where it is the same of all lengths."""
+        lines = {row.about for row in self.rows}
+        return lines.pop() if len(lines) == 1 else ""
 
 
 def read(results: Mapping[str, Any], folder: Path) -> list[Drawn]:
@@ -72,6 +86,7 @@ def read(results: Mapping[str, Any], folder: Path) -> list[Drawn]:
         ValueError: an entry that is not as described above, a file that is none, or pictures of unequal size.
     """
     by_prior: dict[str, list[Row]] = {}
+    of: dict[str, str | None] = {}
     for i, entry in enumerate(results.get("samples") or []):
         where = f"samples[{i}]"
         if not NEEDED <= set(entry) <= KNOWN:
@@ -88,10 +103,14 @@ def read(results: Mapping[str, Any], folder: Path) -> list[Drawn]:
         height, width = stack.shape[2:]
         row = Row(
             entry["length"], uri(stack), labels[:MOST], str(entry.get("about") or ""), len(files) - len(pictures),
-            height, width, count=len(files), right=entry.get("right"),
+            height, width, count=len(files), accepted=entry.get("accepted"),
         )  # fmt: skip
+        if row.accepted is not None and len(row.accepted) != len(files):
+            raise ValueError(f"{where} has {len(files)} files and {len(row.accepted)} in `accepted`; give one a file")
         by_prior.setdefault(str(entry["prior"]), []).append(row)
-    return [Drawn(prior, sorted(rows, key=lambda row: row.length)) for prior, rows in by_prior.items()]
+        of[str(entry["prior"])] = entry.get("of")
+    sorted_rows = {prior: sorted(rows, key=lambda row: row.length) for prior, rows in by_prior.items()}
+    return [Drawn(prior, rows, of[prior]) for prior, rows in sorted_rows.items()]
 
 
 def _read(path: Path, where: str) -> np.ndarray:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LAST = "in its last run"
+ALL = "in all stages"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def of(results: Mapping[str, Any], name: str) -> Training:
     time = "–" if minutes is None else f"{minutes:,.0f} min" if minutes < 120 else f"{minutes / 60:,.1f} h"
     return Training(
         on=said.get("on") or ", ".join(str(data[key]) for key in ("type", "path", "split") if data.get(key)) or "–",
-        images=f"{images:,}" if isinstance(images, int) else str(images or "–"),
+        images=f"{images:,} {ALL}" if isinstance(images, int) else str(images or "–"),
         steps=f"{step:,} {LAST}" if step else "–",
         time=f"{time} of {said['machine']}" if minutes is not None and said.get("machine") else time,
     )

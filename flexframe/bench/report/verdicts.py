@@ -13,7 +13,11 @@ from flexframe.bench.table import shown_bits
 
 SAME_BITS = 0.01
 """Bits that differ by no more than this share count as equal."""
-SIGNS = {"better": "▲", "worse": "▼", "not distinguishable": "≈"}
+SIGNS = {"better": "▲ better", "worse": "▼ worse", "not distinguishable": "≈ undecided"}
+NEAR = 5.0
+"""Percent of the pictures by which a share may miss that of the originals and still be as good as it."""
+MOST = 8
+"""Token counts that a sentence goes through."""
 
 
 @dataclass(frozen=True)
@@ -65,22 +69,89 @@ def judge(numbers: Numbers) -> Verdicts:
 def strengths(numbers: Numbers, verdicts: Verdicts) -> list[tuple[str, list[str]]]:
     """The strengths of each model: by name, its numbers at its fewest and most tokens, and whom it equals or beats.
 
-    The numbers are the leading one, and the first share in percent.
+    The numbers are the leading one, and the first of each metric of shares.
     """
-    share = next((c for c in numbers.columns if c.directed and c.unit == "%"), None)
-    shown = [column for column in (numbers.lead, share) if column is not None]
+    lead = [] if numbers.lead is None else [numbers.lead]
+    shown = [*lead, *(group[0] for group in numbers.groups() if group[0] not in lead)]
     told = []
     for name, model in numbers.results["models"].items():
         budgets = sorted(map(int, model["budgets"]))
         lines = []
         for k in dict.fromkeys([*budgets[:1], *budgets[-1:]]):
             values = [(column, numbers.value(column, name, k)) for column in shown]
-            said = ", ".join(f"{c.label} {c.text(v, unit=True)}" for c, v in values if v is not None)
+            said = ", ".join(f"{c.short} {c.text(v, unit=True)}" for c, v in values if v is not None)
             if said:
                 where = "its only length" if len(budgets) == 1 else "the most" if k == budgets[-1] else "the fewest"
                 lines.append(f"{tokens(k)} ({where}): {said}")
-        told.append((name, [*lines, *_against(numbers, verdicts, name)]))
+        kept, against = _kept(numbers, name, shown), _against(numbers, verdicts, name)
+        told.append((name, [*_codec_of(numbers, name), *kept[:1], *lines, *kept[1:], *against]))
     return [(name, lines) for name, lines in told if lines]
+
+
+def clients(results: Mapping[str, Any], name: str) -> list[str]:
+    """The models here whose codec a model is."""
+    return [other for other, model in results["models"].items() if model.get("codec_is") == name]
+
+
+def _codec_of(numbers: Numbers, name: str) -> list[str]:
+    others = clients(numbers.results, name)
+    return [f"the codec of {listed(others)}: their ceiling, and no rival"] if others else []
+
+
+def judge_of(numbers: Numbers) -> str:
+    """The judge of the shares in the strengths; empty where it needs no name."""
+    return next((str(column.measure.get("by") or "") for group in numbers.groups() for column in group), "")
+
+
+def _kept(numbers: Numbers, name: str, shown: Sequence[Column]) -> list[str]:
+    """Sentences on what the fewest tokens keep as the originals show it, and what comes with more of them. Columns that
+    are `shown` anyhow are told where there is a way to tell."""
+    several = (group for group in numbers.groups() if len([c for c in group if numbers.original(c) is not None]) > 1)
+    group, own = next(several, []), sorted(map(int, numbers.results["models"][name]["budgets"]))
+    found = [(c, numbers.original(c), numbers.value(c, name, own[0])) for c in group]
+    known = [(c, real, value) for c, real, value in found if real is not None and value is not None]
+    if not known:
+        return []
+    there = [each for each in known if each[1] - each[2] <= NEAR]
+    told = []
+    if there:
+        names, verb = _common([c.short for c, _, _ in there])
+        kept, real = (_range(c, [each[i] for each in there]) for c in group[:1] for i in (2, 1))
+        told.append(f"at {tokens(own[0])} {listed(names)} {verb}: {kept} of the pictures, and {real} of the originals")
+    counts, missed = spread(own, MOST), [each for each in known if each not in there]
+    for column, real, _ in missed if len(own) > 1 else []:
+        values = [column.text(numbers.value(column, name, k)) for k in counts]
+        chance = "" if column.chance is None else f", by chance {column.text(column.chance)}"
+        at = f"{', '.join(map(str, counts[:-1]))} and {tokens(counts[-1])}"
+        told.append(f"{column.short} at {at}: {', '.join(values)} % (originals {column.text(real)}{chance})")
+    rest = [each for each in missed if each[0] not in shown] if len(own) == 1 else []
+    short = [f"{c.short} {c.text(value)} % (originals {c.text(real)})" for c, real, value in rest]
+    return [*told, *([", ".join(short)] if short else [])]
+
+
+def _range(column: Column, values: Sequence[float]) -> str:
+    low, high = column.text(min(values)), column.text(max(values))
+    return f"{low} %" if low == high else f"{low} to {high} %"
+
+
+def _common(labels: Sequence[str]) -> tuple[list[str], str]:
+    """Labels in lower case without the words that all end with, and these words."""
+    words = [label.lower().split() for label in labels]
+    least = min(map(len, words)) - 1
+    same = next((n for n in range(least, 0, -1) if len({tuple(each[-n:]) for each in words}) == 1), 0)
+    return [" ".join(each[: len(each) - same]) for each in words], " ".join(words[0][len(words[0]) - same :])
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def spread(values: Sequence[int], most: int) -> list[int]:
+    """Thin values to at most `most`, evenly by rank, both ends kept."""
+    if len(values) <= most:
+        return list(values)
+    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
 
 
 def _against(numbers: Numbers, verdicts: Verdicts, name: str) -> list[str]:
@@ -129,7 +200,7 @@ def _row(numbers: Numbers, first: Lane, second: Lane, equal: str) -> Row:
     if equal == "bits":
         at, expense = f"{shown_bits(bits[0])} bits ({first[1]} and {second[1]} tokens)", bits[0]
     elif _same(*bits):
-        at, expense = f"{tokens(first[1])} ({shown_bits(bits[0])} bits each)", first[1]
+        at, expense = f"{tokens(first[1])} ({shown_bits(bits[0])} bits an image)", first[1]
     else:
         told = " and ".join("continuous" if b is None else f"{shown_bits(b)} bits" for b in bits)
         at, expense = f"{tokens(first[1])} ({told})", first[1]

@@ -14,12 +14,12 @@ from flexframe.bench.report import charts, training, verdicts
 from flexframe.bench.report.numbers import Column, Numbers
 from flexframe.bench.report.pictures import QUALITY, Sheets
 from flexframe.bench.report.samples import Drawn
-from flexframe.bench.report.verdicts import tokens
+from flexframe.bench.report.verdicts import listed, spread, tokens
 from flexframe.bench.table import reasons, shown, shown_bits
 
 STOPS = 12
 COLUMNS = 8
-CHARTS = 4
+CHARTS = 6
 """Curves that show at once; the others unfold."""
 IN_TABLE = 7
 """Numbers beside each other in a table, so that it fits a window of 1400 pixels with their intervals below them."""
@@ -38,13 +38,6 @@ def stops(results: Mapping[str, Any]) -> list[int]:
         own = [int(k) for k in model["budgets"]]
         ends |= {min(own), max(own)} if own else set()
     return [k for k in budgets if k & (k - 1) == 0 or k in ends]
-
-
-def spread(values: Sequence[int], most: int) -> list[int]:
-    """Thin values to at most `most`, evenly by rank, both ends kept."""
-    if len(values) <= most:
-        return list(values)
-    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
 
 
 def view(
@@ -87,7 +80,7 @@ def view(
             "numbers": list(sheets.numbers),
             "unit": (numbers.lead.unit or numbers.lead.label) if numbers.lead else "",
         },
-        "charts": [_chart(numbers, column) for column in numbers.columns if column.directed],
+        "charts": [_chart(numbers, column) for column in _in_turn(numbers.columns)],
         "described": [_chart(numbers, column) for column in numbers.columns if not column.directed],
         "books": _books(results),
         "verdicts": judged,
@@ -97,9 +90,19 @@ def view(
         "strengths": verdicts.strengths(numbers, judged),
         "drawing": [_drawing(prior) for prior in drawn],
         "training": {name: training.of(results, name) for name in names},
+        "settings": {name: settings(results["models"][name]["sampling"]) for name in names},
+        "draws": _draws(results),
+        "codec_of": {name: verdicts.clients(results, name) for name in names},
+        "unmodelled": _unmodelled(results, drawn),
+        "ends": _ends(numbers),
+        "notes": _notes(numbers.columns),
+        "listed": listed,
         "tables": packed(numbers.columns, IN_TABLE),
         "judged_tables": packed(judged.columns, IN_VERDICTS),
         "compared": lambda rows, places: [row for row in rows if any(row.cells[i] for i in places)],
+        "judge": verdicts.judge_of(numbers),
+        "continuous": [name for name in names if results["models"][name]["bits_per_token"] is None],
+        "compared_ends": lambda values, places: any(values[i] for i in places),
         "repeated": [(measures[a]["label"], measures[b]["label"]) for a, b in numbers.repeated.items()],
         "extremes": _extremes(numbers, sheets) if sheets.count else [],
         "drawn": drawn,
@@ -131,6 +134,72 @@ def packed(columns: Sequence[Column], most: int) -> list[list[int]]:
     return tables
 
 
+def _in_turn(columns: Sequence[Column]) -> list[Column]:
+    """Columns with a better end: the first of every metric, then the others; one that two judge is a first once."""
+    directed, seen = [column for column in columns if column.directed], set[str]()
+    first = []
+    for column in directed:
+        if not seen & {column.protocol, column.short}:
+            first.append(column)
+        seen |= {column.protocol, column.short}
+    return [*first, *(column for column in directed if column not in first)]
+
+
+def _ends(numbers: Numbers) -> list[tuple[str, list[str]]]:
+    """Rows below those of models: what the originals come to, and guessing; a dash where that is not known."""
+    rows = [
+        ("the originals", [numbers.original(column) for column in numbers.columns]),
+        ("by chance", [column.chance for column in numbers.columns]),
+    ]
+    pairs = [(name, list(zip(numbers.columns, values, strict=True))) for name, values in rows]
+    return [(name, [c.text(v) if v is not None else "" for c, v in row]) for name, row in pairs]
+
+
+def _notes(columns: Sequence[Column]) -> dict[str, str]:
+    """What measures are: labels by note, as two columns of a list."""
+    told: dict[str, list[str]] = {}
+    for column in columns:
+        if column.measure["note"] and column.label not in told.setdefault(column.measure["note"], []):
+            told[column.measure["note"]].append(column.label)
+    return {note: ", ".join(labels) for note, labels in told.items()}
+
+
+def settings(sampling: Mapping[str, Any]) -> str:
+    """Settings of sampling in words, without those of what is off."""
+    off = {f"{name}_" for name, value in sampling.items() if value is False}
+    told = []
+    for name, value in sampling.items():
+        if isinstance(value, Mapping):
+            told.append(f"{name}: {settings(value) or 'nothing to set'}")
+        elif value is not False and not any(name.startswith(each) for each in off):
+            told.append(f"{name.replace('_', ' ')} {value}")
+    return ", ".join(told)
+
+
+def _draws(results: Mapping[str, Any]) -> str:
+    """A sentence on whose decoders draw what tokens leave open, where some do and some do not."""
+    drawing = [name for name, model in results["models"].items() if model["sampling"]]
+    others = [name for name in results["models"] if name not in drawing]
+    if not drawing or not others or "tokenizer" in results["models"][drawing[0]]:
+        return ""
+    one = len(drawing) == 1
+    return (
+        f"{listed(drawing)} {'draws' if one else 'draw'} what the tokens leave open, one picture of many that would "
+        "fit, and where pixels are compared with pixels that costs. "
+        f"{listed(others)} always {'gives' if len(others) == 1 else 'give'} the same picture."
+    )
+
+
+def _unmodelled(results: Mapping[str, Any], drawn: Sequence[Drawn]) -> list[tuple[str, str]]:
+    """Models of whose tokens no prior here draws, and why, as far as that shows."""
+    known = {prior.of for prior in drawn}
+    if None in known:
+        return []
+    rest = {name: model for name, model in results["models"].items() if name not in known}
+    why = "its tokens are continuous, and these priors draw codes"
+    return [(name, why if model["bits_per_token"] is None else "") for name, model in rest.items()]
+
+
 def _axis(results: Mapping[str, Any]) -> str:
     """The axis on which curves begin: bits where a token is not of one size in all models, so that they compare."""
     sizes = [model["bits_per_token"] for model in results["models"].values()]
@@ -153,9 +222,11 @@ def coded(text: str) -> Markup:
 def _headline(results: Mapping[str, Any]) -> str:
     most, least = max(results["budgets"], default=0), min(results["budgets"], default=0)
     span = f"{least} to {tokens(most)}" if least != most else tokens(most)
-    count = len(results["models"])
+    count, spans = len(results["models"]), {tuple(map(int, m["budgets"])) for m in results["models"].values()}
     words = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
     whose = next(iter(results["models"])) if count == 1 else f"{words.get(count, count)} models"
+    if len({(min(own), max(own)) for own in spans if own}) > 1:
+        return f"The same images, rebuilt by {whose}, each at its own number of tokens"
     return f"The same images, rebuilt by {whose} from {span}"
 
 
@@ -185,15 +256,17 @@ def _hero(numbers: Numbers, sheets: Sheets, chosen: Sequence[int]) -> dict[str, 
             columns = sorted({*columns, own[-1]})
         each = model["bits_per_token"]
         size = "continuous tokens" if each is None else f"{shown_bits(each)} bits a token"
-        rows.append({"name": name, "about": f"{millions(model['parameters']['total'])} parameters, {size}"})
+        codec, others = model["parameters"]["codec"], verdicts.clients(numbers.results, name)
+        about = [f"{millions(model['parameters']['total'] + codec)} parameters{' with codec' if codec else ''}", size]
+        about += ["draws its pictures"] if model["sampling"] else []
+        about += (
+            [f"codec of {len(others)} others here" if len(others) > 1 else f"codec of {others[0]}"] if others else []
+        )
+        rows.append({"name": name, "about": ", ".join(about)})
     for row in rows:
         drawn_at = sheets.fake.get(row["name"], {})
         row["cells"] = [
-            {
-                "k": k,
-                "sheet": drawn_at[k],
-                "text": numbers.lead.text(numbers.value(numbers.lead, row["name"], k)) if numbers.lead else "",
-            }
+            {"k": k, "sheet": drawn_at[k], "text": (_captions(numbers, row["name"], k, sheets) or [""])[0]}
             if k in drawn_at
             else {"k": k, "sheet": None}
             for k in columns
@@ -206,15 +279,20 @@ def _row(numbers: Numbers, name: str, sheets: Sheets, chosen: Sequence[int]) -> 
     model, lead, variants = numbers.results["models"][name], numbers.lead, []
     for k in (k for k in chosen if k in sheets.fake.get(name, {})):
         entry = model["budgets"][str(k)]
-        each = numbers.images(lead, name, k) if lead else []
-        captions = [
-            shown(each[i], {"digits": 1 if lead and lead.unit else 2}) for i in sheets.numbers if extremes.graded(each)
-        ]
+        captions = _captions(numbers, name, k, sheets)
         figures = [f"{shown_bits(entry['bits'])} bits" if entry["bits"] is not None else "continuous"]
         if lead and (value := numbers.value(lead, name, k)) is not None:
-            figures.insert(0, f"{lead.text(value, unit=True)} {'' if lead.unit else lead.label}".strip())
+            figures.insert(0, f"mean {lead.text(value, unit=True)} {'' if lead.unit else lead.label}".strip())
         variants.append({"k": k, "sheet": sheets.fake[name][k], "captions": captions, "figures": figures})
     return {"name": name, "variants": variants, "least": variants[0]["k"] if variants else None}
+
+
+def _captions(numbers: Numbers, name: str, k: int, sheets: Sheets) -> list[str]:
+    """The leading number of each image of the sheets by itself; nothing where images have none that orders them."""
+    lead = numbers.lead
+    each = numbers.images(lead, name, k) if lead else []
+    digits = {"digits": 1 if lead and lead.unit else 2}
+    return [shown(each[i], digits) for i in sheets.numbers if extremes.graded(each)]
 
 
 def _lanes(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -226,7 +304,9 @@ def _lanes(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _chart(numbers: Numbers, column: Column) -> dict[str, Any]:
     """A number's charts over tokens and over bits."""
     series = {name: _series(numbers, column, name) for name in numbers.results["models"]}
-    drawn = [chart for axis in ("tokens", "bits") if (chart := charts.draw(axis, series, column.measure))]
+    marks = {"originals": numbers.original(column), "by chance": column.chance}
+    axes = ("tokens", "bits")
+    drawn = [chart for axis in axes if (chart := charts.draw(axis, series, column.measure, marks))]
     told = [f"{n}: " + "; ".join(p["tip"].split("\n")[1] for p in points) for n, points in series.items() if points]
     sure = any(p["interval"] for points in series.values() for p in points)
     return {"column": column, "drawn": drawn, "sure": sure, "summary": f"{column.label}. " + ". ".join(told)}
@@ -241,9 +321,11 @@ def _series(numbers: Numbers, column: Column, name: str) -> list[dict[str, Any]]
         size = "" if entry["bits"] is None else f", {shown_bits(entry['bits'])} bits"
         sure = numbers.interval(column, name, int(k)) if column.directed else None
         span = "" if sure is None else f"\n95 % interval {column.text(sure.low)} to {column.text(sure.high)}"
-        tip = f"{name}\n{column.text(value, unit=True)} at {tokens(int(k))}{size}{span}"
+        most = (numbers.number(column, name, int(k)) or {}).get("most")
+        bound = "" if most is None else f"\nof at most {column.text(most)} over these images"
+        tip = f"{name}\n{column.text(value, unit=True)} at {tokens(int(k))}{size}{span}{bound}"
         bits = entry["bits"] if entry["bits"] and math.isfinite(entry["bits"]) else None
-        points.append({"tokens": int(k), "bits": bits, "value": value, "tip": tip, "interval": sure})
+        points.append({"tokens": int(k), "bits": bits, "value": value, "tip": tip, "interval": sure, "most": most})
     return points
 
 
@@ -259,7 +341,9 @@ def _books(results: Mapping[str, Any]) -> list[dict[str, Any]]:
                     about = f"{tokens(int(k))} an image, {seen:,} tokens over {codes:,} codes"
                     if len(number["ranked"]) > 1:
                         about += f" in each of {len(number['ranked'])} books"
-                    books.append({"name": name, "model": i, "path": path, "about": about})
+                    ends = {"most": number["ranked"][0][0][0], "codes": codes * len(number["ranked"])}
+                    bound = charts.bound(number["ranked"])
+                    books.append({"name": name, "model": i, "path": path, "about": about, "bound": bound, **ends})
     return books
 
 
@@ -314,6 +398,8 @@ def _cell(numbers: Numbers, column: Column, name: str, k: int) -> dict[str, Any]
         return {"text": "–", "span": "", "title": why, "best": False}
     sure = numbers.interval(column, name, k) if column.directed else None
     span = "" if sure is None else f"{column.text(sure.low)} – {column.text(sure.high)}"
+    if number.get("most") is not None:
+        span = f"of at most {column.text(number['most'])}"
     title = f"protocol {number.get('protocol')}"
     return {"text": column.text(number["value"]), "span": span, "title": title, "best": False}
 
