@@ -304,7 +304,7 @@ def test_what_few_tokens_keep_and_what_comes_with_more_is_told() -> None:
     assert told["a"][0] == "at 1 token light and hue right: 96.0 to 98.0 % of the pictures, and 99.0 % of the originals"
     assert "Shape right at 1 and 4 tokens: 10.0, 60.0 % (originals 99.0, by chance 10.0)" in told["a"]
     assert told["b"][0] == "the codec of a: their ceiling, and no rival"
-    assert told["b"][-1] == "Light right 80.0 % (originals 99.0)"
+    assert "Light right 80.0 % (originals 99.0)" in told["b"]
     assert verdicts.judge_of(numbers) == "other judge"
 
 
@@ -359,7 +359,7 @@ def test_samples_of_priors_are_shown_by_length(report: Report, tmp_path: Path) -
     results = {**report.results, "samples": rows}
     text = write(results, report.images, tmp_path / "drawn.html").read_text()
     assert Page(text).open == []
-    assert "gpt/toy 4 tokens hot 0 1 a <two> 16 tokens hot 0 1 a <two>" in said(text)
+    assert "gpt/toy hot 4 tokens 0 1 a <two> 16 tokens 0 1 a <two>" in said(text)
     drawn = samples.read(results, tmp_path)[0].rows[0]
     sheet = np.array(Image.open(io.BytesIO(base64.b64decode(drawn.uri.split(",")[1]))).convert("RGB"))
     assert sheet[5, 20].tolist() == [80, 10, 20]

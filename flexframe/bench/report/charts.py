@@ -139,7 +139,7 @@ def lettered(levels: Sequence[Level], lines: Sequence[Line]) -> list[Level]:
     for level in levels:
         width, free = LETTER * len(level.text), None
         others = [other.y for other in levels if other is not level]
-        for x, anchor in ((WIDTH - RIGHT, "end"), (LEFT + 4, "start")):
+        for x, anchor in ((float(WIDTH - RIGHT), "end"), (LEFT + 4.0, "start")):
             for y in (level.y - 6, level.y + 15):
                 left = x - width if anchor == "end" else x
                 box = (left, y - 11, left + width, y + 3)
