@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -70,7 +68,8 @@ def spread(trainee: Learner, run: RunConfig, device: torch.device) -> nn.Module:
 
 
 def _shard(trainee: Learner, device: torch.device) -> nn.Module:
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # half a second to import
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     scalars = [name for name, p in trainee.named_parameters() if p.ndim == 0]
     if scalars:
@@ -83,21 +82,36 @@ def _shard(trainee: Learner, device: torch.device) -> nn.Module:
     return trainee
 
 
+def sharded(value: Tensor) -> bool:
+    """Tell whether a tensor is in shards. Those of torch's two own classes are not, and nothing is imported for them:
+    what shards takes seconds."""
+    if type(value) in (Tensor, nn.Parameter):
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(value, DTensor)
+
+
 def whole(value: Tensor) -> Tensor:
     """All of a tensor, from its shards on all processes. Every process calls this, in the same order."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    full: Tensor = value.full_tensor() if sharded(value) else value  # type: ignore[attr-defined]
+    return full
 
 
 def local(value: Tensor) -> Tensor:
     """This process's shard; what is done to it in place is done to the tensor."""
-    return value.to_local() if isinstance(value, DTensor) else value
+    own: Tensor = value.to_local() if sharded(value) else value  # type: ignore[attr-defined]
+    return own
 
 
 def like(value: Tensor, reference: Tensor) -> Tensor:
     """A whole tensor, sharded as the reference is. Nothing is sent: each process has all of it and keeps its part."""
     value = value.to(reference.device)
-    if not isinstance(reference, DTensor) or value.shape != reference.shape:
+    if not sharded(reference) or value.shape != reference.shape:
         return value
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(reference, DTensor)
     return distribute_tensor(value.detach(), reference.device_mesh, reference.placements, src_data_rank=None)
 
 
@@ -108,5 +122,5 @@ def gathered(state: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     for name, value in state.items():
         full = whole(value.detach())
         if keep:
-            kept[name] = (full.cpu() if isinstance(value, DTensor) else full).contiguous()
+            kept[name] = (full.cpu() if sharded(value) else full).contiguous()
     return kept

@@ -20,7 +20,7 @@ from flexframe_registry import (
 from flexframe_registry.cardfile import CardFile
 from flexframe_registry.cards import Cards, find_cards, tokenizer_of
 from flexframe_registry.cards import card as card_named
-from flexframe_registry.files import merge, put, read_yaml, split_override
+from flexframe_registry.files import merge, put, read_top, read_yaml, split_override
 
 TOYS = ("toy/digits-tiny", "toy/prior")
 WHOLE = """
@@ -384,6 +384,23 @@ def test_a_listings_line_is_that_of_the_whole_card(tmp_path):
     for name in cards().names():
         card = cards().get(name)
         assert cards().line(name) == (card.file.summary, card.file.weights is not None), name
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["two words, [of] {it} & 'more'", "True", "null", "words # and a comment", "a: b", "12", "'quoted'", "two\n  lines",
+     "true to it", "ends in a space ", "", "tab\there", "über"],
+)  # fmt: skip
+def test_the_top_of_a_file_is_read_as_yaml_reads_it(tmp_path, text):
+    path = tmp_path / "a.yaml"
+    path.write_text(f"# above\nsummary: {text}\nbase: a/b\n")
+    found = []
+    for read in (read_yaml, lambda path: read_top(path, ("summary", "base"))):
+        try:
+            found.append(read(path))
+        except ConfigError as error:
+            found.append([place for place, _ in error.problems])
+    assert found[0] == found[1]
 
 
 def test_a_line_needs_no_more_than_the_first_words(tmp_path):

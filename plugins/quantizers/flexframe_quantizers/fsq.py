@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from math import prod
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from vector_quantize_pytorch import FSQ as Grid
-from vector_quantize_pytorch import ResidualFSQ as ResidualGrid
 
 from flexframe.parts import Quantizer
 from flexframe.rng import Rng
@@ -20,7 +19,7 @@ from .common import evaluated, full_precision, projection, straight_through
 
 
 class FSQ(Quantizer):
-    """See `FSQConfig`. The grid and its ids are the library's; ours are the head and the two kinds of noise."""
+    """See `FSQConfig`. Grid and ids are those of `vector_quantize_pytorch.FSQ`, to the bit, without its import."""
 
     config: FSQConfig
 
@@ -29,9 +28,11 @@ class FSQ(Quantizer):
         self.project = nn.Linear(spec.features, len(config.levels))
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
-        self.grid = Grid(list(config.levels), return_indices=False)  # ids are computed, without a table of all codes
-        levels = torch.tensor(config.levels)
+        levels = torch.tensor(config.levels, dtype=torch.int32)
         half = (levels - 1) * (1 + 1e-3) / 2
+        self.register_buffer("levels", levels, persistent=False)
+        strides = torch.tensor([prod(config.levels[:i]) for i in range(len(levels))], dtype=torch.int32)
+        self.register_buffer("strides", strides, persistent=False)
         offset = torch.where(levels % 2 == 0, 0.5, 0.0)
         self.register_buffer("reach", half, persistent=False)
         self.register_buffer("offset", offset, persistent=False)
@@ -43,11 +44,13 @@ class FSQ(Quantizer):
 
     def quantize(self, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """Round to the nearest point of the grid, straight-through; values lie in [-1, 1]."""
-        return self.grid.quantize(z)
+        bounded = self.bounded(z)
+        return straight_through(bounded, bounded.round()) / self.half_width
 
     def ids(self, values: Float[Tensor, "*b d"]) -> Int[Tensor, "*b"]:
         """The code of each point of the grid."""
-        return self.grid.codes_to_indices(values).long()
+        steps = values * self.half_width + self.half_width
+        return (steps * self.strides).sum(-1).round().long()
 
     def forward(self, values: Float[Tensor, "b k e"], keep: Bool[Tensor, "b k"], *, rng: Rng) -> Quantized:
         z = self.project(values).float()
@@ -64,7 +67,7 @@ class FSQ(Quantizer):
         return Quantized(quantized, codes)
 
     def lookup(self, codes: Int[Tensor, "b k 1"]) -> Float[Tensor, "b k d"]:
-        return self.grid.indices_to_codes(codes[..., 0])
+        return ((codes // self.strides) % self.levels - self.half_width) / self.half_width
 
     def _corrupt(self, values: Tensor, codes: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
         low, high = self.config.min_corrupt_tokens_p, self.config.corrupt_tokens_p
@@ -85,6 +88,8 @@ class ResidualFSQ(Quantizer):
 
     def __init__(self, config: ResidualFSQConfig, spec: Spec) -> None:
         super().__init__(config, spec)
+        from vector_quantize_pytorch import ResidualFSQ as ResidualGrid  # seconds, which a plain FSQ does without
+
         self.project = projection(spec.features, len(config.levels))
         # the library reads its tables while it is built, which the meta device cannot give; they are never trained
         with torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext():

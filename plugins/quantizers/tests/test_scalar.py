@@ -1,6 +1,8 @@
 """FSQ and its residual form: known answers, the reference's numbers, and the two kinds of noise."""
 
+import pytest
 import torch
+from vector_quantize_pytorch import FSQ as Grid
 
 from flexframe.rng import Rng
 from flexframe_quantizers import FSQConfig, ResidualFSQConfig
@@ -40,7 +42,21 @@ def test_every_id_returns_to_itself():
     assert torch.equal(quantizer.ids(quantizer.lookup(codes))[..., None], codes)
 
 
-def test_bounded_rounds_to_what_the_library_quantizes():
+@pytest.mark.parametrize("levels", [(3, 4, 7, 16), (8, 8, 8, 5, 5, 5)])
+def test_grid_and_ids_are_the_librarys_to_the_bit(levels):
+    quantizer, grid = build(FSQConfig(levels=levels)), Grid(list(levels), return_indices=False)
+    own, theirs = (3 * torch.randn(2, 500, len(levels), generator=torch.manual_seed(1)) for _ in range(2))
+    values, expected = quantizer.quantize(own.requires_grad_()), grid.quantize(theirs.requires_grad_())
+    assert torch.equal(values, expected)
+    codes = quantizer.ids(values)
+    assert torch.equal(codes, grid.codes_to_indices(expected).long())
+    assert torch.equal(quantizer.lookup(codes[..., None]), grid.indices_to_codes(codes))
+    (values**2).sum().backward()
+    (expected**2).sum().backward()
+    assert torch.equal(own.grad, theirs.grad)
+
+
+def test_bounded_rounds_to_half_widths():
     quantizer = build(FSQConfig(levels=(3, 4, 7, 16)))
     z = 3 * torch.randn(1000, 4)
     expected = quantizer.bounded(z).round() / quantizer.half_width
