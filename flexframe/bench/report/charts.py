@@ -110,8 +110,9 @@ def draw(
         points = [
             Point(
                 x(float(p[axis])), y(float(p["value"])), p["tokens"], p["tip"],
-                *((y(p["interval"].low), y(p["interval"].high)) if p["interval"] else (None, None)),
-                None if p.get("most") is None else y(float(p["most"])),
+                low=y(p["interval"].low) if p["interval"] else None,
+                high=y(p["interval"].high) if p["interval"] else None,
+                most=None if p.get("most") is None else y(float(p["most"])),
             )
             for p in rising
         ]  # fmt: skip

@@ -116,8 +116,9 @@ def _kept(numbers: Numbers, name: str, shown: Sequence[Column]) -> list[str]:
     told = []
     if there:
         names, verb = _common([c.short for c, _, _ in there])
-        kept, real = (_range(c, [each[i] for each in there]) for c in group[:1] for i in (2, 1))
-        told.append(f"at {tokens(own[0])} {listed(names)} {verb}: {kept} of the pictures, and {real} of the originals")
+        kept = _range(group[0], [value for _, _, value in there])
+        whole = _range(group[0], [real for _, real, _ in there])
+        told.append(f"at {tokens(own[0])} {listed(names)} {verb}: {kept} of the pictures, and {whole} of the originals")
     counts, missed = spread(own, MOST), [each for each in known if each not in there]
     for column, real, _ in missed if len(own) > 1 else []:
         values = [column.text(numbers.value(column, name, k)) for k in counts]
