@@ -2,7 +2,7 @@
 
 Row i of a draw depends on that sample's own index and on nothing else: not on the batch it is in, the number of
 processes, or the device. Philox 4x32-10 (Salmon et al., SC 2011), written twice: in int64 tensor arithmetic, which is
-exact on every device, and for the CPU in NumPy's uint64, tile by tile, a fifth of the time.
+exact on every device, and for the CPU in NumPy's uint64, tile by tile, in a fifth to two fifths of the time.
 """
 
 from __future__ import annotations

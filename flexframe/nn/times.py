@@ -27,5 +27,5 @@ class TimeEmbed(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, times: Float[Tensor, " b"]) -> Float[Tensor, "b e"]:
-        embedded: Tensor = self.mlp(sinusoid(times).to(self.mlp[0].weight.dtype))
+        embedded: Tensor = self.mlp(sinusoid(times).to(next(self.mlp.parameters()).dtype))
         return embedded
