@@ -53,23 +53,26 @@ def residual_blocks(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
 
 
 class ResidualBlock(nn.Module):
-    """Two pre-activated 3x3 convolutions without bias, and a skip.
+    """Two pre-activated 3x3 convolutions, and a skip.
 
-    Where the channels change, the skip comes from the processed branch and not from the input: so the published
-    weights were trained, and so `nin_shortcut` maps `outputs` to `outputs`.
+    Where the channels change, MaskGIT-VQGAN's skip comes from the processed branch and not from the input: so the
+    published weights were trained, and so `nin_shortcut` maps `outputs` to `outputs`. A `plain` block has it from the
+    input, and biases, as VQGAN has (arXiv 2012.09841).
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, *, plain: bool = False) -> None:
         super().__init__()
+        self.plain = plain
         self.norm1 = norm(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=plain)
         self.norm2 = norm(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.nin_shortcut = nn.Conv2d(outputs, outputs, 1, bias=False) if inputs != outputs else None
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=plain)
+        skipped = inputs if plain else outputs
+        self.nin_shortcut = nn.Conv2d(skipped, outputs, 1, bias=plain) if inputs != outputs else None
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         y: Tensor = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
-        return y + (x if self.nin_shortcut is None else self.nin_shortcut(y))
+        return y + (x if self.nin_shortcut is None else self.nin_shortcut(x if self.plain else y))
 
 
 class DownLevel(nn.Module):

@@ -64,6 +64,7 @@ TRAINED = {
     "flexframe": set(),
     "flexframe-flextok": {"flextok/digits-tiny", "flextok/photos-64", "flextok/scenes-64", "flextok/scenes-64-vit"},
     "flexframe-flowmo": {"flowmo/digits-tiny"},
+    "flexframe-gigatok": {"gigatok/digits-tiny"},
     "flexframe-grid": {"grid/digits-tiny", "grid/scenes-64"},
     "flexframe-lengths": set(),
     "flexframe-objectives": set(),

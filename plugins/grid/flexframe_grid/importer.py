@@ -26,7 +26,7 @@ RESOLUTION = 256
 PIXELS = 2e-5
 """Tolerance relative to the largest value: through this decoder the reference's own pixels move with the number of
 threads."""
-MARKS = frozenset({"encoder.mid.0.conv1.weight", "decoder.mid.0.conv1.weight"})
+MARKS = frozenset({"encoder.down.0.block.0.conv1.weight", "decoder.up.0.block.0.conv1.weight"})
 
 
 class MaskGITVQGANImporter(Importer):

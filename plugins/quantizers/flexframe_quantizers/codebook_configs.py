@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from flexframe_registry import QuantizerConfig, Spec, TokenSpec
 
+from .soft_configs import ENTROPY, EntropyFields
+
 
 class CodebookConfig(QuantizerConfig):
     """Base of the quantizers with a table of vectors."""
@@ -48,7 +50,7 @@ class EmaFields(QuantizerConfig):
             yield name, f"{value:g} does nothing without ema; set ema: true, or leave it out"
 
 
-class VQConfig(CodebookConfig, EmaFields):
+class VQConfig(CodebookConfig, EmaFields, EntropyFields):
     """Vector quantization as TiTok has it (arXiv 2406.07550): a small, l2-normalised codebook learned by gradient."""
 
     type: Literal["vq"] = "vq"
@@ -65,7 +67,12 @@ class VQConfig(CodebookConfig, EmaFields):
     """Move each entry towards the feature nearest to it, the further the less it is used, up to the whole way, beside
     what its gradient does (CVQ, arXiv 2307.15139; TiTok's `clustering_vq`)."""
 
-    later = frozenset({"by_level", "clustering"})
+    entropy: float = Field(0.0, ge=0)
+    """Weight of the entropy terms, of softmax(-distance ** 2 / `entropy_temperature`): sure of each token, undecided
+    over the batch. GigaTok's largest has 0.005, with an `entropy_floor` of 1e-5. Above 0 a step holds a number for each
+    entry of each token."""
+
+    later = frozenset({"by_level", "clustering", "entropy", *ENTROPY})
     sizes = {"tiny": {"codebook_size": 64, "dim": 8}}
 
     def remedy(self) -> str:
@@ -73,7 +80,8 @@ class VQConfig(CodebookConfig, EmaFields):
         return f"{settings}, or quantizer=fsq"
 
     def doubts(self, spec: Spec, steps: int) -> Iterable[tuple[str, str]]:
-        return () if self.ema or self.clustering else self.idle()
+        yield from () if self.ema or self.clustering else self.idle()
+        yield from self.idle_entropies()
 
     @property
     def entry(self) -> int:

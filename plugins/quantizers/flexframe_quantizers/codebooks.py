@@ -15,7 +15,8 @@ from vector_quantize_pytorch import SimVQ as LinearCodebook
 from vector_quantize_pytorch import VectorQuantize
 
 from .codebook_configs import ResidualVQConfig, VQConfig
-from .common import normalize, present_mean
+from .common import entropy_losses, normalize, present_mean
+from .soft_configs import EntropyFields
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Codebook(nn.Module, ABC):
     """Nearest-neighbour search in a table, and the losses that pull the table and its features together."""
 
     learned_by_gradient = True
+    entropy: EntropyFields | None = None
+    """Settings of entropies that count in training; none without."""
 
     def __init__(self, l2_norm: bool, commitment: float) -> None:
         super().__init__()
@@ -75,6 +78,10 @@ class Codebook(nn.Module, ABC):
         """Entries of these ids."""
         return F.embedding(ids, self.entries())
 
+    def entropies(self, logits: Float[Tensor, "b k v"], keep: Bool[Tensor, "b k"]) -> dict[str, Tensor]:
+        """Weighted entropies of distributions over entries with these logits."""
+        return {} if self.entropy is None else entropy_losses(self.entropy, logits, keep)
+
     def forward(self, z: Float[Tensor, "b k d"], keep: Bool[Tensor, "b k"]) -> Matched:
         """Match features to entries; in training, losses over the present tokens of each sample."""
         features, z = z, normalize(z) if self.l2_norm else z
@@ -87,6 +94,9 @@ class Codebook(nn.Module, ABC):
         if self.learned_by_gradient:
             losses["codebook"] = present_mean((nearest - z.detach()).square().mean(-1), keep)
         if self.training:
+            if self.entropy is not None and self.entropy.entropy:
+                logits = 2 * z @ entries.mT - entries.square().sum(-1)  # but for what is the same for all entries
+                losses |= self.entropies(logits, keep)
             with torch.no_grad():
                 self.follow(*(torch.where(keep[..., None], each, 0) for each in (features, z)), ids, keep)
         return Matched(z, nearest, ids, losses)
@@ -210,7 +220,14 @@ class SimCodebook(Codebook):
         return self.linear.codebook
 
 
-def build_codebook(config: VQConfig | ResidualVQConfig, *, dim: int, l2_norm: bool, clustering: bool) -> Codebook:
+def build_codebook(
+    config: VQConfig | ResidualVQConfig,
+    *,
+    dim: int,
+    l2_norm: bool,
+    clustering: bool,
+    entropy: EntropyFields | None = None,
+) -> Codebook:
     """One codebook of running means, or one learned by gradient, as the config says.
 
     Args:
@@ -218,10 +235,12 @@ def build_codebook(config: VQConfig | ResidualVQConfig, *, dim: int, l2_norm: bo
         dim: width of an entry.
         l2_norm: whether features and entries are put on the unit sphere.
         clustering: whether entries also move towards features (`ClusteredCodebook`).
+        entropy: settings of its entropies.
     """
     size, commitment = config.codebook_size, config.commitment
+    codebook: Codebook
     if config.ema:
-        return EmaCodebook(
+        codebook = EmaCodebook(
             size,
             dim,
             l2_norm=l2_norm,
@@ -229,6 +248,9 @@ def build_codebook(config: VQConfig | ResidualVQConfig, *, dim: int, l2_norm: bo
             decay=config.decay,
             dead_code_threshold=config.dead_code_threshold,
         )
-    if clustering:
-        return ClusteredCodebook(size, dim, l2_norm=l2_norm, commitment=commitment, decay=config.decay)
-    return LearnedCodebook(size, dim, l2_norm=l2_norm, commitment=commitment)
+    elif clustering:
+        codebook = ClusteredCodebook(size, dim, l2_norm=l2_norm, commitment=commitment, decay=config.decay)
+    else:
+        codebook = LearnedCodebook(size, dim, l2_norm=l2_norm, commitment=commitment)
+    codebook.entropy = entropy
+    return codebook

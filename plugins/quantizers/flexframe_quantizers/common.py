@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from flexframe.nn.levels import ByLevel
 
+from .soft_configs import EntropyFields
+
 
 def projection(features: int, dim: int) -> nn.Linear:
     """Build the linear map from the encoder's width to the quantizer's."""
@@ -55,3 +57,28 @@ def evaluated(z: Float[Tensor, "*b d"], values: Float[Tensor, "*b d"]) -> Float[
 def present_mean(loss: Float[Tensor, "b k"], keep: Bool[Tensor, "b k"]) -> Float[Tensor, " b"]:
     """Each sample's mean over its present tokens."""
     return torch.where(keep, loss, 0).sum(1) / keep.sum(1).clamp(min=1)
+
+
+def entropies(
+    logits: Float[Tensor, "b k v"], keep: Bool[Tensor, "b k"], floor: float = 0.0
+) -> tuple[Float[Tensor, "b k"], Float[Tensor, ""]]:
+    """Entropies in nats of each token's distribution over entries, and of their mean over all present tokens.
+
+    Args:
+        floor: added to a probability under the logarithm of the mean's.
+    """
+    chance = logits.softmax(-1)
+    of_token = -(chance * logits.log_softmax(-1)).sum(-1)
+    mean = torch.where(keep[..., None], chance, 0).sum((0, 1)) / keep.sum().clamp(min=1)
+    return of_token, -(mean * (mean + floor).clamp(min=1e-20).log()).sum()
+
+
+def entropy_losses(config: EntropyFields, logits: Tensor, keep: Tensor) -> dict[str, Tensor]:
+    """`token_entropy` (to be low) and `codebook_entropy` (negative: to be high; of the batch, one number), weighted."""
+    if not config.entropy:
+        return {}
+    of_token, of_batch = entropies(logits / config.entropy_temperature, keep, config.entropy_floor)
+    return {
+        "token_entropy": config.entropy * present_mean(of_token, keep),
+        "codebook_entropy": -config.entropy * config.diversity * of_batch,
+    }

@@ -15,29 +15,7 @@ from flexframe.tokens import Quantized
 from flexframe_registry import Spec
 
 from . import GumbelConfig, IBQConfig, SoftVQConfig
-from .common import evaluated, full_precision, normalize, present_mean, projection
-from .soft_configs import EntropyFields
-
-
-def entropies(
-    logits: Float[Tensor, "b k v"], keep: Bool[Tensor, "b k"]
-) -> tuple[Float[Tensor, "b k"], Float[Tensor, ""]]:
-    """Entropies in nats of each token's distribution over entries, and of their mean over all present tokens."""
-    chance = logits.softmax(-1)
-    of_token = -(chance * logits.log_softmax(-1)).sum(-1)
-    mean = torch.where(keep[..., None], chance, 0).sum((0, 1)) / keep.sum().clamp(min=1)
-    return of_token, -(mean * mean.clamp(min=1e-20).log()).sum()
-
-
-def entropy_losses(config: EntropyFields, logits: Tensor, keep: Tensor) -> dict[str, Tensor]:
-    """`token_entropy` (to be low) and `codebook_entropy` (negative: to be high; of the batch, one number), weighted."""
-    if not config.entropy:
-        return {}
-    of_token, of_batch = entropies(logits / config.entropy_temperature, keep)
-    return {
-        "token_entropy": config.entropy * present_mean(of_token, keep),
-        "codebook_entropy": -config.entropy * config.diversity * of_batch,
-    }
+from .common import entropy_losses, evaluated, full_precision, normalize, present_mean, projection
 
 
 def passed(

@@ -10,6 +10,9 @@ from pydantic import Field, model_validator
 
 from flexframe_registry import QuantizerConfig, Spec, TokenSpec
 
+ENTROPY = ("diversity", "entropy_temperature", "entropy_floor")
+"""Fields of entropies beside their weight."""
+
 
 class EntropyFields(QuantizerConfig):
     """Settings of the entropies of a distribution over entries, which softmax(logits / `entropy_temperature`) is."""
@@ -20,10 +23,12 @@ class EntropyFields(QuantizerConfig):
     """Weight of the batch's entropy against the tokens'."""
     entropy_temperature: float = Field(0.01, gt=0)
     """What the logits are divided by for the entropies alone."""
+    entropy_floor: float = Field(0.0, ge=0)
+    """Added to a probability under the logarithm of the batch's entropy; 1e-5 in GigaTok, as in LlamaGen."""
 
-    def idle(self) -> Iterable[tuple[str, str]]:
+    def idle_entropies(self) -> Iterable[tuple[str, str]]:
         """Doubts about settings that do nothing without entropies."""
-        for name, value in () if self.entropy else self.changed("diversity", "entropy_temperature"):
+        for name, value in () if self.entropy else self.changed(*ENTROPY):
             yield name, f"{value:g} does nothing where entropy is 0; leave it out"
 
 
@@ -56,7 +61,7 @@ class IBQConfig(EntropyFields):
         return f"{'a lower run.optimizer.lr' if self.entropy else 'quantizer.entropy=0.05'}, or quantizer=fsq"
 
     def doubts(self, spec: Spec, steps: int) -> Iterable[tuple[str, str]]:
-        return self.idle()
+        return self.idle_entropies()
 
 
 class SoftVQConfig(EntropyFields):
@@ -89,7 +94,7 @@ class SoftVQConfig(EntropyFields):
         return TokenSpec(length, self.dim)
 
     def doubts(self, spec: Spec, steps: int) -> Iterable[tuple[str, str]]:
-        yield from self.idle()
+        yield from self.idle_entropies()
         if self.l2_norm and self.codebook_size > exp(2 / self.tau) + 1:
             share, sharp = 1 / (1 + (self.codebook_size - 1) * exp(-2 / self.tau)), 2 / log(self.codebook_size)
             text = f"{self.tau:g} leaves no entry more than {share:.1%} of a token, whatever the features, and so all "

@@ -30,6 +30,12 @@ def head(config: VQConfig, spec: Spec) -> nn.Module:
     return projection(spec.features, config.dim)
 
 
+def codebook_of(config: VQConfig) -> Codebook:
+    """A codebook as a `vq` or a `product-vq` has."""
+    l2_norm, clustering = config.l2_norm, config.clustering
+    return build_codebook(config, dim=config.entry, l2_norm=l2_norm, clustering=clustering, entropy=config)
+
+
 def adapted(quantizer: Quantizer, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """A quantizer's tensors made to fit: a shorter sequence takes the projections of the first levels, and a codebook
     another's however that learned (`Codebook.adapt`)."""
@@ -54,14 +60,14 @@ def match_one(codebook: Codebook, z: Tensor, keep: Tensor, passage: Passage) -> 
 
 
 class VQ(Quantizer):
-    """See `VQConfig`. Losses: `commitment` and, for a codebook learned by gradient, `codebook`."""
+    """See `VQConfig`. Losses: `commitment`; for a codebook learned by gradient `codebook`; those of `entropy`."""
 
     config: VQConfig
 
     def __init__(self, config: VQConfig, spec: Spec) -> None:
         super().__init__(config, spec)
         self.project = head(config, spec)
-        self.codebook = build_codebook(config, dim=config.dim, l2_norm=config.l2_norm, clustering=config.clustering)
+        self.codebook = codebook_of(config)
         self.passage = rotate_to if config.rotation_trick else straight_through
 
     def forward(self, values: Float[Tensor, "b k e"], keep: Bool[Tensor, "b k"], *, rng: Rng) -> Quantized:
@@ -82,10 +88,7 @@ class ProductVQ(Quantizer):
     def __init__(self, config: ProductVQConfig, spec: Spec) -> None:
         super().__init__(config, spec)
         self.project = head(config, spec)
-        self.codebooks = nn.ModuleList(
-            build_codebook(config, dim=config.entry, l2_norm=config.l2_norm, clustering=config.clustering)
-            for _ in range(1 if config.shared else config.codebooks)
-        )
+        self.codebooks = nn.ModuleList(codebook_of(config) for _ in range(1 if config.shared else config.codebooks))
         self.passage = rotate_to if config.rotation_trick else straight_through
 
     def forward(self, values: Float[Tensor, "b k e"], keep: Bool[Tensor, "b k"], *, rng: Rng) -> Quantized:

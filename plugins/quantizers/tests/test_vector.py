@@ -282,3 +282,22 @@ def test_weights_go_from_one_way_of_learning_to_the_other():
     fresh.load_state_dict(fresh.adapt(plain.state_dict(), plain.spec))
     call(fresh, torch.randn(2, 8, 16))
     torch.testing.assert_close(fresh.codebook.table(), plain.codebook.table())  # no entry counts as unused yet
+
+
+@pytest.mark.parametrize("l2_norm", [True, False])
+def test_entropies_of_vq_are_those_of_a_softmax_over_squared_distances(l2_norm):
+    settings = {"l2_norm": l2_norm, "entropy": 0.5, "entropy_temperature": 0.3, "entropy_floor": 1e-5}
+    quantizer, values = build(VQConfig.sized("tiny", **settings)).train(), torch.randn(3, 8, 16)
+    torch.nn.init.normal_(quantizer.codebook.embedding.weight)
+    keep = torch.arange(8) < torch.tensor([8, 5, 1])[:, None]
+    losses = call(quantizer, values, keep).losses
+    z, table = quantizer.project(values)[keep], quantizer.codebook.embedding.weight
+    if l2_norm:
+        z, table = F.normalize(z, dim=-1), F.normalize(table, dim=-1)
+    chance = (-torch.cdist(z, table).square() / 0.3).softmax(-1)
+    mean, of_token = chance.mean(0), -(chance * chance.log()).sum(-1)
+    torch.testing.assert_close(
+        losses["token_entropy"], 0.5 * torch.stack([r.mean() for r in of_token.split([8, 5, 1])])
+    )
+    torch.testing.assert_close(losses["codebook_entropy"], 0.5 * (mean * (mean + 1e-5).log()).sum())
+    assert "token_entropy" not in call(quantizer.eval(), values, keep).losses
