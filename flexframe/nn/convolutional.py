@@ -55,9 +55,9 @@ def residual_blocks(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
 class ResidualBlock(nn.Module):
     """Two pre-activated 3x3 convolutions, and a skip.
 
-    Where the channels change, MaskGIT-VQGAN's skip comes from the processed branch and not from the input: so the
-    published weights were trained, and so `nin_shortcut` maps `outputs` to `outputs`. A `plain` block has it from the
-    input, and biases, as VQGAN has (arXiv 2012.09841).
+    Where the channels change, the skip comes from the processed branch and not from the input: so the published
+    weights were trained, and so `nin_shortcut` maps `outputs` to `outputs`. A `plain` block's comes from the input, and
+    its convolutions have biases (arXiv 2012.09841).
     """
 
     def __init__(self, inputs: int, outputs: int, *, plain: bool = False) -> None:
