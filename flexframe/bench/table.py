@@ -90,11 +90,18 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
         _note(console, told)
     seen = dict.fromkeys(name for name, _ in found_columns)
     measures = [results["measures"][name] for name in seen]
-    notes = [f"{measure['label']}: {measure['note']}" for measure in measures if measure["note"]]
+    notes = [f"{measure['label']}: {told}" for measure in measures if (told := _told(measure))]
     if notes:
         _note(console, "; ".join(notes))
     for why, names in reasons(results).items():
         _note(console, f"{', '.join(names)}: not measured. {why}")
+
+
+def _told(measure: Mapping[str, Any]) -> str:
+    """What is said of a measure's numbers: its note, and what comes by chance where it tells."""
+    chance = measure.get("chance")
+    by_chance = "" if chance is None else f"{chance:.{measure['digits']}f} by chance"
+    return ", ".join(part for part in (measure["note"], by_chance) if part)
 
 
 def _note(console: Console, text: str) -> None:
