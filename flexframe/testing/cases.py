@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -75,14 +75,22 @@ class Case:
                 yield compare(case, f"norm.{theirs}", own, torch.tensor(norm), 0.0, GRADIENTS)
 
 
+C = TypeVar("C", bound=Case)
+
+
 def compare_cases(
-    source: Foreign, model: Model, kinds: Mapping[str, Callable[[Case], Iterator[Comparison]]], family: str
+    source: Foreign,
+    model: Model,
+    kinds: Mapping[str, Callable[[C], Iterator[Comparison]]],
+    family: str,
+    form: type[C] = Case,  # type: ignore[assignment]
 ) -> Iterator[Comparison]:
     """Every tensor of every case beside a checkpoint.
 
     Args:
         kinds: how a case is run, by its file's name or what that begins with.
         family: what the checkpoint is of, for messages.
+        form: the class of a case, where a family's knows more.
 
     Raises:
         ConfigError: a case is not known, or has tensors that nothing compares.
@@ -94,20 +102,20 @@ def compare_cases(
         kind = next((kind for kind in kinds if path.stem == kind or path.stem.startswith(f"{kind}_")), None)
         if kind is None:
             raise ConfigError.at(str(path), f"is no case of {family}; known: {', '.join(kinds)}")
-        case = Case(path, source, model)
+        case = form(path, source, model)
         yield from kinds[kind](case)
         left = sorted(case.tensors.keys() - case.used)
         if left:
             raise ConfigError.at(str(path), f"has tensors that nothing here compares: {', '.join(left)}")
 
 
-def layers(modules: Mapping[str, Any], run: Callable[[], Any]) -> dict[str, Tensor]:
-    """What modules give by name, while something runs; and under `NAME.in` what they are given."""
-    seen: dict[str, Tensor] = {}
+def watched(modules: Mapping[str, Any], run: Callable[[], Any]) -> dict[str, Any]:
+    """Pairs by name, while something runs: the arguments that a module is given, and what it gives."""
+    seen: dict[str, Any] = {}
 
     def hook(name: str) -> Callable[..., None]:
-        def keep(_module: Any, given: tuple[Any, ...], out: Tensor) -> None:
-            seen[f"{name}.in"], seen[name] = given[0], out
+        def keep(_module: Any, given: tuple[Any, ...], out: Any) -> None:
+            seen[name] = given, out
 
         return keep
 
@@ -118,3 +126,11 @@ def layers(modules: Mapping[str, Any], run: Callable[[], Any]) -> dict[str, Tens
         for handle in handles:
             handle.remove()
     return seen
+
+
+def layers(modules: Mapping[str, Any], run: Callable[[], Any]) -> dict[str, Tensor]:
+    """Outputs of modules by name, while something runs; and under `NAME.in` their first arguments."""
+    seen = watched(modules, run)
+    return {f"{name}.in": given[0] for name, (given, _) in seen.items()} | {
+        name: out for name, (_, out) in seen.items()
+    }

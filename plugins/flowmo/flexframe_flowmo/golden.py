@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexframe.importing import Comparison, Foreign, TensorFile, compare
-from flexframe.models.build import Model, assemble
+from flexframe.importing import Comparison, Foreign, compare
+from flexframe.models.build import Model
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.nn.times import sinusoid
 from flexframe.rng import Rng
+from flexframe.testing import cases
+from flexframe.testing.cases import watched
 from flexframe.testing.tables import TableRng
 from flexframe.tokens import Batch, Tokens
-from flexframe_registry import ConfigError, TokenizerConfig
 
 from . import MMDiTSampling
 from .blocks import JointBlock, patched, turns_of
@@ -28,39 +27,17 @@ SAMPLES = 5e-5
 """Of chains of steps."""
 LOSSES = 1e-5
 """Of losses, absolute and as a share of the largest."""
-GRADIENTS = 1e-3
-"""Of a gradient as a share of its largest entry, and of a norm."""
 
 
-class Case:
-    """The tensors of one file, which of them were used, and the model in the forms that they are compared with."""
+class Case(cases.Case):
+    """A case of FlowMo's, which knows the order of the file's channels."""
 
     def __init__(self, path: Path, source: Foreign, model: Tokenizer) -> None:
         from .importer import channels  # which uses this module
 
-        self.path, self.tensors, self.source, self.model = path, TensorFile([path]), source, model
-        self.parts: Any = model
-        self.used: set[str] = set()
+        super().__init__(path, source, model)
         quantizer: Any = model.config.quantizer
         self.order = channels(quantizer.bits, quantizer.codebooks)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.tensors
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self.tensors:
-            raise ConfigError.at(str(self.path), f"has no {name!r}, from which its results were computed")
-        self.used.add(name)
-        return self.tensors[name]
-
-    def named(self, pattern: str) -> list[re.Match[str]]:
-        """Names of a form."""
-        return [found for name in self.tensors if (found := re.fullmatch(pattern, name))]
-
-    def check(self, name: str, result: Tensor, **tolerance: Any) -> Iterator[Comparison]:
-        """Compare a result, if the case has it."""
-        if name in self.tensors:
-            yield compare(self.path.stem, name, result.detach(), self[name], **tolerance)
 
     def theirs(self, values: Tensor) -> Tensor:
         """Values of our tokens with their channels in the file's order; behind them what there is more."""
@@ -80,46 +57,10 @@ class Case:
         """Images of the case, which are in [-1, 1], as the model's are."""
         return (self[name] + 1) / 2
 
-    def variant(self, **parts: Mapping[str, Any]) -> Any:
-        """The same weights under settings that are others."""
-        raw = self.model.config.model_dump(mode="json")
-        for part, fields in parts.items():
-            raw[part] |= fields
-        return assemble(TokenizerConfig.read(raw), self.model.state_dict(), "golden case")
-
 
 def compare_cases(source: Foreign, model: Model) -> Iterator[Comparison]:
-    """Every tensor of every case beside a checkpoint.
-
-    Raises:
-        ConfigError: a case is not known, or has tensors that nothing here compares.
-    """
-    if not isinstance(model, Tokenizer):
-        raise ConfigError.at(str(source.path), f"its cases are of a tokenizer, and this is a {type(model).__name__}")
-    folder = source.path if source.path.is_dir() else source.path.parent
-    for path in sorted(folder.glob("case*.safetensors")):
-        if path.stem not in CASES:
-            raise ConfigError.at(str(path), f"is no case of FlowMo; known: {', '.join(CASES)}")
-        case = Case(path, source, model)
-        yield from CASES[path.stem](case)
-        left = sorted(case.tensors.keys() - case.used)
-        if left:
-            raise ConfigError.at(str(path), f"has tensors that nothing here compares: {', '.join(left)}")
-
-
-def taps(modules: Mapping[str, Any], run: Callable[[], Any]) -> dict[str, Any]:
-    """What modules are given and give by name, while something runs."""
-    seen: dict[str, Any] = {}
-    handles = [
-        module.register_forward_hook(lambda _m, given, out, name=name: seen.update({name: (given, out)}))
-        for name, module in modules.items()
-    ]
-    try:
-        run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
+    """Every tensor of every case beside a checkpoint."""
+    return cases.compare_cases(source, model, CASES, "FlowMo", Case)
 
 
 def blocks(case: Case, part: Any, name: str, ends: str) -> Callable[[dict[str, Any]], Iterator[Comparison]]:
@@ -162,7 +103,7 @@ def encode(case: Case) -> Iterator[Comparison]:
     def run() -> None:
         own["out"] = model.quantizer(encoder(images, keep), keep, rng=Rng(0, torch.arange(len(images))))
 
-    seen, out = taps(modules, run), own["out"]
+    seen, out = watched(modules, run), own["out"]
     turned, _ = turns_of(encoder.config, length, (1, 1), images.device)
     cosine, sine = turned.unbind(-1)
     table = torch.stack([cosine, -sine, sine, cosine], -1).unflatten(-1, (2, 2))
@@ -190,7 +131,7 @@ def decode(case: Case) -> Iterator[Comparison]:
     modules = {f"block{i}": block for i, block in enumerate(decoder.blocks)}
     modules |= {"patches": decoder.patches, "tokens": decoder.from_tokens, "time": decoder.time}
     own = dict[str, Tensor]()
-    seen = taps(modules, lambda: own.update(velocity=decoder.velocity(x, times, given)[0]))
+    seen = watched(modules, lambda: own.update(velocity=decoder.velocity(x, times, given)[0]))
     yield from blocks(case, decoder, "decoder", "tokens")(seen)
     single = {
         "code_with_mask": case.theirs(given),
@@ -312,8 +253,8 @@ def train(case: Case) -> Iterator[Comparison]:
     batch = model.prepare(Batch(torch.arange(len(images)), images), rng=rng)
     own = dict[str, Any]()
     decoder = model.decoder
-    watched = {"patches": decoder.patches, "code": model.quantizer.project, "head": decoder.head}
-    seen = taps(watched, lambda: own.update(out=model(batch, rng=rng)))
+    modules = {"patches": decoder.patches, "code": model.quantizer.project, "head": decoder.head}
+    seen = watched(modules, lambda: own.update(out=model(batch, rng=rng)))
     out, size = own["out"], decoder.config.patch
     flow = out.losses["decoder/flow"].mean()[None]
     quantized = {
@@ -354,25 +295,19 @@ def gradients(case: Case, model: Any) -> Iterator[Comparison]:
 
     own = {name: parameter.grad for name, parameter in model.named_parameters()}
 
-    def gradient(theirs: str) -> Tensor:
+    def gradient(theirs: str) -> Tensor | None:
         name = translate(theirs)
         found = own.get(name)
         if found is None:
-            return torch.full((), torch.nan)
+            return None
         if name.startswith("quantizer."):
             return found[case.order.argsort()]
         return case.theirs(found) if name == "decoder.from_tokens.weight" else found
 
-    for found in case.named(r"grad\.(.+)"):
-        yield compare(case.path.stem, found[0], gradient(found[1]), case[found[0]], 0.0, GRADIENTS)
-    path = case.path.with_name(f"{case.path.stem}_grad_norms.json")
-    norms = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for theirs, norm in norms.items():
-        if norm is not None:
-            yield compare(case.path.stem, f"norm.{theirs}", gradient(theirs).norm(), torch.tensor(norm), 0.0, GRADIENTS)
+    yield from case.gradients(gradient)
 
 
-CASES: dict[str, Callable[[Case], Iterator[Comparison]]] = {
+CASES: Mapping[str, Callable[[Case], Iterator[Comparison]]] = {
     "case_encode": encode,
     "case_decode": decode,
     "case_sample": sample,
