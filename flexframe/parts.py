@@ -181,6 +181,27 @@ class Decoder(Part[DecoderConfig]):
         `on_step` is for decoders that take steps, and moves no number; one without this parameter is called without it.
         """
 
+    def check_taps(self, taps: frozenset[str]) -> None:
+        """Refuse taps that this decoder does not provide.
+
+        Raises:
+            ValueError: there are some.
+        """
+        unknown = sorted(taps - self.config.provides())
+        if unknown:
+            known = ", ".join(sorted(self.config.provides())) or "none"
+            raise ValueError(f"decoder {self.config.type!r} has no tap {', '.join(unknown)}; it has: {known}")
+
+    def check_size(self, size: tuple[int, int], why: str) -> None:
+        """Refuse another size of latents (height, width) than the model's own.
+
+        Raises:
+            ValueError: `size` is another; `why` says in a few words what is fixed.
+        """
+        own = (self.spec.latents.height, self.spec.latents.width)
+        if size != own:
+            raise ValueError(f"decoder {self.config.type!r} gives latents of {own}, not {size}: {why}")
+
 
 class Objective(Part[ObjectiveConfig]):
     """A loss of the run, not of the model: never in a model's checkpoint.

@@ -82,9 +82,7 @@ class MMDiTDecoder(Decoder):
         Raises:
             ValueError: a tap is unknown, or the batch has no latents.
         """
-        if not taps <= self.config.taps().keys():
-            offered = ", ".join(sorted(self.config.taps()))
-            raise ValueError(f"the mmdit decoder has no {sorted(taps - self.config.taps().keys())}; it has: {offered}")
+        self.check_taps(taps)
         if batch.latents is None:
             raise ValueError("the mmdit decoder trains on `batch.latents`, which this batch lacks")
         data = self.rescale(batch.latents)

@@ -135,9 +135,7 @@ class QFormerDecoder(Decoder):
         Raises:
             ValueError: a tap is unknown, or the encoder's grid is not there or of another shape.
         """
-        if not taps <= self.config.provides():
-            offered = ", ".join(sorted(self.config.provides()))
-            raise ValueError(f"decoder 'q-former' has no {sorted(taps - self.config.provides())}; it has: {offered}")
+        self.check_taps(taps)
         grid, features = self.grid(tokens, taps)
         if "grid" in taps:
             features["grid"] = rearrange(grid, "b e h w -> b h w e")
@@ -160,9 +158,7 @@ class QFormerDecoder(Decoder):
         Raises:
             ValueError: `size` is not the model's own.
         """
-        own = (self.spec.latents.height, self.spec.latents.width)
-        if size != own:
-            raise ValueError(f"decoder 'q-former' gives latents of {own}, not {size}: its positions are fixed")
+        self.check_size(size, "its positions are fixed")
         return self.picture(self.grid(tokens)[0])
 
     def grid(

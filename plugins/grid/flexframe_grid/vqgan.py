@@ -66,8 +66,7 @@ class GridDecoder(Decoder):
         Raises:
             ValueError: a tap is asked for.
         """
-        if taps:
-            raise ValueError(f"decoder {self.config.type!r} has no taps; asked for {', '.join(sorted(taps))}")
+        self.check_taps(taps)
         return Outputs({}, self._run(tokens))
 
     def decode(
@@ -85,9 +84,7 @@ class GridDecoder(Decoder):
         Raises:
             ValueError: `size` is not the model's own.
         """
-        own = (self.spec.latents.height, self.spec.latents.width)
-        if size != own:
-            raise ValueError(f"decoder {self.config.type!r} gives latents of {own}, not {size}: its grid is fixed")
+        self.check_size(size, "its grid is fixed")
         return self._run(tokens)
 
     def cells(self, tokens: Tokens) -> Float[Tensor, "b d h w"]:

@@ -192,7 +192,7 @@ def test_errors_say_what_to_do():
         make_encoder(spec)(pictures().mT, everything())
     with pytest.raises(ValueError, match=r"gives latents of \(8, 16\), not \(16, 16\)"):
         decode(make_decoder(spec), tokens, (16, 16))
-    with pytest.raises(ValueError, match=r"'vqgan' has no taps; asked for block\.1"):
+    with pytest.raises(ValueError, match=r"'vqgan' has no tap block\.1; it has: reconstruction"):
         make_decoder(spec)(tokens, Batch(rows), taps=frozenset({"block.1"}), rng=Rng(0, rows))
     with pytest.raises(ValueError, match="multiple of 32"):
         ConvEncoder(3, 40, (1, 1), 1)

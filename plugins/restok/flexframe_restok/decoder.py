@@ -56,10 +56,7 @@ class LevelsDecoder(Decoder):
         Raises:
             ValueError: a tap is unknown.
         """
-        unknown = sorted(taps - self.config.taps().keys())
-        if unknown:
-            known = ", ".join(sorted(self.config.taps()))
-            raise ValueError(f"decoder {self.config.type!r} has no tap {', '.join(unknown)}; it has: {known}")
+        self.check_taps(taps)
         grid = self.config.pixels.grid(self.spec.latents.height, self.spec.latents.width)
         cells, features = self.cells(tokens, grid, self.mask_token, taps)
         if "semantic" in taps:

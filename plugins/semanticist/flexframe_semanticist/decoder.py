@@ -141,9 +141,7 @@ class DDPMDecoder(Decoder):
         Raises:
             ValueError: a tap is unknown, or the batch has no latents.
         """
-        if not taps <= self.config.provides():
-            offered = ", ".join(sorted(self.config.provides()))
-            raise ValueError(f"the ddpm decoder has no {sorted(taps - self.config.provides())}; it has: {offered}")
+        self.check_taps(taps)
         if batch.latents is None:
             raise ValueError("the ddpm decoder trains on `batch.latents`, which this batch lacks")
         data = self.rescale(batch.latents)

@@ -98,10 +98,7 @@ class MaskTokenDecoder(Decoder):
         Raises:
             ValueError: a tap is unknown, or a text's embeddings do not fit.
         """
-        unknown = sorted(taps - self.config.provides())
-        if unknown:
-            known = ", ".join(sorted(self.config.provides()))
-            raise ValueError(f"decoder {self.config.type!r} has no tap {', '.join(unknown)}; it has: {known}")
+        self.check_taps(taps)
         answer, features = self._run(tokens, batch.condition, taps)
         if self.config.gives == "logits":
             return Outputs({}, logits=answer, features=features)
@@ -125,11 +122,7 @@ class MaskTokenDecoder(Decoder):
         Raises:
             ValueError: `size` is not the model's own, or the decoder gives proxy codes alone.
         """
-        own = (self.spec.latents.height, self.spec.latents.width)
-        if size != own:
-            raise ValueError(
-                f"decoder {self.config.type!r} gives latents of {own}, not {size}: its positions are fixed"
-            )
+        self.check_size(size, "its positions are fixed")
         if self.config.gives == "logits":
             raise ValueError("this decoder predicts proxy codes; to give pixels it needs a `pixel_decoder` (stage 2)")
         return self.rescale.inverse(self._run(tokens, condition, frozenset())[0])
