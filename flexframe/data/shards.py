@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flexframe.data.inventory import refuse_changed
-from flexframe.files import refuse_other, replaced, write_json
+from flexframe.files import drop_parts, refuse_other, replaced, write_json
 from flexframe_registry import Config, ConfigError
 from flexframe_registry.files import CHANGED, read_json
 
@@ -88,6 +88,7 @@ class Shards:
             refuse_changed(path, "was begun with other images", before.images, about.images, remedy)
             about = before
         else:
+            drop_parts(path)
             write_json(path, about.model_dump(mode="json"))
         return cls(folder, about)
 
@@ -125,7 +126,8 @@ class Shards:
         return range(shard * self.about.rows, min((shard + 1) * self.about.rows, self.about.count))
 
     def write(self, shard: int, tensors: Mapping[str, Tensor]) -> None:
-        """A whole shard, atomically."""
+        """Write a whole shard, atomically; what a killed writer left of it goes."""
+        drop_parts(self.path(shard))
         whole = {name: value.contiguous() for name, value in tensors.items()}
         rows = ({name: value[i : i + 1] for name, value in whole.items()} for i in range(len(self.range(shard))))
         with replaced(self.path(shard)) as part:

@@ -170,6 +170,18 @@ def test_a_precomputation_goes_on_where_it_stopped(start, tmp_path, monkeypatch)
         fill(codec, out, dtype="fp16")
 
 
+def test_what_a_killed_precomputation_left_goes_and_that_of_another_kind_stays(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "BYTES", 7 * 4 * 8 * 8 * 4)
+    codec, out = load_file(start()).codec, tmp_path / "latents"
+    out.mkdir()
+    names = ["latents.json", "latents-00000.safetensors", "latents-00002.safetensors", "features-00000.safetensors"]
+    left = [out / f".{name}.4194304-0123abcd.part" for name in names]
+    for part in left:
+        part.write_bytes(b"torn")
+    fill(codec, out)
+    assert [part.exists() for part in left] == [False, False, False, True]  # a process may just write the features
+
+
 def test_other_images_are_refused_where_it_goes_on_and_where_it_is_trained_on(start, tmp_path):
     codec, out, photos = load_file(start()).codec, tmp_path / "latents", tmp_path / "photos"
     photos.mkdir()
