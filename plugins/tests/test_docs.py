@@ -177,11 +177,13 @@ SHORTER = {
 """Settings that make a page's commands short."""
 WORDS = {
     r", count: 200000": "",
-    r"^(\{type: scenes|scenes$)": "{type: scenes, count: 4",
+    r"^((?:run\.data=)?)(\{type: scenes|scenes$)": r"\1{type: scenes, count: 4",
     r"(?<=count: 4)$": "}",
     r"^image_size=384$": "image_size=48",
     r"0000\.\.\d+": "0000..0001",
     r"/(data|shared)/": "shards/",
+    r"\$(LR|lr)\b": "1e-4",
+    r"\$SEED\b": "0",
     r"^SUITE$": "digits-smoke",
     r"^RECIPE$": "recipe.yaml",
     r"^MODEL\.\.\.$": "titok/digits-tiny",

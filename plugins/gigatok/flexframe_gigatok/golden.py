@@ -202,7 +202,8 @@ def quantizer(case: Case) -> Iterator[Comparison]:
             scalar.backward()
         yield from case.check(names[0], z.grad, atol=0.0, rtol=cases.GRADIENTS)
     if "entropy_affinity" in case:
-        codebook, logits = case.variant(quantizer={"entropy": 1.0}).quantizer.codebook, case["entropy_affinity"][None]
+        model, logits = case.variant(quantizer={"entropy": 1.0, "entropy_floor": 1e-5}), case["entropy_affinity"][None]
+        codebook = model.quantizer.codebook
         found = codebook.entropies(logits, torch.ones(logits.shape[:2], dtype=torch.bool))
         alone = torch.stack([each.mean() for each in found.values()]).sum()
         yield from case.check("entropy_alone_of_given_affinity", alone[None], atol=1e-7, rtol=LOSSES)

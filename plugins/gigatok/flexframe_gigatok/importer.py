@@ -175,9 +175,9 @@ class Reader:
             "l2_norm": args.take("codebook_l2_norm", bool, True),
             "commitment": args.take("commit_loss_beta", float, 0.25),
             "rotation_trick": args.take("rot", bool, True),
-            "entropy": args.take("entropy_loss_ratio", float, 0.0),
-            "entropy_floor": 1e-5,
         }
+        if entropy := args.take("entropy_loss_ratio", float, 0.0):
+            quantizer |= {"entropy": entropy, "entropy_floor": 1e-5}
         return {"image_size": side, "length": length, **parts, "quantizer": quantizer}
 
     def multipliers(self, args: Settings, part: str, hidden: int) -> list[int]:
