@@ -125,7 +125,7 @@ def _named(error: Exception, path: Path, part: Path) -> Exception:
 
 
 def of_system(error: Exception, path: Path) -> Exception:
-    """What safetensors says of the system, as an error of the system about `path`; any other stays as it is."""
+    """Turn what safetensors says of the system into an error of the system about `path`; any other stays as it is."""
     number = re.search(r"os error (\d+)", str(error)) if isinstance(error, SafetensorError) else None
     return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else error
 
@@ -209,7 +209,7 @@ POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def is_pointer(head: bytes) -> bool:
-    """Whether a file that begins so is a pointer of git-lfs and not the file itself."""
+    """Tell whether a file that begins so is a pointer of git-lfs and not the file itself."""
     return head.startswith(POINTER)
 
 
@@ -255,7 +255,7 @@ def differences(was: Any, now: Any) -> list[str]:
 
 
 def differing(was: Any, now: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """As `differences`, each with the setting's name, of two that are as JSON gives them."""
+    """List `differences`, each with the setting's name, of two settings as JSON gives them."""
     if isinstance(was, dict) and isinstance(now, dict):
         for key in [*was, *(key for key in now if key not in was)]:
             yield from differing(was.get(key), now.get(key), f"{name}.{key}".lstrip("."))

@@ -121,7 +121,7 @@ class Encoder(Part[EncoderConfig]):
     def tapped(
         self, latents: Float[Tensor, "b c y x"], keep: Bool[Tensor, "b k"], *, taps: frozenset[str], rng: Rng
     ) -> tuple[Float[Tensor, "b k e"], Mapping[str, Float[Tensor, "b h w f"]]]:
-        """What `taught` gives, and the features on the way that objectives asked for, by the config's `taps`.
+        """Return what `taught` gives, and the features on the way that objectives asked for, by the config's `taps`.
 
         Raises:
             ValueError: a tap that there is not.

@@ -80,7 +80,7 @@ class Explanation:
 
     @property
     def rounded(self) -> list[float]:
-        """By which share of their value those numbers differ that do so by rounding alone."""
+        """The share of its value by which each number differs that differs by rounding alone."""
         return [apart for _, apart in self._alike() if 0 < apart <= ROUNDING]
 
     def _alike(self) -> Iterator[tuple[Pair, float]]:

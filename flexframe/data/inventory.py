@@ -58,7 +58,7 @@ def looked_at(count: int) -> Iterable[int]:
 
 
 def ends(file: Path | BytesIO) -> Iterator[bytes]:
-    """What is looked at of a file: its size, its beginning and its end; nothing of a pipe, which none may write to.
+    """Read a file's size, beginning and end; nothing of a pipe, which none may write to.
 
     Raises:
         OSError: it cannot be read.
@@ -75,9 +75,9 @@ def ends(file: Path | BytesIO) -> Iterator[bytes]:
 
 
 def changed(was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
-    """What differs between two inventories of the same data, in a few words; empty where nothing does, or one was not
-    taken. Times alone are no difference where a look into the files shows none, as a copy has others; a warning says so
-    where not all were looked into."""
+    """Say in a few words what differs between two inventories of the same data; empty where nothing does, or one was
+    not taken. Times alone are no difference where a look into the files shows none, as a copy has others; a warning
+    says so where not all were looked into."""
     if not was or not now:
         return ""
     if was["count"] != now["count"]:
@@ -108,8 +108,8 @@ def refuse_changed(
 
 
 def changed_since(was: Mapping[str, Any] | None, data: SourceConfig, size: tuple[int, int]) -> str:
-    """What differs in images since something was made of them, as `changed` says it; empty where they are not here any
-    more, for they need not be."""
+    """Say, as `changed` does, what differs in images since something was made of them; empty where they are not here
+    any more, for they need not be."""
     if was is None or was.keys() <= {"count"}:
         return ""
     try:

@@ -114,8 +114,8 @@ class Source(ABC, Generic[SourceC]):
         """The record of what was done to the images (resize, crop, library versions), part of every fingerprint."""
 
     def inventory(self) -> Mapping[str, Any]:
-        """What is there now, as `flexframe.data.inventory` has it: where images are in files, other ones show in it.
-        Plain data; `count`, the number of images, where the config alone decides them."""
+        """The inventory of what is there now (`flexframe.data.inventory`): where images are in files, others show
+        in it. Plain data; `count`, the number of images, where the config alone decides them."""
         return {"count": len(self)}
 
     def remarks(self) -> Sequence[str]:

@@ -52,7 +52,7 @@ class _Rows(Dataset[Sent]):
 def loaded(
     read: Read, steps: Iterable[list[int]], workers: int, pin: bool, notes: Notes | None = None
 ) -> Iterator[tuple[Tensor, ...]]:
-    """What `read` gives for each step's rows, in order; by so many other processes, or by this one where it is 0.
+    """Yield what `read` gives for each step's rows, in order; by so many other processes, or by this one where it is 0.
 
     Args:
         pin: put the tensors in pinned memory.

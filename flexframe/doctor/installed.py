@@ -85,7 +85,7 @@ def _required(config: type[ComponentConfig]) -> list[str]:
 
 
 def metrics() -> Rows:
-    """For each metric whether it can be computed here, as it answers itself, on made-up images of 256 pixels."""
+    """Findings on whether each metric can be computed here, as it answers itself, on made-up images of 256 pixels."""
     import torch
 
     from flexframe.bench.metric import Metric

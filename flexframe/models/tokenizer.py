@@ -109,7 +109,7 @@ class Tokenizer(nn.Module):
         return batch.with_latents(self.codec.encode(batch.images.float(), rng=rng))
 
     def read(self, batch: Batch) -> Tensor:
-        """What the encoder reads of a prepared batch: its latents, or its images.
+        """The encoder's input of a prepared batch, `b c y x`: its latents, or its images.
 
         Raises:
             ValueError: the batch lacks it.

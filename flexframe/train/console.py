@@ -85,7 +85,7 @@ class Console:
 
 
 def duration(seconds: float) -> str:
-    """As a person says it: 40 s, 12 min, 3 h 05 min, 2 d 4 h."""
+    """Seconds as a person says them: 40 s, 12 min, 3 h 05 min, 2 d 4 h."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -24,7 +24,7 @@ from flexframe_registry.spellings import present
 
 @dataclass(frozen=True)
 class Changes:
-    """What differs from the last checkpoint, in sentences."""
+    """Differences from the last checkpoint, in sentences."""
 
     allowed: tuple[str, ...] = ()
     """Settings that may be another: to be told."""
@@ -73,8 +73,7 @@ def record(config: TrainConfig, data: Mapping[str, Any], facts: Mapping[str, Any
 
 
 def changes(was: Mapping[str, Any], now: Mapping[str, Any], config: TrainConfig) -> Changes:
-    """What differs between the `record` of a checkpoint, in which what is missing was not recorded, and that of now, of
-    this config."""
+    """Compare the `record` of a checkpoint, in which what is missing was not recorded, with this config's now."""
     others: list[str] = []
     settings = list(differing(_read_again(was["config"]), now["config"])) if "config" in was else []
     allowed = tuple(text for path, text in settings if may_change(config, path))
@@ -99,7 +98,7 @@ def _read_again(raw: Mapping[str, Any]) -> Any:
 
 
 def asked(config: TrainConfig, sampling: Mapping[str, Any]) -> str:
-    """What a run was asked to be, for its manifest: data and weights that it is given may complete its config."""
+    """The config that was asked for, for the manifest: data and weights that a run is given may complete it."""
     return checksum({"config": config.model_dump(mode="json"), "sampling": dict(sampling)})
 
 

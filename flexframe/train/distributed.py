@@ -90,7 +90,7 @@ class Processes:
         return values
 
     def elsewhere(self, error: BaseException, noted: str | None) -> Elsewhere | None:
-        """What an error comes to that only says that another process is gone; None for errors of this one.
+        """Name the cause of an error that only says that another process is gone; None for errors of this one.
 
         Args:
             noted: the reason that another process has noted, if one failed.

@@ -117,7 +117,7 @@ class Tally:
 
 
 class Usage:
-    """How often each entry of each codebook was used since the last log line, counted on the device without a sync."""
+    """Counts of each codebook's entries since the last log line, kept on the device without a sync."""
 
     def __init__(self, codebooks: tuple[int, int] | None, device: torch.device, processes: Processes) -> None:
         self.processes = processes

@@ -29,7 +29,7 @@ class Rule(ABC):
 
     @property
     def place(self) -> str:
-        """Where the lengths are from, as an error about all of them names it."""
+        """The place that the lengths are from, as an error about all of them names it."""
         return "--lengths"
 
     @abstractmethod

@@ -41,7 +41,7 @@ def doubts(config: TrainConfig, usual_rate: float | None = None) -> list[tuple[s
 
 
 def obstacles(config: TrainConfig) -> list[tuple[str, str]]:
-    """What keeps the parts that learn from learning; a frozen one need not."""
+    """List what keeps the parts that learn from learning; a frozen one need not."""
     if not isinstance(config.model, TokenizerConfig):
         return []
     spec, still = config.model.spec, ("codec", *config.run.freeze)

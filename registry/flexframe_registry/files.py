@@ -56,8 +56,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_top(path: Path, keys: Collection[str]) -> dict[str, Any]:
-    """Those of a YAML file's settings at its top that are wanted, for listings: the rest is not even parsed, which is
-    most of the time, and may be wrong.
+    """Read the wanted settings at the top of a YAML file, for listings: the rest is not even parsed, which is most of
+    the time, and may be wrong.
 
     Raises:
         ConfigError: file and line of what is wrong with these.

@@ -145,7 +145,7 @@ class Config(BaseModel):
             raise explain(error, cls, path) from None
 
     def changed(self, *fields: str) -> Iterable[tuple[str, Any]]:
-        """Those of these fields whose values are not the defaults, with the values. For settings that do nothing
+        """Pick of these fields those whose values are not the defaults, with the values: for settings that do nothing
         beside others."""
         defaults = type(self).model_fields
         return [(name, value) for name in fields if (value := getattr(self, name)) != defaults[name].get_default()]
@@ -358,8 +358,8 @@ class DecoderConfig(ComponentConfig):
         return ()
 
     def shortcuts(self, spec: Spec) -> Mapping[str, tuple[str, tuple[int, int, int]]]:
-        """What of `provides` it makes of an encoder's features alone, without tokens: by name, latents `b c y x` like
-        its reconstruction; the encoder's tap; and the tap's shape `h w e`, a sample."""
+        """Outputs of `provides` that it makes of an encoder's features alone, without tokens: by name, latents
+        `b c y x` like its reconstruction; the encoder's tap; and the tap's shape `h w e`, a sample."""
         return {}
 
 
@@ -412,7 +412,7 @@ class ObjectiveConfig(ComponentConfig):
         return frozenset()
 
     def still(self) -> frozenset[str]:
-        """Those of `needs` that are compared with and not moved: no gradient reaches them."""
+        """Names of `needs` that are compared with and not moved: no gradient reaches them."""
         return frozenset()
 
     def precomputes(self) -> Mapping[str, Mapping[str, Any]]:

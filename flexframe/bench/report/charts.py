@@ -228,7 +228,7 @@ def use(ranked: Sequence[Sequence[Sequence[int]]]) -> str:
 
 
 def bound(ranked: Sequence[Sequence[Sequence[int]]]) -> float | None:
-    """Where the line of `use` must end at the latest, on its width: a token uses one code. None at the right edge."""
+    """The last place on its width where the line of `use` may end: a token uses one code. None at the right edge."""
     size = sum(codes for book in ranked for _, codes in book)
     most = sum(min(sum(n * times for times, n in book), sum(n for _, n in book)) for book in ranked)
     return None if most >= size else _along(most + 1, size)

@@ -51,7 +51,7 @@ def check_encoder_absent_slots(component: Component, fields: Fields) -> None:
 
 
 def check_encoder_draws(component: Component, fields: Fields) -> None:
-    """In a pass of training, features are equal for equal draws, and a row does not depend on its batch."""
+    """Check that in a pass of training features are equal for equal draws, and a row does not depend on its batch."""
     encoder, spec = build(component, fields)
     keep = all_kept()
     encoder.train()

@@ -46,7 +46,7 @@ def check_quantizer_codes(component: Component, fields: Fields) -> None:
 
 
 def check_quantizer_rows(component: Component, fields: Fields) -> None:
-    """In evaluation a row's codes do not depend on its batch, nor a token's on the other slots."""
+    """Check that in evaluation a row's codes do not depend on its batch, nor a token's on the other slots."""
     quantizer, spec = build(component, fields)
     values, keep = draw(BATCH, LENGTH, spec.features), all_kept()
     with torch.no_grad():

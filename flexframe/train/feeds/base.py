@@ -49,7 +49,7 @@ class Feed(ABC, Generic[FeedC]):
         return iter(())
 
     def inventory(self) -> Mapping[str, Any]:
-        """What is trained on, as `flexframe.data.inventory` has it: a run goes on with the same only."""
+        """The inventory of what is trained on (`flexframe.data.inventory`): a run goes on with the same only."""
         return {"count": len(self)}
 
     def outdated(self) -> Sequence[str]:

@@ -70,8 +70,8 @@ class TrunkConfig(ComponentConfig):
         return spec.latents.height // self.patch, spec.latents.width // self.patch
 
     def following(self, source: ComponentConfig, there: Spec, here: Spec) -> TrunkConfig:
-        """With `grid` as the weights have it: positions are no tensors, and weights know the cells they were trained
-        on.
+        """Return the config with `grid` as the weights have it: positions are no tensors, and weights know the cells
+        they were trained on.
 
         Weights of a model without `grid`, or of a part of a square one, know plain coordinates, which any grid has. So
         `absolute` goes on with them, and `interpolate` stretches those of the weights' own images.

@@ -88,7 +88,7 @@ class Stream(nn.Module):
     def leave(
         self, x: Float[Tensor, "b n e"], mixed: Float[Tensor, "b n e"], changes: tuple[Tensor | float, ...]
     ) -> Float[Tensor, "b n e"]:
-        """What goes on of what came in, with what attention gave."""
+        """Add what attention gave to what goes on of what came in."""
         _, _, gate, shift, scale, gate_mlp = changes
         x = x + gate * self.out_proj(mixed)
         return x + gate_mlp * self.mlp(self.norm(x) * (1 + scale) + shift)

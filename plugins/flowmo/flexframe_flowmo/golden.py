@@ -152,7 +152,7 @@ def decode(case: Case) -> Iterator[Comparison]:
 
 
 def ending(case: Case, tokens: Tensor, time: Tensor) -> Tensor:
-    """What the reference makes of its decoder's last tokens, and uses nowhere."""
+    """Compute what the reference makes of its decoder's last tokens, and uses nowhere."""
     weights, norm = case.source.tensors, case.parts.decoder.norm
     linear, change = (f"decoder.final_layer_txt.{name}." for name in ("linear", "adaLN_modulation.1"))
     shift, scale = (time @ weights[f"{change}weight"].mT + weights[f"{change}bias"])[:, None].chunk(2, -1)

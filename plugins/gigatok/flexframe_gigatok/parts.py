@@ -78,7 +78,7 @@ class QFormerEncoder(Encoder):
         return features, {name: rearrange(grid, "b c h w -> b h w c") for name in taps}
 
     def grid(self, latents: Float[Tensor, "b c y x"]) -> Float[Tensor, "b e h w"]:
-        """What the convolutional network makes of latents.
+        """Features that the convolutional network makes of latents.
 
         Raises:
             ValueError: they are of another size.
@@ -164,7 +164,7 @@ class QFormerDecoder(Decoder):
     def grid(
         self, tokens: Tokens, taps: frozenset[str] = frozenset()
     ) -> tuple[Float[Tensor, "b e h w"], dict[str, Tensor]]:
-        """What the transformer makes of tokens, and the features of the tapped blocks."""
+        """The grid that the transformer makes of tokens, and the features of the tapped blocks."""
         memory = self.embed(self.norm_in(self.from_tokens(tokens.values.to(self.from_tokens.weight.dtype))))
         x, features = memory[:, :1].expand(-1, len(self.positions), -1), dict[str, Tensor]()
         places, seen = self.places[: memory.shape[1]], tokens.keep[:, None, None]

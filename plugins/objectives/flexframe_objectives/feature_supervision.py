@@ -59,11 +59,11 @@ class FeatureSupervision(Objective):
         return projected.float()
 
     def short(self, told: Float[Tensor, "*b d"], wanted: Float[Tensor, "*b d"]) -> Float[Tensor, "*b"]:
-        """How far a cosine falls short of one less the margin."""
+        """The amount by which a cosine falls short of one less the margin."""
         return F.relu(1 - self.config.margin - F.cosine_similarity(told, wanted.float(), dim=-1))
 
     def features(self, batch: Batch) -> Mapping[str, Tensor]:
-        """What the teacher sees, on the config's `grid`; without one it is the tap's, and only training knows that.
+        """The teacher's features on the config's `grid`; without one it is the tap's, and only training knows that.
 
         Raises:
             ValueError: the config has no `grid`.

@@ -114,7 +114,7 @@ class LearnedCodebook(Codebook):
         return self.embedding.weight
 
     def adapt(self, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """What a clustered codebook has moved is added to what it has learned."""
+        """Add what a clustered codebook has moved to what it has learned."""
         moved = state.get("moved")
         for name, value in state.items():
             if name not in ("moved", "use"):
@@ -165,7 +165,7 @@ class ClusteredCodebook(LearnedCodebook):
 
 
 def of_the_least(least: Float[Tensor, " v"], rows: Float[Tensor, "v d"]) -> Float[Tensor, "v d"]:
-    """For each entry, the row of the process whose number is the least."""
+    """Take for each entry the row of the process whose number is the least."""
     every = [torch.empty_like(least) for _ in range(distributed.get_world_size())]
     distributed.all_gather(every, least)
     mine = torch.stack(every).argmin(0) == distributed.get_rank()

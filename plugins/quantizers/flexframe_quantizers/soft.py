@@ -114,7 +114,7 @@ class Gumbel(Quantizer):
         self.embedding = nn.Embedding(config.codebook_size, config.dim)
 
     def temperature(self, step: int) -> float:
-        """What noisy logits are divided by at a training step."""
+        """The temperature that noisy logits are divided by at a training step."""
         first, last, steps = self.config.temperature, self.config.final_temperature, self.config.anneal_steps
         if not steps:
             return first

@@ -97,7 +97,7 @@ class LevelsDecoder(Decoder):
     def cells(
         self, tokens: Tokens, grid: tuple[int, int], mask: Float[Tensor, " e"], taps: frozenset[str] = frozenset()
     ) -> tuple[Float[Tensor, "b h w e"], dict[str, Float[Tensor, "b h w e"]]]:
-        """What the last block gives in each cell, and what the blocks that are tapped give."""
+        """The last block's features in each cell, and those of the blocks that are tapped."""
         embedded, there = self.embedded(tokens)
         slots, count = embedded.shape[1], grid[0] * grid[1]
         x = self.ln_pre(torch.cat([embedded, mask.to(embedded.dtype).expand(len(embedded), count, -1)], 1))

@@ -170,7 +170,7 @@ class Reader:
         return own | {"pixels": {"dim": dim, "hidden": hidden, "multipliers": multipliers, "blocks": count}}
 
     def merging(self) -> dict[str, Any]:
-        """How cells merge, and how tokens begin.
+        """Read from the tensors how cells merge, and how tokens begin.
 
         Raises:
             ConfigError: cells merge by no whole number.

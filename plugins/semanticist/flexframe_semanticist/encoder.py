@@ -81,7 +81,7 @@ class SlotEncoder(Encoder):
         return features
 
     def sequence(self, images: Float[Tensor, "b 3 h w"], count: int) -> Float[Tensor, "b n e"]:
-        """What enters the first block: class token, patches and so many slots, with their positions."""
+        """The first block's input: class token, patches and so many slots, with their positions."""
         patches = self.patches(images).flatten(2).transpose(1, 2)
         ends = (each.to(patches.dtype).expand(len(images), -1, -1) for each in (self.class_token, self.slots[:count]))
         first, last = ends

@@ -222,7 +222,7 @@ def train(case: Case) -> Iterator[Comparison]:
 
 
 def draws(case: Case, model: Any, nested: bool) -> Rng:
-    """What the reference drew, where our model draws it."""
+    """Put what the reference drew where our model draws it."""
     depth, rows = len(model.encoder.blocks), len(case["images"])
     branches = torch.ones(depth, 2, rows)
     dropped = [i for i in range(depth) if model.config.encoder.drop_path * i > 0]

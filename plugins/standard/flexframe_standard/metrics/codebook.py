@@ -39,13 +39,13 @@ class CodeCounts(Tally["Codebook"]):
         return {"usage": 100 * float((self.counts > 0).double().mean()), "perplexity": float(perplexity)}
 
     def protocol(self) -> Mapping[str, Any]:
-        """How several codebooks come to one number; nothing where there is one."""
+        """Say how several codebooks come to one number; nothing where there is one."""
         several = self.spec.tokens.codebooks > 1
         return {**super().protocol(), **({"perplexity": "of the mean entropy of codebooks"} if several else {})}
 
     def details(self) -> Mapping[str, Mapping[str, Any]]:
-        """For each codebook, how many codes were seen so many times each, the most frequent first; and the most that
-        so many tokens could come to, for none uses more than one code of a book."""
+        """Counts for each codebook of how many codes were seen so many times, the most frequent first; and the most
+        that so many tokens could come to, for none uses more than one code of a book."""
         ranked = []
         for counts in self.counts:
             times, codes = counts.unique(return_counts=True)

@@ -69,7 +69,7 @@ class Files(Source):
         """Name, size and time of writing, in nanoseconds, of each file that images are read from."""
 
     def inventory(self) -> Mapping[str, Any]:
-        """With a look into some of the files, and at their labels, where they are wanted."""
+        """The inventory, with a look into some of the files, and at their labels, where they are wanted."""
         files, count = self._files(), self.number()
         contents, labels = hashlib.sha256(), hashlib.sha256()
         for number in looked_at(count):
