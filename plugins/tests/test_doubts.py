@@ -43,6 +43,13 @@ DOUBTS = [
     ),
     (FLEXTOK, "quantizer={type: vq, decay: 0.9}", "quantizer.decay", "0.9 does nothing without ema; set ema: true"),
     (FLEXTOK, "quantizer={type: residual-vq, ema: false, decay: 0.9}", "quantizer.decay", "0.9 does nothing without"),
+    (TITOK, "run.steps=300", "quantizer.dead_code_threshold", "0.02 replaces no entry before step 390 of 300: counts"),
+    (
+        FLEXTOK,
+        "run.steps=210 quantizer={type: residual-vq, decay: 0.98, dead_code_threshold: 0.1}",
+        "quantizer.dead_code_threshold",
+        "0.1 replaces no entry before step 114 of 210",
+    ),
     (FLEXTOK, "quantizer={type: product-vq, codebooks: 1}", "quantizer.codebooks", "1 leaves nothing to divide"),
     (FLEXTOK, "quantizer={type: ibq, entropy: 0, diversity: 2}", "quantizer.diversity", "2 does nothing where entropy"),
     (FLEXTOK, "quantizer={type: softvq, codebook_size: 64, tau: 1}", "quantizer.tau", "1 leaves no entry more than 10"),

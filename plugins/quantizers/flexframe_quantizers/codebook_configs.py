@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from flexframe_registry import QuantizerConfig, Spec, TokenSpec
+from flexframe_registry.doubts import SMOKE
 
 from .soft_configs import ENTROPY, EntropyFields
 
@@ -49,6 +51,14 @@ class EmaFields(QuantizerConfig):
         for name, value in self.changed("decay"):
             yield name, f"{value:g} does nothing without ema; set ema: true, or leave it out"
 
+    def late(self, steps: int) -> Iterable[tuple[str, str]]:
+        """Doubts about a revival that comes when half of a run is over: until then every token may be one entry."""
+        threshold = self.dead_code_threshold
+        first = math.ceil(math.log(threshold) / math.log(self.decay)) if 0 < threshold < 1 else 0
+        if steps > SMOKE and first > steps / 2:
+            text = f"{threshold:g} replaces no entry before step {first} of {steps}: counts begin at 1 and fall by"
+            yield "dead_code_threshold", f"{text} decay {self.decay:g} a step; lower decay, to 0.95 say, or raise this"
+
 
 class VQConfig(CodebookConfig, EmaFields, EntropyFields):
     """Vector quantization as TiTok has it (arXiv 2406.07550): a small, l2-normalised codebook learned by gradient."""
@@ -81,6 +91,7 @@ class VQConfig(CodebookConfig, EmaFields, EntropyFields):
 
     def doubts(self, spec: Spec, steps: int) -> Iterable[tuple[str, str]]:
         yield from () if self.ema or self.clustering else self.idle()
+        yield from self.late(steps)
         yield from self.idle_entropies()
 
     @property
@@ -170,7 +181,7 @@ class ResidualVQConfig(CodebookConfig, EmaFields):
         return self
 
     def doubts(self, spec: Spec, steps: int) -> Iterable[tuple[str, str]]:
-        return () if self.ema else self.idle()
+        return self.late(steps) if self.ema else self.idle()
 
     def tokens(self, length: int, features: int) -> TokenSpec:
         return TokenSpec(length, self.dim, self.num_quantizers, self.codebook_size)
