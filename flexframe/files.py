@@ -17,8 +17,9 @@ import secrets
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from time import monotonic
 from typing import Any, ClassVar, TypeVar
 
@@ -34,6 +35,8 @@ NAMED = 4
 """Differences that a refusal names."""
 SHOWN = 80
 """Characters of a value that a refusal shows."""
+PAGE = 4096
+"""Bytes of a file that shows whether a disk has room for any."""
 LONGEST = 200
 """Bytes of a file's name that fit into the name of its part; file systems take 255."""
 _PART = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.part", re.DOTALL)
@@ -71,7 +74,8 @@ def replaced(path: Path) -> Iterator[Path]:
             raise
         raise named from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that cannot be written to refuses even what is not there
+            part.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -94,6 +98,20 @@ def json_bytes(value: Mapping[Any, Any], *, sort_keys: bool = False) -> bytes:
     """The content of a file of `write_json`."""
     summed = {**value, CHECKSUM: checksum(value)}
     return (json.dumps(summed, indent=1, ensure_ascii=False, sort_keys=sort_keys) + "\n").encode()
+
+
+def see_writable(path: Path) -> None:
+    """See that a file can be written, and make its folder: before long work, whose result is to go there.
+
+    Raises:
+        OSError: the disk does not take it, in its own words; it names `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with TemporaryFile(dir=path.parent) as file:
+            file.write(bytes(PAGE))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def drop_parts(path: Path) -> None:
@@ -363,7 +381,8 @@ class Journal:
         try:
             yield
         except BaseException:
-            self.db.execute("ROLLBACK")
+            if self.db.in_transaction:  # a full disk has ended it
+                self.db.execute("ROLLBACK")
             raise
         self._sum, self._others = sum(map(_digest, self.db.execute("SELECT * FROM rows"))), None
         self._keep_sums()
@@ -391,6 +410,10 @@ class Journal:
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return ConfigError.at(place, "another process is at work on it; wait for it, or end it")
         if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+            try:
+                see_writable(self.path)
+            except OSError as fault:  # which says why
+                return fault
             return ConfigError.at(place, f"cannot be written ({error})")
         return ConfigError.at(place, f"is not what {self.WORK} left behind ({error}); delete it to start over")
 

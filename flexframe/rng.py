@@ -96,10 +96,15 @@ class Rng:
         seed: any integer of at most 64 bits.
         index: each row's sample number; rows of equal index draw equally.
         step: training step or any other occasion; other steps are other draws.
+
+    Raises:
+        ValueError: a seed that is no such number.
     """
 
     def __init__(self, seed: int, index: Int[Tensor, " b"], step: int = 0) -> None:
-        self.seed, self.index, self.step = seed, index, step
+        if not isinstance(seed, int | np.integer) or not -(2**63) <= seed < 2**64:
+            raise ValueError(f"a seed is a whole number of at most 64 bits, not {seed!r}")
+        self.seed, self.index, self.step = int(seed), index, step
 
     def at(self, step: int) -> Rng:
         """The same samples at another step."""
@@ -190,4 +195,4 @@ def as_rng(rng: Rng | torch.Generator | int | None, batch: int, device: torch.de
         return rng
     if isinstance(rng, torch.Generator):
         rng = int(torch.randint(2**62, (), generator=rng, device=rng.device))
-    return Rng(rng or 0, torch.arange(batch, device=device))
+    return Rng(0 if rng is None else rng, torch.arange(batch, device=device))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -109,6 +110,8 @@ class Tokens:
         """
         if isinstance(rows, tuple):
             raise IndexError("tokens are taken by rows; the first tokens of each row are `truncate(length)`")
+        if isinstance(rows, np.integer) or (isinstance(rows, Tensor) and rows.ndim == 0):
+            rows = int(rows)
         if isinstance(rows, int):
             if not -len(self) <= rows < len(self):
                 raise IndexError(f"row {rows} of {len(self)} rows of tokens")

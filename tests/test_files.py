@@ -74,6 +74,18 @@ def test_what_a_disk_does_not_take_is_told_by_the_name_of_the_file(
     assert (told.value.errno, told.value.filename) == (number, str(tmp_path / "a.txt"))
 
 
+def test_a_disk_that_cannot_be_written_to_is_told_by_the_name_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(path: Path, *_: object, **__: object) -> None:  # a read-only mount does so of a file that is not there
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    for name in ("write_bytes", "unlink"):
+        monkeypatch.setattr(Path, name, refuses)
+    with pytest.raises(OSError, match=r"'.*/a\.txt'$"):
+        files.write_text(tmp_path / "a.txt", "x")
+
+
 def test_an_error_of_another_file_stays_its_own(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="elsewhere"), files.replaced(tmp_path / "a.txt"):
         (tmp_path / "elsewhere").read_text()
@@ -307,10 +319,14 @@ def test_no_flipped_bit_of_what_a_journal_holds_goes_unseen(tmp_path: Path) -> N
         assert journal.done() == 5
 
 
-def test_a_disk_that_is_full_is_told_by_a_journals_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wholly", [False, True])
+def test_a_disk_that_is_full_is_told_by_a_journals_name(tmp_path: Path, wholly: bool) -> None:
     def fill(path: Path) -> None:
         with Squares(path) as journal:
             journal.db.execute("PRAGMA max_page_count = 4")
+            if wholly:
+                with journal.wholly():
+                    journal.db.executemany("INSERT INTO rows VALUES (?, ?)", ((i, i) for i in range(10_000)))
             journal.add((i, i) for i in range(10_000))
 
     with pytest.raises(OSError, match=r"No space left on device: '.*a\.part'"):

@@ -187,6 +187,23 @@ def test_one_of_several_sets_of_tensors_is_asked_for(tmp_path):
         refused(tmp_path / name, "has no tensor", entry="avg")
 
 
+def test_an_average_beside_the_model_is_told_and_found_by_its_beginning(tmp_path):
+    path, other = tmp_path / "model.ckpt", {name: value + 1 for name, value in STATE.items()}
+    average = {**{f"ema_model.{n}": t for n, t in other.items()}, "ema_model.decay": torch.ones(1)}
+    held = {**{f"model.{n}": t for n, t in STATE.items()}, **average, "loss.a": torch.ones(1)}
+    torch.save({"state_dict": held, "epoch": 1}, path)
+    with pytest.raises(ConfigError, match=r"same tensors under 'model', 'ema_model': say which with --entry NAME"):
+        understood(open_foreign(path))
+    for entry in ("ema_model", "state_dict.ema_model"):
+        assert open_foreign(path, entry=entry).tensors["enc.a"].tolist() == [1]
+    torch.save({f"net.{n}": t for n, t in held.items() if n != "loss.a"}, path)
+    with pytest.raises(ConfigError, match=r"same tensors under 'net.model', 'net.ema_model'"):
+        understood(open_foreign(path))
+    torch.save({"state_dict": {**STATE, "decay": 0.9}}, path)
+    refused(path, "something else than tensors by name; if they are under 'state_dict', say so with --entry NAME")
+    assert sorted(open_foreign(path, entry="state_dict").tensors) == ["dec.a", "enc.a"]
+
+
 def test_beginnings_of_names_are_replaced(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({"module.net.enc.a": torch.zeros(1), "module.net.dec.a": torch.ones(2)}, path)

@@ -169,6 +169,10 @@ def shelve(monkeypatch, path, sha256, sampling):
     monkeypatch.setattr(places, "cards", lambda: found)
 
 
+def test_one_setting_is_one_and_not_its_letters(path):
+    assert flexframe.load(path, overrides="sampling.steps=3").sampling.steps == 3
+
+
 def test_a_card_brings_its_own_settings(path, monkeypatch):
     shelve(monkeypatch, path, hashlib.sha256(path.read_bytes()).hexdigest(), {"steps": 11, "guidance": 2.0})
     found = flexframe.load("toy/model")

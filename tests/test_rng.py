@@ -173,3 +173,11 @@ def test_an_rng_is_taken_as_it_is_if_its_rows_fit():
     assert as_rng(rng, 2, CPU) is rng
     with pytest.raises(ValueError, match="the rng has 2 rows, the batch 3"):
         as_rng(rng, 3, CPU)
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1, 1.5, "a"])
+@pytest.mark.usefixtures("unchecked")
+def test_seeds_that_would_be_taken_for_others_are_refused(seed):
+    for make in (lambda: Rng(seed, torch.arange(2)), lambda: as_rng(seed, 2, torch.device("cpu"))):
+        with pytest.raises(ValueError, match="a seed is a whole number of at most 64 bits, not"):
+            make()

@@ -55,6 +55,8 @@ def test_all_tokens_are_kept_unless_told_otherwise(tiny, pictures):
         ([1, 2, 3, 12], r"span 1\.\.12"),
         ([1, 2], "one for each of 4 rows"),
         (2.5, "one whole number"),
+        ("4", "one whole number, or one for each of 4 rows, not '4'"),
+        ([None, 1, 1, 1], "one whole number"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -112,6 +114,37 @@ def test_codes_of_unequal_lengths_are_kept_as_told(tiny, pictures):
     tokens = tiny.encode(pictures, lengths=[1, 5, 2, 3])
     again = tiny.tokens(tokens.codes, lengths=tokens.lengths)
     assert torch.equal(again.keep, tokens.keep)
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.uint16, torch.uint8, np.int64])
+def test_ids_of_any_whole_type_are_taken(tiny, kind):
+    ids = torch.tensor([[7, 11]])
+    given = ids.to(kind) if isinstance(kind, torch.dtype) else ids.numpy().astype(kind)
+    assert torch.equal(tiny.tokens(given).values, tiny.tokens(ids).values)
+
+
+@pytest.mark.parametrize("codes", [torch.ones(1, 2), torch.ones(1, 2).bool(), np.ones((1, 2)), [[1, 2]]])
+@pytest.mark.usefixtures("unchecked")
+def test_codes_that_are_no_ids_are_told(tiny, codes):
+    with pytest.raises(ValueError, match="whole numbers of shape b k 1, not"):
+        tiny.tokens(codes)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_tokens_and_no_size_is_told(tiny, pictures):
+    tokens = tiny.encode(pictures)
+    for given in (tokens.codes, tokens.codes.numpy(), tokens.codes.tolist()):
+        with pytest.raises(ValueError, match=r"are Tokens, as `encode` gives, not \w+; `tokens\(codes\)`"):
+            tiny.decode(given)
+    for size in (16, (16,), (0, 16)):
+        with pytest.raises(ValueError, match="a size is height and width in pixels"):
+            tiny.decode(tokens, size=size)
+
+
+def test_token_values_of_any_floating_type_are_decoded(tiny, pictures):
+    tokens = tiny.encode(pictures)
+    rounded = tokens.to(torch.bfloat16)
+    assert torch.equal(tiny.decode(rounded), tiny.decode(rounded.to(torch.float32)))
 
 
 def test_ids_out_of_range_are_refused(tiny):
@@ -302,10 +335,13 @@ def test_settings_as_an_object_stand_for_themselves(tiny, pictures):
     assert torch.equal(tiny.decode(tokens, sampling=kind(steps=3)), tiny.decode(tokens, sampling={"steps": 3}))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_setting_is_refused_with_the_nearest_name(tiny, pictures):
     tokens = tiny.encode(pictures)
     with pytest.raises(ConfigError, match=r"sampling\.guidence: there is no such setting\. Did you mean 'guidance'"):
         tiny.decode(tokens, sampling={"guidence": 3.0})
+    with pytest.raises(ConfigError, match=r"sampling: is 'steps', and settings are a mapping"):
+        tiny.decode(tokens, sampling="steps")
     with pytest.raises(ConfigError, match=r"sampling\.stepps.*'steps'"):
         Tokenizer(tiny.config, {"stepps": 3})
 

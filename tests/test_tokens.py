@@ -2,6 +2,7 @@
 
 from dataclasses import FrozenInstanceError, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,6 +62,8 @@ def test_latents_are_laid_into_a_copy():
     [
         (0, [1]),
         (-1, [4]),
+        (np.int64(1), [2]),
+        (torch.tensor(-1), [4]),
         (slice(1, 3), [2, 3]),
         (slice(None, None, 2), [1, 3]),
         ([3, 0], [4, 1]),
@@ -75,7 +78,7 @@ def test_rows_are_taken_as_a_tensors_are_and_stay_a_batch(rows, lengths):
     assert found.lengths.tolist() == lengths
     assert found.values.shape[1:] == whole.values.shape[1:]
     assert found.size == (8, 8)
-    if not isinstance(rows, int):
+    if isinstance(rows, slice | list) or torch.as_tensor(rows).ndim:
         assert torch.equal(found.values, whole.values[rows])
         assert torch.equal(found.codes, whole.codes[rows])
 

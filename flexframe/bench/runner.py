@@ -22,7 +22,7 @@ from flexframe.bench.partial import Partial
 from flexframe.bench.reconstructions import Reconstruct
 from flexframe.bench.task import Task
 from flexframe.data.source import AttributeClassifier, Sample, Source
-from flexframe.files import drop_parts
+from flexframe.files import drop_parts, see_writable
 from flexframe.lock import writes
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
@@ -133,12 +133,12 @@ def measure(
     state = partial.read()
     for number, each in enumerate(entrants):
         each.lanes = [_lane(each, k, metrics, source, partial.scratch(number, k)) for k in budgets[each.name]]
+    see_writable(out / results.FILE)
     walk = Pass(source, entrants, suite, batch_size, device, progress)
     if state is not None:
         walk.restore(state)
     walk.run(partial, save_seconds)
     content = results.assemble(name, suite, source, entrants, measures, walk.seen(), device, task.record)
-    out.mkdir(parents=True, exist_ok=True)
     results.write(content, out / results.FILE)
     partial.drop()
     fake = {each.name: {lane.budget: torch.cat(lane.shown) for lane in each.lanes} for each in entrants}

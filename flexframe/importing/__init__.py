@@ -12,7 +12,7 @@ from typing import Any
 
 from flexframe.importing.compare import ATOL, Comparison, compare
 from flexframe.importing.foreign import Foreign, Imported, TensorFile, open_foreign
-from flexframe.importing.names import beginning
+from flexframe.importing.names import alike, beginning
 from flexframe.importing.settings import Settings
 from flexframe_registry import ConfigError, catalogue
 from flexframe_registry.slots import resolve
@@ -36,7 +36,7 @@ def understood(source: Foreign, name: str | None = None):  # type: ignore[no-unt
     """
     known, failed = catalogue().names("importer"), dict[str, str]()
     built = {name: catalogue().build(resolve("importer", name))} if name else _built(known, failed)
-    inner = source
+    inner, within = source, ""
     while True:
         names = [each for each, importer in built.items() if _recognises(each, importer, inner, failed)]
         if len(names) == 1:
@@ -45,7 +45,7 @@ def understood(source: Foreign, name: str | None = None):  # type: ignore[no-unt
         word = beginning(inner.tensors)
         if names or not word:
             break
-        inner = inner.without(word)
+        inner, within = inner.without(word), within + word
     if name:
         return source, built[name]
     also = "".join(f"; {each}" for each in failed.values())
@@ -53,7 +53,10 @@ def understood(source: Foreign, name: str | None = None):  # type: ignore[no-unt
         text = f"could be of several formats: {', '.join(names)}; say which with --as{also}"
     else:
         keys, tensors = ", ".join(list(source.settings)[:6]) or "none", ", ".join(list(source.tensors)[:4]) or "none"
-        text = f"is of no format known here ({', '.join(known)}). Its settings: {keys}; its tensors: {tensors}{also}"
+        beside = alike(inner.tensors, within)
+        hint = f"; it has the same tensors under {beside}: say which with --entry NAME" if beside else ""
+        text = f"is of no format known here ({', '.join(known)}). Its settings: {keys}; its tensors: {tensors}"
+        text += f"{hint}{also}"
     raise ConfigError.at(str(source.path), text)
 
 

@@ -28,7 +28,9 @@ def flat(held: Mapping[str, Any], where: str) -> dict[str, Tensor]:
     if len(entries) == 1:
         return next(iter(entries.values()))
     if not entries:
-        raise ConfigError.at(where, "holds something else than tensors by name; ask for the bare state dict")
+        mixed = ", ".join(_shown(name) for name in list(dict(_entries(held, pure=False)))[:LISTED] if name)
+        advice = f"if they are under {mixed}, say so with --entry NAME" if mixed else "ask for the bare state dict"
+        raise ConfigError.at(where, f"holds something else than tensors by name; {advice}")
     listed = ", ".join(_shown(name) for name in list(entries)[:LISTED])
     raise ConfigError.at(where, f"holds tensors under {listed}; say which with --entry NAME")
 
@@ -39,6 +41,9 @@ def below(held: Mapping[str, Any], entry: str, where: str) -> dict[str, Tensor]:
     Raises:
         ConfigError: there is nothing under that name.
     """
+    only = [name for name in dict(_entries(held)) if name]
+    if len(only) == 1 and entry.partition(".")[0] not in held:  # what begins the names of the one mapping
+        entry = f"{only[0]}.{entry}"
     inner, rest = held, entry.split(".")
     while rest and isinstance(inner.get(rest[0]), Mapping):
         inner = inner[rest.pop(0)]
@@ -94,14 +99,30 @@ def beginning(names: Collection[str]) -> str:
     return f"{first.pop()}." if len(first) == 1 and all("." in name for name in names) else ""
 
 
-def _entries(held: Mapping[Any, Any], path: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Mappings of nothing but tensors, by their path; an optimizer's state is none."""
-    if held and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in held.items()):
-        yield path, dict(held)
+def alike(names: Collection[str], within: str = "") -> str:
+    """The first parts of names, quoted, below which are the same names, as those of a model and of its average; empty
+    where no two are alike. `within` is what the file has before all of them."""
+    rests: dict[str, set[str]] = {}
+    for name in names:
+        first, _, rest = name.partition(".")
+        rests.setdefault(first, set()).add(rest)
+    most = max(rests.values(), key=len, default=set())
+    found = [first for first, rest in rests.items() if "" not in rest and 2 * len(rest & most) > len(most)]
+    return ", ".join(_shown(within + first) for first in found) if len(found) > 1 else ""
+
+
+def _entries(
+    held: Mapping[Any, Any], path: str = "", depth: int = 0, *, pure: bool = True
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Mappings of nothing but tensors, by their path, or (not `pure`) of tensors and other things; an optimizer's state
+    is none."""
+    tensors = {key: value for key, value in held.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if tensors and (not pure or len(tensors) == len(held)):
+        yield path, tensors
     elif depth < DEEPEST:
         for key, value in held.items():
             if isinstance(key, str) and isinstance(value, Mapping) and "optim" not in key:
-                yield from _entries(value, f"{path}.{key}".lstrip("."), depth + 1)
+                yield from _entries(value, f"{path}.{key}".lstrip("."), depth + 1, pure=pure)
 
 
 def _shown(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from flexframe.models.precision import exact, precision, use
@@ -188,12 +188,13 @@ class Tokenizer(nn.Module):
     @torch.no_grad()
     def tokens(
         self,
-        codes: Int[Tensor, "b k q"] | Int[Tensor, "b k"] | Float[Tensor, "b k d"],
+        codes: Integer[Tensor, "b k q"] | Integer[Tensor, "b k"] | Float[Tensor, "b k d"] | np.ndarray,
         *,
         lengths: Lengths = None,
         size: tuple[int, int] | None = None,
     ) -> Tokens:
-        """Codes of any length up to the model's, as tokens. Integers of shape `b k` stand for one codebook.
+        """Codes of any length up to the model's, as tokens: integers of any type, numpy's too. Integers of shape `b k`
+        stand for one codebook.
 
         Args:
             lengths: tokens present in each row; all if None.
@@ -203,6 +204,7 @@ class Tokenizer(nn.Module):
             ValueError: codes of another shape, or that the model does not have.
         """
         spec = self.spec.tokens
+        codes = self._codes(codes)
         if codes.ndim == 2:
             codes = codes[..., None]
         width = spec.dim if spec.codebook_size is None else spec.codebooks
@@ -239,8 +241,15 @@ class Tokenizer(nn.Module):
 
         Raises:
             ConfigError: a setting that the decoder has not.
-            ValueError: whole settings of another decoder; a size or a condition that the decoder does not take.
+            ValueError: no tokens; whole settings of another decoder; a size or a condition that the decoder does not
+                take.
         """
+        if not isinstance(tokens, Tokens):
+            text = "`tokens(codes)` of the same model makes them of ids"
+            raise ValueError(f"what is decoded are Tokens, as `encode` gives, not {type(tokens).__name__}; {text}")
+        tokens = tokens if tokens.values.dtype == torch.float32 else tokens.to(torch.float32)
+        if size is not None and (not isinstance(size, Sequence) or len(size) != 2 or min(size) < 1):
+            raise ValueError(f"a size is height and width in pixels, (64, 96), not {size!r}")
         settings = self.sampling.laid(sampling)
         latents = self.config.codec.latents(*(size or tokens.size or self.config.image_size))
         rows = as_rng(rng, len(tokens), tokens.values.device)
@@ -284,10 +293,25 @@ class Tokenizer(nn.Module):
             given = f"{images.dtype} of shape {tuple(images.shape)}"
             raise ValueError(f"images are floats of shape b 3 h w in [0, 1], not {given}")
 
+    def _codes(self, codes: Tensor | np.ndarray) -> Tensor:
+        """Codes of the type that the quantizer looks up."""
+        ids = self.spec.tokens.codebook_size is not None
+        wanted = f"whole numbers of shape b k {self.spec.tokens.codebooks}" if ids else "floats of shape b k d"
+        if isinstance(codes, np.ndarray):
+            codes = torch.from_numpy(np.ascontiguousarray(codes))
+        if not isinstance(codes, Tensor):
+            raise ValueError(f"codes are a tensor of {wanted}, not {type(codes).__name__}")
+        if codes.is_floating_point() == ids or codes.is_complex() or codes.dtype == torch.bool:
+            raise ValueError(f"this model's codes are {wanted}, not {codes.dtype}")
+        return codes.long() if ids else codes.float()
+
     def _keep(self, lengths: Lengths, batch: int, most: int, device: torch.device) -> Tensor:
         if lengths is None:
             return torch.ones(batch, most, dtype=torch.bool, device=device)
-        rows = torch.as_tensor(lengths, device=device)
+        try:
+            rows = torch.as_tensor(lengths, device=device)
+        except (TypeError, ValueError, RuntimeError):  # of what makes no tensor torch raises each of them
+            rows = torch.empty(0, device=device)
         if rows.is_floating_point() or rows.shape not in ((), (batch,)):
             raise ValueError(f"lengths are one whole number, or one for each of {batch} rows, not {lengths!r}")
         rows = rows.expand(batch)

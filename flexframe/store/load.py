@@ -106,6 +106,7 @@ def load(
     Raises:
         ConfigError: an unknown name, a file that is broken or of another format, tensors that do not fit.
     """
+    overrides, drop = ([each] if isinstance(each, str) else each for each in (overrides, drop))  # one, and no letters
     place = locate(where)
     checkpoint, about = imported(place, assume=assume, drop=drop, rename=rename, entry=entry)
     if kind is not None and checkpoint.config.kind != kind:

@@ -212,6 +212,8 @@ class SamplingConfig(Config):
         if isinstance(given, SamplingConfig):
             own, other = type(self).__name__, type(given).__name__
             raise ValueError(f"this model's settings of use are {own}, not {other}; give those, or a mapping")
+        if given is not None and not isinstance(given, Mapping):
+            raise ConfigError.at(place, f"is {given!r}, and settings are a mapping: {{name: value}}")
         said = {name: getattr(self, name) for name in self.model_fields_set}
         return self.read(said | dict(given or {}), place)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,18 @@ def test_suites_that_cannot_be_are_refused(tokenizer: Any, suite: Any, tmp_path:
         run(suite(count=1000), [("a", tokenizer())], tmp_path)
     with pytest.raises(ValueError, match="both give 'psnr'"):
         run(suite("psnr", {"type": "psnr", "cap": 50}), [("a", tokenizer())], tmp_path)
+
+
+def test_a_disk_that_takes_nothing_is_told_before_anything_is_measured(
+    tokenizer: Any, suite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(**_: Any) -> Any:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/somewhere/tmp1a2b")
+
+    monkeypatch.setattr("flexframe.files.TemporaryFile", refuses)
+    monkeypatch.setattr("flexframe.bench.runner.Pass.run", lambda *_: pytest.fail("it measures"))
+    with pytest.raises(OSError, match=r"Read-only file system: '.*out/results\.json'"):
+        run(suite(count=8), [("a", tokenizer())], tmp_path / "out")
 
 
 def test_budgets_that_no_model_is_offered_at_are_told(tokenizer: Any, suite: Any, tmp_path: Path) -> None:
