@@ -5,6 +5,8 @@ Nothing here imports the registry or torch: `flexframe --help` is instant.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 import traceback
@@ -71,6 +73,7 @@ app.command()(new_plugin.new_plugin)
 def main() -> None:
     """Entry point: an error is one line, and a traceback only with --debug or FLEXFRAME_DEBUG=1."""
     take_any_letter()
+    atexit.register(gc.freeze)  # the last of all: at its end Python looks through all objects for circles, three times
     debug = take_debug(sys.argv)
     warnings.showwarning = show_warning
     warnings.filterwarnings("once", r"flexframe|FLEXFRAME", DeprecationWarning)  # which Python keeps to itself

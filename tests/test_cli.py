@@ -231,6 +231,7 @@ def test_every_cards_config_can_be_shown(command, name):
         (["show", "decoder/tyo"], ["no decoder named 'tyo'", "'toy'"]),
         (["list", "decodr"], ["no kind named 'decodr'", "'decoder'"]),
         (["bench", "digit", CARD], ["no suite named 'digit'", "'digits'"]),
+        (["show", "digits-smok"], ["there is no such suite", "'digits-smoke'"]),
         (["bench", "digits-smoke", "toy/digits-tyny"], ["'toy/digits-tiny'", "no such file or folder"]),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
@@ -262,6 +263,12 @@ def test_a_mistake_leaves_the_process_with_code_2_and_no_traceback(python):
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "Did you mean 'quantizer'?" in done.stderr
+
+
+def test_a_command_ends_without_a_search_through_all_that_it_holds(python):
+    code = "class Circle:\n def __init__(self): self.own = self\n def __del__(self): print('looked at')\n"
+    code += "import sys; from flexframe.cli import main; held = [Circle()]; sys.argv[1:] = ['--version']; main()"
+    assert "looked at" not in python(code).stdout
 
 
 def test_a_config_error_is_a_value_error():

@@ -54,6 +54,7 @@ def show(
         return
     from flexframe.commands import describe, subjects
 
+    subjects.refuse_nearly_a_suite(name)
     subject = subjects.find(name)
     if config and subject.unresolved:
         raise ConfigError(subject.doubts)

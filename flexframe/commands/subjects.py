@@ -18,6 +18,7 @@ from flexframe_registry.files import read_json
 from flexframe_registry.kinds import KINDS
 from flexframe_registry.models import read_model
 from flexframe_registry.runfolder import RunFolder
+from flexframe_registry.suites import SUITES
 
 Rows = list[tuple[str, str]]
 
@@ -38,6 +39,13 @@ class Subject:
     """Obstacles to and doubts about the run that trains it."""
     unresolved: bool = False
     """True where these are what keeps its run from being read."""
+
+
+def refuse_nearly_a_suite(name: str) -> None:
+    """Tell the suite that a name without a slash nearly is."""
+    near = nearest(name, sorted(path.stem for path in SUITES.glob("*.yaml")), 0.8)
+    if near and "/" not in name and not Path(name).exists():
+        refuse(name, f"there is no such suite.{near}")
 
 
 def find(name: str) -> Subject:
