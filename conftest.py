@@ -29,6 +29,10 @@ LONGEST = 60
 """Seconds that a case of a fuzzer may take."""
 ROOT = Path(__file__).parent
 PACKAGES = (path.parent.name for path in ROOT.glob("*/*/flexframe_*/__init__.py"))  # of plugins/ and tests/toy
+# The hook's marker is in the names of all bytecode that is looked for while an instrumented module runs, also of what
+# it imports of torch, so that these too are compiled anew: once where it can be kept, else in each of many processes.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 jaxtyping.install_import_hook(["flexframe", *PACKAGES], "beartype.beartype")
 if TYPE_CHECKING:
     from flexframe.train.run import Run
