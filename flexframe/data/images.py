@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 from torch import Tensor
 
 from flexframe.files import POINTED, is_pointer
@@ -23,6 +23,9 @@ from flexframe_registry.files import MAX_PIXELS
 
 UNREAD = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 """Formats that Pillow knows by their first bytes, and of which it decodes none, or EPS by running Ghostscript."""
+FIRST = "JPEG", "PNG", "WEBP"
+"""Formats that are tried before others. Their first bytes are theirs alone, and some of the others look at more than
+those before they give up."""
 USUAL = ".png .jpg .jpeg .webp .bmp .tif .gif"
 """A few of `suffixes`, for errors."""
 MOST_SCALED = 1 << 24
@@ -61,9 +64,9 @@ class BrokenImage(ValueError):
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Names of the formats that Pillow decodes on this machine."""
+    """Names of the formats that Pillow decodes on this machine, in the order in which they are tried."""
     Image.init()
-    return tuple(sorted(set(Image.OPEN) - UNREAD))
+    return tuple(sorted(set(Image.OPEN) - UNREAD, key=lambda name: (name not in FIRST, name)))
 
 
 @cache
@@ -170,15 +173,16 @@ def _turning(kind: bytes, body: bytes) -> bool:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as upright 8-bit RGB.
+    """An image of any mode as upright 8-bit RGB: itself, if it is so.
 
     Raises:
         ValueError: pixels of no stated range.
     """
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
     clear = _transparent(image)
-    image = ImageOps.exif_transpose(image)
-    if clear is not None:
+    image = _upright(image)
+    if clear is not None and image.info.get("transparency") != clear:
+        image = image.copy()
         image.info["transparency"] = clear
     if sixteen:
         grey = np.asarray(image)
@@ -189,7 +193,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}) of no stated range; save it with 8 or 16")
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF orientation says. Pillow's own way copies one that is upright."""
+    image.load()
+    if image.mode == "RGB" and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
 
 
 def _transparent(image: Image.Image) -> int | tuple[int, ...] | None:
@@ -206,7 +218,9 @@ def _transparent(image: Image.Image) -> int | tuple[int, ...] | None:
 
 def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
     """An image's RGB pixels, 8 bits a value."""
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    planes = bytearray().join(image.tobytes("raw", band) for band in "RGB")  # one by one: nothing is transposed
+    return torch.frombuffer(planes, dtype=torch.uint8).view(3, image.height, image.width)
 
 
 # --- to size -------------------------------------------------------------------------------------------------------

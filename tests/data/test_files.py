@@ -181,6 +181,16 @@ def test_captions_and_labels_beside_an_image_in_a_folder(tmp_path):
     assert any("1 images" in each and "count as without a label" in each for each in skipping.remarks())
 
 
+def test_nothing_is_looked_for_beside_images_where_there_are_images_alone(tmp_path, monkeypatch):
+    (tmp_path / "ape").mkdir()
+    (tmp_path / "ape" / "a.png").write_bytes(picture(8))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reader, "_beside", lambda *_: pytest.fail("looked for a file that is not there"))
+    for path in (".", "./", str(tmp_path), f"{tmp_path}/"):
+        sample = source("folder", path=path)[0]
+        assert (sample.id, sample.label, sample.caption) == ("ape/a.png", 0, None)
+
+
 def test_a_label_that_comes_late_is_not_mixed_with_folders(tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "TRIED", 1)
     for name, about in (("a", "{}"), ("b", '{"label": 3}')):

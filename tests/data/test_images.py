@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flexframe.data.images import BrokenImage, read_image, to_rgb
+from flexframe.data.images import BrokenImage, formats, read_image, to_rgb, to_tensor
 
 
 def read(tmp_path, image, suffix="png", **options):
@@ -205,3 +205,13 @@ def test_every_mode_becomes_rgb(mode):
 def test_premultiplied_alpha_is_laid_over_white_too():
     image = Image.new("RGBA", (1, 1), (200, 0, 100, 51)).convert("RGBa")
     assert np.abs(np.asarray(to_rgb(image))[0, 0].astype(int) - [244, 204, 224]).max() <= 2
+
+
+def test_an_upright_photograph_is_decoded_once_and_not_copied():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    assert to_rgb(image) is image
+    found = to_tensor(image)
+    assert found.is_contiguous()
+    assert np.array_equal(found.permute(1, 2, 0).numpy(), pixels)
+    assert formats()[0] == "JPEG"  # what is tried before it reads the file's beginning, too

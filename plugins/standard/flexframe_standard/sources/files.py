@@ -35,13 +35,17 @@ class Folder(Files):
         if not self.root.is_dir():
             raise ConfigError.at("path", f"there is no folder {str(self.root)!r}")
         beside, passed = set[str](), LeftOut()
+        self.suffixes = set[str]()
+        """Of the files that are no images: what is not here is looked for beside none."""
         self.files = []
         for path in walk(self.root):
             name = path.relative_to(self.root).as_posix()
             if passed.take(name):
                 self.files.append(path)
-            elif path.suffix.lower() in (".cls", ".json"):
+                continue
+            if path.suffix.lower() in (".cls", ".json"):
                 beside.add(os.fspath(path))
+            self.suffixes.add(path.suffix)
         self.files.sort()
         self.passed = passed.remarks(config.path)
         """Remarks on what is there and not among the files."""
@@ -49,6 +53,9 @@ class Folder(Files):
             also = "".join(f"; {each}" for each in self.passed)
             text = f"no images under {str(self.root)!r}; looked for {USUAL} and the others of Pillow's{also}"
             raise ConfigError.at("path", text)
+        first = self.files[0]
+        self._below = len(first.as_posix()) - len(first.relative_to(self.root).as_posix())
+        """Letters of each path that lead to the root."""
         self.leave_out()
         self.labels = config.labels or self._labels(beside)
         self.classes = self._classes() if self.labels == "folders" else {}
@@ -99,7 +106,7 @@ class Folder(Files):
         return len(self.files)
 
     def name(self, number: int) -> str:
-        return self.files[number].relative_to(self.root).as_posix()
+        return self.files[number].as_posix()[self._below :]
 
     def open(self, number: int) -> tuple[Path | BytesIO, str]:
         return self.files[number], str(self.files[number])
@@ -107,7 +114,7 @@ class Folder(Files):
     def beside(self, number: int) -> tuple[int | None, str | None]:
         path = self.files[number]
         try:
-            label, caption = facts(partial(_beside, path), str(path.with_suffix("")), self._wanted())
+            label, caption = facts(partial(self._beside, path), os.path.splitext(path)[0], self._wanted())
         except BrokenImage:
             if self.labels == "files" or self.facts == "all":
                 raise
@@ -117,8 +124,11 @@ class Folder(Files):
         if self.config.labels is None and label is not None:
             text = f"{path.with_suffix('.json')} holds label {label}; labels before it are the names of folders"
             raise BrokenImage(f"{text}; set `labels: files` or `labels: folders` in the data")
-        parts = path.relative_to(self.root).parts
-        return (self.classes.get(parts[0]) if len(parts) > 1 and self.labels == "folders" else None), caption
+        folder, within, _ = self.name(number).partition("/")
+        return (self.classes.get(folder) if within and self.labels == "folders" else None), caption
+
+    def _beside(self, path: Path, suffix: str) -> bytes | None:
+        return _beside(path, suffix) if f".{suffix}" in self.suffixes else None
 
     def _wanted(self) -> Facts:
         """What is to be read of the files beside an image; no label where they are from elsewhere by the config."""

@@ -25,13 +25,15 @@ from flexframe.data.waiting import waiting
 from flexframe.files import json_bytes
 from flexframe.rng import Rng
 from flexframe.store.hub import home, keep
+from flexframe.threads import cores
 from flexframe_registry import ConfigError
 from flexframe_registry.files import read_json
 from flexframe_standard.sources.files_config import FilesConfig
 
 SHOWN = 5
 """Files that a remark names."""
-THREADS = 4
+THREADS = min(4, cores())
+"""Threads that read, at the most; one processor is left with one."""
 CROP_SEED = 0
 """Crops are part of the data, whatever the seed of a run: what was precomputed of them fits every run."""
 
@@ -112,7 +114,7 @@ class Files(Source):
         if wrong is not None:
             raise IndexError(f"there are {len(self)} images, numbered from 0; {wrong} is none of them")
         groups = [list(group) for _, group in groupby(indices, lambda index: index // self.crops)]
-        if len(groups) < THREADS or get_worker_info() is not None:  # a worker is one of many as it is
+        if THREADS == 1 or len(groups) < THREADS or get_worker_info() is not None:  # a worker is one of many as it is
             return [sample for group in groups for sample in self._read(group)]
         with ThreadPoolExecutor(THREADS) as pool:  # Pillow decodes and resizes without holding Python up
             return [sample for group in pool.map(self._read, groups) for sample in group]
