@@ -10,7 +10,7 @@ import typer
 
 from flexframe.commands import complete
 from flexframe.commands.common import names_and_settings, names_of, out, pick_device, say
-from flexframe.commands.options import Device, Suite
+from flexframe.commands.options import Device, Suite, Threads
 from flexframe.lock import writes
 
 
@@ -33,6 +33,7 @@ def bench(
         typer.Option("--prior", help="Priors of which the page shows a picture of each class, by length; repeatable."),
     ] = None,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Measure models on the same images at every token count they support, and write a page."""
     from flexframe_registry import suite
@@ -44,7 +45,7 @@ def bench(
 
     for model in [*models, *(priors or [])]:
         find(model)  # a typo is told before anything is measured
-    measure(name, measured, models, folder, batch_size, device, priors or [])
+    measure(name, measured, models, folder, batch_size, device, priors or [], threads)
 
 
 @writes("folder")
@@ -56,6 +57,7 @@ def measure(
     batch_size: int,
     device: str,
     priors: Sequence[str] = (),
+    threads: int | None = None,
 ) -> None:
     """Measure, print the table, and write the page; with a picture of each class by `priors` on it."""
     from tempfile import TemporaryDirectory
@@ -66,12 +68,14 @@ def measure(
     from flexframe.store.load import load
     from flexframe.store.places import preprocessing, trained
     from flexframe.terminal import Bars
+    from flexframe.threads import use
     from flexframe.use.drawn import draw, judged
     from flexframe_registry import catalogue
     from flexframe_registry.suites import settle
 
     on, names = pick_device(device), names_of(models)
     loaded = [(called, load(m, device=on)) for called, m in zip(names, models, strict=True)]
+    use(threads, *(model for _, model in loaded))
     data = settle(measured.data, {called: preprocessing(m).resize for called, m in zip(names, models, strict=True)})
     measured = measured.model_copy(update={"data": data})
     with Bars(console=say, transient=True, disable=not say.is_terminal) as progress:

@@ -10,7 +10,7 @@ import typer
 from flexframe.commands import complete
 from flexframe.commands.common import names_and_settings, names_of, out, pick_device, refuse, say
 from flexframe.commands.generate import Settings, read_both
-from flexframe.commands.options import Device, Suite
+from flexframe.commands.options import Device, Suite, Threads
 from flexframe.lock import writes
 
 
@@ -36,6 +36,7 @@ def bench_samples(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time; changes speed only.")] = 64,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Draw samples of priors at every token count, of all classes in turn, and measure them.
 
@@ -57,6 +58,7 @@ def bench_samples(
     from flexframe.models.generator import Generator
     from flexframe.models.tokenizer import Tokenizer
     from flexframe.terminal import Bars
+    from flexframe.threads import use
     from flexframe_registry.suites import settle
 
     loaded, ways = list[tuple[str, Generator, Tokenizer]](), dict[str, Any]()
@@ -72,6 +74,7 @@ def bench_samples(
         sampling, decoding = read_both(ctx, generator.config.prior, tokenizer.config.decoder, settings)
         loaded.append((shown, generator, tokenizer))
         ways[shown] = preprocessing(where).resize
+    use(threads, *(model for _, *pair in loaded for model in pair))
     if loaded:
         measured = measured.model_copy(update={"data": settle(measured.data, ways)})
     with Bars(console=say, transient=True, disable=not say.is_terminal) as progress:

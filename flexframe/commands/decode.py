@@ -10,7 +10,7 @@ import typer
 from flexframe.commands import complete
 from flexframe.commands.common import out
 from flexframe.commands.models import model_of, open_tokenizer
-from flexframe.commands.options import Device, Seed
+from flexframe.commands.options import Device, Seed, Threads
 from flexframe.commands.progress import bar
 from flexframe.commands.sampling import Settings, read_sampling
 from flexframe.lock import writes
@@ -36,6 +36,7 @@ def decode(
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 8,
     force: Annotated[bool, typer.Option("--force", help="Decode with another model than encoded.")] = False,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Decode a token file to PNG files, named by id. Broken off, the same command goes on where it stopped.
 
@@ -46,7 +47,7 @@ def decode(
 
     file = TokenFile(tokens)
     file.check()  # before a large model is loaded for nothing
-    tokenizer, name, _ = open_tokenizer(model or model_of(file), device, None)
+    tokenizer, name, _ = open_tokenizer(model or model_of(file), device, None, threads)
     sampling = read_sampling(ctx, tokenizer.config.decoder, settings)
     with bar("decoding") as progress:
         decoded = run(

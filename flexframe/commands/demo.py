@@ -9,7 +9,7 @@ import typer
 
 from flexframe.commands.bench import measure
 from flexframe.commands.common import out, pick_device, refuse
-from flexframe.commands.options import Device
+from flexframe.commands.options import Device, Threads
 from flexframe.commands.train import train
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def demo(
         bool, typer.Option("--train", help="Train small models of digits from scratch, and compare these.")
     ] = False,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Compare the models of drawn scenes that ship with the project, on scenes they have not seen: a minute or two.
 
@@ -45,7 +46,7 @@ def demo(
         out.print(f"suite {name}: {', '.join(models)}; a minute or two on a CPU")
         priors = [card.id for card in shown if card.id not in models]
         with offline("the demo"):  # a metric whose weights are not here is named, with how to get them
-            measure(name, measured, models, folder, 64, device, priors)
+            measure(name, measured, models, folder, 64, device, priors, threads)
         return
     folders = {model: folder / model.replace("/", "-") for model in models}
     if (folder / "results.json").is_file() and not any(RunFolder(each).config.is_file() for each in folders.values()):
@@ -53,12 +54,13 @@ def demo(
     steps = sum(card.run.steps for card in shown)
     minutes = steps / STEPS_A_SECOND / 60
     out.print(f"training {', '.join(models)} from scratch: {steps:,} steps, about {minutes:.0f} minutes on a CPU core")
+    settings = [f"run.threads={threads}"] if threads else []
     for model, target in folders.items():
         if RunFolder(target).config.is_file():
-            train(None, None, None, target, device)
+            train(None, settings, None, target, device)
         else:
-            train(model, None, target, None, device)
-    measure(name, measured, [str(target) for target in folders.values()], folder, 64, device)
+            train(model, settings, target, None, device)
+    measure(name, measured, [str(target) for target in folders.values()], folder, 64, device, threads=threads)
 
 
 def _shown(trained: bool) -> tuple[list[Card], str]:

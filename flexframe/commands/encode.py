@@ -10,7 +10,7 @@ import typer
 from flexframe.commands import complete
 from flexframe.commands.common import out, refuse, say
 from flexframe.commands.models import open_tokenizer
-from flexframe.commands.options import Device, Images, Model, Resize, Seed
+from flexframe.commands.options import Device, Images, Model, Resize, Seed, Threads
 from flexframe.commands.progress import bar
 from flexframe.lock import writes
 
@@ -41,6 +41,7 @@ def encode(
     workers: Annotated[int, typer.Option(min=1, help="Threads that read images.")] = 2,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out what cannot be read; list it.")] = False,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Encode images to a token file. Broken off, the same command goes on where it stopped.
 
@@ -52,7 +53,7 @@ def encode(
     from flexframe.use.encode import encode as run
     from flexframe.use.lengths import read_rule
 
-    tokenizer, name, way = open_tokenizer(model, device, resize)
+    tokenizer, name, way = open_tokenizer(model, device, resize, threads)
     rule = read_rule(lengths, allocator, chosen, tokenizer)
     with bar("encoding") as progress:
         encoded = run(

@@ -10,7 +10,7 @@ import typer
 
 from flexframe.commands import complete
 from flexframe.commands.common import out, pick_device, refuse, say
-from flexframe.commands.options import Device
+from flexframe.commands.options import Device, Threads
 from flexframe.commands.progress import bar
 from flexframe.commands.sampling import read_sampling
 from flexframe.lock import writes
@@ -50,6 +50,7 @@ def generate(
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time; changes speed only.")] = 16,
     force: Annotated[bool, typer.Option("--force", help="Decode with another tokenizer than trained on.")] = False,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Draw pictures: files, a grid, the coarse-to-fine strip, and the token file.
 
@@ -57,6 +58,7 @@ def generate(
     """
     on = pick_device(device)
     from flexframe.store.load import load
+    from flexframe.threads import use
     from flexframe.use import generate as work
     from flexframe.use.lengths import read_lengths
 
@@ -69,6 +71,7 @@ def generate(
         if where is None:
             refuse(prior, "names no tokenizer; give it with --model")
         tokenizer = load(where, device=on)
+        use(threads, generator, tokenizer)
         sampling, decoding = read_both(ctx, config.prior, tokenizer.config.decoder, settings)
     with bar("drawing") as progress:
         generated = work.generate(

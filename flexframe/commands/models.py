@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from flexframe_registry import ModelConfig, TokenizerConfig
 
 
-def open_tokenizer(where: str, device: str, resize: str | None) -> tuple[Any, str, str]:
-    """A tokenizer, the name that finds it again, and how its images are brought to size."""
+def open_tokenizer(where: str, device: str, resize: str | None, threads: int | None = None) -> tuple[Any, str, str]:
+    """A tokenizer, the name that finds it again, and how its images are brought to size; torch has threads for it."""
     from flexframe.data.images import RESIZES
 
     if resize is not None and resize not in RESIZES:
@@ -19,9 +19,11 @@ def open_tokenizer(where: str, device: str, resize: str | None) -> tuple[Any, st
     on = pick_device(device)
     from flexframe.store.load import load
     from flexframe.store.places import preprocessing
+    from flexframe.threads import use
 
     with say.status(f"loading {where}"):
         tokenizer = load(where, device=on)
+    use(threads, tokenizer)
     return tokenizer, tokenizer.id, resize or preprocessing(where).resize
 
 

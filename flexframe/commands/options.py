@@ -26,6 +26,12 @@ Device = Annotated[
     str,
     typer.Option(help="cpu, cuda, cuda:1 ..., mps, or auto: the best there is.", autocompletion=complete.devices),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Of torch on a CPU; not given: one for a small model, else as many as the machine has to spare."
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="key.path=value: `run.*` sets the run, anything else the model.", metavar="[KEY=VALUE]..."),

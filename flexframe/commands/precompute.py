@@ -10,7 +10,7 @@ import typer
 from flexframe.commands import complete
 from flexframe.commands.common import out, pick_device, refuse, say
 from flexframe.commands.models import tokenizer_of
-from flexframe.commands.options import Device
+from flexframe.commands.options import Device, Threads
 from flexframe.commands.progress import bar
 from flexframe.lock import writes
 
@@ -50,6 +50,7 @@ def tokens(
     seed: Annotated[int | None, typer.Option(help="Of codecs that draw; the card's run's, or 0.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 32,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Encode every image of a data source, at full length and with its label, to a file for the feed `token-file`.
 
@@ -75,11 +76,13 @@ def tokens(
     on = pick_device(device)
     from flexframe.store.load import load
     from flexframe.store.places import preprocessing
+    from flexframe.threads import use
     from flexframe.use.precompute import precompute_tokens
     from flexframe_registry import catalogue
 
     with say.status(f"loading {model}"):
         tokenizer = load(model, device=on)
+    use(threads, tokenizer)
     images = images.resized(preprocessing(model).resize)
     source = catalogue().build(images, tokenizer.config.image_size, place="--data" if card is None else "run.data")
     source.want("labels")
@@ -134,6 +137,7 @@ def latents(
     seed: Annotated[int, typer.Option(help="Of samples.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 32,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Encode every image of a data source by a codec, for the feed `latents`.
 
@@ -145,6 +149,7 @@ def latents(
         refuse("", "name the recipe of a run, or give --model and --data; one of the two ways")
     stored, drawn = _one_of("--dtype", dtype, DTYPES), _one_of("--posterior", posterior, POSTERIORS)
     on = pick_device(device)
+    from flexframe.threads import use
     from flexframe.use.shards import precompute_latents
 
     if card is not None:
@@ -153,6 +158,7 @@ def latents(
         assert model is not None
         assert data is not None
         name, codec, source = _of_a_model(model, data, size)
+    use(threads, codec)
     _remark(source)
     with bar("encoding") as progress:
         written = precompute_latents(
@@ -173,6 +179,7 @@ def features(
     dtype: Dtype = "fp16",
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 32,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Compute what a run's objectives see in every image of its data (a teacher's features), for the feed `latents`.
 
@@ -184,6 +191,7 @@ def features(
     config = find_card(card).train(overrides or [])
     on = pick_device(device)
     from flexframe.parts import Objective
+    from flexframe.threads import use
     from flexframe.use.shards import precompute_features
     from flexframe_registry import catalogue
 
@@ -193,6 +201,7 @@ def features(
     objectives: list[Objective] = [
         catalogue().build(each, model.spec).to(on) for each in config.objectives if each.precomputes()
     ]
+    use(threads, *objectives)
     source = catalogue().build(config.run.data, model.image_size, place="run.data")
     _remark(source)
     with bar("looking") as progress:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from flexframe.commands.common import out, refuse, say
 from flexframe.commands.models import open_tokenizer
-from flexframe.commands.options import Device, Images, Model, Resize, Seed
+from flexframe.commands.options import Device, Images, Model, Resize, Seed, Threads
 from flexframe.commands.progress import bar
 from flexframe.commands.sampling import Settings, read_sampling
 from flexframe.lock import writes
@@ -35,6 +35,7 @@ def reconstruct(
     ] = None,
     numbers: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file too.")] = None,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Show images beside their reconstructions from more and more tokens, as one picture.
 
@@ -49,7 +50,7 @@ def reconstruct(
 
     if to.suffix.lower() not in Image.registered_extensions():
         refuse(str(to), "has no suffix of a picture that can be written; end it in .png")
-    tokenizer, name, way = open_tokenizer(model, device, resize)
+    tokenizer, name, way = open_tokenizer(model, device, resize, threads)
     sampling = read_sampling(ctx, tokenizer.config.decoder, settings)
     columns = read_lengths(lengths, tokenizer.config.length, least=fewest(tokenizer)) if lengths else None
     rows = batch_size or (1 if tokenizer.device.type == "cpu" else 8)

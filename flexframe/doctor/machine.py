@@ -54,12 +54,12 @@ def devices() -> Rows:
     import torch
 
     from flexframe.provenance import processor
+    from flexframe.threads import GIVEN, SMALL, cores, worth
 
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
-    cores = len(affinity(0)) if affinity else os.cpu_count()
-    yield "cpu", f"{processor(torch.device('cpu'))}, {cores} of {os.cpu_count()} cores usable, {_ram()}"
-    threads = os.environ.get("OMP_NUM_THREADS")
-    told = f"OMP_NUM_THREADS={threads}" if threads else "OMP_NUM_THREADS is not set"
+    yield "cpu", f"{processor(torch.device('cpu'))}, {cores()} of {os.cpu_count()} cores usable, {_ram()}"
+    number = os.environ.get(GIVEN)
+    ours = f"is not set: commands take 1 for a model below {SMALL:,} parameters, {worth(SMALL)} now for a larger one"
+    told = f"{GIVEN} {ours}" if number is None else f"{GIVEN}={number}"
     yield "threads", f"{torch.get_num_threads()} in torch; {told}"
     for i in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(i)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flexframe import provenance
+from flexframe import provenance, threads
 from flexframe.files import drop_parts, write_json, write_text
 from flexframe.lock import Lock
 from flexframe.models import modelfile
@@ -83,6 +83,7 @@ class Run:
         if initial:
             self.feed.attach(trainee, check=True)
         trainee.to(device)
+        threads.use(config.run.threads, trainee)
         if config.run.checkpoint_activations:
             sharding.recompute(model)
         if config.run.compile:

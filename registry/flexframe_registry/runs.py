@@ -86,6 +86,9 @@ class RunConfig(Config):
     """Autocast precision of forward passes; weights and optimizer stay fp32."""
     compile: bool = False
     """Compile the model's blocks with torch.compile."""
+    threads: int | None = Field(None, ge=1, json_schema_extra=ANEW)
+    """Threads of torch on a CPU. Null: as `OMP_NUM_THREADS` says, else one for a small model, and as many as the
+    machine has to spare for a large one."""
     checkpoint_activations: bool = Field(False, json_schema_extra=ANEW)
     """Keep of each block's activations its input alone, and compute the rest again in the backward pass: less memory,
     about a third more time, the same numbers."""

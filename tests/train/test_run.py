@@ -111,6 +111,17 @@ def test_a_run_leaves_its_config_its_origin_its_log_and_its_model(create, go):
     assert (found.config, found.sampling.steps) == (run.config.model, 2)
 
 
+def test_a_runs_threads_are_those_that_it_names_and_its_manifest_tells_them(create):
+    before = torch.get_num_threads()
+    try:
+        run = create("run", f"run.threads={before + 1}")
+        run.close()
+        assert torch.get_num_threads() == before + 1
+        assert json.loads((run.folder / "manifest.json").read_text())["host"]["threads"] == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_exported_model_is_the_weight_average(create, go):
     run = go(create("run", "run.ema=0.5"))
     exported = load_file(run.folder / "model.safetensors")
