@@ -40,11 +40,11 @@ class _Steps:
         for step in range(self.start, self.stop):
             first = 0 if self.run.overfit_batch else step * batch
             rows: list[int] = []
-            for position in range(first, first + batch):
-                if position // self.count != epoch:
-                    epoch = position // self.count
-                    permutation = order(self.run.seed, epoch, self.count)
-                rows.append(int(permutation[position % self.count]))
+            while len(rows) < batch:
+                passed, place = divmod(first + len(rows), self.count)
+                if passed != epoch:
+                    epoch, permutation = passed, order(self.run.seed, passed, self.count)
+                rows += permutation[place : place + batch - len(rows)].tolist()  # at once: one by one takes long
             yield self.share.of(rows, self.run.accumulate)
 
 
@@ -124,6 +124,8 @@ def conditioned(labels: Int[Tensor, " b"], device: torch.device) -> Condition | 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
     """A batch as the loader gives it in equal parts, for gradient accumulation."""
+    if parts == 1:
+        return [batch]
     portions = [Batch(index) for index in batch.index.chunk(parts)]
     if batch.images is not None:
         portions = [replace(part, images=each) for part, each in zip(portions, batch.images.chunk(parts), strict=True)]

@@ -30,7 +30,7 @@ from flexframe.train.run import Run
 from flexframe.train.samples import draw
 from flexframe.train.stopping import Stopping
 from flexframe.train.tally import Reading
-from flexframe.train.trainee import total
+from flexframe.train.trainee import means, summed, total
 from flexframe.train.waits import Waits
 from flexframe.train.watch import Watch
 
@@ -105,15 +105,16 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
             with _gradients_meet(run, last=number == len(parts)):
                 with _precision(run):
                     losses, codes = run.trained(part, step=step, rng=Rng(config.seed, part.index, step))
-                    loss = total(losses) / config.accumulate
+                    each = means(losses)
+                    loss = _shared(summed(each), config.accumulate)
                 if not loss.requires_grad:
                     raise nothing_learns()
                 watch.at(step, "backward")
                 torch.autograd.backward(loss)
             seen.append(codes)
-            for name, value in losses.items():
-                values[name] = values.get(name, 0) + value.detach().float().mean() / config.accumulate
-            values["loss"] = values.get("loss", 0) + loss.detach()
+            told = {name: _shared(mean.detach(), config.accumulate) for name, mean in each.items()}
+            told["loss"] = loss.detach()
+            values = {name: values[name] + value if name in values else value for name, value in told.items()}
         if step == first_step and not run.gradients.reach():
             raise nothing_learns()
         watch.at(step, "update")
@@ -123,7 +124,7 @@ def _train(run: Run, console: Console, stopping: Stopping, watch: Watch) -> str 
         step_optimizer(optimizer, skip, bounded)
         if skip is not None:
             _undo(trainee, before, skip)
-        run.average.update(trainee.model, step)
+        run.average.update(step)
         run.step = step + 1
 
         watch.at(step, "logging and saving")
@@ -181,6 +182,11 @@ def _strict(run: Run, alarms: Sequence[Mapping[str, Any]]) -> None:
     if told:
         kept = f"run.strict ends the run; the last whole checkpoint is in {run.paths.checkpoints}"
         raise Alarmed(f"at step {run.step}: {'; also '.join(told)}. {kept}")
+
+
+def _shared(value: Tensor, parts: int) -> Tensor:
+    """A part's share of a step's value."""
+    return value / parts if parts > 1 else value
 
 
 def _precision(run: Run) -> AbstractContextManager[object]:

@@ -155,30 +155,64 @@ def step(optimizer: torch.optim.Optimizer, skip: Tensor | None, parts: Sequence[
         act()
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A tensor of a model by the place where its module keeps it, which may put another one there."""
+
+    tensors: Mapping[str, Tensor | None]
+    key: str
+
+    def now(self) -> Tensor:
+        """The tensor, of a sharded one this process's shard."""
+        value = self.tensors[self.key]
+        assert value is not None
+        return local(value)
+
+
+def places(model: nn.Module) -> dict[str, Place]:
+    """Where a model keeps the tensors of its state, by their names."""
+    found = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        lasting = module._buffers.keys() - module._non_persistent_buffers_set
+        for tensors, keys in ((module._parameters, module._parameters.keys()), (module._buffers, lasting)):
+            found |= {f"{prefix}.{key}".lstrip("."): Place(tensors, key) for key in keys if tensors[key] is not None}
+    return found
+
+
 class Average:
-    """Exponential moving average of a model's weights in fp32; buffers and integers are copied as they are.
+    """Exponential moving average of a model's weights in fp32; integers and what moves without learning are copied as
+    they are. What cannot move, since it neither learns nor is of a module in training, is the model's own tensor and is
+    not held twice; of decay 0 that is all.
 
     Of a sharded model each process averages its own shards.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        self.learned = {name for name, p in model.named_parameters() if p.requires_grad}
+        self.state = {name: value.detach() for name, value in model.state_dict().items()}
+        training = {name for name, module in model.named_modules(remove_duplicate=False) if module.training}
+        learned = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+        self.moving = {name for name in self.state if decay and (name in learned or _owner(name) in training)}
+        self.state |= {name: self.state[name].clone() for name in self.moving}
+        at, averaged = places(model), {n for n in learned & self.moving if self.state[n].is_floating_point()}
+        self.averaged = [(local(self.state[name]), at[name]) for name in self.state if name in averaged]
+        self.copied = [(local(self.state[name]), at[name]) for name in self.state if name in self.moving - averaged]
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
         """One step of decay min(decay, (1+step)/(10+step))."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        now = model.state_dict()
-        averaged = [name for name in self.state if name in self.learned and self.state[name].is_floating_point()]
-        own = [local(self.state[n]) for n in averaged]
-        theirs = [local(now[n]).to(mine) for n, mine in zip(averaged, own, strict=True)]
-        torch._foreach_lerp_(own, theirs, 1 - decay)
-        for name in self.state.keys() - set(averaged):
-            local(self.state[name]).copy_(local(now[name]))
+        if self.averaged:
+            own, theirs = zip(*((mine, place.now()) for mine, place in self.averaged), strict=True)
+            torch._foreach_lerp_(own, theirs, 1 - decay)
+        for mine, place in self.copied:
+            mine.copy_(place.now())
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over another average's tensors, sharded as these are."""
-        for name, value in self.state.items():
-            local(value).copy_(local(like(state[name], value)))
+        for name in self.moving:
+            local(self.state[name]).copy_(local(like(state[name], self.state[name])))
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0]

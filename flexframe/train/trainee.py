@@ -247,6 +247,16 @@ def find_module(model: nn.Module, name: str, place: str) -> nn.Module:
     return known[name]
 
 
+def means(losses: Losses) -> dict[str, Tensor]:
+    """The mean of each loss."""
+    return {name: loss.float().mean() for name, loss in losses.items()}
+
+
+def summed(means: Mapping[str, Tensor]) -> Tensor:
+    """The sum of the losses' means."""
+    return sum(means.values(), start=next(iter(means.values())).new_zeros(()))
+
+
 def total(losses: Losses) -> Tensor:
     """The scalar that is minimised: the sum of each loss's mean."""
-    return sum((loss.float().mean() for loss in losses.values()), start=next(iter(losses.values())).new_zeros(()))
+    return summed(means(losses))

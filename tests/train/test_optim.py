@@ -123,7 +123,7 @@ def test_the_average_is_the_one_computed_by_hand():
         with torch.no_grad():
             for tensor in model.state_dict().values():
                 tensor.fill_(value)
-        average.update(model, step)
+        average.update(step)
         decay = min(0.3, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * value
         assert average.state["weight"].item() == pytest.approx(expected)
@@ -131,6 +131,22 @@ def test_the_average_is_the_one_computed_by_hand():
             assert average.state[name].item() == value
     assert decay == 0.3  # both branches of the minimum were taken
     assert model.weight.item() == 4.0
+
+
+def test_what_is_frozen_is_held_once_and_what_is_replaced_is_followed():
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2).eval().requires_grad_(False))
+    average = Average(model, 0.5)
+    own = model.state_dict()
+    shared = {name for name, value in average.state.items() if value.data_ptr() == own[name].data_ptr()}
+    assert shared == {name for name in own if name.startswith("1.")}
+    model[0].running_mean = torch.full((2,), 3.0)  # a module may put another tensor in a buffer's place
+    average.update(0)
+    assert average.state["0.running_mean"].tolist() == [3.0, 3.0]
+    average.load({name: torch.full_like(value, 7) for name, value in own.items()})
+    assert average.state["0.weight"].tolist() == [7.0, 7.0]
+    assert model[1].weight.tolist() == [1.0, 1.0]
+    raw = Average(model, 0.0)
+    assert raw.state["0.weight"].data_ptr() == model[0].weight.data_ptr()
 
 
 def test_an_average_is_loaded_as_it_was():
