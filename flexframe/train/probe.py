@@ -3,6 +3,8 @@ decoder knows one image from another? Draws are those of the step, by sample; no
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from flexframe.data.loader import split
@@ -21,6 +23,12 @@ def due(step: int, log_every: int) -> bool:
     return step // EVERY > max(0, step - log_every) // EVERY
 
 
+def _eager(run: Run) -> AbstractContextManager[object]:
+    """Nothing is compiled here: other shapes would be compiled for, and slow the training's. To say so loads the
+    compiler."""
+    return torch.compiler.set_stance("force_eager") if run.config.run.compile else nullcontext()
+
+
 @torch.no_grad()
 def probe(run: Run, batch: Batch) -> dict[str, float]:
     """Numbers of a batch by name, from its first rows. All processes call this, for they may hold the model in shards;
@@ -29,7 +37,7 @@ def probe(run: Run, batch: Batch) -> dict[str, float]:
     run.trainee.eval()
     try:
         part = split(batch, max(1, len(batch) // ROWS))[0]
-        with torch.compiler.set_stance("force_eager"):  # other shapes would be compiled for, and slow the training's
+        with _eager(run):
             told = dict(run.trainee.probe(part, rng=Rng(run.config.run.seed, part.index, run.step)))
     finally:
         run.trainee.train()

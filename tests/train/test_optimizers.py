@@ -1,5 +1,7 @@
 """Optimizers as components: torch's own numbers, groups with rates of their own, and resuming to the bit."""
 
+import sys
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -73,6 +75,17 @@ def test_torchs_optimizers_step_as_torch_does(name, settings, reference):
     model, other = layer(), layer()
     found, wanted = stepped(own(name, model, **settings), model), stepped(reference(entries(other)), other)
     assert all(torch.equal(one, two) for one, two in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_torchs_optimizers_load_no_compiler(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # whoever imports it fails
+    model = layer()
+    optimizer = own(name, model)
+    stepped(optimizer, model, 1)
+    optimizer.load_state_dict(optimizer.state_dict())
+    with pytest.raises(ImportError):
+        stepped(torch.optim.AdamW(model.parameters()), model, 1)
 
 
 def test_lion_steps_as_its_paper_says():

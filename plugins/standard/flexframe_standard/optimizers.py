@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ class AdamW(Optimizer[AdamWConfig]):
 
     def create(self, groups: Sequence[Group], *, fused: bool) -> torch.optim.Optimizer:
         own = self.config
-        return torch.optim.AdamW(_with_betas(groups, own.betas), lr=own.lr, betas=own.betas, fused=fused)
+        return bare(torch.optim.AdamW)(_with_betas(groups, own.betas), lr=own.lr, betas=own.betas, fused=fused)
 
 
 class Adam(Optimizer[AdamConfig]):
@@ -24,7 +26,7 @@ class Adam(Optimizer[AdamConfig]):
 
     def create(self, groups: Sequence[Group], *, fused: bool) -> torch.optim.Optimizer:
         own = self.config
-        return torch.optim.Adam(_with_betas(groups, own.betas), lr=own.lr, betas=own.betas, fused=fused)
+        return bare(torch.optim.Adam)(_with_betas(groups, own.betas), lr=own.lr, betas=own.betas, fused=fused)
 
 
 class SGD(Optimizer[SGDConfig]):
@@ -32,7 +34,7 @@ class SGD(Optimizer[SGDConfig]):
 
     def create(self, groups: Sequence[Group], *, fused: bool) -> torch.optim.Optimizer:
         own, entries = self.config, [group.entry() for group in groups]
-        return torch.optim.SGD(entries, lr=own.lr, momentum=own.momentum, nesterov=own.nesterov, fused=fused)
+        return bare(torch.optim.SGD)(entries, lr=own.lr, momentum=own.momentum, nesterov=own.nesterov, fused=fused)
 
 
 class Lion(Optimizer[LionConfig]):
@@ -96,6 +98,15 @@ class Together(torch.optim.Optimizer):
         for one in self.each:
             stop = start + len(one.param_groups)
             one.param_groups, one.state, start = self.param_groups[start:stop], self.state, stop
+
+
+@cache
+def bare(kind: type[torch.optim.Optimizer]) -> Any:
+    """One of torch's optimizers without what it has around its methods for `torch.compile`, which loads the compiler,
+    several times what torch itself takes to load, to keep it away from them. Nothing here compiles an optimizer."""
+    methods = ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step")
+    own = {name: unwrap(getattr(kind, name)) for name in methods}
+    return type(kind.__name__, (kind,), {**own, "step": torch.no_grad()(own["step"])})
 
 
 def _with_betas(groups: Sequence[Group], usual: tuple[float, float]) -> list[dict[str, Any]]:
