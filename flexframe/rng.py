@@ -8,7 +8,9 @@ exact on every device, and for the CPU in NumPy's uint64, tile by tile, in a fif
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from zlib import crc32
 
@@ -27,6 +29,7 @@ _FROM_2_20 = (1023 + 20) << 52
 """Bits of the float64 2**20, whose last one stands for 2**-32."""
 _UP = np.uint64(32)
 _M0, _M1 = np.array(_MULTIPLIERS, np.uint64)
+Half = NDArray[np.uint64]
 _CONSTANTS = np.array(_MULTIPLIERS, np.uint64)[:, None, None]
 
 
@@ -63,14 +66,14 @@ class Grid:
     def __init__(self, name: int, occasion: int, key: tuple[int, int], size: int) -> None:
         self.keys = _schedule(key)
         self.name, self.occasion = np.uint64(name << 32), np.uint64(occasion << 32)
-        self.halves, self.products = np.empty((2, 2 * size), np.uint64)
-        self.held = np.empty(4 * size, np.uint64)
+        self.held = np.empty((2, 2 * size), np.uint64)
 
-    def words(self, position: NDArray[np.uint64], index: NDArray[np.uint64]) -> Tensor:
-        """Words 0 and 2, 1 and 3: [2, 2, indices, positions] in int64, until the next call."""
+    def halves(self, position: NDArray[np.uint64], index: NDArray[np.uint64]) -> tuple[Half, Half]:
+        """Words 0 and 1, 2 and 3, the even one above: [2, indices, positions], and room for as many, until the next
+        call; both may be written over."""
         shape = len(index), len(position)
         size = 2 * shape[0] * shape[1]
-        halves, products = (held[:size].reshape(2, *shape) for held in (self.halves, self.products))
+        halves, products = (held[:size].reshape(2, *shape) for held in self.held)
         first, second = self.keys[0, :, 0], self.keys[1, :, 0]
         by_index, by_position = index * _M1 ^ (self.name ^ first[0]), position * _M0 ^ (self.occasion ^ first[1])
         across = (by_position >> _UP) * _M1, (by_index >> _UP) * _M0
@@ -83,10 +86,17 @@ class Grid:
             np.left_shift(halves, _UP, out=halves)
             np.bitwise_xor(halves, keys, out=halves)
             np.bitwise_xor(halves, products[::-1], out=halves)
-        words = self.held[: 2 * size].reshape(2, 2, *shape)
-        np.right_shift(halves, _UP, out=words[0])
-        np.bitwise_and(halves, np.uint64(_LOW), out=words[1])
-        return torch.from_numpy(words.view(np.int64))
+        return halves, products
+
+    def words(self, position: NDArray[np.uint64], index: NDArray[np.uint64]) -> NDArray[np.uint32]:
+        """Words 0 to 3: [indices, positions, 4], until the next call; they may be written over."""
+        halves, turned = self.halves(position, index)
+        np.right_shift(halves, _UP, out=turned)
+        np.left_shift(halves, _UP, out=halves)
+        np.bitwise_or(halves, turned, out=halves)  # the even word first, as a machine has them that is little-endian
+        beside = turned.reshape(*halves.shape[1:], 2)
+        beside[..., 0], beside[..., 1] = halves
+        return beside.view(np.uint32)
 
 
 class Rng:
@@ -121,11 +131,11 @@ class Rng:
 
     def uniform(self, purpose: str, shape: Sequence[int] = ()) -> Float[Tensor, b * shape]:
         """Uniform on [0, 1), float32, of 24 bits."""
-        return self._drawn(purpose, shape, torch.float32, lambda words: words.bitwise_right_shift_(8)).mul_(2.0**-24)
+        return self._drawn(purpose, shape, torch.float32, _Uniform())
 
     def normal(self, purpose: str, shape: Sequence[int] = ()) -> Float[Tensor, b * shape]:
         """Standard normal, float32 (Box-Muller, in float64 where the device has it)."""
-        return self._drawn(purpose, shape, torch.float32, _normal)
+        return self._drawn(purpose, shape, torch.float32, _Normal())
 
     def integers(self, purpose: str, high: int, shape: Sequence[int] = ()) -> Int[Tensor, b * shape]:
         """Uniform integers in [0, high).
@@ -135,35 +145,22 @@ class Rng:
         """
         if not 0 < high <= 2**31:
             raise ValueError(f"integers are drawn below a bound in 1..2**31, not {high}")
-        return self._drawn(purpose, shape, torch.int64, lambda words: words.mul_(high).bitwise_right_shift_(32))
+        return self._drawn(purpose, shape, torch.int64, _Integers(high))
 
-    def _drawn(
-        self, purpose: str, shape: Sequence[int], dtype: torch.dtype, made: Callable[[Tensor], Iterable[Tensor]]
-    ) -> Tensor:
-        """Draws of a type, of which four are made of the words of each counter, which it may write over."""
-        rows, count = len(self.index), math.prod(shape)
+    def _drawn(self, purpose: str, shape: Sequence[int], dtype: torch.dtype, kind: _Kind) -> Tensor:
+        """Draws of a kind, four of each counter."""
+        rows, count, name = len(self.index), math.prod(shape), crc32(purpose.encode())
         drawn = torch.empty(rows, -(-count // 4), 4, dtype=dtype, device=self.index.device)
-        for some, blocks, words in self._words(crc32(purpose.encode()), drawn.shape[1]):
-            for word, draws in enumerate(made(words)):  # one by one: torch is slow at a transpose of all
-                drawn[some, blocks, word], drawn[some, blocks, word + 2] = draws
-        return drawn.flatten(1)[:, :count].reshape(rows, *shape)
-
-    def _words(self, name: int, blocks: int) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Words 0 and 2, 1 and 3 of all counters: [2, 2, rows, blocks] in int64, of some rows and blocks at a time."""
         index, occasion = self.index.long() & _LOW, self.step & _LOW
         key = (self.seed & _LOW, (self.seed >> 32) & _LOW)
         # what traces or counts operators gets operators
         if type(index) is not Tensor or index.device.type != "cpu" or torch.compiler.is_compiling():
-            yield slice(None), slice(None), self._by_operators(name, blocks, index, occasion, key)
-            return
-        positions, indices = np.arange(blocks, dtype=np.uint64), index.numpy().astype(np.uint64)
-        width = min(blocks, _TILE)
-        height = min(len(indices), _TILE // max(1, width))
-        grid = Grid(name, occasion, key, width * height)
-        for row in range(0, len(indices), max(1, height)):
-            for first in range(0, blocks, max(1, width)):
-                some, part = slice(row, row + height), slice(first, first + width)
-                yield some, part, grid.words(positions[part], indices[some])
+            words = self._by_operators(name, drawn.shape[1], index, occasion, key)
+            for word, draws in enumerate(kind.of(words)):  # one by one: torch is slow at a transpose of all
+                drawn[..., word], drawn[..., word + 2] = draws
+        else:
+            _by_tiles(drawn, kind, name, index.numpy().astype(np.uint64), occasion, key)
+        return drawn.flatten(1)[:, :count].reshape(rows, *shape)
 
     @staticmethod
     def _by_operators(name: int, blocks: int, index: Tensor, occasion: int, key: tuple[int, int]) -> Tensor:
@@ -173,13 +170,80 @@ class Rng:
         return torch.stack([c0, c2, c1, c3]).view(2, 2, *position.shape)
 
 
-def _normal(words: Tensor) -> tuple[Tensor, Tensor]:
-    if words.device.type == "mps":
-        numbers = words.float().mul_(2.0**-32)
-    else:  # as the last bits of a float64 from 2**20 on, words are times 2**-32; all of this is exact
+def _by_tiles(
+    drawn: Tensor, kind: _Kind, name: int, indices: NDArray[np.uint64], occasion: int, key: tuple[int, int]
+) -> None:
+    """Fill draws on the CPU, some rows and counters at a time."""
+    positions = np.arange(drawn.shape[1], dtype=np.uint64)
+    width = min(len(positions), _TILE)
+    height = min(len(indices), _TILE // max(1, width))
+    grid = Grid(name, occasion, key, width * height)
+    for row in range(0, len(indices), max(1, height)):
+        for first in range(0, len(positions), max(1, width)):
+            some, part = slice(row, row + height), slice(first, first + width)
+            kind.fill(drawn[some, part], grid, positions[part], indices[some])
+
+
+class _Kind(ABC):
+    """A kind of draw: of words by torch's operators, and of a grid on the CPU. Both give the same."""
+
+    @abstractmethod
+    def of(self, words: Tensor) -> Iterable[Tensor]:
+        """Draws 0 and 2, then 1 and 3, of words 0 and 2, 1 and 3: [2, 2, rows, blocks], which may be written over."""
+
+    @abstractmethod
+    def fill(self, drawn: Tensor, grid: Grid, position: NDArray[np.uint64], index: NDArray[np.uint64]) -> None:
+        """Put the four draws of each counter into `drawn`: [rows, blocks, 4]."""
+
+
+class _Uniform(_Kind):
+    def of(self, words: Tensor) -> Iterable[Tensor]:
+        return words.bitwise_right_shift_(8).float().mul_(2.0**-24)
+
+    def fill(self, drawn: Tensor, grid: Grid, position: NDArray[np.uint64], index: NDArray[np.uint64]) -> None:
+        words = grid.words(position, index)
+        np.right_shift(words, np.uint32(8), out=words)
+        drawn.copy_(torch.from_numpy(words.view(np.int32))).mul_(2.0**-24)
+
+
+@dataclass(frozen=True, slots=True)
+class _Integers(_Kind):
+    high: int
+
+    def of(self, words: Tensor) -> Iterable[Tensor]:
+        return words.mul_(self.high).bitwise_right_shift_(32)
+
+    def fill(self, drawn: Tensor, grid: Grid, position: NDArray[np.uint64], index: NDArray[np.uint64]) -> None:
+        drawn.copy_(torch.from_numpy(grid.words(position, index)))
+        drawn.mul_(self.high).bitwise_right_shift_(32)
+
+
+class _Normal(_Kind):
+    def of(self, words: Tensor) -> Iterable[Tensor]:
+        if words.device.type == "mps":
+            numbers = words.float().mul_(2.0**-32)
+            return _box_muller(numbers[0].add_(2.0**-33), numbers[1])
+        # as the last bits of a float64 from 2**20 on, words are times 2**-32; all of this is exact
         numbers = words.bitwise_or_(_FROM_2_20).view(torch.float64).sub_(2.0**20)
-    first, angle = numbers.unbind()
-    radius = first.add_(2.0**-33).log_().mul_(-2).sqrt_()
+        return _box_muller(numbers[0].add_(2.0**-33), numbers[1])
+
+    def fill(self, drawn: Tensor, grid: Grid, position: NDArray[np.uint64], index: NDArray[np.uint64]) -> None:
+        halves, above = grid.halves(position, index)
+        np.right_shift(halves, _UP, out=above)
+        np.bitwise_or(above, np.uint64(_FROM_2_20), out=above)
+        np.bitwise_and(halves, np.uint64(_LOW), out=halves)
+        np.bitwise_or(halves, np.uint64(_FROM_2_20), out=halves)
+        first, angle = (torch.from_numpy(each.view(np.float64)) for each in (above, halves))
+        draws = torch.complex(
+            *(each.float() for each in _box_muller(first.sub_(2.0**20 - 2.0**-33), angle.sub_(2.0**20)))
+        )
+        pairs = torch.view_as_complex(drawn.unflatten(2, (2, 2)))
+        pairs[..., 0], pairs[..., 1] = draws
+
+
+def _box_muller(first: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Two normal draws of two uniform ones, the first above 0, which are written over."""
+    radius = first.log_().mul_(-2).sqrt_()
     return torch.cos(angle.mul_(2 * math.pi)).mul_(radius), angle.sin_().mul_(radius)
 
 
