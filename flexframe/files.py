@@ -176,15 +176,20 @@ def seal(path: Path) -> None:
         header = json.loads(file.read(size))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
-        place = _SEAL.search(text)
         assert len(text) == size
-        assert place is not None
         file.seek(8)
         file.write(text)
         file.flush()
         digits = sha256(path)
-        file.seek(8 + place.start(1))
+        file.seek(8 + seal_place(text))
         file.write(digits.encode())
+
+
+def seal_place(header: bytes) -> int:
+    """Where in the header of a safetensors file the digits of its seal begin."""
+    place = _SEAL.search(header)
+    assert place is not None
+    return place.start(1)
 
 
 def sealed(path: Path) -> bool:

@@ -17,11 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch as torch_file
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from flexframe import files
 from flexframe.files import Journal
+from flexframe.models import tensorfile
 from flexframe_registry import ConfigError
 from flexframe_registry.files import read_json
 
@@ -158,6 +161,26 @@ def test_no_flipped_bit_of_a_sealed_file_goes_unseen(tmp_path: Path) -> None:
             safe_open(path, "np")
             unseen.append(bit)
     assert unseen == []
+
+
+@pytest.mark.parametrize("metadata", [None, {"b": 'ä "', "a": "1"}, {"b": 'ä "', "a": "1", **files.BLANK}])
+def test_tensors_are_written_one_by_one_as_the_library_writes_them(tmp_path: Path, metadata: dict[str, str]) -> None:
+    kinds = list(tensorfile.KINDS)
+    tensors = {f"ü{i}": torch.arange(3).to(kind) for i, kind in enumerate(kinds)}
+    tensors |= {"scalar": torch.tensor(2.5), "none": torch.zeros(0, 3), "turned": torch.arange(6.0).view(2, 3).mT}
+    tensors["shared"] = tensors["turned"]  # which the library refuses
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
+    digest = tensorfile.write(one, tensors, metadata)
+    torch_file.save_file({name: value.clone().contiguous() for name, value in tensors.items()}, other, metadata)
+    if metadata is None:
+        assert one.read_bytes() == other.read_bytes()
+        assert digest == files.sha256(one)
+    elif files.BLANK.items() <= metadata.items():
+        files.seal(other)
+        files.check_seal(one, "-")
+        assert one.read_bytes() == other.read_bytes()
+    found = torch_file.load_file(one)
+    assert all(torch.equal(found[name], value) for name, value in tensors.items())
 
 
 def test_a_sealed_file_is_the_same_in_every_process(tmp_path: Path) -> None:

@@ -64,11 +64,13 @@ def build(config: ModelConfig, sampling: Mapping[str, Any] | None = None) -> Mod
 
 def not_finite(state: Mapping[str, Tensor]) -> list[str]:
     """Names of the tensors in which a value is not finite; one answer of the device for all of them."""
-    floats = {name: value for name, value in state.items() if value.is_floating_point()}
+    floats = {name: value for name, value in state.items() if value.is_floating_point() and value.numel()}
     if not floats:
         return []
     device = next(iter(floats.values())).device
-    whole = torch.stack([value.isfinite().all().to(device, non_blocking=True) for value in floats.values()])
+    # the least and the most are not finite where any value is not, and take no memory as a look at each does
+    ends = [torch.stack(value.detach().aminmax()).isfinite().all() for value in floats.values()]
+    whole = torch.stack([finite.to(device, non_blocking=True) for finite in ends])
     return [name for name, finite in zip(floats, whole.tolist(), strict=True) if not finite]
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from flexframe.files import BLANK, check_seal, refuse_pointer, replaced, seal
+from flexframe.files import BLANK, check_seal, refuse_pointer, replaced
+from flexframe.models import tensorfile
 from flexframe.models.build import not_finite, told
 from flexframe_registry import ConfigError, ModelConfig
 from flexframe_registry.files import plain
@@ -45,10 +45,9 @@ def save(
         "sampling": dict(sampling or {}),
         "about": dict(about or {}),
     }
-    whole = {name: value.detach().contiguous().clone() for name, value in state.items()}
+    metadata = {"format": FORMAT, "flexframe": json.dumps(header, sort_keys=True), **BLANK}
     with replaced(path) as part:
-        save_file(whole, part, metadata={"format": FORMAT, "flexframe": json.dumps(header, sort_keys=True), **BLANK})
-        seal(part)
+        tensorfile.write(part, state, metadata)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from flexframe.files import of_system, sha256, sync, write_json
+from flexframe.models import tensorfile
 from flexframe.models.build import not_finite, told
 from flexframe.train.sharding import gathered, like
 from flexframe_registry import ConfigError
@@ -76,10 +77,12 @@ def _write(folder: Path, step: int, files: Mapping[str, Any], state: Mapping[str
     final, temporary = folder / step_name(step), folder / f".part-{step:08d}"
     _clear(folder)
     temporary.mkdir()
-    for name, content in files.items():
+    hashes = {}
+    for name, content in sorted(files.items()):
         path = temporary / name
-        content(path) if callable(content) else save_file(dict(content), path)
-    hashes = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
+        if callable(content):
+            content(path)
+        hashes[name] = sha256(path) if callable(content) else tensorfile.write(path, content)
     write_json(temporary / STATE, {**state, "step": step, "sha256": hashes})
     for path in temporary.iterdir():
         sync(path)
@@ -128,7 +131,8 @@ NUMBER = ".number"
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, keep: bool = True) -> dict[str, Tensor]:
-    """An optimizer's state as flat tensors `<parameter number>.<name>`, whole ones; none where they are not kept."""
+    """An optimizer's state as flat tensors `<parameter number>.<name>`, whole ones, and its own where they are not in
+    shards; none where they are not kept."""
     flat: dict[str, Tensor] = {}
     for number, entries in optimizer.state_dict()["state"].items():
         for name, value in entries.items():
@@ -137,7 +141,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, keep: bool = True) -> di
             else:  # of Python's own precision
                 kind = torch.float64 if isinstance(value, float) else None
                 flat[f"{number}.{name}{NUMBER}"] = torch.tensor(value, dtype=kind)
-    return {name: value.clone() for name, value in gathered(flat, keep).items()}
+    return gathered(flat, keep)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

@@ -116,11 +116,11 @@ def like(value: Tensor, reference: Tensor) -> Tensor:
 
 
 def gathered(state: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """A state's whole tensors, as they are stored. Where they were sharded they come to the CPU one by one, and go
-    again where they are not kept."""
+    """A state's whole tensors: its own, and where they were sharded those that come to the CPU one by one, and go again
+    where they are not kept."""
     kept = {}
     for name, value in state.items():
         full = whole(value.detach())
         if keep:
-            kept[name] = (full.cpu() if sharded(value) else full).contiguous()
+            kept[name] = full.cpu() if sharded(value) else full
     return kept

@@ -348,9 +348,9 @@ def test_a_bad_step_is_skipped_counted_and_leaves_no_trace(create, go):
     run.feed.batches = Poison(run, 2)
     weights, update = [], run.average.update
 
-    def note(model, step):
+    def note(step):
         weights.append([t.detach().clone() for t in (*run.trainee.parameters(), *run.trainee.buffers())])
-        update(model, step)
+        update(step)
 
     run.average.update = note
     go(run)
