@@ -237,7 +237,7 @@ class _Normal(_Kind):
         draws = torch.complex(
             *(each.float() for each in _box_muller(first.sub_(2.0**20 - 2.0**-33), angle.sub_(2.0**20)))
         )
-        pairs = torch.view_as_complex(drawn.unflatten(2, (2, 2)))
+        pairs = torch.view_as_complex(drawn.view(*drawn.shape[:2], 2, 2))
         pairs[..., 0], pairs[..., 1] = draws
 
 

@@ -208,7 +208,7 @@ def main() -> None:
         row = rows[-1]
         print(f"{name}: {row['ms_a_step']} ms a step, quartiles {row['quartiles_ms']}; {row['ratio']} of plain,")
         print(f"  {row['ratio_to_torchs_draws']} of plain with torch's draws, {row['ratio_of_means']} of means")
-        print(f"  of a plain step, %: {row['percent_of_a_plain_step']}")
+        print(f"  of a plain step, %: {row['percent_of_a_plain_step']}", flush=True)
     if args.out:
         about = {"torch": torch.__version__, "processor": processor(torch.device("cpu")), "threads": 1}
         write_json(args.out, {**about, "rows": rows})

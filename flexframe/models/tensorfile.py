@@ -59,4 +59,4 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 def content(value: Tensor) -> memoryview:
     """The bytes of a tensor, copied only where it is not on the CPU or not contiguous."""
-    return memoryview(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
