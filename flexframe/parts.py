@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from flexframe.rng import Rng
-from flexframe.tokens import Batch, Codes, Condition, Kept, Losses, Outputs, Quantized, Tokens
+from flexframe.tokens import Batch, Codes, Condition, Flow, Kept, Losses, Outputs, Quantized, Tokens
 from flexframe_registry.kinds import (
     CodecConfig,
     CodesSpec,
@@ -180,6 +180,15 @@ class Decoder(Part[DecoderConfig]):
 
         `on_step` is for decoders that take steps, and moves no number; one without this parameter is called without it.
         """
+
+    def flow(self, tokens: Tokens, sampling: SamplingConfig | None = None) -> Flow:
+        """The flow under these tokens, of a decoder whose config provides `flow`: guided as `sampling` says, without
+        guidance if None.
+
+        Raises:
+            ValueError: it has none; or guidance that hangs on more than a place and a time.
+        """
+        raise ValueError(f"decoder {self.config.type!r} integrates no flow")
 
     def check_taps(self, taps: frozenset[str]) -> None:
         """Refuse taps that this decoder does not provide.

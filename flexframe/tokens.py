@@ -6,7 +6,7 @@ Shape letters, the same everywhere: `b` batch, `c h w` channels, height, width, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -187,6 +187,17 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Flow:
+    """A rectified flow under a batch's tokens (arXiv 2209.03003), in its decoder's own range: x is t noise + (1 - t)
+    data, and a step against its velocity goes from t=1 to 0."""
+
+    velocity: Callable[[Float[Tensor, "b c h w"], Float[Tensor, " b"], Float[Tensor, " b"]], Float[Tensor, "b c h w"]]
+    """Velocity at x and each row's time, for a step of each row's length, which not every decoder is told."""
+    data: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b c h w"]]
+    """Latents in that range."""
+
+
+@dataclass(frozen=True, slots=True)
 class Outputs:
     """The outcome of a forward pass of training: the model's own losses, and what objectives read."""
 
@@ -200,6 +211,8 @@ class Outputs:
     """The batch's codes, for usage statistics: all that the quantizer gave, where a masker drops behind it too."""
     tokens: Tokens | None = None
     """The tokens that the decoder was given, with their gradient."""
+    flow: Flow | None = None
+    """The flow that the decoder integrates under these tokens, with its gradient; of decoders that provide `flow`."""
 
     def picture(self, of: str) -> Float[Tensor, "b c y x"] | None:
         """The reconstruction, or what the decoder makes of the encoder's features under this name."""

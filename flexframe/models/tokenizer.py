@@ -121,8 +121,12 @@ class Tokenizer(nn.Module):
             raise ValueError(f"encoder {self.config.encoder.type!r} reads {what}, and this batch holds none; {text}")
         return given.float() if what == "images" else given
 
-    def forward(self, batch: Batch, *, taps: frozenset[str] = frozenset(), rng: Rng) -> Outputs:
-        """One training pass: losses of the quantizer and the decoder, and what `taps` asks for of all parts."""
+    def forward(self, batch: Batch, *, taps: frozenset[str] = frozenset(), rng: Rng, decodes: bool = True) -> Outputs:
+        """One training pass: losses of the quantizer and the decoder, and what `taps` asks for of all parts.
+
+        Args:
+            decodes: False leaves out the decoder's pass, where nobody asks for more than tokens and flow.
+        """
         batch = self.prepare(batch, rng=rng)
         length = self.spec.tokens.length
         kept = self.masker.draw(len(batch), length, rng=rng)
@@ -136,12 +140,13 @@ class Tokenizer(nn.Module):
         shown = {f"{ENCODER}{name}": value for name, value in shown.items()}
         given = replace(batch, features={**batch.features, **shown}) if shown else batch
         taps = frozenset(name for name in taps if not name.startswith(ENCODER))
-        out: Outputs = self.decoder(tokens, given, taps=taps, rng=rng)
+        out: Outputs = self.decoder(tokens, given, taps=taps, rng=rng) if decodes else Outputs({})
+        flow = self.decoder.flow(tokens) if "flow" in self.config.decoder.provides() else None
         shown |= out.features
         losses = {f"quantizer/{name}": loss for name, loss in quantized.losses.items()}
         losses |= {f"decoder/{name}": loss for name, loss in out.losses.items()}
         codes = Codes(quantized.codes, seen)
-        return Outputs(losses, out.reconstruction, out.logits, shown, codes, tokens)
+        return Outputs(losses, out.reconstruction, out.logits, shown, codes, tokens, flow)
 
     # --- use -----------------------------------------------------------------------------------------------------
 

@@ -59,7 +59,9 @@ def spread(trainee: Learner, run: RunConfig, device: torch.device) -> nn.Module:
         return _shard(trainee, device)
     parts = [part for part in trainee.modules() if isinstance(part, Part)]
     late = any(part.config.start for part in parts if isinstance(part, Objective))
-    unused = late or any(part.config.unused() for part in parts)  # asked for only then: it walks the graph each step
+    replaced = any(part.config.replaces for part in parts if isinstance(part, Objective))
+    # asked for only then: it walks the graph each step
+    unused = late or replaced or any(part.config.unused() for part in parts)
     settings: dict[str, Any] = {"find_unused_parameters": unused, "gradient_as_bucket_view": True}
     # buffers are equal by how they are made; torch 2.15 has another name for saying so
     names = signature(DistributedDataParallel).parameters

@@ -20,7 +20,7 @@ from flexframe.train.init import Start, initialise
 from flexframe_registry import ConfigError, GeneratorConfig, StepConfig, TokenizerConfig, TrainConfig, catalogue
 from flexframe_registry.catalogue import attribute
 from flexframe_registry.errors import nearest
-from flexframe_registry.kinds import OUTPUTS
+from flexframe_registry.kinds import ENCODER, OUTPUTS, ObjectiveConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +162,9 @@ class Trainee(Learner):
         batch = self._prepared(batch, rng)
         counting = [each.config for each in self.judges.values() if each.config.counts(step)]
         taps = frozenset[str]().union(*(each.needs() for each in counting)) - OUTPUTS
-        out = self.model(batch, taps=taps, rng=rng)
-        losses: dict[str, Tensor] = dict(out.losses)
+        replaced = any(each.replaces for each in counting)
+        out = self.model(batch, taps=taps, rng=rng, decodes=not replaced or self._asks(counting))
+        losses = {name: loss for name, loss in out.losses.items() if not (replaced and name.startswith("decoder/"))}
         for owner, objective in self.judges.items():
             config = objective.config
             if config.counts(step):
@@ -173,6 +174,12 @@ class Trainee(Learner):
             raise ValueError("nothing to train on: the model has no loss of its own and no objective counts yet")
         assert out.codes is not None
         return losses, out.codes
+
+    @staticmethod
+    def _asks(counting: Sequence[ObjectiveConfig]) -> bool:
+        """Whether objectives need something that the decoder's own pass gives."""
+        needs = frozenset[str]().union(*(each.needs() for each in counting)) - {"tokens", "flow"}
+        return any(not name.startswith(ENCODER) for name in needs)
 
     def _prepared(self, batch: Batch, rng: Rng) -> Batch:
         kept = self.latents

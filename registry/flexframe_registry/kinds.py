@@ -344,8 +344,13 @@ class DecoderConfig(ComponentConfig):
     sampling: ClassVar[type[SamplingConfig]] = SamplingConfig
 
     def provides(self) -> frozenset[str]:
-        """Names of what its outputs hold for objectives: `reconstruction`, `logits`, features by tap."""
+        """Names of what its outputs hold for objectives: `reconstruction`, `logits`, features by tap; and `flow`, where
+        the decoder is a rectified flow and shows it."""
         return frozenset()
+
+    def knows_strides(self) -> bool:
+        """Tell whether its flow is told how long a step its velocity is for."""
+        return False
 
     def taps(self) -> Mapping[str, int]:
         """Widths `e`, by name, of the features that it provides: `b h w e` over the grid of its patches."""
@@ -381,7 +386,7 @@ class StepConfig(Config):
 
 ENCODER = "encoder."
 """Beginning of the names that objectives have for an encoder's taps."""
-OUTPUTS = frozenset({"tokens", "reconstruction", "logits"})
+OUTPUTS = frozenset({"tokens", "reconstruction", "logits", "flow"})
 """What an objective may need beside features by tap."""
 
 
@@ -390,6 +395,8 @@ class ObjectiveConfig(ComponentConfig):
 
     kind = "objective"
     contract = "flexframe.parts:Objective"
+    replaces: ClassVar[bool] = False
+    """Whether it stands in the place of the decoder's own losses, which are not computed while it counts."""
 
     weight: float = Field(1.0, ge=0)
     """Factor of its losses in the total."""
@@ -410,7 +417,7 @@ class ObjectiveConfig(ComponentConfig):
 
     def needs(self) -> frozenset[str]:
         """Names of what it reads of the outputs: `tokens`, which every tokenizer gives; of the decoder's
-        `reconstruction`, `logits`, or features by tap; of the encoder features by `encoder.` and its tap."""
+        `reconstruction`, `logits`, `flow`, or features by tap; of the encoder features by `encoder.` and its tap."""
         return frozenset()
 
     def still(self) -> frozenset[str]:

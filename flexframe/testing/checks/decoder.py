@@ -28,6 +28,7 @@ from .materials import (
     images,
     own_draws,
     rng,
+    sampling,
     scalar,
     tokens,
 )
@@ -90,6 +91,24 @@ def check_decoder_decodes(component: Component, fields: Fields) -> None:
             close(alone, latents[i : i + 1])
 
 
+def check_decoder_flow(component: Component, fields: Fields) -> None:
+    """A flow's velocities are of the latents' shape, of a row do not depend on its batch, and hang on the tokens."""
+    decoder, spec = build(component, fields, True)
+    if "flow" not in decoder.config.provides():
+        return
+    given, x = tokens(spec), draw(BATCH, spec.latents.channels, spec.latents.height, spec.latents.width)
+    times, strides = torch.tensor([1.0, 0.5, 0.25, 0.1]), torch.tensor([0.5, 0.5, 0.25, 0.1])
+    values = given.values.clone().requires_grad_()
+    for settings in (None, sampling(decoder.config)):
+        flow = decoder.flow(replace(given, values=values), settings)
+        velocity = flow.velocity(x, times, strides)
+        assert velocity.shape == flow.data(x).shape == x.shape
+        alone = decoder.flow(given[1], settings).velocity(x[1:2], times[1:2], strides[1:2])
+        close(alone, velocity[1:2])
+        (gradient,) = torch.autograd.grad(velocity.square().sum(), values)
+        assert gradient[given.keep].any(), "the tokens do not matter to the flow's velocity"
+
+
 def check_decoder_tells_steps(component: Component, fields: Fields) -> None:
     """Steps are told one by one up to their number, if there are any, and telling them moves no number."""
     decoder, spec = build(component, fields, True)
@@ -138,6 +157,6 @@ def check_decoder_gradients(component: Component, fields: Fields) -> None:
 
 
 CHECKS: tuple[Check, ...] = (
-    *part.CHECKS, check_decoder_trains, check_decoder_decodes, check_decoder_tells_steps, check_decoder_absent_slots,
-    check_decoder_gradients,
+    *part.CHECKS, check_decoder_trains, check_decoder_decodes, check_decoder_flow, check_decoder_tells_steps,
+    check_decoder_absent_slots, check_decoder_gradients,
 )  # fmt: skip

@@ -224,6 +224,7 @@ class FlowSampling(SamplingConfig):
 class FlowDecoderConfig(TrunkConfig, DecoderConfig):
     """Rectified-flow transformer on latents, conditioned on tokens; predicts the velocity noise - data."""
 
+    later = frozenset({"strides"})
     type: Literal["flow"] = "flow"
     sampling = FlowSampling
     sizes = {
@@ -243,15 +244,22 @@ class FlowDecoderConfig(TrunkConfig, DecoderConfig):
     """Weight of the middle times under `mode`; 0 is uniform."""
     max_timestep: float = Field(1.0, gt=0)
     """Time that the embedding's frequencies are scaled to: times run over [0, 1], so 1 gives frequencies up to 1000."""
+    strides: bool = False
+    """Tell the network beside the time how long a step its velocity is for, so that one decoder can be distilled for
+    several numbers of steps (`flow-distillation`); it starts without effect. Guided velocities are not told."""
 
     def provides(self) -> frozenset[str]:
-        return frozenset(self.taps())
+        return frozenset({"flow", *self.taps()})
+
+    def knows_strides(self) -> bool:
+        return self.strides
 
     def taps(self) -> dict[str, int]:
         return {f"block.{i}": self.width for i in range(self.depth)}
 
     def unused(self) -> tuple[str, ...]:
-        return () if self.null_dropout else ("null_condition",)
+        unused = () if self.null_dropout else ("null_condition",)
+        return (*unused, "stride.weight", "stride.bias") if self.strides else unused
 
     def obstacles(self, spec: Spec) -> Iterable[tuple[str, str]]:
         channels, patch = spec.latents.channels, self.patch

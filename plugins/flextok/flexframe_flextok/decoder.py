@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from flexframe.nn.ranges import Rescale
 from flexframe.parts import Decoder, OnStep
 from flexframe.rng import Rng
-from flexframe.tokens import Batch, Condition, Outputs, Tokens
+from flexframe.tokens import Batch, Condition, Flow, Outputs, Tokens
 from flexframe_registry import SamplingConfig, Spec
 
 from . import FlowDecoderConfig, FlowSampling
@@ -59,12 +59,14 @@ class Head(nn.Module):
         return rearrange(patches, "b (y x) (p q c) -> b c (y p) (x q)", y=rows, p=self.patch, q=self.patch)
 
 
+NONE: frozenset[str] = frozenset()
+"""Taps where nobody asks for features."""
 STAND_INS = 4
 """So many equal registers stand for all that no token was given for (docs/adr/0016)."""
 SPARED = 2
 """Null rows are computed apart where that spares one register for so many patches: with fewer, one batch is faster."""
-Pair = Callable[[Tensor, float], tuple[Tensor, Tensor]]
-"""Velocities with and without tokens, at x and t."""
+Pair = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Velocities with and without tokens, at x and each row's time."""
 
 
 @functools.cache
@@ -99,6 +101,7 @@ class FlowDecoder(Decoder):
         stretch = config.positions == "interpolate"
         self.patches = PatchEmbed(latents.channels, width, config.patch, grid, stretch=stretch, table=config.grid)
         self.time = TimeEmbed(width, config.max_timestep)
+        self.stride = linear(256, width, zero=True) if config.strides else None
         self.blocks = nn.ModuleList(ModulatedBlock(width, config.head_dim) for _ in range(config.depth))
         self.head = Head(width, latents.channels, config.patch)
 
@@ -129,12 +132,16 @@ class FlowDecoder(Decoder):
         keep: Bool[Tensor, "b _"],
         taps: frozenset[str] = frozenset(),
         null: Bool[Tensor, " b"] | None = None,
+        strides: Float[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b c h w"], dict[str, Tensor]]:
-        """Velocity at x, and the patch features (`b y x e`) of the tapped blocks."""
+        """Velocity at x, for steps of these lengths if told, and the patch features (`b y x e`) of tapped blocks."""
         patches = self.patches(x)
         split, rows = patches.shape[1], x.shape[2] // self.config.patch
         mask = self._mask(registers, keep, null, split)
-        time = F.silu(self.time(times))
+        time = self.time(times)
+        if self.stride is not None and strides is not None:
+            time = time + self.stride(self.time.sinusoid(strides))
+        time = F.silu(time)
         features: dict[str, Tensor] = {}
         h = torch.cat([patches, registers.to(patches.dtype)], 1)
         for i, block in enumerate(self.blocks):
@@ -225,18 +232,43 @@ class FlowDecoder(Decoder):
     ) -> Float[Tensor, "b c h w"]:
         """Integrate the flow from noise to data in the decoder's own range."""
         guidance, conditional = Guidance(sampling), self.registers(tokens, None)
-        pair = (
-            self._apart(tokens, conditional) if self._few(conditional, noise) else self._together(tokens, conditional)
-        )
+        pair = self._pair(tokens, conditional, noise)
+        lengths = dict(zip(sampling.knots(), sampling.paces(), strict=False))
 
         def velocity(x: Tensor, t: float) -> Tensor:
-            scale = sampling.scale(t)
+            scale, times = sampling.scale(t), x.new_full((len(x),), t)
             if scale == 1:
-                return self.velocity(x, x.new_full((len(x),), t), conditional, tokens.keep)[0]
-            guided, unguided = pair(x, t)
+                strides = x.new_full((len(x),), 1 / lengths[t]) if t in lengths else None
+                return self.velocity(x, times, conditional, tokens.keep, NONE, None, strides)[0]
+            guided, unguided = pair(x, times)
             return guidance(guided.float(), unguided.float(), scale)
 
         return integrate(velocity, noise, sampling, on_step)
+
+    def flow(self, tokens: Tokens, sampling: SamplingConfig | None = None) -> Flow:
+        """The flow under these tokens; of the settings, guidance alone counts.
+
+        Raises:
+            ValueError: adaptive projected guidance, which hangs on the evaluations before.
+        """
+        assert sampling is None or isinstance(sampling, FlowSampling)
+        if sampling is not None and sampling.apg:
+            raise ValueError("the flow under `apg` hangs on the steps before, and is no velocity; set apg: false")
+
+        def velocity(x: Tensor, times: Tensor, strides: Tensor) -> Tensor:
+            conditional = self.registers(tokens, None)
+            if sampling is None or sampling.guidance == 1:
+                return self.velocity(x, times, conditional, tokens.keep, NONE, None, strides)[0].float()
+            guided, unguided = (v.float() for v in self._pair(tokens, conditional, x)(x, times))
+            if not isinstance(sampling.guidance, tuple):
+                return unguided + sampling.guidance * (guided - unguided)
+            scales = x.new_tensor([sampling.scale(t) for t in times.tolist()])
+            return unguided + scales[:, None, None, None] * (guided - unguided)
+
+        return Flow(velocity, self.rescale)
+
+    def _pair(self, tokens: Tokens, conditional: Tensor, x: Tensor) -> Pair:
+        return self._apart(tokens, conditional) if self._few(conditional, x) else self._together(tokens, conditional)
 
     def _few(self, conditional: Tensor, noise: Tensor) -> bool:
         """Whether null rows by themselves, of a few registers for all, take less than in one batch with the others."""
@@ -251,9 +283,8 @@ class FlowDecoder(Decoder):
         both = torch.cat([conditional, self.registers(tokens, nulls[batch:])])
         keep = tokens.keep.repeat(2, 1)
 
-        def pair(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-            times = x.new_full((2 * batch,), t)
-            velocities, _ = self.velocity(x.repeat(2, 1, 1, 1), times, both, keep, frozenset(), nulls)
+        def pair(x: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+            velocities, _ = self.velocity(x.repeat(2, 1, 1, 1), times.repeat(2), both, keep, frozenset(), nulls)
             guided, unguided = velocities.chunk(2)
             return guided, unguided
 
@@ -265,8 +296,7 @@ class FlowDecoder(Decoder):
         nulls = self.null_condition.to(conditional.dtype).expand(len(tokens), count, -1)
         none = tokens.keep[:, :0]
 
-        def pair(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-            times = x.new_full((len(x),), t)
+        def pair(x: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
             guided = self.velocity(x, times, conditional, tokens.keep)[0]
             return guided, self.velocity(x, times, nulls, none)[0]
 

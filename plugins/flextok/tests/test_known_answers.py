@@ -597,6 +597,41 @@ def test_guidance_is_between_the_two_predictions():
         torch.testing.assert_close(found, noise - (null + scale * (conditional - null)))
 
 
+def euler(flow, x, steps):
+    for i in range(steps):
+        x = x - flow.velocity(x, torch.full((len(x),), 1 - i / steps), torch.full((len(x),), 1 / steps)) / steps
+    return x
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("guidance", [1.0, 2.0, ((0.0, 1.0), (0.5, 1.0), (0.5, 3.0))], ids=str)
+@pytest.mark.parametrize("strides", [False, True])
+def test_a_flow_is_what_decoding_integrates(guidance, strides):
+    decoder = small(redrawn=True, strides=strides)
+    tokens, noise = some_tokens(3), torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    sampling = FlowSampling(steps=4, guidance=guidance)
+    found = decoder.integrate(tokens, noise, sampling)
+    if not (strides and isinstance(guidance, tuple)):  # where a schedule says 1, decoding makes no null rows and tells
+        torch.testing.assert_close(euler(decoder.flow(tokens, sampling), noise, 4), found, atol=1e-5, rtol=1e-4)
+    if guidance == 1:
+        assert torch.equal(euler(decoder.flow(tokens), noise, 4), found)
+
+
+@torch.no_grad()
+def test_strides_begin_without_effect_and_tell_apart_numbers_of_steps():
+    tokens, x = some_tokens(3), torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    plain, told = small(redrawn=True), small(strides=True)
+    told.load_state_dict(plain.state_dict(), strict=False)
+    for settings in (FlowSampling(steps=2), FlowSampling(steps=2, guidance=2.0, solver="heun")):
+        assert torch.equal(told.integrate(tokens, x, settings), plain.integrate(tokens, x, settings))
+    torch.nn.init.normal_(told.stride.weight)
+    assert torch.equal(
+        told.integrate(tokens, x, FlowSampling(guidance=2.0)), plain.integrate(tokens, x, FlowSampling(guidance=2.0))
+    )
+    velocity, times = told.flow(tokens).velocity, torch.ones(3)
+    assert not torch.allclose(velocity(x, times, times), velocity(x, times, times / 2))
+
+
 def long_decoder(length=64):
     """Two blocks, sharp attention, as many tokens as a few registers can stand for."""
     torch.manual_seed(0)
@@ -645,7 +680,8 @@ def test_null_rows_apart_are_those_of_one_batch(length, given, monkeypatch):
     conditional = decoder.registers(tokens, None)
     together, apart = decoder._together(tokens, conditional), decoder._apart(tokens, conditional)
     for t in (1.0, 0.3):
-        for a, b in zip(together(x, t), apart(x, t), strict=True):
+        times = torch.full((3,), t)
+        for a, b in zip(together(x, times), apart(x, times), strict=True):
             torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-4)
     rows = []  # of each evaluation
     velocity = decoder.velocity

@@ -139,7 +139,7 @@ class MMDiTDecoderConfig(TwoStreamConfig, DecoderConfig):
     }
 
     def provides(self) -> frozenset[str]:
-        return frozenset({"reconstruction", *self.taps()})
+        return frozenset({"reconstruction", "flow", *self.taps()})
 
     def taps(self) -> dict[str, int]:
         return {f"block.{i}": self.width for i in range(self.depth)}

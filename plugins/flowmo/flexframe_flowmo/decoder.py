@@ -16,7 +16,7 @@ from flexframe.nn.ranges import Rescale
 from flexframe.nn.times import TimeEmbed
 from flexframe.parts import Decoder, OnStep
 from flexframe.rng import Rng
-from flexframe.tokens import Batch, Condition, Outputs, Tokens
+from flexframe.tokens import Batch, Condition, Flow, Outputs, Tokens
 from flexframe_registry import SamplingConfig, Spec
 
 from . import MMDiTDecoderConfig, MMDiTSampling
@@ -142,6 +142,22 @@ class MMDiTDecoder(Decoder):
             if on_step is not None:
                 on_step(i, sampling.steps)
         return self.rescale.inverse(x)
+
+    def flow(self, tokens: Tokens, sampling: SamplingConfig | None = None) -> Flow:
+        """The flow under these tokens; of the settings, guidance and its interval alone count."""
+        assert sampling is None or isinstance(sampling, MMDiTSampling)
+        given, null = self.condition(tokens), torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+
+        def velocity(x: Tensor, times: Tensor, strides: Tensor) -> Tensor:
+            found = self.velocity(x, times, given)[0].float()
+            if sampling is None or sampling.guidance == 1:
+                return found
+            unguided = self.velocity(x, times, self.condition(tokens, null))[0].float()
+            within = (sampling.interval[0] <= times) & (times <= sampling.interval[1])
+            scales = torch.where(within, sampling.guidance, 1.0)[:, None, None, None]
+            return unguided + scales * (found - unguided)
+
+        return Flow(velocity, self.rescale)
 
     def guided(self, x: Tensor, t: float, given: Tensor, both: Tensor, scale: float) -> Float[Tensor, "b c h w"]:
         """Velocity at a time of all rows; `both` are the rows of `given`, and their null rows behind them."""

@@ -98,6 +98,17 @@ def test_a_flow_that_is_told_the_velocity_finds_the_data(model):
     torch.testing.assert_close(x, data)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("settings", [{"guidance": 1.0}, {"guidance": 2.0, "interval": (0.3, 0.8)}], ids=str)
+def test_a_flow_is_what_decoding_integrates(model, images, settings):
+    sampling, tokens = MMDiTSampling(steps=4, power=1, **settings), model.encode(images)
+    flow, x = model.decoder.flow(tokens, sampling), Rng(0, torch.arange(3)).normal("decoder/sample", (3, 16, 16))
+    for t in sampling.times()[:-1]:
+        x = x - flow.velocity(x, torch.full((3,), t), torch.full((3,), 0.25)) / 4
+    found = model.decoder.decode(tokens, condition=None, size=(16, 16), rng=Rng(0, torch.arange(3)), sampling=sampling)
+    torch.testing.assert_close(model.decoder.rescale.inverse(x), found, atol=1e-5, rtol=1e-4)
+
+
 def test_an_absent_token_is_zeros_and_its_mark_too(model, images):
     tokens = model.encode(images)
     given = model.decoder.condition(tokens.truncate(3), torch.tensor([False, True, False]))
