@@ -349,6 +349,50 @@ class SecondDecoderConfig(ObjectiveConfig):
         self.decoder.check(spec)
 
 
+class FlowDistillationConfig(ObjectiveConfig):
+    """A flow that does in a few long steps, without guidance, what a trained and guided one does in many short ones.
+
+    It stands in the place of the decoder's own losses. Encoder and quantizer are the teacher's, and stay so
+    (`run.freeze`). The result is used with `sampling: {steps: N, guidance: 1}`, in steps of equal length.
+    """
+
+    sizes = {"tiny": {"teacher": "random", "teacher_steps": 4}}
+    replaces = True
+
+    type: Literal["flow-distillation"] = "flow-distillation"
+    teacher: str | None = None
+    """The tokenizer whose flow is taught, as `flexframe.load` takes it: a card, a path, a published checkpoint. Its own
+    settings of use guide it. `random` draws a flow, for tests."""
+    sampling: Mapping[str, Any] = {}
+    """Settings laid on the teacher's, such as `{guidance: 2.0}`; its steps are `teacher_steps`, and Euler's."""
+    by: Literal["trajectory", "consistency"] = "trajectory"
+    """What a long step is brought to: the end of the teacher's short ones from the same place, on its way from noise
+    (after progressive distillation, arXiv 2202.00512 and 2210.03142); or, from noised data, where a long step of the
+    model's own ends that begins one short step of the teacher's further on (consistency distillation, arXiv 2303.01469,
+    between the ends of long steps as in arXiv 2403.06807)."""
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = Field((2,), min_length=1)
+    """Numbers of long steps from noise to data that it learns. Several need a decoder that is told the length of a step
+    (of FlexTok's, `strides: true`)."""
+    teacher_steps: int = Field(8, ge=1)
+    """Short steps of the teacher from noise to data; the numbers of long ones divide it."""
+    uses: int = Field(2, ge=1)
+    """Long steps learned from each way of the teacher's, by `trajectory`."""
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({"tokens", "flow"})
+
+    def still(self) -> frozenset[str]:
+        return frozenset({"tokens"})
+
+    def check(self, spec: Spec) -> None:
+        if self.teacher is None:
+            raise ValueError("has no flow to learn from; name its `teacher`, such as flextok/scenes-64")
+        for count in self.steps:
+            if self.teacher_steps % count:
+                text = f"{count} steps do not divide into the teacher's {self.teacher_steps}"
+                raise ValueError(f"{text}; set `teacher_steps` to a multiple of all `steps`")
+
+
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
     """List the plugin's components."""
@@ -360,6 +404,7 @@ def flexframe_components() -> Iterable[Component]:
         Component(REPAConfig, "flexframe_objectives.repa:REPA"),
         Component(FeatureMSEConfig, "flexframe_objectives.features:FeatureMSE"),
         Component(FeatureSupervisionConfig, "flexframe_objectives.feature_supervision:FeatureSupervision"),
+        Component(FlowDistillationConfig, "flexframe_objectives.flow_distillation:FlowDistillation"),
         Component(SecondDecoderConfig, "flexframe_objectives.second_decoder:SecondDecoder"),
         Component(TokenAlignmentConfig, "flexframe_objectives.token_alignment:TokenAlignment"),
     ]
