@@ -44,6 +44,9 @@ class LevelsDecoder(Decoder):
         channels = spec.latents.channels
         self.pixels = ConvDecoder(pixels.dim, pixels.hidden, pixels.multipliers, pixels.blocks, channels)
         self.apply(init_weights)
+        for layer in self.embed.modules():
+            if isinstance(layer, nn.Linear):  # 0.02 at the published width; a token smaller than its level is not read
+                nn.init.trunc_normal_(layer.weight, std=0.02 * (1024 / width) ** 0.5)
 
     def adapt(self, state: Mapping[str, Tensor], spec: Spec) -> Mapping[str, Tensor]:
         """A shorter sequence takes the first levels."""

@@ -128,6 +128,14 @@ def test_weights_go_to_another_image_size_and_to_a_shorter_sequence(model, image
             assert torch.equal(tokens.codes, model.encode(images).codes)
 
 
+@pytest.mark.parametrize("width", [64, 256])
+def test_a_token_is_read_as_large_beside_its_level_at_any_width(width):
+    """As the reference begins at its one width: with 0.02 beside 64 ** -0.5 a tiny model stayed at the mean image."""
+    decoder = made(f"decoder.width={width}").decoder
+    maps = torch.cat([each.weight.flatten() for each in decoder.embed.modules() if isinstance(each, torch.nn.Linear)])
+    assert maps.std().item() * width**0.5 == pytest.approx(0.02 * 1024**0.5, rel=0.05)
+
+
 def test_a_length_between_levels_has_the_last_one_cut(images):
     own = made("length=6", "masker=uniform")
     assert own.encode(images).codes.shape == (3, 6, 1)
