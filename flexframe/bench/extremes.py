@@ -89,7 +89,8 @@ def rebuild(
         originals.append(images)
         rng = Rng(seed, torch.tensor(chosen, device=device))
         for name, (model, counts) in models.items():
-            tokens = model.encode(images.to(device).float() / 255, rng=rng)
+            given = images.to(device).float() / 255
+            tokens = model.encode(given, rng=rng)
             for k in counts:
-                fake[name][k].append(rounded(model.decode(tokens.truncate(k), rng=rng)).cpu())
+                fake[name][k].append(rounded(model.decode(model.shortened(tokens, given, k, rng=rng), rng=rng)).cpu())
     return torch.cat(originals), {n: {k: torch.cat(batches) for k, batches in kept.items()} for n, kept in fake.items()}

@@ -34,10 +34,11 @@ class Rebuilder(Entrant):
     def make(self, some: Some) -> Iterator[Made]:
         count, device = len(some.index), some.real.device
         labels, attributes = [s.label for s in some.samples], [s.attributes for s in some.samples]
+        given = some.real.float() / 255
         with self.watch.running(count, device):
-            tokens = self.model.encode(some.real.float() / 255, rng=some.rng)
+            tokens = self.model.encode(given, rng=some.rng)
         for lane in self.lanes:
-            short = tokens.truncate(lane.budget)
+            short = self.model.shortened(tokens, given, lane.budget, rng=some.rng)
             with lane.watch.running(count, device):
                 images = self.model.decode(short, rng=some.rng)
             yield Made(lane, images, short, labels, attributes)
@@ -130,6 +131,7 @@ def used(model: Tokenizer, suite: SuiteConfig, device: torch.device) -> dict[str
     exact = {"float32": torch.get_float32_matmul_precision(), "tf32": torch.backends.cudnn.allow_tf32}
     return {
         "seed": suite.seed,
+        **({} if model.config.encoder.prefixes() else {"tokens": "encoded anew for each number"}),
         "sampling": model.sampling.deciding(),
         "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
         "device": device.type,

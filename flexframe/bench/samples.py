@@ -238,8 +238,9 @@ def of_samples(metrics: Sequence[Metric]) -> list[Metric]:
 
 
 def offered(prior: Generator, tokenizer: Tokenizer) -> list[int]:
-    """The token counts of a tokenizer that a prior's length covers."""
-    return [k for k in tokenizer.config.budgets if k <= prior.spec.length]
+    """The token counts of a tokenizer that a prior's length covers; that length alone, where tokens hang on it."""
+    nested, whole = tokenizer.config.encoder.prefixes(), prior.spec.length
+    return [k for k in tokenizer.config.budgets if k == whole or (nested and k < whole)]
 
 
 def _chosen(suite: SuiteConfig, budgets: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:

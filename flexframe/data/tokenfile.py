@@ -68,6 +68,9 @@ class About(Config):
     """The version that wrote the file."""
     precision: str = "float32"
     """The floating type that the model computed in: near the border between two codes, another gives another id."""
+    prefixes: bool = True
+    """Whether the first tokens of an image are its tokens at that length too; false where it was encoded for its own
+    length."""
     source: dict[str, Any] | None = None
     """The data source, with its settings, whose images these are, all of them in its order; null for other images."""
     class_names: tuple[str, ...] = ()

@@ -180,6 +180,13 @@ class Tokenizer(nn.Module):
             raise ValueError(f"quantizer {name!r} gives no gradient in evaluation; take one of `features(images)`")
         return Tokens(quantized.values, keep, quantized.codes, (images.shape[2], images.shape[3]))
 
+    def shortened(self, tokens: Tokens, images: Images, length: int, *, rng: Random = None) -> Tokens:
+        """Images at `length` tokens each: the first ones of `tokens`, which `encode` gave of them by the same `rng`, or
+        the images encoded anew where the encoder's features hang on how many are kept (`EncoderConfig.prefixes`)."""
+        if self.config.encoder.prefixes():
+            return tokens.truncate(length)
+        return self.tokenized(images, lengths=length, rng=rng)
+
     def features(self, images: Images, *, lengths: Lengths = None, rng: Random = None) -> Float[Tensor, "b k e"]:
         """The encoder's features of images in [0, 1], a vector a token slot, before the quantizer. All else is as
         `encode` has it."""

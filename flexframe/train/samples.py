@@ -53,7 +53,8 @@ def _draw(run: Run, state: dict[str, torch.Tensor], alive: Callable[[], None]) -
     tokens, originals = model.encode(images, rng=rng), to_uint8(images)
     decoded = {}
     for length in lengths(model):
-        decoded[length] = to_uint8(model.decode(tokens.truncate(length), rng=rng, on_step=lambda *_: alive()))
+        short = model.shortened(tokens, images, length, rng=rng)
+        decoded[length] = to_uint8(model.decode(short, rng=rng, on_step=lambda *_: alive()))
         alive()
     strips = []
     for i, number in enumerate(batch.index.tolist()):

@@ -77,6 +77,9 @@ def decode(
     compatible(file, tokenizer, force)
     if length is not None and not 1 <= length <= file.longest:
         raise ConfigError.at("--length", f"{length} is not within 1..{file.longest}, the longest of {file.path}")
+    if length is not None and length < file.longest and not file.about.prefixes:
+        text = f"{length} of {file.longest}: this model's tokens hang on how many are kept, so the first ones are no"
+        raise ConfigError.at("--length", f"{text} image; encode the images again with --lengths {length}")
     file.check()
     named = names(file)
     settings = tokenizer.sampling.laid(sampling)

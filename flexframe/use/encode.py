@@ -133,6 +133,7 @@ def _about(tokenizer: Tokenizer, model: str, rule: Rule, resize: str, seed: int)
         lengths=rule.record(),
         flexframe=version("flexframe"),
         precision=tokenizer.precision,
+        prefixes=tokenizer.config.encoder.prefixes(),
     )
 
 
@@ -166,8 +167,10 @@ def _encode(
         batch = torch.stack(pixels).to(tokenizer.device).float() / 255
         rng = Rng(about.seed, torch.tensor(numbers, device=tokenizer.device))
         lengths = rule.lengths(tokenizer, batch, wanted, rng).tolist()
-        whole_codes = tokenizer.encode(batch, rng=rng).codes.cpu().numpy().astype(DTYPES[about.dtype])
-        codes = {n: each[:length] for n, each, length in zip(numbers, whole_codes, lengths, strict=True)}
+        # all of them where they are prefixes: their numbers then hang on no other image's length
+        kept = None if tokenizer.config.encoder.prefixes() else lengths
+        of_batch = tokenizer.encode(batch, lengths=kept, rng=rng).codes.cpu().numpy().astype(DTYPES[about.dtype])
+        codes = {n: each[:length] for n, each, length in zip(numbers, of_batch, lengths, strict=True)}
     for (number, _, _), image in zip(work, images, strict=True):
         yield number, codes.get(number), str(image) if isinstance(image, BrokenImage) else ""
 

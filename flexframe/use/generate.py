@@ -111,10 +111,14 @@ def generate(
     if len(budgets) == 1 and unfit:  # a tokenizer of several lengths decodes those in between as well
         told = f"{', '.join(map(str, unfit))}: {tokenizer.id or 'the tokenizer'} is of one length"
         raise ConfigError.at("--length", f"{told}, {budgets[0]}, and other numbers of tokens are no picture to it")
+    whole, nested = generator.spec.length, tokenizer.config.encoder.prefixes()
+    if not nested and lengths != (whole,):
+        text = f"{tokenizer.id or 'the tokenizer'}'s tokens hang on how many are kept, and the prior draws {whole}"
+        raise ConfigError.at("--length", f"{text}: fewer of them are no picture to it; leave it out")
     drawn = generator.sampling.laid(sampling)
     decoded = tokenizer.sampling.laid(decoding, "decoder")
     job = _Job(generator, tokenizer, tuple(classes), count, seed, drawn, decoded, batch_size, progress)
-    columns = powers(lengths[-1]) if len(tokenizer.config.budgets) > 1 else ()
+    columns = powers(lengths[-1]) if nested and len(tokenizer.config.budgets) > 1 else ()
     job.total = count * len(lengths) + min(count, STRIPS) * len(columns)
     record = {"prior": generator.id, "weights": weights(generator), "tokenizer": tokenizer.id,
               "decoder": weights(tokenizer.decoder), "fingerprint": fingerprint(tokenizer), "seed": seed,

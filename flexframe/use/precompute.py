@@ -133,6 +133,7 @@ def _about(tokenizer: Tokenizer, source: Source, model: str, seed: int) -> About
         lengths=Fixed(spec.length).record(),
         flexframe=version("flexframe"),
         precision=tokenizer.precision,
+        prefixes=tokenizer.config.encoder.prefixes(),
         source=source.config.model_dump(mode="json"),
         class_names=tuple(source.class_names()),
         images=dict(source.inventory()),

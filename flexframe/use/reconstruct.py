@@ -38,7 +38,8 @@ def reconstruct(
     progress: Callable[[float, int], None] = lambda done, of: None,
     remarks: list[str] | None = None,
 ) -> tuple[list[Strip], int]:
-    """Encode the first `count` images once each, and decode prefixes of their tokens.
+    """Encode the first `count` images once each, and decode prefixes of their tokens; an encoder whose tokens hang on
+    how many are kept encodes them for each length.
 
     Args:
         lengths: the prefixes; if None, `usual_lengths`.
@@ -63,14 +64,16 @@ def reconstruct(
     for batch in _parts(list(enumerate(shown)), batch_size):
         original = torch.stack([load(entry, tokenizer.config.image_size, resize) for _, entry in batch])
         rng = Rng(seed, torch.tensor([number for number, _ in batch], device=tokenizer.device))
-        tokens = tokenizer.encode(original.to(tokenizer.device).float() / 255, rng=rng)
+        given = original.to(tokenizer.device).float() / 255
+        tokens = tokenizer.encode(given, rng=rng)
         pictures: dict[int, Tensor] = {}
         for length in lengths:
 
             def on_step(step: int, of: int, start: int = done, share: int = len(batch)) -> None:
                 progress(start + share * step / of, total)
 
-            decoded = tokenizer.decode(tokens.truncate(length), rng=rng, sampling=sampling, on_step=on_step)
+            short = tokenizer.shortened(tokens, given, length, rng=rng)
+            decoded = tokenizer.decode(short, rng=rng, sampling=sampling, on_step=on_step)
             pictures[length] = to_uint8(decoded)
             done += len(batch)
             progress(done, total)

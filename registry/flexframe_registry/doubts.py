@@ -101,7 +101,7 @@ def _counting(config: TrainConfig) -> list[ObjectiveConfig]:
 
 
 def _judges(config: TrainConfig, model: TokenizerConfig) -> Iterator[tuple[str, str]]:
-    """Objectives that never count, and a decoder whose last layer none of them sees."""
+    """Objectives that never count or that an encoder misses, and a decoder whose last layer none of them sees."""
     counting = _counting(config)
     for i, each in enumerate(config.objectives):
         place = f"run.objectives.{i}"
@@ -110,6 +110,9 @@ def _judges(config: TrainConfig, model: TokenizerConfig) -> Iterator[tuple[str, 
             yield f"{place}.start", f"{text}; start it earlier, or leave it out"
         elif each.weight == 0:
             yield f"{place}.weight", f"0 leaves objective {each.type!r} without effect on the model; leave it out"
+    for name in set(model.encoder.usual_objectives()) - {each.type for each in counting}:
+        text = f"lack {name!r}, by which encoder {model.encoder.type!r} usually learns what it alone has"
+        yield "run.objectives", f"{text}; add {name}"
     seen = frozenset[str]().union(*(each.needs() for each in counting))
     if counting and model.decoder.usual_objectives() and not seen & {"reconstruction", "logits"}:
         names = " and ".join(repr(each.type) for each in counting)

@@ -298,6 +298,16 @@ class EncoderConfig(ComponentConfig):
         """Widths `e`, by name, of features `b h w e` on the way that it shows objectives, as `encoder.NAME`."""
         return {}
 
+    def usual_objectives(self) -> tuple[str, ...]:
+        """Objectives that train what this encoder alone has, beside the decoder's: those of a run that names none, and
+        missed in one that names others."""
+        return ()
+
+    def prefixes(self) -> bool:
+        """Return whether a slot's features are the same however many slots are kept. Where they are not (recurrent
+        allocation, an encoder told the length), whatever wants another number of tokens encodes the images anew."""
+        return True
+
 
 class QuantizerConfig(ComponentConfig):
     """Base of quantizers' configs."""

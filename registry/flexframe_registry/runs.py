@@ -305,12 +305,13 @@ class TrainConfig(Config):
 
     @property
     def objectives(self) -> tuple[ObjectiveConfig, ...]:
-        """The run's objectives, or the decoder's usual ones where the run names none."""
+        """The run's objectives, or the encoder's and the decoder's usual ones where the run names none."""
         if self.run.objectives is not None:
             return self.run.objectives
         if not isinstance(self.model, TokenizerConfig):
             return ()
-        return tuple(resolve("objective", name) for name in self.model.decoder.usual_objectives())
+        usual = (*self.model.encoder.usual_objectives(), *self.model.decoder.usual_objectives())
+        return tuple(resolve("objective", name) for name in dict.fromkeys(usual))
 
 
 def _lacks(model: TokenizerConfig, name: str) -> str:

@@ -43,6 +43,15 @@ def test_a_part_says_its_doubts_with_the_place_of_the_setting(doubtful):
     assert doubts(train("run.steps=7")) == [("encoder.depth", "2 of 8 in 7 steps")]
 
 
+def test_an_encoders_own_objective_is_usual_and_missed(monkeypatch):
+    monkeypatch.setattr(ToyEncoderConfig, "usual_objectives", lambda self: ("l1",))
+    config = train(name="toy/plain")
+    assert [each.type for each in config.objectives] == ["l1", *config.model.decoder.usual_objectives()]
+    told = doubts(train("run.objectives=[mse]", name="toy/plain"))
+    assert told == [("run.objectives", "lack 'l1', by which encoder 'toy' usually learns what it alone has; add l1")]
+    assert doubts(train("run.objectives=[mse, l1]", name="toy/plain")) == []
+
+
 def test_a_prior_says_its_doubts(monkeypatch):
     told = lambda self, spec, steps: [("class_dropout", f"of {spec.length} codes")]  # noqa: E731
     monkeypatch.setattr(ToyPriorConfig, "doubts_of_codes", told)

@@ -219,6 +219,24 @@ def test_a_sound_encoder_passes(check, monkeypatch):
     run(check, MeanConfig, Mean, monkeypatch)
 
 
+class CountingConfig(MeanConfig):
+    def prefixes(self):
+        return False
+
+
+class Swayed(Nosy):
+    """Its features hang on how many the others keep."""
+
+    def forward(self, latents, keep):
+        return super().forward(latents, keep) + keep.sum()
+
+
+def test_an_encoder_that_says_so_may_count_its_own_row(monkeypatch):
+    run(checks.check_encoder_absent_slots, CountingConfig, Nosy, monkeypatch)
+    with pytest.raises(AssertionError):
+        run(checks.check_encoder_absent_slots, CountingConfig, Swayed, monkeypatch)
+
+
 class Silent(Mean):
     """Takes whatever tap it is asked for, and shows none."""
 

@@ -37,9 +37,16 @@ def check_encoder_shape_and_rows(component: Component, fields: Fields) -> None:
 
 
 def check_encoder_absent_slots(component: Component, fields: Fields) -> None:
-    """Slots that are absent, or not there at all, change no present one."""
+    """Slots that are absent, or not there at all, change no present one; where features hang on how many are kept
+    (`prefixes` is false), a row in a batch of several lengths is what it is by itself, in as many slots as it has."""
     encoder, _ = build(component, fields)
     full = all_kept()
+    if not encoder.config.prefixes():
+        with torch.no_grad():
+            mixed = encoder(images(), prefix(torch.tensor(LENGTHS), LENGTH))
+            for i, length in enumerate(LENGTHS):
+                close(encoder(images()[i : i + 1], full[i : i + 1, :length]), mixed[i : i + 1, :length])
+        return
     with torch.no_grad():
         whole = encoder(images(), full)
         some = encoder(images(), prefix(torch.tensor(LENGTHS), LENGTH))

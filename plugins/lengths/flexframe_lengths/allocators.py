@@ -13,7 +13,7 @@ from flexframe.tokens import Tokens
 
 
 class ByReconstruction(Allocator):
-    """Decodes prefixes of one full encoding, with the draws that a later decoding by the same `rng` makes."""
+    """Decodes images at each number of tokens, with the draws that a later decoding by the same `rng` makes."""
 
     def budgets(self, tokenizer: Tokenizer) -> tuple[int, ...]:
         return self.config.budgets or tokenizer.config.budgets
@@ -22,7 +22,8 @@ class ByReconstruction(Allocator):
         self, tokenizer: Tokenizer, images: Float[Tensor, "b 3 h w"], tokens: Tokens, budget: int, rng: Rng
     ) -> Float[Tensor, " b"]:
         """Mean squared error of each image's 8-bit reconstruction from `budget` tokens, in squared 8-bit steps."""
-        decoded = tokenizer.decode(tokens.truncate(budget), rng=rng, sampling=self.config.sampling)
+        short = tokenizer.shortened(tokens, images, budget, rng=rng)
+        decoded = tokenizer.decode(short, rng=rng, sampling=self.config.sampling)
         return ((decoded.float() * 255).round() - images.float() * 255).square().mean((1, 2, 3))
 
 

@@ -53,9 +53,14 @@ class ToyEncoderConfig(TrunkConfig, EncoderConfig):
     """A learned query for each slot looks at the patches."""
 
     type: Literal["toy"] = "toy"
+    counting: bool = False
+    """Whether each slot knows how many are kept."""
 
     def features(self) -> int:
         return self.width
+
+    def prefixes(self) -> bool:
+        return not self.counting
 
 
 class ToyQuantizerConfig(QuantizerConfig):

@@ -63,6 +63,8 @@ class ToyEncoder(Encoder):
         where = places(latents.shape[2] // patch, latents.shape[3] // patch).to(latents)
         seen = 4 * self.read(cells(latents, patch) - 0.5) + self.place(where.expand(len(latents), -1, -1))
         x = self.registers[: keep.shape[1]].expand(len(latents), -1, -1)
+        if self.config.counting:
+            x = x + keep.sum(1)[:, None, None] / self.spec.tokens.length
         x = x + attend(x, seen)
         for block in self.blocks:
             x = block(x)

@@ -100,7 +100,8 @@ class Tokenized(Feed[TokensFeedConfig]):
 
     def _codes(self, images: Tensor, rng: Rng) -> Tensor:
         with torch.autocast(self.device.type, enabled=False):
-            return self.tokenizer.tokenized(images, rng=rng).codes[:, : self.length]
+            kept = None if self.tokenizer.config.encoder.prefixes() else self.length
+            return self.tokenizer.tokenized(images, lengths=kept, rng=rng).codes[:, : self.length]
 
 
 class Stored(Feed[TokenFileFeedConfig]):
@@ -168,6 +169,9 @@ def _check_file(config: TrainConfig, model: GeneratorConfig, file: TokenFile) ->
              if value != getattr(model, name)]  # fmt: skip
     if wrong:
         raise ConfigError.at(place, f"holds other codes: {'; '.join(wrong)}")
+    if not about.prefixes and file.longest > model.length:
+        text = f"has {file.longest} tokens of an image, which hang on how many are kept, and the prior models"
+        raise ConfigError.at(place, f"{text} {model.length}: the first ones are not those; set length={file.longest}")
     if model.tokenizer is not None and fingerprint(load(model.tokenizer)) != about.fingerprint:
         text = f"holds tokens of another tokenizer ({about.model}), or of {model.tokenizer} before it was trained anew"
         raise ConfigError.at(place, f"{text}; make it again: flexframe precompute tokens -m {model.tokenizer}")
