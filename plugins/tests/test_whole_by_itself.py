@@ -23,6 +23,7 @@ LARGEST = 10_000_000
 """Parameters of a card that is trained here; larger ones are built without data."""
 INIT = {
     "flextok/scenes-64": "flextok/scenes-64",
+    "flextok/scenes-64-few-steps": "flextok/scenes-64-few-steps",
     "flextok/scenes-64-vit": "{from: flextok/scenes-64, parts: [codec]}",
     "titok/scenes-64-16": "titok/scenes-64-16",
     "titok/scenes-64-4": "titok/scenes-64-4",
@@ -62,7 +63,13 @@ Path("told.json").write_text(json.dumps([built, trained]))
 
 TRAINED = {
     "flexframe": set(),
-    "flexframe-flextok": {"flextok/digits-tiny", "flextok/photos-64", "flextok/scenes-64", "flextok/scenes-64-vit"},
+    "flexframe-flextok": {
+        "flextok/digits-tiny",
+        "flextok/photos-64",
+        "flextok/scenes-64",
+        "flextok/scenes-64-few-steps",
+        "flextok/scenes-64-vit",
+    },
     "flexframe-flowmo": {"flowmo/digits-tiny"},
     "flexframe-gigatok": {"gigatok/digits-tiny"},
     "flexframe-grid": {"grid/digits-tiny", "grid/scenes-64"},
