@@ -171,7 +171,7 @@ class Place:
 
 def places(model: nn.Module) -> dict[str, Place]:
     """Where a model keeps the tensors of its state, by their names."""
-    found = {}
+    found = dict[str, Place]()
     for prefix, module in model.named_modules(remove_duplicate=False):
         lasting = module._buffers.keys() - module._non_persistent_buffers_set
         for tensors, keys in ((module._parameters, module._parameters.keys()), (module._buffers, lasting)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from inspect import unwrap
 from typing import Any
@@ -101,7 +101,7 @@ class Together(torch.optim.Optimizer):
 
 
 @cache
-def bare(kind: type[torch.optim.Optimizer]) -> Any:
+def bare(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
     """One of torch's optimizers without what it has around its methods for `torch.compile`, which loads the compiler,
     several times what torch itself takes to load, to keep it away from them. Nothing here compiles an optimizer."""
     methods = ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step")
