@@ -246,7 +246,8 @@ def _given(words: list[str], folder: Path, forked: Callable[..., Any]) -> list[s
             shutil.copy(folder / "out" / "mine" / "results.json", folder / word)
         given += sorted(str(path.relative_to(folder)) for path in folder.glob(word)) if "*" in word else [word]
         before = word
-    few = ("run.data.count=4", "run.feed.held_out=1") if "gpt-flextok.yaml" in " ".join(words) else ()
+    few: tuple[str, ...] = ("run.data.count=4",) if re.search(r"-(flextok|steps)\.yaml", " ".join(words)) else ()
+    few += ("run.feed.held_out=1",) if "gpt-flextok.yaml" in " ".join(words) else ()
     return [*given, *few, *(() if "--resume" in words else SHORTER.get(words[0], ()))]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
@@ -99,7 +100,8 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[
     def call(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["flexframe", *words])
         out, err = io.StringIO(), io.StringIO()
-        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        remarks = warnings.catch_warnings(action="default")  # none ends a command
+        with remarks, redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
             cli.main()
         return int(ended.value.code or 0), out.getvalue(), err.getvalue()
 

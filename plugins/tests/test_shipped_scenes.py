@@ -122,8 +122,8 @@ def test_the_demo_needs_nothing_that_is_not_there():
 def test_demo_train_trains_small_models(command, tmp_path, monkeypatch):
     """What is trained, on which suite, is asked of `train` and `measure`; both have tests of their own."""
     trained, measured = [], []
-    monkeypatch.setattr(demo, "train", lambda *given: trained.append(given))
-    monkeypatch.setattr(demo, "measure", lambda name, suite, models, *rest: measured.append((name, models)))
+    monkeypatch.setattr(demo, "train", lambda *given, **settings: trained.append(given))
+    monkeypatch.setattr(demo, "measure", lambda name, suite, models, *rest, **settings: measured.append((name, models)))
     answer = command("demo", "--train", "-o", tmp_path)
     assert answer.code == 0, answer.err
     folders = [tmp_path / name.replace("/", "-") for name in DIGITS]
