@@ -14,7 +14,7 @@ from flexframe.use.decode import decode
 from flexframe.use.encode import encode, load
 from flexframe.use.generate import generate
 from flexframe.use.inputs import entries
-from flexframe.use.lengths import Listed, read_rule
+from flexframe.use.lengths import Listed
 from flexframe.use.precompute import precompute_tokens
 from flexframe.use.reconstruct import reconstruct
 from flexframe_registry import ConfigError, GeneratorConfig, SuiteConfig
@@ -61,20 +61,6 @@ def test_a_token_file_holds_each_image_encoded_for_its_length_and_says_so(counti
     with pytest.raises(ConfigError, match=r"--length.*hang on how many are kept.*encode the images again"):
         decode(file, counting, tmp_path / "out", model="m", length=SHORT)
     assert not (tmp_path / "out").exists()
-
-
-def test_an_allocator_weighs_and_gets_what_is_encoded_for_each_length(counting, photos, tmp_path):
-    rule = read_rule(None, "rate-distortion", ["price=0", f"budgets=[{SHORT}, 6]"], counting)
-    images = torch.stack(list(of(photos).values())).float() / 255
-    chosen = rule.lengths(counting, images, [None] * len(images), Rng(0, torch.arange(len(images))))
-    errors = [[_error(counting, image, i, k) for i, image in enumerate(images)] for k in (SHORT, 6)]
-    assert chosen.tolist() == [SHORT if a <= b else 6 for a, b in zip(*errors, strict=True)]
-
-
-def _error(tokenizer, image, number, length):
-    tokens = at(tokenizer, 255 * image, number, length)
-    decoded = tokenizer.decode(tokens, rng=Rng(0, torch.tensor([number])))[0]
-    return ((decoded * 255).round() - image * 255).square().mean()
 
 
 def test_strips_and_benchmarks_are_of_images_encoded_for_each_length(counting, photos, tmp_path):

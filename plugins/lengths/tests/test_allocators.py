@@ -95,3 +95,19 @@ def test_budgets_beyond_the_model_are_refused(model):
 def test_settings_of_another_decoder_are_refused(model, images):
     with pytest.raises(ConfigError, match=r"stepps.*Did you mean 'steps'"):
         choose(PsnrConfig(sampling={"stepps": 3}), model, images)
+
+
+@pytest.mark.parametrize(
+    "config", [PsnrConfig(target=99, sampling=QUICK), RateDistortionConfig(price=0, sampling=QUICK)]
+)
+def test_where_tokens_hang_on_how_many_are_kept_images_are_encoded_for_each_budget(config, model, images, monkeypatch):
+    asked, plain = [], type(model).tokenized
+
+    def tokenized(self, images, *, lengths=None, rng=None):
+        asked.append(lengths)
+        return plain(self, images, lengths=lengths, rng=rng)
+
+    monkeypatch.setattr(type(model), "tokenized", tokenized)
+    monkeypatch.setattr(type(model.config.encoder), "prefixes", lambda self: False)
+    choose(config, model, images[:2])
+    assert set(BUDGETS[:-1]) <= {*asked}
