@@ -20,19 +20,22 @@ from flexframe_registry.cards import read_training
 from flexframe_registry.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
-LOGS = sorted((ROOT / "benchmarks" / "results" / "trainings").rglob("log.jsonl"))
+TRAININGS = ROOT / "benchmarks" / "results" / "trainings"
+LOGS = sorted(TRAININGS.rglob("log.jsonl"))
+TRUE = {"digits-families/semanticist": {"tokens-ignored"}}
+"""Runs that end too early, as docs/families.md says of this one: its pictures are the same at every length."""
 
 
 @pytest.mark.filterwarnings("ignore:earlier spellings:FutureWarning")
-@pytest.mark.parametrize("log", LOGS, ids=[str(path.parent.relative_to(LOGS[0].parents[1])) for path in LOGS])
-def test_no_log_of_a_committed_run_sets_one_off(log):
+@pytest.mark.parametrize("log", LOGS, ids=[str(path.parent.relative_to(TRAININGS)) for path in LOGS])
+def test_no_log_of_a_committed_run_sets_one_off_but_where_it_is_true(log):
     config = read_json(log.parent / "config.json")
     config.pop("sampling", None)
     watching = Alarms(read_training(config, str(log.parent)))
     lines = history.log(log.parent)
     assert lines
-    for line in lines:
-        assert watching.look(line) == [], line
+    told = {record["alarm"] for line in lines for record in watching.look(line)}
+    assert told == TRUE.get(str(log.parent.relative_to(TRAININGS)), set())
 
 
 def trained(folder, *settings):
