@@ -51,6 +51,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from flexframe import provenance
 from flexframe.bench import protocol
@@ -64,6 +65,61 @@ from flexframe_registry.files import CHECKSUM, checksum, read_json
 
 FILE = "results.json"
 REMEDY = "is no results.json of this version; choose another folder by -o, or delete it"
+
+
+class _Form(BaseModel, extra="allow", strict=True, allow_inf_nan=False):
+    """What must stand in a file for its numbers to be compared; all else may be missing or new."""
+
+
+class _Number(_Form):
+    value: float | None
+    why: str = ""
+    protocol: str = ""
+
+    @model_validator(mode="after")
+    def _told(self) -> _Number:
+        if self.value is None and "why" not in self.model_fields_set:
+            raise ValueError("says neither a value nor why there is none")
+        return self
+
+
+class _Budget(_Form):
+    metrics: dict[str, _Number]
+
+
+class _Model(_Form):
+    budgets: dict[str, _Budget]
+
+
+class _Protocol(_Form):
+    measure: dict[str, Any]
+    use: dict[str, Any] = {}
+
+
+class _Results(_Form):
+    measures: dict[str, dict[str, Any]]
+    models: dict[str, _Model] = Field(min_length=1)
+    protocol: dict[str, Any]
+    protocols: dict[str, _Protocol]
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The content of a results.json, of which people may have changed something that takes nothing from its form.
+
+    Raises:
+        ConfigError: it is not there, cannot be read, or lacks the form; the first place where it does.
+    """
+    if not file.is_file():
+        raise ConfigError.at(str(file), "is not there; name a results.json that `flexframe bench` wrote")
+    results = read_json(file, "it is no JSON, or not of the form that `flexframe bench` writes", edit=True)
+    try:
+        _Results.model_validate(results)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        text = f"is not of the form that `flexframe bench` writes: {where}: {first['msg']}"
+        raise ConfigError.at(str(file), text) from None
+    return results
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flexframe.commands.common import out, refuse
-from flexframe_registry.files import read_json
+from flexframe.commands.common import out
 
 Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="A results.json, or the folder that holds it.")]
 
@@ -19,8 +18,10 @@ def explain(first: Results, second: Results) -> None:
     `flexframe explain mine/results.json theirs/results.json`
     """
     from flexframe.bench.explain import explain as run
+    from flexframe.bench.results import FILE, read
 
-    explanation = run(_read(first), _read(second))
+    files = [path / FILE if path.is_dir() else path for path in (first, second)]
+    explanation = run(*map(read, files))
     _print_numbers(explanation)
     _print_differences(explanation)
     for pair in explanation.unexplained:
@@ -32,18 +33,6 @@ def explain(first: Results, second: Results) -> None:
         out.print(f"{told}: processors and builds of libraries do that", style="dim", soft_wrap=True)
     for note in explanation.notes:
         out.print(note, style="dim", markup=False, soft_wrap=True)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    file = path / "results.json" if path.is_dir() else path
-    if not file.is_file():
-        refuse(str(file), "is not there; name a results.json that `flexframe bench` wrote")
-    results = read_json(file, "it is no JSON, or not of the form that `flexframe bench` writes", edit=True)
-    if {"measures", "models", "protocols", "protocol"} - results.keys():
-        refuse(str(file), "is not of the form that `flexframe bench` writes")
-    if not results["models"]:
-        refuse(str(file), "holds no model")
-    return results
 
 
 def _print_numbers(explanation: Any) -> None:

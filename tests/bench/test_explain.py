@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from typer.testing import CliRunner
 from flexframe.bench.explain import explain
 from flexframe.bench.runner import run
 from flexframe.cli import app
+from flexframe_registry import ConfigError
+from flexframe_registry.files import read_json
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +158,26 @@ def test_files_that_are_no_results_are_refused(first: Path, tmp_path: Path, cont
     assert found.exit_code != 0
     assert words in str(found.exception)
     assert "bad.json" in str(found.exception)
+
+
+@pytest.mark.parametrize("value", [None, "odd", []])
+def test_a_file_that_lost_its_form_is_refused_with_the_place(first: Path, tmp_path: Path, value: Any) -> None:
+    """Of whatever the comparison reads."""
+    results = read_json(first / "results.json" if first.is_dir() else first)
+    name = next(iter(results["models"]))
+    (budget, *_), number = results["models"][name]["budgets"], "psnr"
+    key = results["models"][name]["budgets"][budget]["metrics"][number]["protocol"]
+    places = (
+        ("measures",), ("protocol",), ("protocols", key), ("protocols", key, "measure"), ("models", name),
+        ("models", name, "budgets", budget), ("models", name, "budgets", budget, "metrics", number),
+    )  # fmt: skip
+    for place in places:
+        odd = copy.deepcopy(results)
+        above: Any = odd
+        for word in place[:-1]:
+            above = above[word]
+        above[place[-1]] = value
+        (tmp_path / "odd.json").write_text(json.dumps(odd))
+        found = CliRunner().invoke(app, ["explain", str(first), str(tmp_path / "odd.json")])
+        assert isinstance(found.exception, ConfigError), place
+        assert f"odd.json: is not of the form that `flexframe bench` writes: {'.'.join(place)}" in str(found.exception)
