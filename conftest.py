@@ -98,7 +98,7 @@ def go() -> Callable[[Run], Run]:
 
 @dataclass
 class Answer:
-    """What a command came to."""
+    """The outcome of a command."""
 
     code: int
     out: str
@@ -200,7 +200,7 @@ def forked(tmp_path: Path) -> Callable[..., Any]:
 
 
 class Faults(list[str]):
-    """What went wrong in a fuzzer, case by case: all of it is told."""
+    """Faults of a fuzzer, case by case: all of them are told."""
 
     @staticmethod
     def draws(kind: str, count: int) -> Iterator[tuple[str, random.Random]]:

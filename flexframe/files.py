@@ -186,7 +186,7 @@ def seal(path: Path) -> None:
 
 
 def seal_place(header: bytes) -> int:
-    """Where in the header of a safetensors file the digits of its seal begin."""
+    """The place in the header of a safetensors file where the digits of its seal begin."""
     place = _SEAL.search(header)
     assert place is not None
     return place.start(1)

@@ -58,7 +58,7 @@ def by_copies(run: Run, folder: Path) -> None:
 
 
 def measured(call: Callable[[], Any]) -> dict[str, float]:
-    """What one save takes."""
+    """Seconds and memory of one save."""
     before, cpu, wall = most(reset=True), process_time(), perf_counter()
     call()
     return {"cpu_s": process_time() - cpu, "wall_s": perf_counter() - wall, "mib_beyond": most() - before}

@@ -170,7 +170,7 @@ class Place:
 
 
 def places(model: nn.Module) -> dict[str, Place]:
-    """Where a model keeps the tensors of its state, by their names."""
+    """The places where a model keeps the tensors of its state, by their names."""
     found = dict[str, Place]()
     for prefix, module in model.named_modules(remove_duplicate=False):
         lasting = module._buffers.keys() - module._non_persistent_buffers_set

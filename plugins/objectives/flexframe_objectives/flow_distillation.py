@@ -22,7 +22,7 @@ from .networks import RANDOM
 
 
 class Teacher(Protocol):
-    """What has a flow under tokens."""
+    """A model that has a flow under tokens."""
 
     def flow(self, tokens: Tokens) -> Flow:
         """The flow that is taught."""
@@ -142,7 +142,7 @@ class FlowDistillation(Objective):
         return (student.velocity(x, begin, length) - target / column(length)).square().mean((1, 2, 3))
 
     def long_steps(self, rng: Rng, use: str) -> tuple[Int[Tensor, " b"], Int[Tensor, " b"]]:
-        """How many long steps each row takes, and which of them it is at."""
+        """Draw how many long steps each row takes, and which of them it is at."""
         several = torch.tensor(self.config.steps, device=rng.index.device)
         counts = several[rng.integers(f"distillation/steps/{use}", len(several))]
         places = torch.floor(rng.uniform(f"distillation/place/{use}") * counts).long()
