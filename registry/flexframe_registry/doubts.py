@@ -110,7 +110,8 @@ def _judges(config: TrainConfig, model: TokenizerConfig) -> Iterator[tuple[str, 
             yield f"{place}.start", f"{text}; start it earlier, or leave it out"
         elif each.weight == 0:
             yield f"{place}.weight", f"0 leaves objective {each.type!r} without effect on the model; leave it out"
-    for name in set(model.encoder.usual_objectives()) - {each.type for each in counting}:
+    types = {each.type for each in counting}
+    for name in (usual for usual in model.encoder.usual_objectives() if usual not in types):
         text = f"lack {name!r}, by which encoder {model.encoder.type!r} usually learns what it alone has"
         yield "run.objectives", f"{text}; add {name}"
     seen = frozenset[str]().union(*(each.needs() for each in counting))
