@@ -6,17 +6,19 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
-from vector_quantize_pytorch import SimVQ as LinearCodebook
-from vector_quantize_pytorch import VectorQuantize
 
 from .codebook_configs import ResidualVQConfig, VQConfig
 from .common import entropy_losses, normalize, present_mean
 from .soft_configs import EntropyFields
+
+if TYPE_CHECKING:
+    from vector_quantize_pytorch import VectorQuantize
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +176,49 @@ def of_the_least(least: Float[Tensor, " v"], rows: Float[Tensor, "v d"]) -> Floa
     return rows
 
 
+class Means(nn.Module):
+    """The buffers of a `VectorQuantize` of vector-quantize-pytorch, by its names and at its start.
+
+    The library itself is made of them when the first batch is learned from: it imports einx, which brings torch's
+    compiler, two seconds of a processor that whoever only reads tokens does without.
+    """
+
+    def __init__(self, size: int, dim: int, *, l2_norm: bool, decay: float, dead_code_threshold: float) -> None:
+        super().__init__()
+        self.settings = {"decay": decay, "use_cosine_sim": l2_norm, "threshold_ema_dead_code": dead_code_threshold}
+        embed = nn.init.kaiming_uniform_(torch.empty(1, size, dim))
+        if l2_norm:
+            embed = F.normalize(embed, dim=-1, eps=1e-6)
+        self._library: list[VectorQuantize] | None = None  # in a list, for it is no part with weights of its own
+        self._codebook = nn.Module()
+        self._codebook.register_buffer("initted", torch.tensor(True))
+        self._codebook.register_buffer("cluster_size", torch.ones(1, size))
+        self._codebook.register_buffer("embed_avg", embed.clone())
+        self._codebook.register_buffer("embed", embed)
+
+    @property
+    def codebook(self) -> Float[Tensor, "v d"]:
+        """All entries."""
+        return self._codebook.embed[0]
+
+    def update(self, z: Float[Tensor, "b k d"], ids: Int[Tensor, "b k"], keep: Bool[Tensor, "b k"]) -> None:
+        """Learn from a batch as the library does: its counts, its smoothing, its revival of dead entries."""
+        if self._library is None:
+            self._library = [self._made()]
+        self._library[0].update_indices(z, ids, mask=keep)
+
+    def _made(self) -> VectorQuantize:
+        from vector_quantize_pytorch import VectorQuantize  # see the class
+
+        _, size, dim = self._codebook.embed.shape
+        with torch.device("meta"):  # neither memory nor draws for tables that are given
+            made = VectorQuantize(dim, size, sync_codebook=several_processes(), **self.settings)
+        made._codebook._buffers = self._codebook._buffers
+        return made.train()
+
+
 class EmaCodebook(Codebook):
-    """A table of running means, kept by the library: its counts, its smoothing, its revival of dead entries.
+    """A table of running means, kept by the library (`Means`).
 
     Only the bookkeeping is the library's: its own forward gives one commitment loss for the whole batch (under a mask,
     against features that are not normalised), marks absent tokens -1, and waits for the device on every call.
@@ -187,14 +230,7 @@ class EmaCodebook(Codebook):
         self, size: int, dim: int, *, l2_norm: bool, commitment: float, decay: float, dead_code_threshold: float
     ) -> None:
         super().__init__(l2_norm, commitment)
-        self.means = VectorQuantize(
-            dim,
-            size,
-            decay=decay,
-            use_cosine_sim=l2_norm,
-            threshold_ema_dead_code=dead_code_threshold,
-            sync_codebook=several_processes(),  # else the library goes by what it found the first time it looked
-        )
+        self.means = Means(size, dim, l2_norm=l2_norm, decay=decay, dead_code_threshold=dead_code_threshold)
 
     def table(self) -> Float[Tensor, "v d"]:
         return self.means.codebook
@@ -206,15 +242,17 @@ class EmaCodebook(Codebook):
         ids: Int[Tensor, "b k"],
         keep: Bool[Tensor, "b k"],
     ) -> None:
-        self.means.update_indices(z, ids, mask=keep)
+        self.means.update(z, ids, keep)
 
 
 class SimCodebook(Codebook):
     """A learned linear map of a frozen random table; both are the library's."""
 
     def __init__(self, size: int, dim: int, *, commitment: float) -> None:
+        from vector_quantize_pytorch import SimVQ  # two seconds, see `Means`
+
         super().__init__(False, commitment)
-        self.linear = LinearCodebook(dim, size)
+        self.linear = SimVQ(dim, size)
 
     def table(self) -> Float[Tensor, "v d"]:
         return self.linear.codebook

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
 from flexframe.nn.levels import first_levels
 from flexframe.parts import Quantizer
@@ -21,6 +20,16 @@ from .common import evaluated, full_precision, projection, projections, straight
 
 Passage = Callable[[Tensor, Tensor], Tensor]
 """A way for the gradient of the values to reach the features: (features, entries) to values."""
+
+
+def passage_of(rotation_trick: bool) -> Passage:
+    """The rotation of features onto their entries (arXiv 2410.06424), which is the library's, or straight through."""
+    if not rotation_trick:
+        return straight_through
+    from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to  # seconds, which others do without
+
+    rotate: Passage = rotate_to
+    return rotate
 
 
 def head(config: VQConfig, spec: Spec) -> nn.Module:
@@ -68,7 +77,7 @@ class VQ(Quantizer):
         super().__init__(config, spec)
         self.project = head(config, spec)
         self.codebook = codebook_of(config)
-        self.passage = rotate_to if config.rotation_trick else straight_through
+        self.passage = passage_of(config.rotation_trick)
 
     def forward(self, values: Float[Tensor, "b k e"], keep: Bool[Tensor, "b k"], *, rng: Rng) -> Quantized:
         return match_one(self.codebook, self.project(values).float(), keep, self.passage)
@@ -89,7 +98,7 @@ class ProductVQ(Quantizer):
         super().__init__(config, spec)
         self.project = head(config, spec)
         self.codebooks = nn.ModuleList(codebook_of(config) for _ in range(1 if config.shared else config.codebooks))
-        self.passage = rotate_to if config.rotation_trick else straight_through
+        self.passage = passage_of(config.rotation_trick)
 
     def forward(self, values: Float[Tensor, "b k e"], keep: Bool[Tensor, "b k"], *, rng: Rng) -> Quantized:
         z = self.project(values).float()
@@ -125,7 +134,7 @@ class SimVQ(Quantizer):
         super().__init__(config, spec)
         self.project = projection(spec.features, config.dim)
         self.codebook = SimCodebook(config.codebook_size, config.dim, commitment=config.commitment)
-        self.passage = rotate_to if config.rotation_trick else straight_through
+        self.passage = passage_of(config.rotation_trick)
 
     def forward(self, values: Float[Tensor, "b k e"], keep: Bool[Tensor, "b k"], *, rng: Rng) -> Quantized:
         return match_one(self.codebook, self.project(values).float(), keep, self.passage)

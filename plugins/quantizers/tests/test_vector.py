@@ -1,6 +1,8 @@
 """Codebooks: the reference's numbers, running means, the linear map, and residuals against the library's own."""
 
+import copy
 import math
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -89,6 +91,41 @@ def test_running_means_are_the_librarys():
             assert torch.equal(ids[keep], out.codes[..., 0][keep])
         for name, tensor in theirs.state_dict().items():
             torch.testing.assert_close(quantizer.codebook.means.state_dict()[name], tensor, msg=name)
+
+
+@pytest.mark.parametrize("l2_norm", [False, True])
+def test_running_means_start_as_the_librarys_and_a_copy_learns_by_itself(l2_norm):
+    torch.manual_seed(3)
+    own = codebooks.EmaCodebook(16, 4, l2_norm=l2_norm, commitment=1, decay=0.5, dead_code_threshold=0.5)
+    torch.manual_seed(3)
+    theirs = VectorQuantize(4, 16, decay=0.5, use_cosine_sim=l2_norm, threshold_ema_dead_code=0.5).train()
+    assert own.means.state_dict().keys() == theirs.state_dict().keys()
+    z, keep = torch.randn(2, 8, 4), torch.ones(2, 8, dtype=torch.bool)
+    for step in range(2):  # the first makes the library's, which the second and the copy have already
+        torch.manual_seed(4 + step)
+        own.train()(z, keep)
+        torch.manual_seed(4 + step)
+        theirs(z)
+        for name, tensor in theirs.state_dict().items():
+            torch.testing.assert_close(own.means.state_dict()[name], tensor, rtol=0, atol=1e-6 if l2_norm else 0)
+    average, before = copy.deepcopy(own), own.table().clone()
+    average(z + 1, keep)
+    assert torch.equal(own.table(), before)
+    assert not torch.equal(average.table(), before)
+    assert len(list(own.modules())) == 3  # the library's is no part of it
+
+
+@pytest.mark.parametrize("config", [VQConfig.sized("tiny", ema=True), VQConfig.sized("tiny"), ProductVQConfig()])
+def test_the_library_is_loaded_where_its_means_are_learned_alone(config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)  # whoever imports it fails
+    quantizer, values = build(config), torch.randn(2, 8, 16)
+    call(quantizer.eval(), values)
+    quantizer.load_state_dict(quantizer.state_dict())
+    if getattr(config, "ema", False):
+        with pytest.raises(ImportError):
+            call(quantizer.train(), values)
+    else:
+        call(quantizer.train(), values)
 
 
 def test_running_means_move_towards_the_features_and_only_in_training():
