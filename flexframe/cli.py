@@ -12,7 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ from flexframe.commands import (
     bench_samples,
     decode,
     demo,
+    diff,
     doctor,
     encode,
     explain,
@@ -37,7 +38,19 @@ from flexframe.commands import (
     train,
     verify,
 )
-from flexframe.commands.common import DEBUG, ended_by, out, say, show_warning, take_debug, tell, versions
+from flexframe.commands.common import (
+    DEBUG,
+    QUIET,
+    complain,
+    ended_by,
+    examples,
+    hush,
+    out,
+    show_warning,
+    take,
+    tell,
+    versions,
+)
 from flexframe.commands.sampling import Sampled
 from flexframe.terminal import take_any_letter
 
@@ -49,32 +62,41 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("list")(list_.list_)
-app.command()(train.train)
-app.command()(bench.bench)
-app.command()(demo.demo)
-app.command()(show.show)
-app.command()(doctor.doctor)
-app.command()(init.init)
-app.command("import")(import_.import_)
-app.command()(verify.verify)
-app.command()(explain.explain)
-app.command()(encode.encode)
-app.command(cls=Sampled)(decode.decode)
-app.command(cls=Sampled)(reconstruct.reconstruct)
-app.command(cls=Sampled)(generate.generate)
-app.command(cls=Sampled)(bench_samples.bench_samples)
-app.command()(runs.runs)
-app.command()(plot.plot)
+
+
+def _add(command: Callable[..., None], **settings: Any) -> None:
+    """Register a command, with the `EXAMPLES` of its module at the end of its help."""
+    app.command(epilog=examples(sys.modules[command.__module__].EXAMPLES), **settings)(command)
+
+
+_add(list_.list_, name="list")
+_add(train.train)
+_add(bench.bench)
+_add(demo.demo)
+_add(show.show)
+_add(diff.diff)
+_add(doctor.doctor)
+_add(init.init)
+_add(import_.import_, name="import")
+_add(verify.verify)
+_add(explain.explain)
+_add(encode.encode)
+_add(decode.decode, cls=Sampled)
+_add(reconstruct.reconstruct, cls=Sampled)
+_add(generate.generate, cls=Sampled)
+_add(bench_samples.bench_samples, cls=Sampled)
+_add(runs.runs)
+_add(plot.plot)
 app.add_typer(precompute.app, name="precompute")
-app.command()(new_plugin.new_plugin)
+_add(new_plugin.new_plugin)
 
 
 def main() -> None:
     """Entry point: an error is one line, and a traceback only with --debug or FLEXFRAME_DEBUG=1."""
     take_any_letter()
     atexit.register(gc.freeze)  # the last of all: at its end Python looks through all objects for circles, three times
-    debug = take_debug(sys.argv)
+    debug = take("--debug", DEBUG, sys.argv)
+    hush(take("--quiet", QUIET, sys.argv))
     warnings.showwarning = show_warning
     warnings.filterwarnings("once", r"flexframe|FLEXFRAME", DeprecationWarning)  # which Python keeps to itself
     try:
@@ -96,11 +118,11 @@ def main() -> None:
         if place is None:
             raise
         text = f"flexframe: {place} called sys.exit({stop.code!r}), so that the work is not done"
-        say.print(f"{text}; it is of a plugin, or of what it uses", style="red", markup=False, soft_wrap=True)
+        complain.print(f"{text}; it is of a plugin, or of what it uses", style="red", markup=False, soft_wrap=True)
         _abandon(1)
         sys.exit(1)
     except KeyboardInterrupt:
-        say.print("interrupted", style="red")
+        complain.print("interrupted", style="red")
         _abandon(130)
         sys.exit(130)
 
@@ -131,8 +153,12 @@ def _root(
     debug: Annotated[
         bool, typer.Option("--debug", help=f"Show tracebacks of errors; anywhere on the line, or {DEBUG}=1.")
     ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", help=f"No progress, no remarks: results and errors; anywhere too, or {QUIET}=1."),
+    ] = False,
 ) -> None:
-    """The options of all commands; `main` has taken --debug out before this is asked."""
+    """The options of all commands; `main` has taken --debug and --quiet out before this is asked."""
 
 
 if __name__ == "__main__":

@@ -6,14 +6,25 @@ import io
 import re
 import sys
 from collections.abc import Iterable
+from time import monotonic
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.segment import Segment
 from rich.status import Status
 from rich.text import Text
 
+LINE_EVERY = 60.0
+"""Seconds between lines of progress where there is no terminal."""
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Characters that move or colour what a terminal shows, or turn the order of its letters."""
 
@@ -57,8 +68,39 @@ class Spinning(Status):
         super().update(None if status is None else _words(status), **settings)
 
 
+class Lines:
+    """Progress for what is no terminal, as a log file: a line now and then, that says how long it may take yet."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.began, self.last = console, monotonic(), monotonic()
+        self.first: float | int | None = None
+
+    def told(self, what: str, done: float | int, of: float | int) -> None:
+        """Say how much is done of all, if the last line is old enough."""
+        now = monotonic()
+        if self.first is None:  # what was done before this command began says nothing of its pace
+            self.first, self.began = done, now
+        if now - self.last < LINE_EVERY or not of:
+            return
+        self.last = now
+        paced = (now - self.began) / (done - self.first) if done > self.first else None
+        left = f", {duration(paced * (of - done))} left" if paced is not None else ""
+        self.console.print(f"{what}: {done:,.10g} of {of:,.10g}, {done / of:.0%}{left}", soft_wrap=True)
+
+
 class Bars(Progress):
-    """Progress bars whose descriptions are no markup."""
+    """Progress bars whose descriptions are no markup; where the console is no terminal, `Lines`."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console=console, transient=True, disable=not console.is_terminal)
+        self.lines = Lines(console)
+
+    def update(self, task_id: TaskID, **settings: Any) -> None:
+        """Change a task's fields, or how much is done."""
+        super().update(task_id, **settings)
+        if not self.console.is_terminal:
+            task = self.tasks[self.task_ids.index(task_id)]
+            self.lines.told(task.description, task.completed, task.total or 0)
 
     @classmethod
     def get_default_columns(cls) -> tuple[ProgressColumn, ...]:
@@ -76,6 +118,17 @@ def visible(text: str) -> str:
 
 def _words(status: RenderableType) -> RenderableType:
     return Text(visible(status)) if isinstance(status, str) else status
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 40 s, 12 min, 3 h 05 min, 2 d 4 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def take_any_letter() -> None:

@@ -26,7 +26,7 @@ CAMEL = "|".join(
 METHOD = re.compile(rf"{'|'.join(ANYWHERE)}|(?<![a-z])(?:{'|'.join(WORDS)})(?![a-z])|{CAMEL}", re.IGNORECASE)
 EXAMPLE = re.compile(
     r"`[^`\n]*\b[\w-]+/[\w.-]+[^`\n]*`"  # `flexframe train family/variant run.steps=20`, `owner/checkpoint`
-    r"|^\W*(?:\d+\.\s+)?flexframe [a-z-]+ .*$",  # a line of a README or of a YAML file's comment
+    r"|^(?:EXAMPLES = )?\W*(?:\d+\.\s+)?flexframe [a-z-]+ .*$",  # a line of a README, a YAML comment, a help
     re.MULTILINE,
 )
 

@@ -9,9 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import names_and_settings, names_of, out, pick_device, say
-from flexframe.commands.options import Device, Suite, Threads
+from flexframe.commands.common import names_and_settings, names_of, out, pick_device, print_json, say
+from flexframe.commands.options import AsJson, Device, Suite, Threads
 from flexframe.lock import writes
+
+EXAMPLES = (
+    "flexframe bench scenes-64 flextok/scenes-64 titok/scenes-64-16 -o out",
+    "flexframe bench digits runs/mine count=100 -o out",
+    "flexframe bench digits flextok/digits-tiny --json > numbers.json",
+)
 
 
 def bench(
@@ -34,6 +40,7 @@ def bench(
     ] = None,
     device: Device = "auto",
     threads: Threads = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure models on the same images at every token count they support, and write a page."""
     from flexframe_registry import suite
@@ -45,7 +52,7 @@ def bench(
 
     for model in [*models, *(priors or [])]:
         find(model)  # a typo is told before anything is measured
-    measure(name, measured, models, folder, batch_size, device, priors or [], threads)
+    measure(name, measured, models, folder, batch_size, device, priors or [], threads, as_json)
 
 
 @writes("folder")
@@ -58,8 +65,10 @@ def measure(
     device: str,
     priors: Sequence[str] = (),
     threads: int | None = None,
+    as_json: bool = False,
 ) -> None:
-    """Measure, print the table, and write the page; with a picture of each class by `priors` on it."""
+    """Measure, print the table or what results.json holds, and write the page; with a picture of each class by `priors`
+    on it."""
     from tempfile import TemporaryDirectory
 
     from flexframe.bench.report import write
@@ -78,9 +87,12 @@ def measure(
     use(threads, *(model for _, model in loaded))
     data = settle(measured.data, {called: preprocessing(m).resize for called, m in zip(names, models, strict=True)})
     measured = measured.model_copy(update={"data": data})
-    with Bars(console=say, transient=True, disable=not say.is_terminal) as progress:
+    with Bars(say) as progress:
         report = run(measured, loaded, folder, name=name, batch_size=batch_size, device=on, progress=progress)
-    print_table(report.results, out)
+    if as_json:
+        print_json(report.results)
+    else:
+        print_table(report.results, out)
     for remark in report.remarks:
         say.print(remark, style="yellow", markup=False, soft_wrap=True)
     with TemporaryDirectory() as drawn:
@@ -91,4 +103,4 @@ def measure(
         page = write(
             {**report.results, "samples": samples, "training": training}, report.images, folder / "report.html"
         )
-    out.print(f"\nthe page: {page.resolve().as_uri()}", soft_wrap=True)
+    (say if as_json else out).print(f"\nthe page: {page.resolve().as_uri()}", soft_wrap=True)

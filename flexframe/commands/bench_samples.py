@@ -8,10 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import names_and_settings, names_of, out, pick_device, refuse, say
+from flexframe.commands.common import names_and_settings, names_of, out, pick_device, print_json, refuse, say
 from flexframe.commands.generate import Settings, read_both
-from flexframe.commands.options import Device, Suite, Threads
+from flexframe.commands.options import AsJson, Device, Suite, Threads
 from flexframe.lock import writes
+
+EXAMPLES = ("flexframe bench-samples scenes-64-samples gpt/scenes-64-flextok gpt/scenes-64-titok-16 -o out",)
 
 
 @writes("folder")
@@ -37,11 +39,9 @@ def bench_samples(
     batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time; changes speed only.")] = 64,
     device: Device = "auto",
     threads: Threads = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Draw samples of priors at every token count, of all classes in turn, and measure them.
-
-    `flexframe bench-samples scenes-64-samples gpt/scenes-64-flextok gpt/scenes-64-titok-16 -o out`
-    """
+    """Draw samples of priors at every token count, of all classes in turn, and measure them."""
     from flexframe_registry import suite
 
     named, overrides = names_and_settings(priors)
@@ -77,13 +77,16 @@ def bench_samples(
     use(threads, *(model for _, *pair in loaded for model in pair))
     if loaded:
         measured = measured.model_copy(update={"data": settle(measured.data, ways)})
-    with Bars(console=say, transient=True, disable=not say.is_terminal) as progress:
+    with Bars(say) as progress:
         report = run(
             measured, loaded, folder, name=name, sampling=sampling, decoding=decoding, batch_size=batch_size, device=on,
             progress=progress,
         )  # fmt: skip
-    print_table(report.results, out)
+    if as_json:
+        print_json(report.results)
+    else:
+        print_table(report.results, out)
     for remark in report.remarks:
         say.print(remark, style="yellow", markup=False, soft_wrap=True)
     shown_at = f"; the first samples are in {folder / FOLDER}" if measured.show else ""
-    out.print(f"\nthe numbers: {folder / 'results.json'}{shown_at}", markup=False, soft_wrap=True)
+    (say if as_json else out).print(f"\nthe numbers: {folder / 'results.json'}{shown_at}", markup=False, soft_wrap=True)

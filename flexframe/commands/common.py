@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import logging
 import os
 import re
 import sys
@@ -16,10 +18,14 @@ from flexframe.terminal import Terminal
 
 out = Terminal(width=None if sys.stdout.isatty() else 240)  # whole lines for pipes
 say = Terminal(stderr=True, highlight=False)
+complain = Terminal(stderr=True, highlight=False)
+"""Where errors are told, which --quiet does not hush."""
 
 DEVICES = "auto", "cpu", "cuda", "mps"
 DEBUG = "FLEXFRAME_DEBUG"
 """Environment variable: 1 is as --debug on every command."""
+QUIET = "FLEXFRAME_QUIET"
+"""Environment variable: 1 is as --quiet on every command."""
 LONGEST = 600
 """Characters of an unexpected error's own words; torch's may run over pages."""
 UNEXPECTED = "This was not expected; the same command with --debug shows where it happened"
@@ -29,6 +35,23 @@ UNEXPECTED = "This was not expected; the same command with --debug shows where i
 def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """Print a warning as one line, in place of Python's own two with a place in the code."""
     say.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+
+
+def hush(wanted: bool) -> None:
+    """Have progress, remarks and warnings left out, or told again: errors alone are on standard error then."""
+    say.quiet = wanted
+    logging.getLogger("flexframe").setLevel(logging.ERROR if wanted else logging.NOTSET)
+
+
+def examples(lines: Sequence[str]) -> str:
+    """The end of a command's help."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)]).replace("[", r"\[")
+
+
+def print_json(value: object) -> None:
+    """Print plain data, which paths and tuples are too, as JSON: one object or list, with letters as they are."""
+    plain = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str)
+    print(plain if "utf" in (sys.stdout.encoding or "").lower() else json.dumps(json.loads(plain), indent=1))
 
 
 # --- devices -----------------------------------------------------------------------------------------------------
@@ -132,12 +155,12 @@ def refuse(path: str, text: str) -> NoReturn:
     raise ConfigError.at(path, text) from None
 
 
-def take_debug(arguments: list[str]) -> bool:
-    """Tell whether tracebacks are wanted, and take `--debug` out of the arguments, wherever before a `--` it is."""
+def take(flag: str, variable: str, arguments: list[str]) -> bool:
+    """Tell whether a flag of all commands is wanted, and take it out of the arguments, wherever before a `--` it is."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    given = "--debug" in arguments[:end]
-    arguments[:end] = [argument for argument in arguments[:end] if argument != "--debug"]
-    return given or os.environ.get(DEBUG, "") not in ("", "0")
+    given = flag in arguments[:end]
+    arguments[:end] = [argument for argument in arguments[:end] if argument != flag]
+    return given or os.environ.get(variable, "") not in ("", "0")
 
 
 def tell(error: Exception) -> int:
@@ -158,7 +181,9 @@ def tell(error: Exception) -> int:
         words = f"{text.rstrip('.')}. {advice}"
     rank = os.environ.get("RANK", "0")  # torchrun's: with several processes, what all of them find is told once
     if rank == "0" or not isinstance(error, ConfigError):
-        say.print(f"flexframe: {f'rank {rank}: ' * (rank != '0')}{words}", style="red", markup=False, soft_wrap=True)
+        complain.print(
+            f"flexframe: {f'rank {rank}: ' * (rank != '0')}{words}", style="red", markup=False, soft_wrap=True
+        )
     return 2 if expected else 1
 
 

@@ -15,6 +15,11 @@ from flexframe.commands.progress import bar
 from flexframe.commands.sampling import Settings, read_sampling
 from flexframe.lock import writes
 
+EXAMPLES = (
+    "flexframe decode tokens.safetensors -o decoded",
+    "flexframe decode tokens.safetensors -o decoded --length 4 --steps 20",
+)
+
 
 @writes("folder")
 def decode(

@@ -15,6 +15,11 @@ from flexframe.commands.train import train
 if TYPE_CHECKING:
     from flexframe_registry import Card
 
+EXAMPLES = (
+    "flexframe demo",
+    "flexframe demo --train -o demo-trained",
+)
+
 STEPS_A_SECOND = 13
 """Steps of training of a shipped model of digits, measured on one core of an AMD EPYC of 2022 (benchmarks/results)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -33,6 +34,34 @@ def tell(subject: Subject, sizes: Iterable[PartSize], profile: Profile | None) -
         _note("FLOPs and memory are measured of tokenizers; of this one, its sizes.")
     _metrics(subject.metrics)
     doubts.tell(subject.doubts)
+
+
+def record(subject: Subject, sizes: Iterable[PartSize], profile: Profile | None) -> dict[str, Any]:
+    """Everything that is known, as plain data: bytes and FLOPs are numbers, and what could not be measured is null."""
+    budgets, bits = subject.config.budgets, subject.config.bits_per_token
+    known = {
+        "name": subject.name,
+        "kind": subject.config.kind,
+        "facts": dict(subject.facts),
+        "is": dict(subject.config.describe()),
+        "budgets": list(budgets),
+        "bits": None if bits is None else [budget * bits for budget in budgets],
+        "parts": [asdict(each) for each in sizes],
+        "config": subject.resolved,
+        "doubts": [f"{path}: {text}" for path, text in subject.doubts],
+    }
+    if profile is None:
+        return known
+    costs: dict[str, dict[str, Any]] = {}
+    for (use, precision), cost in profile.costs.items():
+        here = costs.setdefault(use, {})
+        here[precision] = {"failed": cost.failed} if cost.failed else {**asdict(cost), "flops": dict(cost.flops)}
+    training = {
+        precision: None if profile.costs["train", precision].failed else profile.training(precision)
+        for precision in PRECISIONS
+    }
+    batch = {"batch_size": profile.batch_size, "weights_bytes": profile.weights}
+    return {**known, **batch, "costs": costs, "training_bytes": training}
 
 
 def settings(values: Mapping[str, Any]) -> str:

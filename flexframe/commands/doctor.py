@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from flexframe.commands.common import out, say
+from flexframe.commands.common import out, print_json, say
+from flexframe.commands.options import AsJson
+
+EXAMPLES = (
+    "flexframe doctor",
+    "flexframe doctor --json",
+)
 
 _MARKS = {"ok": ("", ""), "missing": ("missing: ", "yellow"), "broken": ("BROKEN: ", "bold red")}
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what is installed and works, and what is missing for what. Exit code 1 if something installed is broken."""
     from flexframe.doctor import examine
@@ -25,7 +29,7 @@ def doctor(
         findings = examine(lambda section: status.update(f"looking at {section}"))
     broken = sum(each.state == "broken" for each in findings)
     if as_json:
-        print(json.dumps({"usable": not broken, "findings": [asdict(each) for each in findings]}, indent=1))
+        print_json({"usable": not broken, "findings": [asdict(each) for each in findings]})
     else:
         for section in dict.fromkeys(each.section for each in findings):
             table = Table(box=None, show_header=False, pad_edge=False)

@@ -14,6 +14,12 @@ from flexframe.commands.options import Device, Images, Model, Resize, Seed, Thre
 from flexframe.commands.progress import bar
 from flexframe.lock import writes
 
+EXAMPLES = (
+    "flexframe encode photos/ -m flextok/scenes-64 -o tokens.safetensors",
+    "flexframe encode photos/ -m flextok/scenes-64 -o few.safetensors --allocator psnr --set allocator.target=22",
+    "flexframe encode 'shards/*.tar' -m flextok/scenes-64 -o shards.safetensors --lengths 4",
+)
+
 
 @writes("to")
 def encode(
@@ -43,10 +49,7 @@ def encode(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Encode images to a token file. Broken off, the same command goes on where it stopped.
-
-    `flexframe encode photos/ -m flextok/digits-tiny -o tokens.safetensors --allocator psnr --set allocator.target=22`
-    """
+    """Encode images to a token file. Broken off, the same command goes on where it stopped."""
     if to.exists():
         refuse(str(to), "is there already; delete it or choose another -o")
     chosen = [_allocators_own(setting) for setting in settings or ()]

@@ -9,14 +9,13 @@ import typer
 
 from flexframe.commands.common import out
 
+EXAMPLES = ("flexframe explain mine/results.json theirs/results.json",)
+
 Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="A results.json, or the folder that holds it.")]
 
 
 def explain(first: Results, second: Results) -> None:
-    """Say whether two results compare, and what is between them: each difference of protocol, with its usual size.
-
-    `flexframe explain mine/results.json theirs/results.json`
-    """
+    """Say whether two results compare, and what is between them: each difference of protocol, with its usual size."""
     from flexframe.bench.explain import explain as run
     from flexframe.bench.results import FILE, read
 

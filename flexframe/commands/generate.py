@@ -18,6 +18,11 @@ from flexframe.lock import writes
 if TYPE_CHECKING:
     from flexframe_registry.kinds import DecoderConfig, PriorConfig
 
+EXAMPLES = (
+    "flexframe generate --prior gpt/scenes-64-flextok --class star --length 16 --count 16 -o drawn",
+    "flexframe generate -p gpt/scenes-64-flextok --class all --length 1,4,16 -o drawn",
+)
+
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="sampling.KEY=VALUE of the prior, decoder.KEY=VALUE."),
@@ -52,10 +57,7 @@ def generate(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Draw pictures: files, a grid, the coarse-to-fine strip, and the token file.
-
-    `flexframe generate --prior gpt/scenes-64-flextok --class star --length 16 --count 16 --seed 0 -o DIR`
-    """
+    """Draw pictures: files, a grid, the coarse-to-fine strip, and the token file."""
     on = pick_device(device)
     from flexframe.store.load import load
     from flexframe.threads import use

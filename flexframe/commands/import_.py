@@ -13,6 +13,11 @@ from flexframe.commands import complete
 from flexframe.commands.common import out, refuse, say
 from flexframe.lock import writes
 
+EXAMPLES = (
+    "flexframe import hf:EPFL-VILAB/flextok_d12_d12_in1k -o imported",
+    "flexframe import checkpoint.pth -o imported --entry ema --rename net.=",
+)
+
 Assume = Annotated[
     list[str] | None,
     typer.Option("--assume", metavar="PATH=VALUE", help="A setting that the checkpoint's config lacks, or has wrong."),

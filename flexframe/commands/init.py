@@ -14,6 +14,11 @@ from flexframe.commands import complete
 from flexframe.commands.common import out, refuse, say
 from flexframe.lock import writes
 
+EXAMPLES = (
+    "flexframe init titok/s-128 -o model.safetensors --seed 0",
+    "flexframe init flextok/d12-d12 -o model.safetensors --redraw-zeros",
+)
+
 
 @writes("to")
 def init(

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from flexframe.commands import complete
-from flexframe.commands.common import out, say
+from flexframe.commands.common import out, print_json, say
+from flexframe.commands.options import AsJson
+
+EXAMPLES = (
+    "flexframe list",
+    "flexframe list quantizer",
+    "flexframe list card --json",
+)
 
 OTHERS = ("card", "suite")
 """What is listed beside the kinds of parts."""
@@ -19,6 +27,7 @@ def list_(
     kind: Annotated[
         str | None, typer.Argument(help="One kind, as quantizer, metric, card or suite.", autocompletion=complete.kinds)
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List parts, cards and suites, who provides each, and plugins that cannot be used."""
     from flexframe_registry import UnknownName, cards, catalogue
@@ -29,29 +38,51 @@ def list_(
     wanted = kind if kind is None or kind in known else kind.removesuffix("s")
     if wanted is not None and wanted not in known:
         raise UnknownName(f"no kind named {kind!r}.{nearest(str(kind), known)} Known: {', '.join(known)}")
-    print_list(known if wanted is None else [wanted])
+    kinds = known if wanted is None else [wanted]
+    if as_json:
+        print_json([asdict(row) for row in rows(kinds)])
+    else:
+        print_list(kinds)
     for broken in dict.fromkeys([*catalogue().broken, *cards().broken]):
         say.print(f"plugin {broken.plugin!r} ({broken.provider}) cannot be used: {broken.error}", style="yellow")
 
 
-def print_list(kinds: Collection[str]) -> None:
-    """Print a row for each part of these kinds, for each card where `card` is among them, for each suite at `suite`."""
+@dataclass(frozen=True)
+class Row:
+    """One thing that is installed."""
+
+    kind: str
+    name: str
+    what: str
+    provider: str = ""
+    weights: bool | None = None
+    """Of a card: whether it has trained weights."""
+
+
+def rows(kinds: Collection[str]) -> Iterator[Row]:
+    """Each part of these kinds, each card where `card` is among them, each suite at `suite`."""
     from flexframe_registry import cards, catalogue
     from flexframe_registry.files import read_yaml
     from flexframe_registry.suites import SUITES
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name, style in (("kind", "dim"), ("name", "cyan"), ("what", ""), ("provided by", "dim")):
-        table.add_column(name, style=style, no_wrap=name != "what")
     for kind in kinds:
         for name in catalogue().names(kind):
             component = catalogue().get(kind, name)
-            table.add_row(kind, name, _first_line(component.config.__doc__), component.provider)
+            yield Row(kind, name, _first_line(component.config.__doc__), component.provider)
         for name in cards().names() if kind == "card" else ():
             weights, summary = _card_line(name)
-            table.add_row("card" + weights, name, summary, "")
+            yield Row("card", name, summary, weights=weights)
         for path in sorted(SUITES.glob("*.yaml")) if kind == "suite" else ():
-            table.add_row("suite", path.stem, str(read_yaml(path).get("note", "")), "")
+            yield Row("suite", path.stem, str(read_yaml(path).get("note", "")))
+
+
+def print_list(kinds: Collection[str]) -> None:
+    """Print `rows` as a table."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name, style in (("kind", "dim"), ("name", "cyan"), ("what", ""), ("provided by", "dim")):
+        table.add_column(name, style=style, no_wrap=name != "what")
+    for row in rows(kinds):
+        table.add_row(row.kind + "*" * bool(row.weights), row.name, row.what, row.provider)
     out.print(table)
     if "card" in kinds:
         out.print("* ships trained weights", style="dim")
@@ -61,11 +92,11 @@ def _first_line(text: str | None) -> str:
     return (text or "").strip().split("\n")[0]
 
 
-def _card_line(name: str) -> tuple[str, str]:
+def _card_line(name: str) -> tuple[bool, str]:
     from flexframe_registry import ConfigError, cards
 
     try:
         summary, weights = cards().line(name)
     except (ConfigError, LookupError) as error:
-        return "", f"cannot be read: {error}"
-    return "*" if weights else "", summary
+        return False, f"cannot be read: {error}"
+    return bool(weights), summary

@@ -15,6 +15,8 @@ import typer
 from flexframe.commands.common import out, refuse
 from flexframe.lock import writes
 
+EXAMPLES = ("flexframe new-plugin my-method && pip install -e flexframe-my-method && flexframe list quantizer",)
+
 PROJECT = "flexframe"
 """The entry-point group of plugins, and what their distributions' names begin with."""
 LONGEST = 30
@@ -39,10 +41,7 @@ def new_plugin(
         Path | None, typer.Option("--out", "-o", help="The folder to make; flexframe-NAME if not given.")
     ] = None,
 ) -> None:
-    """Make a plugin that installs, trains and passes its tests as it is: an encoder, a quantizer, a decoder, a card.
-
-    `flexframe new-plugin my-method && pip install -e flexframe-my-method && flexframe list quantizer`
-    """
+    """Make a plugin that installs, trains and passes its tests as it is: an encoder, a quantizer, a decoder, a card."""
     name = name.removeprefix(f"{PROJECT}-")
     _check(name)
     target = folder or Path(f"{PROJECT}-{name}")

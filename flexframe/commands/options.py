@@ -36,6 +36,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="key.path=value: `run.*` sets the run, anything else the model.", metavar="[KEY=VALUE]..."),
 ]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there: for other programs.")
+]
 Suite = Annotated[
     str, typer.Argument(metavar="SUITE", help="A suite's name, or a YAML file.", autocompletion=complete.suites)
 ]

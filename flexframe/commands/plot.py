@@ -11,6 +11,8 @@ import typer
 from flexframe.commands.common import out, refuse, say
 from flexframe.lock import writes
 
+EXAMPLES = ("flexframe plot runs/a runs/b --metric loss,held_out --smooth 5 --log-y -o curves.png",)
+
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -28,8 +30,6 @@ def plot(
 ) -> None:
     """Draw loss and metric curves of runs against each other, a panel a metric; codebook use and gradient norms too.
     Of a run of a card that says which curve to expect, that one stands beside it, grey and dashed.
-
-    `flexframe plot runs/a runs/b --metric loss,held_out --smooth 5 --log-y -o curves.png`
     """
     if to.suffix.lower() not in SUFFIXES:
         refuse("--out", f"{to.name!r} ends in none of {', '.join(SUFFIXES)}")

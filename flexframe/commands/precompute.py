@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import out, pick_device, refuse, say
+from flexframe.commands.common import examples, out, pick_device, refuse, say
 from flexframe.commands.models import tokenizer_of
 from flexframe.commands.options import Device, Threads
 from flexframe.commands.progress import bar
@@ -21,6 +21,13 @@ Word = TypeVar("Word", bound=str)
 DTYPES: tuple[Literal["fp32", "fp16"], ...] = ("fp32", "fp16")
 POSTERIORS: tuple[Literal["moments", "sample"], ...] = ("moments", "sample")
 
+TOKENS = (
+    "flexframe precompute tokens gpt/scenes-64-flextok -o tokens.safetensors",
+    "flexframe precompute tokens -m flextok/scenes-64 --data scenes -o tokens.safetensors",
+)
+LATENTS = ("flexframe precompute latents RECIPE.yaml run.data.path=photos -o latents --dtype fp16",)
+FEATURES = ("flexframe precompute features RECIPE.yaml run.data.path=photos -o latents",)
+
 app = typer.Typer(help="Compute once what training would compute again and again.", no_args_is_help=True)
 
 
@@ -29,7 +36,7 @@ def precompute() -> None:
     """Compute once what training would compute again and again."""
 
 
-@app.command()
+@app.command(epilog=examples(TOKENS))
 @writes("to")
 def tokens(
     card: Annotated[
@@ -55,8 +62,6 @@ def tokens(
     """Encode every image of a data source, at full length and with its label, to a file for the feed `token-file`.
 
     Broken off, the same command goes on where it stopped.
-
-    `flexframe precompute tokens -m flextok/scenes-64 --data scenes -o tokens.safetensors`
     """
     if to.exists():
         refuse(str(to), "is there already; delete it or choose another -o")
@@ -105,7 +110,7 @@ Recipe = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog=examples(LATENTS))
 @writes("to", part="latents")
 def latents(
     card: Recipe = None,
@@ -142,8 +147,6 @@ def latents(
     """Encode every image of a data source by a codec, for the feed `latents`.
 
     Broken off, the same command goes on with the shard where it stopped. Several crops an image: `run.data.crops=4`.
-
-    `flexframe precompute latents RECIPE.yaml run.data.path=photos -o latents --dtype fp16`
     """
     if (card is None) == (model is None) or (model is None) != (data is None):
         refuse("", "name the recipe of a run, or give --model and --data; one of the two ways")
@@ -168,7 +171,7 @@ def latents(
     _tell_of(written, "latents")
 
 
-@app.command()
+@app.command(epilog=examples(FEATURES))
 @writes("to", part="features")
 def features(
     card: Annotated[str, typer.Argument(help="The card or YAML file of the run that will train on them.")],

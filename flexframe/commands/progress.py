@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import monotonic
 
 from flexframe.commands.common import say
-
-LINE_EVERY = 60.0
-"""Seconds between lines of progress where there is no terminal."""
+from flexframe.terminal import Lines
 
 
 @contextmanager
@@ -19,15 +16,8 @@ def bar(what: str) -> Iterator[Callable[[float | int, int], None]]:
     Where standard error is no terminal, a line a minute.
     """
     if not say.is_terminal:
-        last = monotonic()
-
-        def line(done: float | int, of: int) -> None:
-            nonlocal last
-            if monotonic() - last >= LINE_EVERY:
-                last = monotonic()
-                say.print(f"{what}: {done:,.1f} of {of:,}")
-
-        yield line
+        lines = Lines(say)
+        yield lambda done, of: lines.told(what, round(done, 1), of)
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

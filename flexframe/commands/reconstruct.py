@@ -16,6 +16,8 @@ from flexframe.commands.progress import bar
 from flexframe.commands.sampling import Settings, read_sampling
 from flexframe.lock import writes
 
+EXAMPLES = ("flexframe reconstruct photos/ -m flextok/scenes-64 -o grid.png --lengths 1,8,32",)
+
 
 @writes("to", "numbers")
 def reconstruct(

@@ -10,11 +10,17 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from flexframe.commands.common import out, refuse, say
+from flexframe.commands.common import out, print_json, refuse, say
+from flexframe.commands.options import AsJson
 from flexframe.terminal import visible
 
 if TYPE_CHECKING:
     from flexframe.train.history import History
+
+EXAMPLES = (
+    "flexframe runs",
+    "flexframe runs sweeps --json",
+)
 
 STYLES = {"running": "green", "finished": "", "stopped": "yellow", "failed": "red"}
 ASIDE = ("step", "loss", "lr", "images_per_s", "codes_dead", "codes_perplexity", "skipped", "alarms")
@@ -27,6 +33,7 @@ def runs(
     root: Annotated[Path, typer.Argument(help="A folder that holds runs, at any depth.", metavar="[DIR]")] = Path(
         "runs"
     ),
+    as_json: AsJson = False,
 ) -> None:
     """List training runs: how far each is, its last losses and metrics, its pace, and whether it still runs.
 
@@ -44,8 +51,12 @@ def runs(
             broken.append(str(error))
     if not histories and not broken:
         refuse(str(root), "holds no runs; `flexframe train CARD -o DIR` makes one")
-    out.print(_table(root, sorted(histories, key=lambda run: -run.touched)))
-    for run in histories:
+    newest = sorted(histories, key=lambda run: -run.touched)
+    if as_json:
+        print_json([_record(run) for run in newest])
+    else:
+        out.print(_table(root, newest))
+    for run in () if as_json else histories:
         if run.state == "failed" and run.why:
             say.print(f"{_name(run.folder, root)}: {run.why}", style="red", markup=False, soft_wrap=True)
         for alarm in run.alarms:
@@ -53,6 +64,15 @@ def runs(
             say.print(text, style="yellow", markup=False, soft_wrap=True)
     for told in broken:
         say.print(told, style="yellow", markup=False, soft_wrap=True)
+
+
+def _record(run: History) -> dict[str, Any]:
+    """A run as plain data; `last` is the last line of its log, losses that are no number as null."""
+    last = {key: None if value != value else value for key, value in run.last.items()}
+    return {
+        "folder": run.folder, "model": run.model, "step": run.step, "steps": run.steps, "state": run.state,
+        "why": run.why, "age_seconds": run.age, "last": last, "alarms": run.alarms,
+    }  # fmt: skip
 
 
 def _table(root: Path, histories: Sequence[History]) -> Table:

@@ -6,6 +6,7 @@ import inspect
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -14,11 +15,19 @@ from rich.table import Table
 from rich.text import Text
 
 from flexframe.commands import complete
-from flexframe.commands.common import out, say
-from flexframe.commands.list_ import print_list
+from flexframe.commands.common import out, print_json, say
+from flexframe.commands.list_ import print_list, rows
+from flexframe.commands.options import AsJson
 
 if TYPE_CHECKING:
     from flexframe_registry import Config
+
+EXAMPLES = (
+    "flexframe show decoder/flow",
+    "flexframe show flextok/scenes-64",
+    "flexframe show run",
+    "flexframe show runs/mine --config > card.yaml",
+)
 
 
 def show(
@@ -33,6 +42,7 @@ def show(
         bool, typer.Option("--config", help="Print the resolved config as YAML, and nothing else.")
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time, for the memory that they take.")] = 1,
+    as_json: AsJson = False,
 ) -> None:
     """Show a part's settings; or a model: parameters, tokens, bits, FLOPs and memory. Nothing is built to find out.
 
@@ -44,13 +54,13 @@ def show(
 
     kind, _, part = name.partition("/")
     if kind in KINDS and part:
-        _show_part(kind, part)
+        _show_part(kind, part, as_json)
         return
-    if not Path(name).exists() and not config and _show_words(name):
+    if not Path(name).exists() and not config and _show_words(name, as_json):
         return
-    suite = _suite_at(name)
+    suite = suite_at(name)
     if suite is not None:
-        _show_suite(name, suite, config)
+        _show_suite(name, suite, config, as_json)
         return
     from flexframe.commands import describe, subjects
 
@@ -59,11 +69,14 @@ def show(
     if config and subject.unresolved:
         raise ConfigError(subject.doubts)
     if config:
-        _print_yaml(subject.resolved)
+        (print_json if as_json else _print_yaml)(subject.resolved)
         return
     with say.status("importing torch") as status:
         sizes, profile = _measure(subject, batch_size, lambda stage: status.update(f"measuring {stage}"))
-    describe.tell(subject, sizes, profile)
+    if as_json:
+        print_json(describe.record(subject, sizes, profile))
+    else:
+        describe.tell(subject, sizes, profile)
 
 
 def _measure(subject: Any, batch_size: int, on_stage: Any) -> tuple[Any, Any]:
@@ -83,24 +96,30 @@ def _measure(subject: Any, batch_size: int, on_stage: Any) -> tuple[Any, Any]:
     return [size_of(kind, getattr(subject.config, kind).type, part) for kind, part in model.named_children()], None
 
 
-def _show_part(kind: str, name: str) -> None:
+def _show_part(kind: str, name: str, as_json: bool) -> None:
     from flexframe_registry import catalogue
     from flexframe_registry.kinds import DecoderConfig, PriorConfig
     from flexframe_registry.options import settings_of
 
     component = catalogue().get(kind, name)
     text = inspect.cleandoc(component.config.__doc__ or "")
-    out.print(Text.assemble((f"{kind} {name}", "bold"), f"  ({component.provider})\n{text}\n"))
     own = [(each.name, each.default, each.help) for each in settings_of(component.config) if each.name != "type"]
+    sampled = component.config if issubclass(component.config, DecoderConfig | PriorConfig) else None
+    use = settings_of(sampled.sampling) if sampled is not None else []
+    drawn = [(each.option, each.default, each.help) for each in use]
+    if as_json:
+        said = {"kind": kind, "name": name, "provider": component.provider, "what": text}
+        sampling = [(each.name, each.default, each.help) for each in use]
+        print_json({**said, "settings": _plain(own), **({"sampling": _plain(sampling)} if sampled is not None else {})})
+        return
+    out.print(Text.assemble((f"{kind} {name}", "bold"), f"  ({component.provider})\n{text}\n"))
     out.print(_settings("setting", own))
-    if issubclass(component.config, DecoderConfig | PriorConfig):
-        drawn = [(each.option, each.default, each.help) for each in settings_of(component.config.sampling)]
-        if drawn:
-            out.print("\nhow it draws, on the command line or under a card's `sampling`", style="bold", markup=False)
-            out.print(_settings("option", drawn))
+    if drawn:
+        out.print("\nhow it draws, on the command line or under a card's `sampling`", style="bold", markup=False)
+        out.print(_settings("option", drawn))
 
 
-def _show_words(name: str) -> bool:
+def _show_words(name: str, as_json: bool) -> bool:
     """Show a kind's parts, or the settings of a run, a card, a suite or a model; False where the name is none."""
     from flexframe_registry.cardfile import CardFile
     from flexframe_registry.kinds import KINDS
@@ -112,7 +131,12 @@ def _show_words(name: str) -> bool:
         "run": RunConfig, "card": CardFile, "suite": SuiteConfig, "tokenizer": TokenizerConfig,
         "generator": GeneratorConfig,
     }  # fmt: skip
-    if name in KINDS:
+    if as_json and name in KINDS:
+        print_json([asdict(row) for row in rows([name])])
+    elif as_json and name in forms:
+        settings = _plain(_rows(forms[name], "run." if name == "run" else ""))
+        print_json({"name": name, "what": inspect.cleandoc(forms[name].__doc__ or ""), "settings": settings})
+    elif name in KINDS:
         print_list([name])
         out.print(f"settings of one: flexframe show {name}/NAME", style="dim")
     elif name in forms:
@@ -143,7 +167,7 @@ def _rows(form: type[Config], prefix: str) -> Iterator[tuple[str, str, str]]:
                 yield from _rows(inner, f"{name}.N." if several else f"{name}.")
 
 
-def _suite_at(name: str) -> Path | None:
+def suite_at(name: str) -> Path | None:
     """The file of a suite, by name or path; None where it is no suite's."""
     from flexframe_registry.cards import cards, is_card_file
     from flexframe_registry.files import read_top
@@ -157,17 +181,21 @@ def _suite_at(name: str) -> Path | None:
     )
 
 
-def _show_suite(name: str, path: Path, config: bool) -> None:
+def _show_suite(name: str, path: Path, config: bool, as_json: bool) -> None:
     from flexframe.commands import describe, subjects
     from flexframe_registry.files import read_yaml
 
     said = read_yaml(path)
-    if config:
-        _print_yaml(said)
+    if config or as_json:
+        (print_json if as_json else _print_yaml)(said if config else {"name": name, "kind": "suite", **said})
         return
     out.print(Text.assemble((name, "bold"), "  (suite)\n"))
     describe.facts([(key, subjects.flat(value)) for key, value in said.items()])
     out.print("\nsettings of suites: flexframe show suite; measure with: flexframe bench NAME MODEL...", style="dim")
+
+
+def _plain(settings: Iterable[tuple[str, str, str]]) -> list[dict[str, str]]:
+    return [dict(zip(("name", "default", "meaning"), row, strict=True)) for row in settings]
 
 
 def _settings(what: str, rows: Iterable[tuple[str, str, str]]) -> Table:

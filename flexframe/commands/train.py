@@ -13,6 +13,12 @@ from flexframe.commands.common import names_and_settings, out, pick_device, refu
 from flexframe.commands.doubts import tell
 from flexframe.commands.options import Device, Overrides
 
+EXAMPLES = (
+    "flexframe train flextok/digits-tiny quantizer=vq run.steps=20 -o runs/vq",
+    "flexframe train flextok/photos-64 'run.data={type: folder, path: photos}' -o runs/mine",
+    "flexframe train --resume runs/mine",
+)
+
 
 def train(
     card: Annotated[
@@ -31,7 +37,7 @@ def train(
         typer.Option("--accept-changes", help="Go on though data or settings are not what they were."),
     ] = False,
 ) -> None:
-    """Train a tokenizer or a prior: `flexframe train flextok/digits-tiny quantizer=vq run.steps=20`.
+    """Train a tokenizer or a prior.
 
     On several GPUs: `torchrun --nproc-per-node=8 -m flexframe train CARD ...`; see docs/training.md.
     """
@@ -85,10 +91,10 @@ def train(
         folder = processes.told(folder or fresh_folder(chosen.id))
         course = to_expect(chosen, config.model)
         run = Run.create(config, folder, on, sampling, processes, doubted, course, accept_changes)
-        if processes.first and course is not None:
+        if processes.first and course is not None and not say.quiet:
             told = f"to see whether it is on course, beside the curve of {course}: flexframe plot {folder} -o plot.png"
             out.print(told, soft_wrap=True, markup=False, highlight=False)
-    stopped = loop(run, TrainConsole(out if processes.first else Terminal(quiet=True)))
+    stopped = loop(run, TrainConsole(out if processes.first and not say.quiet else Terminal(quiet=True)))
     distributed.leave()
     if not processes.first:
         return

@@ -12,6 +12,11 @@ from rich.text import Text
 from flexframe.commands.common import out, say
 from flexframe.commands.import_ import As, Assume, Drop, Entry, Rename, assumptions, renames
 
+EXAMPLES = (
+    "flexframe verify imported",
+    "flexframe verify cases/a cases/b --table parity.md",
+)
+
 
 def verify(
     folders: Annotated[list[str], typer.Argument(metavar="DIR...", help="Checkpoints with case*.safetensors beside.")],
@@ -27,7 +32,7 @@ def verify(
     from flexframe.terminal import Bars
 
     runs: list[tuple[str, Any]] = []
-    with Bars(console=say, transient=True, disable=not say.is_terminal) as progress:
+    with Bars(say) as progress:
         task = progress.add_task("verify", total=len(folders))
         for each in folders:
             progress.update(task, description=each)

@@ -15,7 +15,7 @@ def waiting(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Gives a function that is told how many of `total` are done. The bar is on standard error, where that is a
     terminal that shows no other one."""
     console = Terminal(stderr=True)
-    bar = Bars(console=console, transient=True, disable=not console.is_terminal)
+    bar = Bars(console)
     try:
         bar.start()
     except LiveError:  # older versions of rich show one at a time

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from flexframe.terminal import Terminal
+from flexframe.terminal import Terminal, duration
 
 if TYPE_CHECKING:
     from flexframe.train.run import Run
@@ -82,17 +82,6 @@ class Console:
         """Time that is left at the pace of the last steps; nothing at its end, or where no pace is known."""
         images, pace = (self.config.steps - line["step"]) * self.config.batch_size, line.get("images_per_s")
         return f"{duration(images / pace)} left" if images and pace else ""
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 40 s, 12 min, 3 h 05 min, 2 d 4 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def _short(value: object, name: str = "") -> str:

@@ -27,6 +27,7 @@ from flexframe.commands.sampling import Sampled
 from flexframe_registry import cards, catalogue
 from flexframe_registry.cards import card
 from flexframe_registry.doubts import obstacles, of_card
+from flexframe_registry.kinds import KINDS
 from flexframe_registry.options import settings_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,13 +116,26 @@ def test_commands_are_understood(page):
             if rest and rest[0] in getattr(command, "commands", ()):
                 command, rest = command.commands[rest[0]], rest[1:]
         options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-        options |= {"--help", "--debug", "--install-completion"}
+        options |= {"--help", "--debug", "--quiet", "--install-completion"}
         options |= settings() if isinstance(command, Sampled) else set()
         for word in rest:
             if word.startswith("-") and not re.match(r"-\d", word):
                 assert word.split("=")[0] in options, f"{name_of(page)}: flexframe {verb} has no option {word}"
         if verb == "train":
             read_training(rest)
+
+
+def test_examples_of_commands_name_what_is_there():
+    from flexframe.cli import app
+
+    known: Any = typer.main.get_command(app)
+    each = [*known.commands.values(), *known.commands["precompute"].commands.values()]
+    words = [word for command in each for word in shlex.split((command.epilog or "").replace("\\[", "["))]
+    families = {name.split("/")[0] for name in cards().names()}
+    parts = {f"{component.kind}/{component.name}" for component in catalogue()}
+    named = [word for word in words if word.split("/")[0] in families or word.split("/")[0] in KINDS]
+    assert len(named) > 20
+    assert not {word for word in named if "/" in word} - {*cards().names(), *parts}
 
 
 def settings() -> set[str]:

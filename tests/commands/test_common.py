@@ -16,7 +16,7 @@ from flexframe_registry import ConfigError
 
 CARD = "toy/digits-tiny"
 WITHOUT_DEVICE = {
-    "list", "show", "doctor", "explain", "new-plugin",  # compute nothing; sizes are measured on meta tensors
+    "list", "show", "diff", "doctor", "explain", "new-plugin",  # compute nothing; sizes are measured on meta tensors
     "import", "init",  # write files that are the same everywhere
     "verify",  # compares with what the reference computed on a CPU
     "runs", "plot",  # read logs
@@ -115,14 +115,14 @@ def test_tracebacks_are_shown_when_asked_for(forked):
     ],
 )
 def test_debug_may_stand_anywhere(words, debug, left):
-    assert common.take_debug(words) is debug
+    assert common.take("--debug", common.DEBUG, words) is debug
     assert words == left
 
 
 @pytest.mark.parametrize(("value", "debug"), [("1", True), ("yes", True), ("0", False), ("", False)])
 def test_debug_by_environment(monkeypatch, value, debug):
     monkeypatch.setenv(common.DEBUG, value)
-    assert common.take_debug([]) is debug
+    assert common.take("--debug", common.DEBUG, []) is debug
 
 
 def test_a_reader_that_has_enough_is_no_error():

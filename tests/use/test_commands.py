@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from flexframe import files
+from flexframe import files, terminal
 from flexframe.commands import progress
 from flexframe.data.tokenfile import TokenFile
 from flexframe.files import seal
@@ -180,9 +180,11 @@ def test_a_token_file_starts_no_download(command, tokens, tmp_path):
 def test_progress_is_a_line_a_minute_where_there_is_no_terminal(command, photos, model, tmp_path, monkeypatch):
     given = ("encode", photos, "-m", model, "--batch-size", 3, *CPU)
     assert command(*given, "-o", tmp_path / "quiet").err == ""
-    monkeypatch.setattr(progress, "LINE_EVERY", 0)
+    monkeypatch.setattr(terminal, "LINE_EVERY", 0)
     told = command(*given, "-o", tmp_path / "t").err.splitlines()
-    assert told == [f"encoding: {done}.0 of 7" for done in (0, 3, 6, 7)]
+    assert [line.partition(", ")[0] for line in told] == [f"encoding: {done} of 7" for done in (0, 3, 6, 7)]
+    assert told[2].endswith(" s left")
+    assert command("--quiet", *given, "-o", tmp_path / "hushed").err == ""
 
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch):
