@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from flexframe.rng import Rng
-from flexframe.tokens import Batch, Codes, Condition, Flow, Kept, Losses, Outputs, Quantized, Tokens
+from flexframe.tokens import Batch, Codes, Condition, Flow, Kept, Losses, Outputs, Quantized, Text, Tokens
 from flexframe_registry.kinds import (
     CodecConfig,
     CodesSpec,
     ComponentConfig,
+    ConditionerConfig,
     DecoderConfig,
     EncoderConfig,
     MaskerConfig,
@@ -36,6 +37,7 @@ OnStep = Callable[[int, int], None]
 """Told by what takes steps how many are done, and how many there are in all."""
 C = TypeVar("C", bound=ComponentConfig, default=ComponentConfig)
 PriorC = TypeVar("PriorC", bound=PriorConfig, default=PriorConfig)
+ConditionerC = TypeVar("ConditionerC", bound=ConditionerConfig, default=ConditionerConfig)
 
 
 class Part(nn.Module, ABC, Generic[C]):
@@ -277,3 +279,37 @@ class LikelihoodPrior(Prior[PriorC]):
     @abstractmethod
     def log_prob(self, codes: Codes, condition: Condition | None) -> Float[Tensor, "b k"]:
         """Natural logarithm of each token's probability given those before it; 0 where a token is absent."""
+
+
+class Conditioner(nn.Module, ABC, Generic[ConditionerC]):
+    """A map from texts to what a prior is conditioned on, built as `(config,)`.
+
+    One that learns has parameters, and trains with the prior. A frozen one holds its encoder as no module, so that no
+    checkpoint has it, and loads it when it is first asked for something; `settled` says which one it is.
+    """
+
+    def __init__(self, config: ConditionerC) -> None:
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def forward(self, texts: Sequence[str]) -> Text:
+        """Embed texts, each for itself: at most as many vectors as `config.text()` says, of a longer text the first
+        ones. The empty text stands for none, and has at least one vector present.
+
+        Raises:
+            ConfigError: its encoder is not there, or is another than it was.
+        """
+
+    @abstractmethod
+    def count(self, text: str) -> int:
+        """Number of vectors that a text would have, were it not cut."""
+
+    def settled(self) -> ConditionerC:
+        """The config with what holds it to these very weights, where they are no part of the checkpoint: a hash.
+        Training writes it into the model's config.
+
+        Raises:
+            ConfigError: as `forward`.
+        """
+        return self.config

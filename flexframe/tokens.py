@@ -157,13 +157,59 @@ class Quantized:
 
 
 @dataclass(frozen=True, slots=True)
+class Text:
+    """Texts as a conditioner gives them: `n` vectors a text, of which those that are `present` mean something."""
+
+    embeddings: Float[Tensor, "b n e"]
+    present: Bool[Tensor, "b n"]
+    pooled: Float[Tensor, "b p"] | None = None
+    """One vector of each whole text, of conditioners that have one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Condition:
-    """The condition of a generation; `null` rows are unconditional."""
+    """The condition of a generation; `null` rows are unconditional.
+
+    A generator with a conditioner makes `embeddings`, `present` and `pooled` of `texts`; in a row without a text these
+    are the null text's, which `nothing` holds by itself, as one row.
+    """
 
     null: Bool[Tensor, " b"]
     labels: Int[Tensor, " b"] | None = None
     embeddings: Float[Tensor, "b n e"] | None = None
     present: Bool[Tensor, "b n"] | None = None
+    pooled: Float[Tensor, "b p"] | None = None
+    texts: tuple[str | None, ...] | None = None
+    """A text a row; None where a row has none."""
+    nothing: Text | None = None
+
+    def hidden(self, rows: Bool[Tensor, " b"]) -> Condition:
+        """This condition with these rows null, too: without a label, and with the null text. What training drops, and
+        the other side of guidance."""
+        null, none = self.null | rows, self.nothing
+        if none is None or self.embeddings is None or self.present is None:
+            return replace(self, null=null)
+        pooled = None
+        if self.pooled is not None and none.pooled is not None:
+            pooled = torch.where(rows[:, None], none.pooled, self.pooled)
+        embeddings = torch.where(rows[:, None, None], none.embeddings, self.embeddings)
+        present = torch.where(rows[:, None], none.present, self.present)
+        return replace(self, null=null, embeddings=embeddings, present=present, pooled=pooled)
+
+    def chunk(self, parts: int) -> list[Condition]:
+        """Equal parts of the rows, in order."""
+        size = -(-len(self.null) // parts)
+
+        def part(start: int) -> Condition:
+            rows = slice(start, start + size)
+            labels, embeddings, present, pooled = (
+                None if values is None else values[rows]
+                for values in (self.labels, self.embeddings, self.present, self.pooled)
+            )
+            texts = None if self.texts is None else self.texts[rows]
+            return Condition(self.null[rows], labels, embeddings, present, pooled, texts, self.nothing)
+
+        return [part(start) for start in range(0, len(self.null), size)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from flexframe.models.generator import Generator
+from flexframe.rng import Rng
+from flexframe.store.load import load
 from flexframe.tokens import Codes, Condition
-from flexframe_registry import GeneratorConfig, SamplingConfig
+from flexframe_registry import ConfigError, GeneratorConfig, SamplingConfig
 
 MODEL = {"size": "tiny", "length": 6, "codebook_size": 16, "classes": 3, "prior": "toy"}
 
@@ -25,7 +27,7 @@ def test_labels_or_a_count(generator):
     assert generator.sample(torch.tensor([0, 2])).codes.shape == (2, 6, 1)
     assert generator.sample(count=3).codes.shape == (3, 6, 1)
     for given in ({}, {"labels": torch.tensor([0]), "count": 1}):
-        with pytest.raises(ValueError, match="give labels, or a count"):
+        with pytest.raises(ValueError, match="give labels or texts, or a count"):
             generator.sample(**given)
     with pytest.raises(ValueError, match=r"labels span 1\.\.3; this generator's are 0\.\.2"):
         generator.sample(torch.tensor([1, 3]))
@@ -95,3 +97,77 @@ def test_labels_of_training_are_checked_where_they_count(generator):
     with pytest.raises(ValueError, match=r"labels span 0\.\.3"):
         generator(given, Condition(torch.tensor([False, False]), labels=labels))
     assert generator(given, Condition(torch.tensor([False, True]), labels=labels))["codes"].isfinite().all()
+
+
+# --- texts -------------------------------------------------------------------------------------------------------
+
+WORDED = {**MODEL, "classes": None, "conditioner": "toy"}
+
+
+@pytest.fixture(params=["toy", "toy-frozen"])
+def worded(request):
+    torch.manual_seed(0)
+    return Generator(GeneratorConfig.read({**WORDED, "conditioner": request.param})).eval()
+
+
+def test_texts_are_of_rows_and_move_them_alone(worded):
+    texts, strong = ["a red star", "a blue ring"], {"guidance": 100.0}
+    both = worded.sample(texts=texts, sampling=strong).codes
+    others = [worded.sample(texts=["a red star", word], sampling=strong).codes for word in ("zzz", "hi", "q", "mn")]
+    assert any(not torch.equal(both, other) for other in others)
+    for i, text in enumerate(texts):
+        alone = worded.sample(texts=[text], rng=Rng(0, torch.tensor([i])), sampling=strong)
+        assert torch.equal(alone.codes[0], both[i])
+    assert torch.equal(worded.sample(count=2).codes, worded.sample(texts=["", ""]).codes)
+    for given in ({"texts": texts, "count": 2}, {}):
+        with pytest.raises(ValueError, match="give labels or texts, or a count"):
+            worded.sample(**given)
+    with pytest.raises(ValueError, match="of as many rows"):
+        worded.sample(torch.tensor([0]), texts=texts)
+
+
+def test_a_hidden_row_is_that_of_the_null_text(worded):
+    null = torch.tensor([False, True, False])
+    with torch.no_grad():
+        given = worded.embedded(Condition(null, texts=("a red star", "a blue ring", None)), 3)
+        free = worded.embedded(None, 3)
+    hidden = given.hidden(torch.ones(3, dtype=torch.bool))
+    for row, shown in ((1, given), (2, given), (0, hidden), (1, hidden)):
+        here = shown.present[row]
+        assert torch.equal(shown.embeddings[row][here], free.embeddings[row][free.present[row]])
+    assert hidden.null.all()
+    assert given.null.tolist() == null.tolist()
+
+
+def test_texts_without_a_conditioner_are_refused(generator):
+    with pytest.raises(ValueError, match="reads no texts"):
+        generator.sample(texts=["a red star"])
+
+
+def test_frozen_encoders_are_in_no_checkpoint_and_others_are(tmp_path):
+    for name, held in (("toy", True), ("toy-frozen", False)):
+        model = Generator(GeneratorConfig.read({**WORDED, "conditioner": name}))
+        assert any(each.startswith("conditioner.") for each in model.state_dict()) == held
+        model.save(tmp_path / f"{name}.safetensors")
+        again = load(tmp_path / f"{name}.safetensors", kind="generator")
+        texts = ["a red star", "a blue ring"]
+        assert torch.equal(again.sample(texts=texts).codes, model.sample(texts=texts).codes)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"classes": 3}, "conditioner: is there beside classes; a prior is conditioned on one of the two"),
+        ({"conditioner": "no"}, "conditioner: no conditioner named 'no'"),
+    ],
+)
+def test_conditioners_that_are_refused(fields, told):
+    with pytest.raises(ConfigError, match=told):
+        GeneratorConfig.read({**WORDED, **fields})
+
+
+def test_without_a_conditioner_nothing_says_so_in_what_decides():
+    config = GeneratorConfig.read(MODEL)
+    assert "conditioner" not in config.deciding()
+    assert "conditioner" not in config.parts
+    assert config.spec.text is None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from flexframe.tokens import Batch, Tokens, prefix
+from flexframe.tokens import Batch, Condition, Tokens, prefix
 
 
 def tokens(lengths, slots):
@@ -140,3 +140,13 @@ def test_tokens_print_two_lines(given):
     assert all(len(line) <= 160 for line in lines)
     assert lines[0].startswith(f"Tokens of {len(given)} images: ")
     assert ("8 x 8 pixels" in lines[0]) == (given.size is not None)
+
+
+def test_a_condition_in_parts_is_the_condition():
+    texts = ("a", None, "c", "d", "e")
+    present = torch.tensor([[True, False], [True, True], [True, False], [True, True], [False, True]])
+    whole = Condition(torch.arange(5) == 1, torch.arange(5), torch.rand(5, 2, 3), present, torch.rand(5, 4), texts)
+    parts = whole.chunk(2)
+    assert [part.texts for part in parts] == [texts[:3], texts[3:]]
+    for name in ("null", "labels", "embeddings", "present", "pooled"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))

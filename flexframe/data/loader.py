@@ -139,8 +139,7 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     if batch.codes is not None:
         pairs = zip(batch.codes.codes.chunk(parts), batch.codes.keep.chunk(parts), strict=True)
         portions = [replace(part, codes=Codes(*pair)) for part, pair in zip(portions, pairs, strict=True)]
-    if batch.condition is None or batch.condition.labels is None:
+    if batch.condition is None:
         return portions
-    nulls, labels = batch.condition.null.chunk(parts), batch.condition.labels.chunk(parts)
-    conditions = [Condition(*rows) for rows in zip(nulls, labels, strict=True)]
-    return [replace(part, condition=condition) for part, condition in zip(portions, conditions, strict=True)]
+    conditions = zip(portions, batch.condition.chunk(parts), strict=True)
+    return [replace(part, condition=condition) for part, condition in conditions]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 from flexframe.models.fingerprint import fingerprint
 from flexframe.models.precision import use
 from flexframe.models.tokenizer import Lengths, Random, Tokenizer, save
-from flexframe.parts import Prior
+from flexframe.parts import Conditioner, Prior
 from flexframe.rng import as_rng
-from flexframe.tokens import Codes, Condition, Losses
+from flexframe.tokens import Codes, Condition, Losses, Text
 from flexframe_registry import ConfigError, GeneratorConfig, SamplingConfig, catalogue
 
 
@@ -33,6 +34,7 @@ class Generator(nn.Module):
     """A prior over the codes of a tokenizer, ready to train or to draw from."""
 
     prior: Prior
+    conditioner: Conditioner | None
 
     def __init__(self, config: GeneratorConfig, sampling: Mapping[str, Any] | None = None) -> None:
         super().__init__()
@@ -41,6 +43,7 @@ class Generator(nn.Module):
         self.about: Mapping[str, Any] = {}  # what its file says of it, or of its import
         self.sampling: SamplingConfig = config.prior.sampling.read(dict(sampling or {}), "sampling")
         self.prior = catalogue().build(config.prior, config.spec)
+        self.conditioner = None if config.conditioner is None else catalogue().build(config.conditioner)
 
     @property
     def device(self) -> torch.device:
@@ -58,14 +61,39 @@ class Generator(nn.Module):
     def forward(self, codes: Codes, condition: Condition | None = None, *, rng: Random = None) -> Losses:
         """The prior's losses of these codes."""
         self._check(codes, condition)
-        losses: Losses = self.prior(codes, condition, rng=as_rng(rng, len(codes.keep), codes.keep.device))
+        rows = as_rng(rng, len(codes.keep), codes.keep.device)
+        losses: Losses = self.prior(codes, self.embedded(condition, len(codes.keep)), rng=rows)
         return losses
+
+    def embedded(self, condition: Condition | None, batch: int) -> Condition | None:
+        """The condition of so many rows with its texts embedded, where there is a conditioner; all rows have one then,
+        if only the null text.
+
+        Raises:
+            ValueError: texts, and no conditioner.
+        """
+        if self.conditioner is None:
+            if condition is not None and condition.texts is not None:
+                raise ValueError("this generator reads no texts; give none")
+            return condition
+        given = condition or Condition(torch.ones(batch, dtype=torch.bool, device=self.device))
+        if given.embeddings is not None:
+            return given
+        texts = given.texts or (None,) * batch
+        text = self.conditioner([*(each or "" for each in texts), ""])  # the last one is of no row
+        pooled = (None, None) if text.pooled is None else (text.pooled[:-1], text.pooled[-1:])
+        nothing = Text(text.embeddings[-1:], text.present[-1:], pooled[1])
+        whole = replace(
+            given, embeddings=text.embeddings[:-1], present=text.present[:-1], pooled=pooled[0], nothing=nothing
+        )
+        return whole.hidden(given.null)
 
     @torch.no_grad()
     def sample(
         self,
         labels: Int[Tensor, " b"] | None = None,
         *,
+        texts: Sequence[str] | None = None,
         count: int | None = None,
         lengths: Lengths = None,
         rng: Random = None,
@@ -75,7 +103,9 @@ class Generator(nn.Module):
         """Draw sequences.
 
         Args:
-            labels: a class a row; without, `count` unconditional rows.
+            labels: a class a row.
+            texts: a text a row; one that is longer than the conditioner reads counts as cut.
+            count: instead of both: so many unconditional rows.
             lengths: tokens of each row, one number or one each; the model's length if None.
             rng: a seed, a generator, an `Rng`, or None for seed 0.
             sampling: the prior's settings, or a mapping that is laid on the model's own.
@@ -83,20 +113,25 @@ class Generator(nn.Module):
 
         Raises:
             ConfigError: a setting that the prior has not.
-            ValueError: neither or both of `labels` and `count`, labels or lengths out of range, whole settings of
-                another prior.
+            ValueError: neither or both of `labels` or `texts` and `count`, labels or lengths out of range, whole
+                settings of another prior.
         """
-        if (labels is None) == (count is None):
-            raise ValueError("give labels, or a count of unconditional rows; one of the two")
-        batch = len(labels) if labels is not None else count
-        assert batch is not None
+        if (labels is None and texts is None) == (count is None):
+            raise ValueError("give labels or texts, or a count of unconditional rows; one of the two")
+        sizes = {len(each) for each in (labels, texts) if each is not None} | ({count} if count is not None else set())
+        batch = sizes.pop()
+        if sizes:
+            raise ValueError("labels and texts are of as many rows")
         if labels is not None:
             if self.spec.classes is None:
                 raise ValueError("this generator knows no classes; give a count")
             _check_span("labels", labels, self.spec.classes)
             labels = labels.to(self.device)
-        null = torch.full((batch,), labels is None, device=self.device)
-        condition = Condition(null, labels=labels) if self.spec.classes is not None else None
+        condition = None
+        if self.spec.classes is not None or texts is not None:
+            null = torch.full((batch,), count is not None, device=self.device)
+            condition = Condition(null, labels=labels, texts=None if texts is None else tuple(texts))
+        condition = self.embedded(condition, batch)
         wanted = torch.as_tensor(self.spec.length if lengths is None else lengths, device=self.device)
         if wanted.is_floating_point() or wanted.shape not in ((), (batch,)):
             raise ValueError(f"lengths are one whole number, or one for each of {batch} rows, not {lengths!r}")

@@ -19,7 +19,7 @@ def class_ids(condition: Condition | None, classes: int | None, batch: int, devi
     if condition is None or classes is None:
         return null
     if condition.labels is None:
-        if not bool(condition.null.all()):
+        if condition.embeddings is None and not bool(condition.null.all()):
             raise ValueError("a row that is not `null` needs a label; this prior is conditioned on classes alone")
         return null
     return torch.where(condition.null, null, condition.labels)

@@ -102,6 +102,16 @@ class Spec:
 
 
 @dataclass(frozen=True, slots=True)
+class TextSpec:
+    """Texts as a conditioner gives them: at most `length` vectors `width` wide."""
+
+    length: int
+    width: int
+    pooled: int | None = None
+    """Width of the one vector of the whole text; None where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
 class CodesSpec:
     """The codes that a prior models: `length` slots of `codebooks` integers below `codebook_size`."""
 
@@ -110,6 +120,8 @@ class CodesSpec:
     codebooks: int = 1
     classes: int | None = None
     """Class labels it is conditioned on, 0..classes-1; None without."""
+    text: TextSpec | None = None
+    """Texts it is conditioned on; None without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -591,6 +603,8 @@ class PriorConfig(ComponentConfig):
     kind = "prior"
     contract = "flexframe.parts:Prior"
     sampling: ClassVar[type[SamplingConfig]] = SamplingConfig
+    texts: ClassVar[bool] = False
+    """Whether it can be conditioned on texts."""
 
     def check_codes(self, spec: CodesSpec) -> None:
         """Raise `ValueError`, in one sentence, where this prior cannot model such codes."""
@@ -598,6 +612,22 @@ class PriorConfig(ComponentConfig):
     def doubts_of_codes(self, spec: CodesSpec, steps: int) -> Iterable[tuple[str, str]]:
         """`doubts`, of a part that models codes."""
         return ()
+
+
+class ConditionerConfig(ComponentConfig):
+    """Base of conditioners' configs: texts to what a prior is conditioned on."""
+
+    kind = "conditioner"
+    contract = "flexframe.parts:Conditioner"
+    packages: ClassVar[Mapping[str, str]] = {}
+    """Modules that it imports, and for each the words after `pip install` that bring it."""
+    frozen: ClassVar[bool] = False
+    """Whether its encoder is another's work, which no training moves and no checkpoint holds; else it learns with the
+    prior."""
+
+    def text(self) -> TextSpec:
+        """The widths of what it gives."""
+        raise NotImplementedError(f"{type(self).__name__}.text")
 
 
 class ImporterConfig(ComponentConfig):
@@ -611,7 +641,7 @@ KINDS: dict[str, type[ComponentConfig]] = {
     base.kind: base
     for base in (
         CodecConfig, EncoderConfig, QuantizerConfig, MaskerConfig, DecoderConfig, ObjectiveConfig,
-        AllocatorConfig, SourceConfig, MetricConfig, PriorConfig, ImporterConfig, FeedConfig, TransformConfig,
-        ObserverConfig, OptimizerConfig,
+        AllocatorConfig, SourceConfig, MetricConfig, PriorConfig, ConditionerConfig, ImporterConfig, FeedConfig,
+        TransformConfig, ObserverConfig, OptimizerConfig,
     )
 }  # fmt: skip

@@ -17,6 +17,7 @@ from .kinds import (
     CodecConfig,
     CodesSpec,
     ComponentConfig,
+    ConditionerConfig,
     Config,
     DecoderConfig,
     EncoderConfig,
@@ -247,6 +248,7 @@ class GeneratorConfig(ModelConfig):
     kind = "generator"
     target = "flexframe.models.generator:Generator"
     trainee = "flexframe.train.trainee:PriorTrainee"
+    later = frozenset({"conditioner"})
 
     size: Size | None = None
     """Size of a prior whose own fields are not given."""
@@ -266,6 +268,8 @@ class GeneratorConfig(ModelConfig):
     """Fingerprint of the tokenizer whose codes it was trained on; training fills it in."""
     prior: Slot[PriorConfig]
     """The model of the codes."""
+    conditioner: Slot[ConditionerConfig] | None = None
+    """The encoder of texts that the prior is conditioned on; None without."""
 
     @model_validator(mode="before")
     @classmethod
@@ -282,6 +286,11 @@ class GeneratorConfig(ModelConfig):
         if self.class_names and len(self.class_names) != self.classes:
             text = f"names {len(self.class_names)} classes, and classes is {self.classes}"
             raise ConfigError.at("class_names", text)
+        if self.conditioner is not None and self.classes is not None:
+            raise ConfigError.at("conditioner", "is there beside classes; a prior is conditioned on one of the two")
+        if self.conditioner is not None and not self.prior.texts:
+            text = f"is {self.conditioner.type!r}, and prior {self.prior.type!r} has no place for a text; leave it out"
+            raise ConfigError.at("conditioner", text)
         try:
             self.prior.check_codes(self.spec)
         except ValueError as error:
@@ -290,7 +299,7 @@ class GeneratorConfig(ModelConfig):
 
     @property
     def parts(self) -> Mapping[str, ComponentConfig]:
-        return {"prior": self.prior}
+        return {"prior": self.prior} | ({} if self.conditioner is None else {"conditioner": self.conditioner})
 
     @property
     def sampled(self) -> PriorConfig:
@@ -299,7 +308,8 @@ class GeneratorConfig(ModelConfig):
     @property
     def spec(self) -> CodesSpec:
         """The codes that its prior models."""
-        return CodesSpec(self.length, self.codebook_size, self.codebooks, self.classes)
+        text = None if self.conditioner is None else self.conditioner.text()
+        return CodesSpec(self.length, self.codebook_size, self.codebooks, self.classes, text)
 
     @property
     def codes_of(self) -> str | None:
@@ -320,7 +330,13 @@ class GeneratorConfig(ModelConfig):
 
     def describe(self) -> list[tuple[str, str]]:
         codes = f"{self.codebooks} x {self.length:,} codes of {self.codebook_size:,}"
-        return [("codes", f"{codes}, classes: {self.classes or 'none'}; tokenizer: {self.tokenizer or 'yours'}")]
+        facts = [("codes", f"{codes}, classes: {self.classes or 'none'}; tokenizer: {self.tokenizer or 'yours'}")]
+        if self.conditioner is not None:
+            text = self.conditioner.text()
+            facts.append(
+                ("text", f"up to {text.length:,} vectors of {text.width:,} numbers, by {self.conditioner.type}")
+            )
+        return facts
 
 
 def continuous(name: str, config: TokenizerConfig) -> str:

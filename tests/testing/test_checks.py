@@ -1,10 +1,12 @@
 """The contract kit finds what breaks a contract: one flaw a part, and the check that must see it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pytest
 import torch
+from flexframe_toy import ToyConditionerConfig
+from flexframe_toy.parts import ToyConditioner
 from torch import nn
 
 from flexframe.bench.metric import Measure, Metric, Tally
@@ -553,6 +555,41 @@ def test_a_sound_prior_passes(check, monkeypatch):
 def test_a_flawed_prior_fails(flawed, check, told, monkeypatch):
     with pytest.raises(AssertionError, match=told):
         run(check, UnigramConfig, flawed, monkeypatch)
+
+
+# --- conditioners ------------------------------------------------------------------------------------------------
+
+
+class PaddedConditioner(ToyConditioner):
+    """A text's vectors move with the longest of its batch."""
+
+    def forward(self, texts):
+        text = super().forward(texts)
+        return replace(text, embeddings=text.embeddings + text.present.shape[1])
+
+
+class DeafConditioner(ToyConditioner):
+    def forward(self, texts):
+        return super().forward(["a star"] * len(texts))
+
+
+class EmptyConditioner(ToyConditioner):
+    def forward(self, texts):
+        text = super().forward(texts)
+        return replace(text, present=text.present & torch.tensor([[bool(each)] for each in texts]))
+
+
+@pytest.mark.parametrize(
+    ("flawed", "told"),
+    [
+        (PaddedConditioner, "not close"),
+        (DeafConditioner, "the text does not matter"),
+        (EmptyConditioner, "has no vector at all"),
+    ],
+)
+def test_a_flawed_conditioner_fails(flawed, told, monkeypatch):
+    with pytest.raises(AssertionError, match=told):
+        run(checks.check_conditioner_texts, ToyConditionerConfig, flawed, monkeypatch)
 
 
 def test_every_component_of_a_distribution_is_checked():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ import torch
 from flexframe.nn.init import redraw_zeros
 from flexframe.parts import LikelihoodPrior, Prior
 from flexframe.rng import Rng
-from flexframe.tokens import Codes, Condition, prefix
-from flexframe_registry import CodesSpec, Component
+from flexframe.tokens import Codes, Condition, Text, prefix
+from flexframe_registry import CodesSpec, Component, TextSpec
 
 from .materials import (
     BATCH,
@@ -23,6 +24,7 @@ from .materials import (
     a_value_a_sample,
     assert_gradients,
     close,
+    draw,
     own_draws,
     rng,
     sampling,
@@ -31,11 +33,14 @@ from .materials import (
 )  # fmt: skip
 
 CLASSES = 5
+TEXT = TextSpec(7, 12, 10)
 
 
-def build_prior(component: Component, fields: Fields, classes: int | None = CLASSES) -> Any:
+def build_prior(
+    component: Component, fields: Fields, classes: int | None = CLASSES, text: TextSpec | None = None
+) -> Any:
     """The prior at its tiny size, over codes and classes whose numbers tell them apart."""
-    config, spec = tiny(component, fields), CodesSpec(LENGTH, CODES, 1, classes)
+    config, spec = tiny(component, fields), CodesSpec(LENGTH, CODES, 1, classes, text)
     config.check_codes(spec)
     torch.manual_seed(0)
     prior = component.load()(config, spec)
@@ -154,6 +159,44 @@ def check_prior_likelihood(component: Component, fields: Fields) -> None:
         close(values[:, :slot], values[:1, :slot].expand(CODES, -1))
 
 
+def worded(rows: Sequence[int] = range(BATCH)) -> Condition:
+    """Random texts of several lengths, the null text in the last row."""
+    index, taken = torch.tensor(rows), list(rows)
+    present = prefix(torch.tensor([2, 4, TEXT.length, 3]), TEXT.length)[taken]
+    values, pooled = draw(BATCH, TEXT.length, TEXT.width)[taken], draw(BATCH, 10)[taken]
+    first = prefix(torch.tensor([1]), TEXT.length)
+    nothing = Text(draw(1, TEXT.length, TEXT.width, seed=1), first, draw(1, 10, seed=1))
+    none = torch.zeros(len(rows), dtype=torch.bool)
+    given = Condition(none, embeddings=values, present=present, pooled=pooled, nothing=nothing)
+    return given.hidden(index == BATCH - 1)
+
+
+def check_prior_texts(component: Component, fields: Fields) -> None:
+    """Texts matter, where a prior takes them; a row's own alone, and of it what is present; a gradient reaches all."""
+    config = tiny(component, fields)
+    if not config.texts:
+        return
+    prior, settings = build_prior(component, fields, None, TEXT), sampling(config)
+    (codes, _), condition, lengths = sequences(), worded(), torch.tensor(LENGTHS)
+    assert condition.embeddings is not None and condition.present is not None
+    other = replace(condition, embeddings=condition.embeddings + condition.present[..., None])
+    absent = replace(condition, embeddings=condition.embeddings + ~condition.present[..., None])
+    with torch.no_grad():
+        whole = prior(codes, condition, rng=rng())
+        close(dict(prior(codes, absent, rng=rng())), dict(whole))
+        assert not torch.equal(scalar(prior(codes, other, rng=rng())), scalar(whole)), "the text does not matter"
+        for i in range(BATCH):
+            alone = prior(sequences(rows=[i])[0], worded([i]), rng=rng().rows(torch.tensor([i])))
+            close(dict(alone), {name: loss[i : i + 1] for name, loss in whole.items()})
+    drawn = prior.sample(condition, lengths, rng=rng(), sampling=settings)
+    for i in range(BATCH):
+        alone = prior.sample(worded([i]), lengths[[i]], rng=rng().rows(torch.tensor([i])), sampling=settings)
+        kept = alone.codes[0][alone.keep[0]]
+        assert torch.equal(kept, drawn.codes[i][drawn.keep[i]]), "a row's draws depend on its batch"
+    assert_gradients(prior, prior.config.unused(), lambda step: scalar(prior(codes, condition, rng=rng(step=step))))
+
+
 CHECKS: tuple[Check, ...] = (
     check_prior_builds, check_prior_losses, check_prior_gradients, check_prior_samples, check_prior_likelihood,
+    check_prior_texts,
 )  # fmt: skip

@@ -14,6 +14,7 @@ from flexframe_registry import (
     CodecConfig,
     Component,
     ComponentConfig,
+    ConditionerConfig,
     DecoderConfig,
     EncoderConfig,
     ImporterConfig,
@@ -24,6 +25,7 @@ from flexframe_registry import (
     QuantizerConfig,
     SamplingConfig,
     Spec,
+    TextSpec,
     TokenSpec,
     hookimpl,
 )
@@ -205,8 +207,31 @@ class ToyPriorConfig(PriorConfig):
 
     type: Literal["toy"] = "toy"
     sampling = ToyPriorSampling
+    texts = True
     class_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of samples whose class training hides."""
+
+
+class ToyConditionerConfig(ConditionerConfig):
+    """Each word's letters, counted by a learned table."""
+
+    type: Literal["toy"] = "toy"
+    width: int = Field(8, ge=1)
+    """Width of a word."""
+    length: int = Field(6, ge=1)
+    """The most words."""
+
+    def text(self) -> TextSpec:
+        return TextSpec(self.length, self.width)
+
+
+class ToyFrozenConfig(ToyConditionerConfig):
+    """The same with a table that is nobody's to train."""
+
+    frozen = True
+    type: Literal["toy-frozen"] = "toy-frozen"  # type: ignore[assignment]
+    weights: str | None = None
+    """Hash of the table."""
 
 
 class ToyImporterConfig(ImporterConfig):
@@ -229,6 +254,8 @@ def flexframe_components() -> Iterable[Component]:
         Component(ToyObjectiveConfig, f"{parts}:ToyObjective"),
         Component(ToyAllocatorConfig, f"{parts}:ToyAllocator"),
         Component(ToyPriorConfig, f"{parts}:ToyPrior"),
+        Component(ToyConditionerConfig, f"{parts}:ToyConditioner"),
+        Component(ToyFrozenConfig, f"{parts}:ToyFrozen"),
         Component(ToyImporterConfig, f"{parts}:ToyImporter"),
     ]
 

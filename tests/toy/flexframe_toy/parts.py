@@ -12,8 +12,8 @@ from flexframe.importing import Foreign, Imported
 from flexframe.importing.importer import Importer
 from flexframe.models.allocator import Allocator
 from flexframe.nn.priors import class_ids, gumbel
-from flexframe.parts import Codec, Decoder, Encoder, LengthMasker, LikelihoodPrior, Objective, Quantizer
-from flexframe.tokens import Codes, Kept, Outputs, Quantized, prefix
+from flexframe.parts import Codec, Conditioner, Decoder, Encoder, LengthMasker, LikelihoodPrior, Objective, Quantizer
+from flexframe.tokens import Codes, Kept, Outputs, Quantized, Text, prefix
 from flexframe_registry import TokenizerConfig
 
 
@@ -248,32 +248,42 @@ class ToyPrior(LikelihoodPrior):
         super().__init__(config, spec)
         shape = ((spec.classes or 0) + 1, spec.length, spec.codebooks, spec.codebook_size)
         self.table = nn.Parameter(0.02 * torch.randn(shape))
+        self.told = None if spec.text is None else nn.Linear(spec.text.width, spec.codebook_size, bias=False)
 
-    def chances(self, ids, slots):
+    def chances(self, ids, slots, condition=None):
         """`b k q v`"""
-        return self.table[ids][:, :slots].float()
+        chances = self.table[ids][:, :slots].float()
+        if self.told is None or condition is None:
+            return chances
+        present = condition.present[..., None]
+        mean = (condition.embeddings * present).sum(1) / present.sum(1)
+        return chances + self.told(mean)[:, None, None]
 
-    def likelihoods(self, codes, ids):
+    def likelihoods(self, codes, ids, condition=None):
         given = codes.codes.masked_fill(~codes.keep[..., None], 0)
-        known = self.chances(ids, codes.keep.shape[1]).log_softmax(-1).gather(-1, given[..., None])
+        known = self.chances(ids, codes.keep.shape[1], condition).log_softmax(-1).gather(-1, given[..., None])
         return known.sum((2, 3)).masked_fill(~codes.keep, 0)
 
     def forward(self, codes, condition, *, rng):
         ids = class_ids(condition, self.spec.classes, len(codes.keep), codes.keep.device)
         if self.training:
-            ids = ids.masked_fill(rng.uniform("toy/class") < self.config.class_dropout, self.spec.classes or 0)
-        return {"codes": -self.likelihoods(codes, ids).sum(1) / codes.keep.sum(1)}
+            dropped = rng.uniform("toy/class") < self.config.class_dropout
+            ids = ids.masked_fill(dropped, self.spec.classes or 0)
+            condition = None if condition is None else condition.hidden(dropped)
+        return {"codes": -self.likelihoods(codes, ids, condition).sum(1) / codes.keep.sum(1)}
 
     @torch.no_grad()
     def log_prob(self, codes, condition):
-        return self.likelihoods(codes, class_ids(condition, self.spec.classes, len(codes.keep), codes.keep.device))
+        ids = class_ids(condition, self.spec.classes, len(codes.keep), codes.keep.device)
+        return self.likelihoods(codes, ids, condition)
 
     @torch.no_grad()
     def sample(self, condition, lengths, *, rng, sampling, on_token=None):
         keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
         ids = class_ids(condition, self.spec.classes, len(keep), keep.device)
-        scores = self.chances(ids, keep.shape[1])
-        free = self.chances(torch.full_like(ids, self.spec.classes or 0), keep.shape[1])
+        scores = self.chances(ids, keep.shape[1], condition)
+        hidden = None if condition is None else condition.hidden(torch.ones_like(condition.null))
+        free = self.chances(torch.full_like(ids, self.spec.classes or 0), keep.shape[1], hidden)
         scores = free + sampling.guidance * (scores - free)
         found = []
         for i in range(keep.shape[1]):
@@ -283,6 +293,36 @@ class ToyPrior(LikelihoodPrior):
                 on_token(i + 1)
         codes = torch.stack(found, 1) if found else scores.new_zeros(scores.shape[:3], dtype=torch.long)
         return Codes(codes.masked_fill(~keep[..., None], 0), keep)
+
+
+class ToyConditioner(Conditioner):
+    def __init__(self, config):
+        super().__init__(config)
+        self.table = nn.Parameter(torch.randn(128, config.width))
+
+    def count(self, text):
+        return len(text.split()) or 1
+
+    def forward(self, texts):
+        words = [text.split()[: self.config.length] or [""] for text in texts]
+        most = max(map(len, words))
+        values = torch.zeros(len(texts), most, self.config.width, device=self.table.device)
+        for i, row in enumerate(words):
+            for j, word in enumerate(row):
+                letters = torch.tensor([ord(letter) % 128 for letter in f"{word} "], device=self.table.device)
+                values[i, j] = self.table[letters].mean(0)
+        return Text(values, prefix(torch.tensor([len(row) for row in words], device=values.device), most))
+
+
+class ToyFrozen(ToyConditioner):
+    def __init__(self, config):
+        super().__init__(config)
+        del self.table
+        generator = torch.Generator().manual_seed(1)
+        self.table = torch.randn(128, config.width, generator=generator, device="cpu")
+
+    def settled(self):
+        return self.config.model_copy(update={"weights": f"{self.table.sum():.6f}"})
 
 
 class ToyImporter(Importer):
