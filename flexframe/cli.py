@@ -35,6 +35,7 @@ from flexframe.commands import (
     reconstruct,
     runs,
     show,
+    stats,
     train,
     verify,
 )
@@ -85,6 +86,7 @@ _add(decode.decode, cls=Sampled)
 _add(reconstruct.reconstruct, cls=Sampled)
 _add(generate.generate, cls=Sampled)
 _add(bench_samples.bench_samples, cls=Sampled)
+_add(stats.stats)
 _add(runs.runs)
 _add(plot.plot)
 app.add_typer(precompute.app, name="precompute")

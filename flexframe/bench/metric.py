@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Generic, Literal
 from warnings import warn
 from weakref import finalize
 
+import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from typing_extensions import TypeVar
@@ -127,6 +128,15 @@ class Metric(ABC, Generic[MetricC]):
 
     def unavailable(self, spec: Spec) -> str | None:
         """The reason why it has no numbers for a model of these widths, and how to mend it, or None."""
+        return None
+
+    def statistics(self, device: torch.device) -> Mapping[str, Any] | None:
+        """Arrays and words by name, of the source's images alone, that a file may keep in order to be this metric's
+        reference later; None where it takes no such file. Networks compute on `device`.
+
+        Raises:
+            ValueError: its weights cannot be had, or there are too few images.
+        """
         return None
 
     def protocol(self) -> Mapping[str, Any]:

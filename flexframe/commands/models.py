@@ -8,6 +8,7 @@ from flexframe.commands.common import pick_device, refuse, say
 
 if TYPE_CHECKING:
     from flexframe_registry import ModelConfig, TokenizerConfig
+    from flexframe_registry.kinds import SourceConfig
 
 
 def open_tokenizer(where: str, device: str, resize: str | None, threads: int | None = None) -> tuple[Any, str, str]:
@@ -46,3 +47,20 @@ def tokenizer_of(config: ModelConfig, where: str, told: str) -> TokenizerConfig:
     if not isinstance(config, TokenizerConfig):
         refuse(where, told)
     return config
+
+
+def source_of(data: str | None, place: str = "--data") -> SourceConfig:
+    """The config of a source that is given as one word, or as `{type: ...}`."""
+    from flexframe_registry import ConfigError
+    from flexframe_registry.files import split_override
+    from flexframe_registry.kinds import SourceConfig
+    from flexframe_registry.slots import resolve
+
+    given = split_override(f"{place}={data}")[1]
+    try:
+        source = resolve("source", given)
+    except ConfigError as error:
+        raise error.below(place) from None
+    if not isinstance(source, SourceConfig):
+        refuse(place, f"is {data!r}, which names no source; give it as scenes, or '{{type: scenes, split: val}}'")
+    return source

@@ -9,13 +9,13 @@ import typer
 
 from flexframe.commands import complete
 from flexframe.commands.common import examples, out, pick_device, refuse, say
-from flexframe.commands.models import tokenizer_of
+from flexframe.commands.models import source_of, tokenizer_of
 from flexframe.commands.options import Device, Threads
 from flexframe.commands.progress import bar
 from flexframe.lock import writes
 
 if TYPE_CHECKING:
-    from flexframe_registry.kinds import SourceConfig
+    pass
 
 Word = TypeVar("Word", bound=str)
 DTYPES: tuple[Literal["fp32", "fp16"], ...] = ("fp32", "fp16")
@@ -76,7 +76,7 @@ def tokens(
             refuse(card, "describes no prior of a named tokenizer; give --model and --data instead")
         model, images, seed = config.model.tokenizer, config.run.data, config.run.seed if seed is None else seed
     else:
-        images = _source(data)
+        images = source_of(data)
     assert model is not None
     on = pick_device(device)
     from flexframe.store.load import load
@@ -221,23 +221,6 @@ def _one_of(option: str, value: str, known: tuple[Word, ...]) -> Word:
     return chosen
 
 
-def _source(data: str | None) -> SourceConfig:
-    """The config of `--data`."""
-    from flexframe_registry import ConfigError
-    from flexframe_registry.files import split_override
-    from flexframe_registry.kinds import SourceConfig
-    from flexframe_registry.slots import resolve
-
-    given = split_override(f"--data={data}")[1]
-    try:
-        source = resolve("source", given)
-    except ConfigError as error:
-        raise error.below("--data") from None
-    if not isinstance(source, SourceConfig):
-        refuse("--data", f"is {data!r}, which names no source; give it as scenes, or '{{type: scenes, split: val}}'")
-    return source
-
-
 def _of_the_run(card: str, overrides: list[str]) -> tuple[str, Any, Any]:
     """Name, codec and data of what a run will train."""
     from flexframe_registry.cards import card as find_card
@@ -257,7 +240,7 @@ def _of_the_run(card: str, overrides: list[str]) -> tuple[str, Any, Any]:
 
 
 def _of_a_model(model: str, data: str, size: int | None) -> tuple[str, Any, Any]:
-    images = _source(data)
+    images = source_of(data)
     from flexframe.models.generator import Generator
     from flexframe.models.tokenizer import Tokenizer
     from flexframe.store.load import load

@@ -95,7 +95,7 @@ def test_another_crop_of_the_reference(trap: Any, tokenizer: Any, files: Any, in
     )
     trap(
         "fid@64", (over(data, distance(inception, reference=data)), tokenizer()),
-        (over(data, distance(inception, reference=other)), tokenizer()), "reference images",
+        (over(data, distance(inception, reference=other)), tokenizer()), "resize and crop of the reference",
     )  # fmt: skip
 
 

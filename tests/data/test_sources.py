@@ -162,3 +162,68 @@ def test_fitting_to_an_oblong_covers_it(size):
     found = fit(image, (16, 24), "torchvision-bicubic")
     assert found.size == (24, 16)
     assert np.array(found).min() == 255  # no black border
+
+
+# --- arrays ------------------------------------------------------------------------------------------------------
+
+
+def drawn(count=5, side=16):
+    return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_images_of_an_npz_are_those_of_its_array(tmp_path, write, order):
+    images, labels = np.array(drawn(), order=order), np.array([3, 1, 0, 2, 1])
+    write(tmp_path / "a.npz", arr_0=images, arr_1=labels)
+    for kind in ("arrays", "images"):
+        found = source(kind, path=str(tmp_path / "a.npz"))
+        samples = found.samples(range(5))
+        assert np.array_equal(torch.stack([s.image for s in samples]).permute(0, 2, 3, 1).numpy(), images)
+        assert [s.label for s in samples] == labels.tolist()
+        assert samples[3].id == "000003"
+    assert source("arrays", path=str(tmp_path / "a.npz"), labels="none")[0].label is None
+
+
+def test_an_array_of_another_size_is_resized_as_files_are(tmp_path):
+    np.savez(tmp_path / "a.npz", drawn(side=24))
+    for number, image in enumerate(drawn(side=24)):
+        (tmp_path / "files").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "files" / f"{number}.png")
+    of_array, of_files = source("arrays", path=str(tmp_path / "a.npz")), source("folder", path=str(tmp_path / "files"))
+    assert torch.equal(of_array[2].image, of_files[2].image)
+    assert of_array.own_size == (24, 24)
+    assert of_array.protocol() == of_files.protocol()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "holds mu, sigma; images are expected in arr_0"),
+        ({"arr_0": np.zeros((2, 4, 4, 3))}, r"float64 of \(2, 4, 4, 3\); images are uint8"),
+        ({"arr_0": np.zeros((2, 3, 4, 4), np.uint8)}, r"uint8 of \(2, 3, 4, 4\); images are uint8 of \(count, height"),
+        ({"arr_0": np.zeros((0, 4, 4, 3), np.uint8)}, r"\(0, 4, 4, 3\)"),
+        ({"arr_0": np.array([{}])}, "nothing is unpickled"),
+        (None, "no whole .npz"),
+    ],
+)
+def test_what_is_no_array_of_images_is_refused(tmp_path, arrays, words):
+    path = tmp_path / "a.npz"
+    if arrays is None:
+        path.write_bytes(b"PK\x03\x04junk")
+    else:
+        np.savez(path, **arrays)
+    with pytest.raises(ConfigError, match=words) as told:
+        source("arrays", path=str(path))
+    assert len(str(told.value).splitlines()) == 1
+
+
+def test_a_compressed_array_leaves_no_copy_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "tmp").mkdir()
+    np.savez_compressed(tmp_path / "a.npz", drawn())
+    found = source("arrays", path=str(tmp_path / "a.npz"))
+    assert len(list((tmp_path / "tmp").iterdir())) == 1
+    del found
+    assert not list((tmp_path / "tmp").iterdir())

@@ -28,7 +28,7 @@ from flexframe_standard.feeds.configs import (
 from flexframe_standard.observers_config import TensorBoardConfig, WandbConfig
 from flexframe_standard.optimizers_config import AdamConfig, AdamWConfig, LionConfig, MuonConfig, SGDConfig
 from flexframe_standard.sources.digits_config import DigitsConfig
-from flexframe_standard.sources.files_config import FolderConfig, ImagesConfig, TarConfig
+from flexframe_standard.sources.files_config import ArraysConfig, FolderConfig, ImagesConfig, TarConfig
 from flexframe_standard.sources.scenes_config import ScenesConfig
 from flexframe_standard.transforms_config import FlipConfig, ShiftConfig
 
@@ -81,6 +81,7 @@ def flexframe_components() -> Iterable[Component]:
         Component(DigitsConfig, "flexframe_standard.sources.digits:Digits"),
         Component(FolderConfig, "flexframe_standard.sources.files:Folder"),
         Component(TarConfig, "flexframe_standard.sources.files:Tar"),
+        Component(ArraysConfig, "flexframe_standard.sources.arrays:Arrays"),
         Component(ImagesConfig, "flexframe_standard.sources.files:Images"),
         Component(ScenesConfig, "flexframe_standard.sources.scenes:Scenes"),
         Component(ImagesFeedConfig, "flexframe_standard.feeds.images:Images"),

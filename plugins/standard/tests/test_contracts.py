@@ -2,6 +2,7 @@ import tarfile
 from pathlib import Path
 from tempfile import mkdtemp
 
+import numpy as np
 import pytest
 import sklearn.datasets
 
@@ -19,7 +20,15 @@ def shard():
     return path
 
 
+def arrays():
+    """Pictures as an array, in a temporary folder."""
+    path = Path(mkdtemp(prefix="flexframe-test-")) / "pictures.npz"
+    np.savez(path, np.random.default_rng(0).integers(0, 256, (4, 20, 24, 3), dtype=np.uint8))
+    return path
+
+
 FIELDS = {
+    "source/arrays": {"path": str(arrays())},
     "source/folder": {"path": str(PHOTOGRAPHS)},
     "source/images": {"path": str(PHOTOGRAPHS)},
     "source/tar": {"path": str(shard())},

@@ -1,9 +1,10 @@
-"""Statistics of others as a reference: read whole, or refused in one line."""
+"""Statistics as files: those of others are read whole, or refused in one line."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from flexframe_registry import ConfigError
 from flexframe_standard.metrics.fid_config import FrechetConfig, StatisticsConfig
@@ -43,7 +44,7 @@ def test_statistics_are_read_with_what_is_known_of_them(tmp_path: Path, arrays, 
         ),
         ({"mu": np.zeros(64), "sigma": np.eye(63)}, r"sigma of \(63, 63\)"),
         ({"mu": np.zeros(64)}, "holds mu, and no statistics: mu and sigma$"),
-        ({"arr_0": np.zeros((2, 4, 4, 3), np.uint8)}, "arr_0 are images: unpack them"),
+        ({"arr_0": np.zeros((2, 4, 4, 3), np.uint8)}, "arr_0 are images, as"),
         ({"mu": np.full(64, np.nan), "sigma": np.eye(64)}, "no finite numbers"),
         ({"mu": np.zeros(64, int), "sigma": np.eye(64)}, "no finite numbers"),
         ({"mu": np.zeros(64), "sigma": -np.eye(64)}, "no covariance"),
@@ -77,3 +78,55 @@ def test_a_file_is_named_by_itself_or_with_its_count() -> None:
         FrechetConfig.read({"reference": {"statistics": "ref.npz", "cuont": 3}})
     with pytest.raises(ConfigError, match="Did you mean"):
         FrechetConfig.read({"reference": "digts"})
+
+
+# --- by the names that other packages give them ----------------------------------------------------------------------
+
+
+def keep(path: Path, held: object) -> str:
+    torch.save(held, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_what_torch_fidelity_keeps_is_read(tmp_path: Path, kind: type) -> None:
+    held = {name: value.astype(kind) for name, value in EYE.items()}
+    place = keep(tmp_path / "cifar10-train-inception-v3-compat-stat-fid-64.pt", held)
+    assert FrechetConfig.read({"reference": place}).reference == StatisticsConfig(statistics=place)
+    found = read_statistics(place, 64, "ours")
+    assert (found.sigma == np.eye(64)).all()
+    assert found.told["extractor"] == "not said by the file"
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "words"),
+    [
+        ("a-inception-v3-compat-stat-fid-768.pt", EYE, "is of layer 768 by its name, and this layer is 64"),
+        ("a-dinov2-vit-l-14-stat-fid-64.pt", EYE, "network 'dinov2-vit-l-14' by its name"),
+        ("a.pt", {"mu": Path("x")}, "no file of torch-fidelity's statistics"),
+        ("a.pt", [1, 2], "they are arrays by name"),
+        ("a.pt", {"sigma": np.eye(64)}, "holds sigma, and no statistics"),
+    ],
+)
+def test_what_torch_fidelity_keeps_of_other_features_is_refused(
+    tmp_path: Path, name: str, held: object, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read_statistics(keep(tmp_path / name, held), 64, "ours")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cifar10_legacy_tensorflow_train_32", ""),
+        ("cifar10_clean_train_32", "by clean-fid, outside of the network"),
+        ("mine_legacy_pytorch_custom_na", "PyTorch's bilinear rule"),
+        ("ffhq_clean_clip_vit_b_32_trainval_256", "of the network clip_vit_b_32"),
+    ],
+)
+def test_clean_fids_statistics_fit_in_one_of_its_modes(tmp_path: Path, name: str, words: str) -> None:
+    if not words:
+        assert read(tmp_path / f"{name}.npz", EYE)
+        return
+    with pytest.raises(ConfigError, match=words):
+        read(tmp_path / f"{name}.npz", EYE)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -13,13 +16,15 @@ from flexframe.bench.metric import Measure
 from flexframe.bench.protocol import Digest, settings
 from flexframe.data.source import Source
 from flexframe.store.weights import remedy
-from flexframe_registry import SourceConfig, catalogue
+from flexframe_registry import Spec, catalogue
 from flexframe_standard.metrics.features import REBUILT, Compared, Stored, Task, parts
 from flexframe_standard.metrics.fid_config import FrechetConfig, StatisticsConfig
 from flexframe_standard.metrics.inception import EXTRACTOR, URL, WIDTHS, Features, Moments
 from flexframe_standard.metrics.statistics import Statistics, read_statistics
 
 BATCH = 64
+LOSSY = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".jp2"})
+"""Suffixes of files that usually hold other pixels than were saved."""
 
 
 def frechet_distance(a: Moments | Statistics, b: Moments | Statistics) -> float:
@@ -51,12 +56,12 @@ def part_distance(x: np.ndarray, y: np.ndarray) -> float:
 
 
 class Reference:
-    """Images of another source, as what reconstructions are compared with: read once, when first asked for."""
+    """Images as what reconstructions are compared with: read once, when first asked for."""
 
-    def __init__(self, config: SourceConfig, size: tuple[int, int]) -> None:
-        self.config, self.source = config, catalogue().build(config, size, place="reference")
-        self.count = len(self.source)
-        self._digest = Digest()
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.count = len(source)
+        self._digest, self._lossy = Digest(), Counter[str]()
         self._moments: Moments | None = None
 
     def moments(self, features: Features, layer: str, device: torch.device) -> Moments:
@@ -67,13 +72,15 @@ class Reference:
                 some = self.source.samples(range(start, min(start + BATCH, len(self.source))))
                 images = torch.stack([sample.image for sample in some])
                 self._digest.add(images)
+                self._lossy.update(suffix for each in some if (suffix := PurePath(each.id).suffix.lower()) in LOSSY)
                 self._moments.add(features.net(images.to(device))[layer])
         return self._moments
 
     def protocol(self) -> dict[str, Any]:
-        """The source, and the hash of its images once they were read."""
+        """The source, and the hash of its images once they were read; how many were of files with JPEG's losses."""
         images = {"count": len(self.source), "images": dict(self.source.protocol()), "sha256": self._digest.hex()}
-        return {"data": settings(self.config), **images}
+        lossy = {"lossy_files": dict(sorted(self._lossy.items()))} if self._lossy else {}
+        return {"data": settings(self.source.config), **images, **lossy}
 
 
 class Published:
@@ -81,6 +88,7 @@ class Published:
 
     def __init__(self, config: StatisticsConfig, layer: str) -> None:
         self.held = read_statistics(config.statistics, WIDTHS[layer], EXTRACTOR, config.count)
+        self.place = config.statistics
         self.count: int | None = self.held.told["count"]
 
     def moments(self, features: Features, layer: str, device: torch.device) -> Statistics:
@@ -91,6 +99,14 @@ class Published:
         """The hash of the file, and what is known of it."""
         return {"statistics": dict(self.held.told)}
 
+    def unfit(self, sha256: str | None) -> str | None:
+        """The reason why it does not fit features by weights of this hash, or None."""
+        own = self.held.told.get("weights_sha256")
+        if own is None or sha256 is None or own == sha256:
+            return None
+        told = f"{self.place} is of features by other weights ({str(own)[:12]}) than these ({sha256[:12]})"
+        return f"{told}; write it anew by `flexframe stats`, or name those weights"
+
 
 def _other(config: FrechetConfig, source: Source) -> Reference | Published | None:
     """What a suite's images are compared with, if not with each other."""
@@ -98,7 +114,8 @@ def _other(config: FrechetConfig, source: Source) -> Reference | Published | Non
         return None
     if isinstance(config.reference, StatisticsConfig):
         return Published(config.reference, config.layer)
-    return Reference(config.reference.like(source.config), source.size)
+    data = config.reference.like(source.config)
+    return Reference(catalogue().build(data, source.size, place="reference"))
 
 
 @dataclass
@@ -143,6 +160,21 @@ class Frechet(Compared[FrechetConfig]):
         few = f"{what}; of {len(self.source):,} images, so it is too high; published ones are of 50,000"
         note = self.note(few if len(self.source) < 10_000 else what)
         return [Measure(name, f"{self.task.prefix}{name.upper()}", "lower", digits=digits, note=note)]
+
+    def unavailable(self, spec: Spec) -> str | None:
+        why = super().unavailable(spec)
+        if why is None and isinstance(self.other, Published):
+            return self.other.unfit(self.features.net.sha256)
+        return why
+
+    def statistics(self, device: torch.device) -> dict[str, Any]:
+        if (why := self.features.net.unavailable()) is not None:
+            raise ValueError(why)
+        images = Reference(self.source)
+        found = images.moments(self.features, self.layer, device).statistics()
+        facts = {**self.features.facts(self.layer), **images.protocol(), "image_size": list(self.source.size)}
+        own = {name: facts.pop(name) for name in ("count", "extractor")}
+        return {**found, **own, "facts": json.dumps(facts, sort_keys=True)}
 
     def refusal(self, count: int) -> str | None:
         # with no more images than features the covariance has no full rank (Heusel et al.'s own README asks for more)

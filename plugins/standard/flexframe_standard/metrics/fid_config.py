@@ -10,12 +10,14 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from flexframe_registry import SourceConfig
 from flexframe_registry.kinds import PLACE, Cause, Config
 from flexframe_registry.slots import resolve
-from flexframe_standard.metrics.inception_config import REFERENCES, LayerConfig
+from flexframe_standard.metrics.inception_config import LayerConfig
 
 
 class StatisticsConfig(Config):
-    """Statistics of images that others measured, `mu` and `sigma` in a `.npz`: ADM's, pytorch-fid's and clean-fid's.
-    They must be of the layer's features, by the same network; the file cannot say so, its width alone is checked."""
+    """Statistics of images that were measured before, `mu` and `sigma` in a `.npz`: those of `flexframe stats`, ADM's,
+    pytorch-fid's, clean-fid's (mode legacy_tensorflow); or a `.pt` of torch-fidelity's cache. They must be of the
+    layer's features, by the same network: what a file says of that, itself or in its name, is checked, and its width.
+    """
 
     statistics: str = Field(json_schema_extra=PLACE)
     """The file."""
@@ -24,8 +26,8 @@ class StatisticsConfig(Config):
 
 
 def _reference(value: Any) -> Any:
-    """A source, or a file of statistics: by its name alone, or `{statistics: FILE, count: N}`."""
-    if isinstance(value, str) and value.lower().endswith(".npz"):
+    """A source, or a file of statistics, `.npz` or `.pt`: by its name alone, or `{statistics: FILE, count: N}`."""
+    if isinstance(value, str) and value.lower().endswith((".npz", ".pt")):
         value = {"statistics": value}
     if isinstance(value, Mapping) and "statistics" in value:
         return StatisticsConfig.read(dict(value))
@@ -38,13 +40,13 @@ class FrechetConfig(LayerConfig):
     At layer 2048 this is the FID (Heusel et al., 2017). At the earlier layers it checks a pipeline and is no FID.
     """
 
-    type: Literal["frechet"] = "frechet"
     causes: ClassVar[Sequence[Cause]] = (
-        Cause("reference images", ("metric.reference*",), REFERENCES),
+        Cause("the reference's setting", ("metric.reference*",), "told by what was measured of it", moves="nothing"),
         *LayerConfig.causes,
     )
+    type: Literal["frechet"] = "frechet"
     reference: Annotated[SerializeAsAny[SourceConfig] | StatisticsConfig | None, BeforeValidator(_reference)] = None
-    """Images to compare with, or a `.npz` of their statistics; not given: the suite's own, of which each has its
+    """Images to compare with, or a file of their statistics; not given: the suite's own, of which each has its
     reconstruction (rFID). Distances to different references do not compare."""
     few: bool = False
     """Give a number even where there are no more images than features, though its bias is then large."""

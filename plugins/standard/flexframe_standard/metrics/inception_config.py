@@ -18,6 +18,64 @@ REFERENCES = (
     "(guided-diffusion #161), 1.90 and 0.58 (RAE #11)"
 )
 """The size of a change of the reference."""
+CROPS = (
+    "one model, the reference resized or cropped otherwise: rFID 2.2 and 1.5 (D-AR #3), 1.90 and 0.58 (RAE #11), 4.28 "
+    "and 2.19 (LlamaGen #34)"
+)
+_OTHER = "reference images"
+OF_A_REFERENCE = (
+    Cause(_OTHER, ("measured.reference",), REFERENCES),  # the suite's own, or others
+    Cause(
+        "extractor of the reference",
+        tuple(f"measured.reference.*{each}" for each in ("extractor", "layer", "weights_sha256")),
+        UNITS,
+        follows=(_OTHER,),
+    ),
+    Cause(
+        "versions and device behind the reference",
+        tuple(f"measured.reference.*{each}" for each in ("pillow", "renderer", "torch-fidelity", "extracted_on*")),
+        "usually the last digits",
+        moves="digits",
+        follows=(_OTHER,),
+    ),
+    Cause(
+        "resize and crop of the reference",
+        tuple(f"measured.reference.*{each}" for each in ("resize", "crop", "colour", "image_size")),
+        CROPS,
+        follows=(_OTHER,),
+    ),
+    Cause(
+        "file format of the reference",
+        ("measured.reference.*lossy_files*",),
+        "JPEG's losses in the reference and not in the images, or the other way round: the better the model, the more",
+        follows=(_OTHER,),
+    ),
+    Cause(
+        "number of reference images",
+        ("measured.reference.*count",),
+        "FID falls as they grow in number",
+        follows=(_OTHER,),
+    ),
+    Cause(
+        "content of the reference",
+        ("measured.reference.*sha256",),
+        REFERENCES,
+        follows=(
+            _OTHER,
+            "resize and crop of the reference",
+            "file format of the reference",
+            "number of reference images",
+            "data set or split of the reference",
+        ),
+    ),
+    Cause(
+        "data set or split of the reference",
+        ("measured.reference*",),
+        "other images altogether, as a training set's in the place of the held-out ones (SEED-Voken #13)",
+        follows=(_OTHER,),
+    ),
+)
+"""What may differ between two references."""
 
 
 class InceptionConfig(MetricConfig):
@@ -45,11 +103,7 @@ class LayerConfig(InceptionConfig):
 
     causes: ClassVar[Sequence[Cause]] = (
         Cause("extractor", ("metric.layer",), UNITS),
-        Cause(
-            "reference images",
-            ("measured.reference*",),
-            REFERENCES,
-        ),
+        *OF_A_REFERENCE,
         *InceptionConfig.causes,
     )
     layer: Literal["64", "192", "768", "2048"] = "2048"

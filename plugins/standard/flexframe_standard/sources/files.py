@@ -1,4 +1,4 @@
-"""Sources of image files: a folder, tar shards, or whichever of the two a path is."""
+"""Sources of image files: a folder, tar shards, or whichever of them, or of `arrays`, a path is."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from flexframe.data.source import Facts, Sample, Source
 from flexframe.data.waiting import waiting
 from flexframe.data.walk import walk
 from flexframe_registry import ConfigError
+from flexframe_standard.sources.arrays import Arrays
 from flexframe_standard.sources.facts import LARGEST, facts
-from flexframe_standard.sources.files_config import FilesConfig, FolderConfig, TarConfig
+from flexframe_standard.sources.files_config import ArraysConfig, FilesConfig, FolderConfig, TarConfig
 from flexframe_standard.sources.reading import SHOWN, Files
 
 TRIED = 64
@@ -226,9 +227,14 @@ class Images(Source):
 
     def __init__(self, config: FilesConfig, size: tuple[int, int]) -> None:
         super().__init__(config, size)
-        folder = Path(config.path).expanduser().is_dir()
-        fields = config.model_dump(exclude={"type"})
-        self.files: Files = Folder(FolderConfig(**fields), size) if folder else Tar(TarConfig(**fields), size)
+        path, fields = Path(config.path).expanduser(), config.model_dump(exclude={"type"})
+        self.files: Files
+        if path.is_dir():
+            self.files = Folder(FolderConfig(**fields), size)
+        elif path.suffix.lower() == ".npz":
+            self.files = Arrays(ArraysConfig(**fields), size)
+        else:
+            self.files = Tar(TarConfig(**fields), size)
         self.notes = self.files.notes
 
     def want(self, facts: Facts) -> None:

@@ -72,7 +72,16 @@ class TarConfig(FilesConfig):
     type: Literal["tar"] = "tar"
 
 
+class ArraysConfig(FilesConfig):
+    """Images of a `.npz` file, 8-bit in `arr_0` (count x height x width x 3), their classes in `arr_1`, if it has it.
+
+    So ADM's reference batches are, and the samples of the projects after it. Nothing is unpickled.
+    """
+
+    type: Literal["arrays"] = "arrays"
+
+
 class ImagesConfig(FilesConfig):
-    """Images of a folder, or of tar shards, whichever the path is: see `folder` and `tar`."""
+    """Images of a folder, of a `.npz` or of tar shards, whichever the path is: see `folder`, `arrays` and `tar`."""
 
     type: Literal["images"] = "images"
