@@ -163,19 +163,35 @@ def naive_ssim(a: np.ndarray, b: np.ndarray, sigma: float, border: int = 0) -> f
     return float(np.mean(found))
 
 
+@pytest.mark.parametrize("borders", ["crop", "mirror"])
 @pytest.mark.parametrize("sigma", [1.0, 1.5])
-def test_ssim_is_the_one_of_scipy_in_float64(metric: Any, pictures: torch.Tensor, sigma: float) -> None:
+def test_ssim_is_the_one_of_scipy_in_float64(metric: Any, pictures: torch.Tensor, sigma: float, borders: str) -> None:
     smooth = torch.nn.functional.avg_pool2d(pictures.float(), 3, 1, 1)
     fake = (0.7 * smooth + 0.3 * pictures.float() + 10).clamp(0, 255).byte()
-    tally = metric({"type": "ssim", "sigma": sigma})
+    left_out = {"crop": int(3.5 * sigma + 0.5), "mirror": 0}
+    expected = {
+        word: [naive_ssim(a, b, sigma, border) for a, b in zip(pictures.numpy(), fake.numpy(), strict=True)]
+        for word, border in left_out.items()
+    }
+    tally = metric({"type": "ssim", "sigma": sigma, "borders": borders})
     found = feed(tally, pictures, fake, step=4)["ssim"]
-    expected = [naive_ssim(a, b, sigma) for a, b in zip(pictures.numpy(), fake.numpy(), strict=True)]
-    assert found == pytest.approx(expected, abs=2e-6)
-    assert tally.compute()["ssim"] == pytest.approx(np.mean(expected), abs=2e-6)
-    assert 0.05 < np.mean(expected) < 0.99
-    inner = [naive_ssim(a, b, sigma, 5) for a, b in zip(pictures.numpy(), fake.numpy(), strict=True)]
-    assert abs(np.mean(inner) - np.mean(expected)) > 0.01  # as others have it: a number of another protocol
-    assert tally.protocol()["borders"] == "reflected and counted"
+    assert found == pytest.approx(expected[borders], abs=1e-9)
+    assert tally.compute()["ssim"] == pytest.approx(np.mean(expected[borders]), abs=1e-9)
+    assert 0.05 < np.mean(expected[borders]) < 0.99
+    assert abs(np.mean(expected["crop"]) - np.mean(expected["mirror"])) > 0.01
+    assert tally.protocol()["borders"] == {"crop": "left out", "mirror": "reflected and counted"}[borders]
+
+
+def test_mirrored_ssim_is_torchmetrics(metric: Any) -> None:
+    pytest.importorskip("torchmetrics")
+    from torchmetrics.functional.image import structural_similarity_index_measure as theirs
+
+    rng = np.random.default_rng(0)
+    real = torch.from_numpy(rng.integers(0, 256, (3, 3, 32, 40), np.uint8))
+    fake = (real.float() + torch.from_numpy(rng.normal(0, 20, real.shape))).clamp(0, 255).byte()
+    found = feed(metric({"type": "ssim", "borders": "mirror"}), real, fake)["ssim"]
+    wanted = theirs(fake.double(), real.double(), sigma=1.5, reduction="none", data_range=255.0)
+    assert found == pytest.approx(wanted.tolist(), abs=1e-9)
 
 
 def test_psnr_is_scikit_images_definition(metric: Any, pictures: torch.Tensor) -> None:

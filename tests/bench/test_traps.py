@@ -260,6 +260,12 @@ def test_another_resolution(trap: Any, tokenizer: Any, suite: Any) -> None:
     assert {difference.half for difference, _ in told.differences} == {"measure", "model"}
 
 
+def test_borders_of_ssim(trap: Any, tokenizer: Any, suite: Any) -> None:
+    # scikit-image against torchmetrics: one name, two numbers
+    mirrored, model = suite({"type": "ssim", "borders": "mirror"}, budgets=[8]), tokenizer()
+    trap("ssim", (mirrored, model), (suite("ssim", budgets=[8]), model), "borders of SSIM")
+
+
 def test_another_architecture(trap: Any, tokenizer: Any, suite: Any) -> None:
     models = [tokenizer(), tokenizer(quantizer={"type": "toy-round", "levels": 4})]
     trap("psnr", *[(suite("psnr", budgets=[8]), m) for m in models], "architecture", comparable=True)

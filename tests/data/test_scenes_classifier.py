@@ -11,7 +11,7 @@ from flexframe.bench.explain import _differences
 from flexframe.bench.metric import Reconstructions
 from flexframe.bench.runner import Head
 from flexframe.tokens import Tokens
-from flexframe_registry import ConfigError, Spec, SuiteConfig, catalogue
+from flexframe_registry import ConfigError, Spec, SuiteConfig, catalogue, suite
 from flexframe_registry.kinds import LatentSpec, TokenSpec
 from flexframe_standard.metrics.classifier_config import ClassifierConfig
 from flexframe_standard.sources.scenes import VERSION, classifier
@@ -209,6 +209,36 @@ def test_real_scenes_are_plausible_and_mixtures_are_not(judge, monkeypatch):
     assert 0.5 < protocol["threshold"] < 1
     assert "seed 7654321" in protocol["calibrated_on"]  # none of the suite's scenes, which are of seed 0
     json.dumps(protocol)
+
+
+@pytest.mark.parametrize("judge", [None, "second"])
+def test_the_threshold_of_the_shipped_suite_is_known_and_right(judge, monkeypatch):
+    source = catalogue().build(suite("scenes-64").data, (64, 64), place="data")
+    of = source.classifier() if judge is None else source.second_classifier()
+    known = json.loads(classifier.THRESHOLDS.read_text())
+    assert known[of.calibrated_on()] == of.calibrate()
+    monkeypatch.setattr(classifier.SceneClassifier, "calibrate", lambda self: 1 / 0)
+    assert of.threshold == known[of.calibrated_on()]
+    with pytest.raises(ZeroDivisionError):  # of other scenes it is measured
+        _ = scenes(complexity=1, seed=5).classifier().threshold
+
+
+def test_measures_of_one_batch_share_a_judges_pass(monkeypatch):
+    source, passes = scenes(complexity=1), []
+    images = torch.stack([sample.image for sample in source.samples(range(4))])
+    logits = classifier.SceneClassifier.logits
+    monkeypatch.setattr(classifier.SceneClassifier, "logits", lambda self, x: passes.append(len(x)) or logits(self, x))
+    first, second = source.classifier(), source.classifier()  # a metric each
+    read, sure = first(images), second.confidence(images)
+    for _ in range(2):  # models' pictures come and go, the originals stay
+        second(images.clone())
+        first(images)
+    assert len(passes) == 3
+    assert torch.equal(sure, second.confidence(images.clone()))
+    images.zero_()
+    assert not torch.equal(first(images)["background"], read["background"])
+    source.second_classifier()(images)
+    assert len(passes) == 6
 
 
 def test_plausible_needs_a_classifier_that_tells_its_confidence():
