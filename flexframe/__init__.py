@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flexframe.bench.call import bench
+    from flexframe.store.listing import list_models
     from flexframe.store.load import load
     from flexframe.train.call import train
     from flexframe_registry import (
@@ -58,9 +60,11 @@ __all__ = [
     "TokenizerConfig",
     "TrainConfig",
     "UnknownName",
+    "bench",
     "cards",
     "catalogue",
     "hookimpl",
+    "list_models",
     "load",
     "train",
 ]
@@ -69,10 +73,14 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'flexframe' has no attribute {name!r}")
-    if name == "train":
+    if name in ("bench", "train"):  # packages that can be called
         from importlib import import_module
 
-        return import_module("flexframe.train")
+        return import_module(f"flexframe.{name}")
+    if name == "list_models":
+        from flexframe.store.listing import list_models
+
+        return list_models
     if name == "load":
         from flexframe.store.load import load
 

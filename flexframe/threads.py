@@ -25,6 +25,14 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
+def device(name: str | torch.device) -> torch.device:
+    """A torch device; `auto` takes CUDA, then MPS, then the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    mps = "mps" if torch.backends.mps.is_available() else "cpu"
+    return torch.device("cuda" if torch.cuda.is_available() else mps)
+
+
 @cache
 def usual() -> int:
     """Torch's own number, as it was when this was first asked for."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from markupsafe import Markup
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -135,9 +136,29 @@ class Tokens:
         more = ", ..." if len(first) > SHOWN or rows > 1 else ""
         return f"{head}, on {self.device}\n  codes {codes}{more}"
 
+    def _repr_html_(self) -> str:
+        """Codes of the first rows as a table for a notebook: a row an image, a column a slot."""
+        lengths = [int(length) for length in self.lengths[:ROWS]]
+        codes = self.codes[:ROWS].detach().cpu().tolist()
+        slots = range(min(COLUMNS, max(lengths, default=0)))
+        head = Markup("").join(Markup("<th>{}</th>").format(slot) for slot in slots)
+        cell = Markup('<td style="font-variant-numeric:tabular-nums">{}</td>')
+        body = Markup("").join(
+            Markup("<tr><th>{}</th>{}</tr>").format(
+                number, Markup("").join(cell.format(_shown(row[i]) if i < length else "·") for i in slots)
+            )
+            for number, (row, length) in enumerate(zip(codes, lengths, strict=True))
+        )
+        more = " (the first rows and slots)" if len(self) > ROWS or self.keep.shape[1] > COLUMNS else ""
+        title = repr(self).partition("\n")[0] + more
+        table = "<table><caption>{}</caption><thead><tr><th></th>{}</tr></thead><tbody>{}</tbody></table>"
+        return str(Markup(table).format(title, head, body))
+
 
 SHOWN = 8
 """Codes that `repr` shows."""
+ROWS, COLUMNS = 8, 16
+"""Rows and slots that a notebook shows."""
 
 
 def _shown(code: Sequence[int] | Sequence[float], most: int = 4) -> str:

@@ -23,12 +23,30 @@ class Gallery:
     """Each model's best and worst images, where they are not among these."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
-    """The report of a run: `results` is the content of results.json (`flexframe.bench.results`)."""
+    """The report of a run: `results` is the content of results.json (`flexframe.bench.results`).
+
+    In a notebook it shows its table, curves and pictures, elsewhere its table.
+    """
 
     results: Mapping[str, Any]
     images: Gallery
     out: Path
     remarks: Sequence[str] = ()
     """Remarks of the source that a user must know of the suite's images."""
+
+    @property
+    def page(self) -> Path:
+        """The place of the page, where one was written."""
+        return self.out / "report.html"
+
+    def __repr__(self) -> str:
+        from flexframe.bench import notebook  # it draws
+
+        return notebook.text(self)
+
+    def _repr_html_(self) -> str:
+        from flexframe.bench import notebook
+
+        return notebook.html(self)

@@ -71,24 +71,21 @@ def measure(
     on it."""
     from tempfile import TemporaryDirectory
 
+    from flexframe.bench.call import opened
     from flexframe.bench.report import write
     from flexframe.bench.runner import run
     from flexframe.bench.table import print_table
-    from flexframe.store.load import load
-    from flexframe.store.places import preprocessing, trained
     from flexframe.terminal import Bars
     from flexframe.threads import use
     from flexframe.use.drawn import draw, judged
     from flexframe_registry import catalogue
-    from flexframe_registry.suites import settle
 
-    on, names = pick_device(device), names_of(models)
-    loaded = [(called, load(m, device=on)) for called, m in zip(names, models, strict=True)]
-    use(threads, *(model for _, model in loaded))
-    data = settle(measured.data, {called: preprocessing(m).resize for called, m in zip(names, models, strict=True)})
-    measured = measured.model_copy(update={"data": data})
+    on = pick_device(device)
+    entrants = opened(models, on)
+    use(threads, *(model for _, model in entrants.models))
+    measured = entrants.settled(measured)
     with Bars(say) as progress:
-        report = run(measured, loaded, folder, name=name, batch_size=batch_size, device=on, progress=progress)
+        report = run(measured, entrants.models, folder, name=name, batch_size=batch_size, device=on, progress=progress)
     if as_json:
         print_json(report.results)
     else:
@@ -98,9 +95,6 @@ def measure(
     with TemporaryDirectory() as drawn:
         with say.status("drawing from the priors"):
             samples = draw(priors, Path(drawn), device=on)
-            judged(samples, catalogue().build(data, tuple(report.images.real.shape[2:])))
-        training = dict(zip(names, map(trained, models), strict=True))
-        page = write(
-            {**report.results, "samples": samples, "training": training}, report.images, folder / "report.html"
-        )
+            judged(samples, catalogue().build(measured.data, tuple(report.images.real.shape[2:])))
+        page = write({**report.results, "samples": samples, "training": entrants.training}, report.images, report.page)
     (say if as_json else out).print(f"\nthe page: {page.resolve().as_uri()}", soft_wrap=True)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flexframe.models import shown
 from flexframe.models.precision import exact, use
 from flexframe.models.tokenizer import Random, save
 from flexframe.parts import Codec
@@ -41,6 +42,12 @@ class CodecModel(nn.Module):
     def device(self) -> torch.device:
         """The device of its weights; the CPU where it has none."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    def __repr__(self) -> str:
+        return shown.text(self, self.config, self.id)
+
+    def _repr_html_(self) -> str:
+        return shown.html(self, self.config, self.id)
 
     def save(self, path: str | Path) -> None:
         """Write it as a model file, which `flexframe.load` reads. A folder gets a `model.safetensors`.

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from flexframe.models import shown
 from flexframe.models.fingerprint import fingerprint
 from flexframe.models.precision import use
 from flexframe.models.tokenizer import Lengths, Random, Tokenizer, save
@@ -49,6 +50,12 @@ class Generator(nn.Module):
     def device(self) -> torch.device:
         """The device of its weights."""
         return next(self.parameters()).device
+
+    def __repr__(self) -> str:
+        return shown.text(self, self.config, self.id, self.sampling)
+
+    def _repr_html_(self) -> str:
+        return shown.html(self, self.config, self.id, self.sampling)
 
     def save(self, path: str | Path) -> None:
         """Write it as a model file, which `flexframe.load` reads. A folder gets a `model.safetensors`.

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
+from flexframe.models import shown
 from flexframe.models.precision import exact, precision, use
 from flexframe.parts import Codec, Decoder, Encoder, LengthMasker, OnStep, Quantizer
 from flexframe.rng import Rng, as_rng
@@ -82,6 +83,12 @@ class Tokenizer(nn.Module):
             ValueError: weights of a type that it cannot be used in.
         """
         return precision(self, self.device)
+
+    def __repr__(self) -> str:
+        return shown.text(self, self.config, self.id, self.sampling)
+
+    def _repr_html_(self) -> str:
+        return shown.html(self, self.config, self.id, self.sampling)
 
     def save(self, path: str | Path) -> None:
         """Write it as a model file, which `flexframe.load` reads, its weights as float32. A folder gets a

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from flexframe import threads
 from flexframe.models.build import Model
 from flexframe.store.load import load
 from flexframe.terminal import Terminal
@@ -45,7 +46,7 @@ def train(
             doubts and the run is strict.
         KeyboardInterrupt: it was stopped, by Ctrl-C or a signal; what was trained is saved, and `resume` goes on.
     """
-    terminal, on = Terminal(), _device(device)
+    terminal, on = Terminal(), threads.device(device)
     if resume is not None:
         if out is not None:
             raise ConfigError.at("out", "a resumed run stays in its folder; leave it out")
@@ -78,10 +79,3 @@ def _begun(name: str, settings: Sequence[str], out: Path, on: torch.device, term
         return Run.resume(out, on)
     course = to_expect(chosen, config.model)
     return Run.create(config, out, on, chosen.use(config), doubted=doubted, expected=course)
-
-
-def _device(name: str | torch.device) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    mps = "mps" if torch.backends.mps.is_available() else "cpu"
-    return torch.device("cuda" if torch.cuda.is_available() else mps)
