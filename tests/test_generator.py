@@ -86,6 +86,22 @@ def test_codes_that_are_refused(generator, given, told):
         generator(codes(given))
 
 
+def test_continuous_tokens_are_in_the_tokenizers_range():
+    model = {"length": 6, "dim": 2, "mean": [3.0, -40.0], "deviation": [0.5, 10.0], "prior": "toy-means"}
+    generator = Generator(GeneratorConfig.read(model)).eval()
+    torch.nn.init.zeros_(generator.prior.table)
+    drawn = generator.sample(count=500, lengths=[6] * 499 + [2])
+    values = drawn.codes[drawn.keep]
+    assert (drawn.codes[~drawn.keep] == 0).all()
+    torch.testing.assert_close(values.mean(0), torch.tensor([3.0, -40.0]), atol=0.6, rtol=0.01)
+    torch.testing.assert_close(values.std(0), torch.tensor([0.5, 10.0]), atol=0, rtol=0.05)
+    torch.testing.assert_close(generator(drawn)["values"].mean(), torch.tensor(1.0), atol=0.1, rtol=0)
+    with pytest.raises(ValueError, match="models continuous tokens; these are integer codes"):
+        generator(codes(torch.zeros(1, 6, 2, dtype=torch.long)))
+    with pytest.raises(ValueError, match=r"shape \(1, 6, 1\); this generator's are b k 2 with k in 1\.\.6"):
+        generator(codes(torch.zeros(1, 6, 1)))
+
+
 def test_what_stands_in_absent_slots_is_not_looked_at(generator):
     keep = torch.tensor([[True] * 3 + [False] * 3])
     found = [generator(codes(torch.full((1, 6, 1), fill).masked_fill(keep[..., None], 1), keep)) for fill in (0, -9)]

@@ -126,7 +126,7 @@ class Drawing(Entrant):
 
     def identity(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
         return {
-            "config": self.config.model_dump(mode="json"),
+            "config": self.config.deciding(),
             "fingerprint": self.weights,
             "tokenizer": {
                 "id": self.model.id,

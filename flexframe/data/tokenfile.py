@@ -77,6 +77,12 @@ class About(Config):
     """What the classes are called, where their source says so."""
     images: dict[str, Any] | None = None
     """The inventory of the source's images when they were encoded; null for other images, and in files of before."""
+    mean: tuple[float, ...] | None = None
+    """Of continuous tokens of a source, the mean of each value over all that are present."""
+    deviation: tuple[float, ...] | None = None
+    """Of the same, the deviation."""
+
+    later = frozenset({"mean", "deviation"})
 
     @property
     def spec(self) -> TokenSpec:
@@ -147,7 +153,7 @@ def write(path: Path, about: About, rows: Callable[[], Iterable[Row]]) -> tuple[
         ("codes", about.dtype, [count, longest, about.width], padded()),
         ("ids", "U8", [letters], (row.id.encode() for row in rows())),
     ]
-    text = json.dumps(about.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+    text = json.dumps(about.deciding(), sort_keys=True, ensure_ascii=False)
     drop_parts(path)
     with replaced(path) as part:
         _write_safetensors(part, streams, {"format": FORMAT, "flexframe": text, **BLANK})

@@ -66,8 +66,11 @@ class Generator(nn.Module):
         save(self, path, self.config, self.about, self.sampling)
 
     def forward(self, codes: Codes, condition: Condition | None = None, *, rng: Random = None) -> Losses:
-        """The prior's losses of these codes."""
+        """The prior's losses of these codes; continuous tokens come to it at mean 0 and deviation 1."""
         self._check(codes, condition)
+        if self.spec.dim is not None:
+            mean, deviation = self._scale(codes.codes.device)
+            codes = Codes((codes.codes.float() - mean) / deviation, codes.keep)
         rows = as_rng(rng, len(codes.keep), codes.keep.device)
         losses: Losses = self.prior(codes, self.embedded(condition, len(codes.keep)), rng=rows)
         return losses
@@ -107,7 +110,7 @@ class Generator(nn.Module):
         sampling: SamplingConfig | Mapping[str, Any] | None = None,
         on_token: Callable[[int], None] | None = None,
     ) -> Codes:
-        """Draw sequences.
+        """Draw sequences, of codes or of continuous tokens in their tokenizer's own range.
 
         Args:
             labels: a class a row.
@@ -147,16 +150,29 @@ class Generator(nn.Module):
             raise ValueError(f"lengths span {span}; they must lie in 1..{self.spec.length}")
         settings, rows = self.sampling.laid(sampling), as_rng(rng, batch, self.device)
         with use(self, None, self.device, double=True):
-            return self.prior.sample(condition, wanted.expand(batch), rng=rows, sampling=settings, on_token=on_token)
+            drawn = self.prior.sample(condition, wanted.expand(batch), rng=rows, sampling=settings, on_token=on_token)
+        if self.spec.dim is None:
+            return drawn
+        mean, deviation = self._scale(drawn.codes.device)
+        return Codes((drawn.codes.float() * deviation + mean).masked_fill(~drawn.keep[..., None], 0), drawn.keep)
+
+    def _scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of continuous tokens: one number, or one for each value."""
+        mean, deviation = self.config.mean or (0.0,), self.config.deviation or (1.0,)
+        return torch.tensor(mean, device=device), torch.tensor(deviation, device=device)
 
     def _check(self, codes: Codes, condition: Condition | None) -> None:
         spec, shape = self.spec, tuple(codes.codes.shape)
-        if codes.codes.is_floating_point():
+        if codes.codes.is_floating_point() and spec.dim is None:
             raise ValueError("this generator models integer codes; these are a continuous quantizer's values")
-        if len(shape) != 3 or not 1 <= shape[1] <= spec.length or shape[2] != spec.codebooks:
-            expected = f"b k {spec.codebooks} with k in 1..{spec.length}"
+        if not codes.codes.is_floating_point() and spec.dim is not None:
+            raise ValueError("this generator models continuous tokens; these are integer codes")
+        width = spec.codebooks if spec.dim is None else spec.dim
+        if len(shape) != 3 or not 1 <= shape[1] <= spec.length or shape[2] != width:
+            expected = f"b k {width} with k in 1..{spec.length}"
             raise ValueError(f"codes have shape {shape}; this generator's are {expected}")
-        _check_span("codes", codes.codes[codes.keep], spec.codebook_size)
+        if spec.dim is None:
+            _check_span("codes", codes.codes[codes.keep], spec.entries)
         if condition is not None and condition.labels is not None and spec.classes is not None:
             _check_span("labels", condition.labels[~condition.null], spec.classes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from flexframe.data.inventory import refuse_changed
+from flexframe.data.scale import Scale
 from flexframe.data.source import Sample, Source
 from flexframe.data.tokenfile import DTYPES, About, Row, write
 from flexframe.files import Journal, refuse_other
@@ -65,7 +66,7 @@ def precompute_tokens(
     about = _about(tokenizer, source, model, seed)
     dtype, count = DTYPES[about.dtype], len(source)
     with TokenJournal(out.with_name(f"{out.name}.part")) as journal:
-        journal.begin(about.model_dump(mode="json"))
+        journal.begin(about.deciding())
         resumed = journal.done()
         progress(resumed, count)
         for numbers, samples in loaded(source, range(resumed, count), batch_size):
@@ -75,7 +76,7 @@ def precompute_tokens(
             rows = zip(numbers, samples, codes, strict=True)
             journal.add((n, sample.id, sample.label, each.tobytes()) for n, sample, each in rows)
             progress(numbers[-1] + 1, count)
-        write(out, about, lambda: journal.rows(dtype, about.width))
+        write(out, measured(about, journal.rows(dtype, about.width)), lambda: journal.rows(dtype, about.width))
         labelled = journal.labelled()
         journal.finish()
     return Precomputed(out, count, resumed, labelled)
@@ -116,6 +117,16 @@ class TokenJournal(Journal):
         """The images' tokens, in order."""
         for number, name, label, codes in self.db.execute("SELECT number, id, label, codes FROM rows ORDER BY number"):
             yield Row(number, name, np.frombuffer(codes, dtype).reshape(-1, width), label)
+
+
+def measured(about: About, rows: Iterable[Row]) -> About:
+    """What a file says of itself, with the mean and the deviation of its tokens where they are continuous."""
+    if about.codebook_size is not None:
+        return about
+    scale = Scale(about.dim)
+    for row in rows:
+        scale.add(row.codes)
+    return about.model_copy(update={"mean": scale.mean, "deviation": scale.deviation})
 
 
 def _about(tokenizer: Tokenizer, source: Source, model: str, seed: int) -> About:

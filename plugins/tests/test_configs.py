@@ -125,11 +125,14 @@ def test_a_mistake_is_one_line_that_names_the_right_word(override, words):
 @pytest.mark.parametrize(
     ("tokenizer", "told"),
     [
-        ({"tokenizer": "grid/scenes-64"}, r"tokenizer: 'grid/scenes-64' has continuous tokens \(quantizer 'kl'\)"),
-        ({"tokenizer": "titok/bl-64-vae", "length": 8, "codebook_size": 16}, "has continuous tokens"),
+        ({"tokenizer": "grid/scenes-64"}, "'gpt' models integer codes, and tokens of 'grid/scenes-64' are continuous"),
+        (
+            {"tokenizer": "titok/bl-64-vae", "length": 8, "codebook_size": 16},
+            r"'titok/bl-64-vae' has continuous tokens \(quantizer 'kl'\), and prior 'gpt' models integer codes",
+        ),
     ],
 )
-def test_no_prior_is_of_continuous_tokens(tokenizer, told):
+def test_no_prior_of_integer_codes_is_of_continuous_tokens(tokenizer, told):
     model = {"classes": 10, "prior": {"type": "gpt", "width": 16, "depth": 1, "heads": 2}, **tokenizer}
     with pytest.raises(ConfigError, match=told):
         read_training({"model": model, "run": {"data": "digits", "steps": 4}})

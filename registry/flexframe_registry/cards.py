@@ -26,7 +26,6 @@ from .models import (
     ModelConfig,
     ModelKind,
     TokenizerConfig,
-    continuous,
     kind_by_keys,
     read_model,
 )
@@ -317,13 +316,13 @@ def tokenizer_of(name: str) -> TokenizerConfig | None:
 
 
 def with_codes(kind: str, data: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """The fields of a model that names a tokenizer with its `length`, `codebook_size` and `codebooks`, where they do
-    not say; those of any other kind as they are.
+    """The fields of a model that names a tokenizer with its `length`, `codebook_size` and `codebooks`, or `dim`, where
+    they do not say; those of any other kind as they are.
 
     Raises:
-        ConfigError: a tokenizer that is not here, or whose tokens are no integers.
+        ConfigError: a tokenizer that is not here.
     """
-    wanted, name = {"length", "codebook_size"}, data.get("tokenizer")
+    wanted, name = {"length", "dim" if data.get("dim") is not None else "codebook_size"}, data.get("tokenizer")
     known = kind not in MODELS or "tokenizer" not in MODELS[kind].model_fields or wanted <= data.keys()
     if known or not isinstance(name, str):
         return dict(data)
@@ -332,9 +331,10 @@ def with_codes(kind: str, data: Mapping[str, Any], path: str = "") -> dict[str, 
         missing = " and ".join(sorted(wanted - data.keys()))
         raise ConfigError.at(at, f"{name!r} is no card and not on this disk, so its codes are unknown: give {missing}")
     tokens = tokenizer.spec.tokens
-    if tokens.codebook_size is None:
-        raise ConfigError.at(at, continuous(name, tokenizer))
-    return {"length": tokens.length, "codebook_size": tokens.codebook_size, "codebooks": tokens.codebooks, **data}
+    integers = {"codebook_size": tokens.codebook_size, "codebooks": tokens.codebooks}
+    widths, other = (integers, "dim") if tokens.codebook_size is not None else ({"dim": tokens.dim}, "codebook_size")
+    # what is given of the other sort of tokens is refused later, with both names
+    return {"length": tokens.length, **({} if data.get(other) is not None else widths), **data}
 
 
 def read_training(data: Mapping[str, Any], path: str = "") -> TrainConfig:

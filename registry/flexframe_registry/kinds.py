@@ -113,15 +113,43 @@ class TextSpec:
 
 @dataclass(frozen=True, slots=True)
 class CodesSpec:
-    """The codes that a prior models: `length` slots of `codebooks` integers below `codebook_size`."""
+    """The codes that a prior models: `length` slots of `codebooks` integers below `codebook_size`, or of `dim` values.
+
+    Values come to a prior, and go from it, at mean 0 and deviation 1, as far as their generator knows these.
+    """
 
     length: int
-    codebook_size: int
+    codebook_size: int | None
+    """None for continuous tokens."""
     codebooks: int = 1
     classes: int | None = None
     """Class labels it is conditioned on, 0..classes-1; None without."""
     text: TextSpec | None = None
     """Texts it is conditioned on; None without."""
+    dim: int | None = None
+    """Values of a continuous token; None for integer codes."""
+
+    @property
+    def entries(self) -> int:
+        """Entries of the codebook.
+
+        Raises:
+            ValueError: there is none, for tokens are continuous.
+        """
+        if self.codebook_size is None:
+            raise ValueError("continuous tokens have no codebook")
+        return self.codebook_size
+
+    @property
+    def values(self) -> int:
+        """Values of a continuous token.
+
+        Raises:
+            ValueError: it has none, for codes are integers.
+        """
+        if self.dim is None:
+            raise ValueError("integer codes have no values")
+        return self.dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -605,9 +633,12 @@ class PriorConfig(ComponentConfig):
     sampling: ClassVar[type[SamplingConfig]] = SamplingConfig
     texts: ClassVar[bool] = False
     """Whether it can be conditioned on texts."""
+    continuous: ClassVar[bool] = False
+    """Whether it models a continuous quantizer's values, and not integer codes."""
 
     def check_codes(self, spec: CodesSpec) -> None:
-        """Raise `ValueError`, in one sentence, where this prior cannot model such codes."""
+        """Raise `ValueError`, in one sentence, where this prior cannot model such codes; that they are of the sort it
+        models, integers or values, has been seen to."""
 
     def doubts_of_codes(self, spec: CodesSpec, steps: int) -> Iterable[tuple[str, str]]:
         """`doubts`, of a part that models codes."""

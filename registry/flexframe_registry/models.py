@@ -242,13 +242,14 @@ class TokenizerConfig(ModelConfig):
 class GeneratorConfig(ModelConfig):
     """A prior, and the codes that it models.
 
-    In a card, `length`, `codebook_size` and `codebooks` follow from a tokenizer that is a card or on this disk.
+    In a card, `length`, and `codebook_size` and `codebooks` or `dim`, follow from a tokenizer that is a card or on this
+    disk.
     """
 
     kind = "generator"
     target = "flexframe.models.generator:Generator"
     trainee = "flexframe.train.trainee:PriorTrainee"
-    later = frozenset({"conditioner"})
+    later = frozenset({"conditioner", "dim", "mean", "deviation"})
 
     size: Size | None = None
     """Size of a prior whose own fields are not given."""
@@ -256,10 +257,17 @@ class GeneratorConfig(ModelConfig):
     """The tokenizer that its codes are of, as `flexframe.load` finds it; None if that is for the user to know."""
     length: int = Field(ge=1, le=MOST_TOKENS)
     """The most tokens of a sequence."""
-    codebook_size: int = Field(ge=2)
-    """Entries of the tokenizer's codebook."""
+    codebook_size: int | None = Field(None, ge=2)
+    """Entries of the tokenizer's codebook; None for continuous tokens."""
     codebooks: int = Field(1, ge=1)
     """Codes a token."""
+    dim: int | None = Field(None, ge=1)
+    """Values of a continuous token; None for integer codes."""
+    mean: tuple[float, ...] | None = None
+    """Mean of continuous tokens, one number or one for each value: it is taken off them before the prior sees them, and
+    laid on what it draws. Training measures it; None stands for 0."""
+    deviation: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """Deviation of continuous tokens, like `mean`: they are divided by it. None stands for 1."""
     classes: int | None = Field(None, ge=1)
     """Class labels it is conditioned on; None without."""
     class_names: tuple[str, ...] = ()
@@ -291,11 +299,31 @@ class GeneratorConfig(ModelConfig):
         if self.conditioner is not None and not self.prior.texts:
             text = f"is {self.conditioner.type!r}, and prior {self.prior.type!r} has no place for a text; leave it out"
             raise ConfigError.at("conditioner", text)
+        self._check_values()
         try:
             self.prior.check_codes(self.spec)
         except ValueError as error:
             raise ConfigError.at("prior", str(error)) from None
         return self
+
+    def _check_values(self) -> None:
+        """Codes are integers or values, and the prior is one of these."""
+        if (self.codebook_size is None) == (self.dim is None):
+            text = "give this, of integer codes, or dim, of continuous tokens; one of the two"
+            raise ConfigError.at("codebook_size", text)
+        whose = "tokens are" if self.tokenizer is None else f"tokens of {self.tokenizer!r} are"
+        if self.dim is not None and not self.prior.continuous:
+            text = f"prior {self.prior.type!r} models integer codes, and {whose} continuous, {self.dim} values each"
+            raise ConfigError.at("prior", f"{text}; take a prior of continuous tokens, or another tokenizer")
+        if self.dim is None and self.prior.continuous:
+            text = f"prior {self.prior.type!r} models continuous tokens, and {whose} codes of {self.codebook_size:,}"
+            raise ConfigError.at("prior", f"{text}; take a prior of integer codes, or another tokenizer")
+        right = "integer codes have none; leave it out" if self.dim is None else f"a token {self.dim} values"
+        for name, given in (("mean", self.mean), ("deviation", self.deviation)):
+            if given is not None and (self.dim is None or len(given) not in (1, self.dim)):
+                raise ConfigError.at(name, f"has {len(given)} numbers, and {right}")
+        if (self.mean is None) != (self.deviation is None):
+            raise ConfigError.at("mean", "comes with deviation; give both, or neither, which training then measures")
 
     @property
     def parts(self) -> Mapping[str, ComponentConfig]:
@@ -309,7 +337,7 @@ class GeneratorConfig(ModelConfig):
     def spec(self) -> CodesSpec:
         """The codes that its prior models."""
         text = None if self.conditioner is None else self.conditioner.text()
-        return CodesSpec(self.length, self.codebook_size, self.codebooks, self.classes, text)
+        return CodesSpec(self.length, self.codebook_size, self.codebooks, self.classes, text, self.dim)
 
     @property
     def codes_of(self) -> str | None:
@@ -317,11 +345,14 @@ class GeneratorConfig(ModelConfig):
 
     def check_tokenizer(self, tokenizer: TokenizerConfig, name: str) -> None:
         tokens, problems = tokenizer.spec.tokens, list[tuple[str, str]]()
-        if tokens.codebook_size is None:
-            raise ConfigError.at("model.tokenizer", continuous(name, tokenizer))
+        if (tokens.codebook_size is None) != (self.dim is not None):
+            kind, own = tokenizer.quantizer.type, "integer codes" if self.dim is None else "continuous tokens"
+            theirs = "continuous tokens" if tokens.codebook_size is None else "integer codes"
+            text = f"{name!r} has {theirs} (quantizer {kind!r}), and prior {self.prior.type!r} models {own}"
+            raise ConfigError.at("model.tokenizer", f"{text}; choose another of the two")
         if self.length > tokens.length:
             problems.append(("model.length", f"is {self.length}; {name} has at most {tokens.length} tokens"))
-        for field in ("codebook_size", "codebooks"):
+        for field in ("codebook_size", "codebooks") if self.dim is None else ("dim",):
             own, theirs = getattr(self, field), getattr(tokens, field)
             if own != theirs:
                 problems.append((f"model.{field}", f"is {own}; that of {name} is {theirs}"))
@@ -329,7 +360,9 @@ class GeneratorConfig(ModelConfig):
             raise ConfigError(problems)
 
     def describe(self) -> list[tuple[str, str]]:
-        codes = f"{self.codebooks} x {self.length:,} codes of {self.codebook_size:,}"
+        codes = f"{self.length:,} continuous, {self.dim} values each"
+        if self.codebook_size is not None:
+            codes = f"{self.codebooks} x {self.length:,} codes of {self.codebook_size:,}"
         facts = [("codes", f"{codes}, classes: {self.classes or 'none'}; tokenizer: {self.tokenizer or 'yours'}")]
         if self.conditioner is not None:
             text = self.conditioner.text()
@@ -337,12 +370,6 @@ class GeneratorConfig(ModelConfig):
                 ("text", f"up to {text.length:,} vectors of {text.width:,} numbers, by {self.conditioner.type}")
             )
         return facts
-
-
-def continuous(name: str, config: TokenizerConfig) -> str:
-    """A sentence that says why no prior of integers can be of this tokenizer."""
-    kind = config.quantizer.type
-    return f"{name!r} has continuous tokens (quantizer {kind!r}); priors model integer codes, so choose another"
 
 
 class CodecModelConfig(ModelConfig):

@@ -50,6 +50,7 @@ def config(model, run=(), **fields):
     return read_training({"model": raw, "run": settings | dict(run)})
 
 
+VALUES = {"tokenizer": "toy/values", "prior": "toy-means"}
 KEPT = {"feed": {"keep_tokens": True}}
 
 
@@ -189,6 +190,68 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(train, model, tmp_
     assert told[0] == told[1]
 
 
+# --- continuous tokens ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def continuous(tmp_path):
+    """A tokenizer of continuous tokens far from mean 0 and deviation 1, its model file, and a file of its tokens."""
+    torch.manual_seed(0)
+    raw = {**TOKENIZER, "quantizer": {"type": "toy-values", "dim": 3}}
+    found = Tokenizer(TokenizerConfig.read(raw)).eval()
+    with torch.no_grad():
+        found.quantizer.project.weight.mul_(20)
+        found.quantizer.project.bias.add_(torch.tensor([5.0, -7.0, 0.0]))
+    path = tmp_path / "values.safetensors"
+    modelfile.save(found.state_dict(), found.config, path)
+    source = catalogue().build(resolve("source", DATA), (16, 16))
+    return found, path, precompute_tokens(found, source, tmp_path / "v" / "t.safetensors", model=f"path:{path}").path
+
+
+def test_the_scale_of_continuous_tokens_is_measured_and_kept(continuous, tmp_path, go):
+    tokenizer, model, file = continuous
+    source = catalogue().build(resolve("source", DATA), (16, 16))
+    values = tokenizer.encode(torch.stack([each.image for each in source]).float() / 255).values.flatten(0, 1)
+    ways, fields = ({}, KEPT, stored(file)), {"tokenizer": str(model), "prior": "toy-means"}
+    feeds = [create_feed(config(model, way, **fields), CPU) for way in ways]
+    for feed in feeds:
+        torch.testing.assert_close(torch.tensor(feed.training.model.mean), values.mean(0), atol=1e-4, rtol=1e-4)
+        wanted = values.std(0, correction=0)
+        torch.testing.assert_close(torch.tensor(feed.training.model.deviation), wanted, atol=1e-4, rtol=1e-4)
+    for batches in zip(*(feed.batches(2) for feed in feeds), strict=True):
+        for batch in batches:
+            assert batch.codes.codes.dtype == torch.float32
+            assert torch.equal(batch.codes.codes, batches[0].codes.codes)
+    settings = {**stored(file), "steps": 40, "optimizer": {"lr": 0.1, "warmup": 1}}
+    run = go(Run.create(config(model, settings, **fields), tmp_path / "values", CPU, {}))
+    assert lines(run)[0]["values"] < 3  # about 1 where tokens come scaled, 400 where they do not
+    found = load(run.folder, kind="generator")
+    assert found.config.mean == feeds[2].training.model.mean
+    drawn = found.sample(torch.arange(10).repeat(20), sampling={"temperature": 0.0}).codes
+    assert ((drawn.mean((0, 1)) - values.mean(0)).abs() < values.std(0)).all()
+
+
+def test_a_scale_that_is_given_stays_and_anothers_is_refused(continuous):
+    _, model, file = continuous
+    fields = {"tokenizer": str(model), "prior": "toy-means"}
+    measured = create_feed(config(model, stored(file), **fields), CPU).training.model
+    near = {"mean": measured.mean, "deviation": [1.5 * each for each in measured.deviation]}
+    far = {"mean": [0.0], "deviation": [0.1]}
+    for way in (stored(file), KEPT):
+        kept = create_feed(config(model, way, **fields, **near), CPU).training.model
+        assert kept.deviation == tuple(near["deviation"])
+        with pytest.raises(ConfigError, match=r"model\.mean: and deviation are of other tokens: .* leave both out"):
+            create_feed(config(model, way, **fields, **far), CPU)
+
+
+def test_a_file_of_the_other_sort_of_tokens_is_refused(continuous, model, file):
+    _, path, values = continuous
+    with pytest.raises(ConfigError, match="holds integer codes, and prior 'toy-means' models continuous tokens"):
+        create_feed(config(path, stored(file), prior="toy-means"), CPU)
+    with pytest.raises(ConfigError, match="holds continuous tokens, and prior 'toy' models integer codes"):
+        create_feed(config(model, stored(values)), CPU)
+
+
 # --- what is refused ---------------------------------------------------------------------------------------------
 
 
@@ -210,8 +273,23 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(train, model, tmp_
         ({}, {"codebook_size": 16, "length": 7}, r"model\.length: is 7; .* has at most 6 tokens"),
         ({}, {"tokenizer": None, "length": 4, "codebook_size": 16}, r"model\.tokenizer: name the tokenizer"),
         ({}, {"tokenizer": "nobody/nothing"}, r"is no card and not on this disk.*give codebook_size and length"),
-        ({}, {"tokenizer": "toy/values"}, r"tokenizer: 'toy/values' has continuous tokens \(quantizer 'toy-values'\)"),
-        ({}, {"tokenizer": "toy/values", "length": 8, "codebook_size": 16}, "has continuous tokens"),
+        (
+            {},
+            {"tokenizer": "toy/values"},
+            "'toy' models integer codes, and tokens of 'toy/values' are continuous",
+        ),
+        (
+            {},
+            {"tokenizer": "toy/values", "length": 8, "codebook_size": 16},
+            r"has continuous tokens \(quantizer 'toy-",
+        ),
+        ({}, {"prior": "toy-means"}, r"prior 'toy-means' models continuous tokens, and tokens of .* are codes of 16;"),
+        ({}, {"prior": "toy-means", "length": 6, "dim": 6}, r"has integer codes .*, and prior 'toy-means' models cont"),
+        ({}, {**VALUES, "length": 8, "dim": 5}, r"model\.dim: is 5; that of toy/values is \d+"),
+        ({}, {**VALUES, "length": 8, "dim": 5, "codebook_size": 9}, r"give this, of integer codes, or dim"),
+        ({}, {**VALUES, "mean": [0.0]}, r"model\.mean: comes with deviation"),
+        ({}, {**VALUES, "mean": [0.0, 0.0], "deviation": [1.0]}, r"model\.mean: has 2 numbers, and a token \d+"),
+        ({}, {"mean": [0.0], "deviation": [1.0]}, r"model\.mean: has 1 numbers, and integer codes have none"),
     ],
 )
 def test_configs_that_are_refused(model, run, fields, told):

@@ -93,6 +93,11 @@ def test_continuous_tokens_are_floats_of_their_own_width(tmp_path):
     assert np.array_equal(found.codes[0].numpy(), values)
 
 
+def test_a_file_of_integer_codes_does_not_speak_of_a_scale(path):
+    with safe_open(path, "np") as file:
+        assert not {"mean", "deviation"} & json.loads(file.metadata()["flexframe"]).keys()
+
+
 def test_the_file_is_one_that_safetensors_reads_by_itself(path):
     tensors = load_file(path)
     assert {name: (value.dtype.str, value.shape) for name, value in tensors.items()} == {

@@ -196,7 +196,8 @@ def _unmodelled(results: Mapping[str, Any], drawn: Sequence[Drawn]) -> list[tupl
     if None in known:
         return []
     rest = {name: model for name, model in results["models"].items() if name not in known}
-    why = "its tokens are continuous, and these priors draw codes"
+    continuous = any(results["models"][name]["bits_per_token"] is None for name in known & results["models"].keys())
+    why = "" if continuous else "its tokens are continuous, and these priors draw codes"
     return [(name, why if model["bits_per_token"] is None else "") for name, model in rest.items()]
 
 

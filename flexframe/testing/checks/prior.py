@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from flexframe.nn.init import redraw_zeros
 from flexframe.parts import LikelihoodPrior, Prior
@@ -32,7 +33,7 @@ from .materials import (
     tiny,
 )  # fmt: skip
 
-CLASSES = 5
+CLASSES, DIM = 5, 6
 TEXT = TextSpec(7, 12, 10)
 
 
@@ -40,7 +41,9 @@ def build_prior(
     component: Component, fields: Fields, classes: int | None = CLASSES, text: TextSpec | None = None
 ) -> Any:
     """The prior at its tiny size, over codes and classes whose numbers tell them apart."""
-    config, spec = tiny(component, fields), CodesSpec(LENGTH, CODES, 1, classes, text)
+    config = tiny(component, fields)
+    codes, dim = (None, DIM) if config.continuous else (CODES, None)
+    spec = CodesSpec(LENGTH, codes, 1, classes, text, dim)
     config.check_codes(spec)
     torch.manual_seed(0)
     prior = component.load()(config, spec)
@@ -48,12 +51,20 @@ def build_prior(
     return prior.eval()
 
 
-def sequences(lengths: Sequence[int] = LENGTHS, rows: Sequence[int] = range(BATCH)) -> tuple[Codes, Condition]:
-    """Random codes of these lengths, and their classes; the last row has none."""
-    index = torch.tensor(rows)
-    drawn = Rng(4, index).integers("codes", CODES, (LENGTH, 1))
+def sequences(prior: Prior[Any], rows: Sequence[int] = range(BATCH)) -> tuple[Codes, Condition]:
+    """Random codes of `LENGTHS`, and their classes; the last row has none."""
+    index, lengths = torch.tensor(rows), LENGTHS
+    draws = Rng(4, index)
+    drawn = draws.normal("codes", (LENGTH, DIM))
+    if not prior.config.continuous:
+        drawn = draws.integers("codes", CODES, (LENGTH, 1))
     codes = Codes(drawn, prefix(torch.tensor([lengths[i] for i in rows]), LENGTH))
     return codes, Condition(index == BATCH - 1, labels=index % CLASSES)
+
+
+def others(codes: Codes) -> Tensor:
+    """Other codes than these, each."""
+    return 1 - codes.codes if codes.codes.is_floating_point() else CODES - 1 - codes.codes
 
 
 def rows_of(condition: Condition, rows: Sequence[int]) -> Condition:
@@ -76,15 +87,15 @@ def check_prior_builds(component: Component, fields: Fields) -> None:
 def check_prior_losses(component: Component, fields: Fields) -> None:
     """Losses are finite, a value a sample; neither its batch nor absent slots move a row's; codes and class do."""
     prior = build_prior(component, fields)
-    codes, condition = sequences()
-    mixed = Codes(torch.where(codes.keep[..., None], codes.codes, CODES - 1 - codes.codes), codes.keep)
+    codes, condition = sequences(prior)
+    mixed = Codes(torch.where(codes.keep[..., None], codes.codes, others(codes)), codes.keep)
     with torch.no_grad():
         whole = prior(codes, condition, rng=rng())
         assert whole, "a prior has at least one loss"
         scalar(whole)
         close(dict(prior(mixed, condition, rng=rng())), dict(whole))
         for i in range(BATCH):
-            alone = prior(*sequences(rows=[i]), rng=rng().rows(torch.tensor([i])))
+            alone = prior(*sequences(prior, [i]), rng=rng().rows(torch.tensor([i])))
             row_of = {name: loss[i : i + 1] for name, loss in whole.items() if loss.ndim}
             close({name: alone[name] for name in row_of}, row_of)
         short = Codes(codes.codes[:1, :3], codes.keep[:1, :3])
@@ -92,7 +103,7 @@ def check_prior_losses(component: Component, fields: Fields) -> None:
         assert all(loss.isfinite().all() for loss in of_short.values()), (
             "fewer slots than the model's length are not taken"
         )
-        other = Codes(CODES - 1 - codes.codes, codes.keep)
+        other = Codes(others(codes), codes.keep)
         assert not torch.equal(scalar(prior(other, condition, rng=rng())), scalar(whole)), "the codes do not matter"
         assert not torch.equal(scalar(prior(codes, None, rng=rng())), scalar(whole)), "the class does not matter"
     prior.train()
@@ -108,14 +119,14 @@ def check_prior_losses(component: Component, fields: Fields) -> None:
 def check_prior_gradients(component: Component, fields: Fields) -> None:
     """A gradient reaches every parameter."""
     prior = build_prior(component, fields)
-    codes, condition = sequences()
+    codes, condition = sequences(prior)
     assert_gradients(prior, prior.config.unused(), lambda step: scalar(prior(codes, condition, rng=rng(step=step))))
 
 
 def check_prior_samples(component: Component, fields: Fields) -> None:
     """Codes in range, as many as asked, equal for equal seeds; a row does not depend on its batch; progress is told."""
     prior = build_prior(component, fields)
-    settings, (_, condition) = sampling(prior.config), sequences()
+    settings, (_, condition), continuous = sampling(prior.config), sequences(prior), prior.config.continuous
     lengths, told = torch.tensor(LENGTHS), list[int]()
 
     def run(rows: Sequence[int], draws: Rng, on_token: Callable[[int], None] | None = None) -> Codes:
@@ -124,10 +135,11 @@ def check_prior_samples(component: Component, fields: Fields) -> None:
         return codes
 
     drawn = run(range(BATCH), rng(), on_token=told.append)
-    assert drawn.codes.shape == (BATCH, LENGTH, 1) and drawn.codes.dtype == torch.long
+    shape, kind = ((BATCH, LENGTH, DIM), torch.float32) if continuous else ((BATCH, LENGTH, 1), torch.long)
+    assert drawn.codes.shape == shape and drawn.codes.dtype == kind
     assert torch.equal(drawn.keep, prefix(lengths, LENGTH)), "lengths are not what was asked"
     present = drawn.codes[drawn.keep]
-    assert present.min() >= 0 and present.max() < CODES, "a code is out of range"
+    _in_range(drawn)
     assert told and told == sorted(set(told)), f"progress is not told step by step: {told}"
     assert torch.equal(present, run(range(BATCH), rng()).codes[drawn.keep]), "equal seeds gave unequal codes"
     assert not torch.equal(present, run(range(BATCH), rng(step=1)).codes[drawn.keep]), "the rng does not matter"
@@ -136,17 +148,29 @@ def check_prior_samples(component: Component, fields: Fields) -> None:
         assert alone.keep.shape[1] == max(LENGTHS[i] for i in some), "slots that no row has are there"
         for at, i in enumerate(some):
             kept = alone.codes[at][alone.keep[at]]
-            assert torch.equal(kept, drawn.codes[i][drawn.keep[i]]), "a row's draws depend on its batch"
-    free = prior.sample(None, lengths, rng=rng(), sampling=settings)
-    assert free.codes[free.keep].max() < CODES
+            assert _same(kept, drawn.codes[i][drawn.keep[i]]), "a row's draws depend on its batch"
+    _in_range(prior.sample(None, lengths, rng=rng(), sampling=settings))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether codes are equal, and values so but for rounding."""
+    return torch.allclose(one, other, atol=1e-4, rtol=1e-4) if one.is_floating_point() else torch.equal(one, other)
+
+
+def _in_range(codes: Codes) -> None:
+    present = codes.codes[codes.keep]
+    if present.is_floating_point():
+        assert present.isfinite().all(), "a value is not finite"
+    else:
+        assert present.min() >= 0 and present.max() < CODES, "a code is out of range"
 
 
 def check_prior_likelihood(component: Component, fields: Fields) -> None:
     """Likelihoods, where a prior gives them, sum to 1, are of tokens given those before them, and 0 where absent."""
     prior = build_prior(component, fields)
-    if not isinstance(prior, LikelihoodPrior):
+    if not isinstance(prior, LikelihoodPrior) or prior.config.continuous:
         return
-    codes, condition = sequences()
+    codes, condition = sequences(prior)
     chances = prior.log_prob(codes, condition)
     assert chances.shape == codes.keep.shape and (chances <= 0).all() and chances.isfinite().all()
     assert (chances[~codes.keep] == 0).all(), "an absent token has a likelihood"
@@ -177,7 +201,7 @@ def check_prior_texts(component: Component, fields: Fields) -> None:
     if not config.texts:
         return
     prior, settings = build_prior(component, fields, None, TEXT), sampling(config)
-    (codes, _), condition, lengths = sequences(), worded(), torch.tensor(LENGTHS)
+    (codes, _), condition, lengths = sequences(prior), worded(), torch.tensor(LENGTHS)
     assert condition.embeddings is not None and condition.present is not None
     other = replace(condition, embeddings=condition.embeddings + condition.present[..., None])
     absent = replace(condition, embeddings=condition.embeddings + ~condition.present[..., None])
@@ -186,13 +210,12 @@ def check_prior_texts(component: Component, fields: Fields) -> None:
         close(dict(prior(codes, absent, rng=rng())), dict(whole))
         assert not torch.equal(scalar(prior(codes, other, rng=rng())), scalar(whole)), "the text does not matter"
         for i in range(BATCH):
-            alone = prior(sequences(rows=[i])[0], worded([i]), rng=rng().rows(torch.tensor([i])))
+            alone = prior(sequences(prior, [i])[0], worded([i]), rng=rng().rows(torch.tensor([i])))
             close(dict(alone), {name: loss[i : i + 1] for name, loss in whole.items()})
     drawn = prior.sample(condition, lengths, rng=rng(), sampling=settings)
     for i in range(BATCH):
         alone = prior.sample(worded([i]), lengths[[i]], rng=rng().rows(torch.tensor([i])), sampling=settings)
-        kept = alone.codes[0][alone.keep[0]]
-        assert torch.equal(kept, drawn.codes[i][drawn.keep[i]]), "a row's draws depend on its batch"
+        assert _same(alone.codes[0][alone.keep[0]], drawn.codes[i][drawn.keep[i]]), "a row's draws depend on its batch"
     assert_gradients(prior, prior.config.unused(), lambda step: scalar(prior(codes, condition, rng=rng(step=step))))
 
 

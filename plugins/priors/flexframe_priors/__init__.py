@@ -159,11 +159,11 @@ class GPTConfig(PriorConfig):
         return self
 
     def check_codes(self, spec: CodesSpec) -> None:
-        if self.split and (min(self.split) < 2 or math.prod(self.split) != spec.codebook_size):
+        if self.split and (min(self.split) < 2 or math.prod(self.split) != spec.entries):
             product = " x ".join(map(str, self.split))
             raise ValueError(
                 f"split is {product} = {math.prod(self.split)}; its factors must be 2 or more and give the codebook's "
-                f"{spec.codebook_size} entries"
+                f"{spec.entries} entries"
             )
 
     def doubts_of_codes(self, spec: CodesSpec, steps: int) -> Iterable[tuple[str, str]]:
@@ -171,7 +171,7 @@ class GPTConfig(PriorConfig):
 
     def radices(self, spec: CodesSpec) -> tuple[int, ...]:
         """The number of values that each of a token's digits takes, in the order in which they are modelled."""
-        return (self.split or (spec.codebook_size,)) * spec.codebooks
+        return (self.split or (spec.entries,)) * spec.codebooks
 
 
 class RARImporterConfig(ImporterConfig):

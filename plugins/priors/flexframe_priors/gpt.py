@@ -113,7 +113,7 @@ class GPT(LikelihoodPrior):
 
     def codes(self, digits: Int[Tensor, "b n"]) -> Int[Tensor, "b k q"]:
         """The inverse of `digits`, for whole tokens."""
-        split = self.config.split or (self.spec.codebook_size,)
+        split = self.config.split or (self.spec.entries,)
         parts = digits.unflatten(1, (-1, self.spec.codebooks, len(split)))
         value = torch.zeros_like(parts[..., 0])
         for place in reversed(range(len(split))):

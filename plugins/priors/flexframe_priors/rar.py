@@ -117,14 +117,14 @@ class RAR(LikelihoodPrior):
     def __init__(self, config: RARConfig, spec: CodesSpec) -> None:
         super().__init__(config, spec)
         width, self.null = config.width, spec.classes or 0
-        self.token_embedding = nn.Embedding(spec.codebook_size, width)
+        self.token_embedding = nn.Embedding(spec.entries, width)
         self.class_embedding = nn.Embedding(self.null + 1, width)
         self.start = nn.Parameter(torch.zeros(width))
         self.positions = embedding(2 + spec.length, width)
         self.targets = embedding(spec.length, width)
         self.steps = embedding(2 + spec.length, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.head = Head(width, spec.codebook_size)
+        self.head = Head(width, spec.entries)
         self.apply(init_weights)
 
     def logits(

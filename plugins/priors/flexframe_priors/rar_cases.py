@@ -47,7 +47,7 @@ def _compare_case(prior: RAR, case: Mapping[str, Tensor], path: Path) -> Iterato
         if name in GIVEN:
             continue
         if name == "condition_ids":  # the reference's ids of classes, behind its codes and a mask
-            yield compare(path.stem, name, classes + prior.spec.codebook_size + 1, golden)
+            yield compare(path.stem, name, classes + prior.spec.entries + 1, golden)
         elif name == "logits_raster":
             yield compare(path.stem, name, prior.logits(ids, classes, raster), golden)
         elif name == "logits_none":
@@ -79,7 +79,7 @@ def _tables(batch: int, prior: RAR, seed: int) -> dict[str, Tensor]:
     """
     draws = torch.Generator().manual_seed(seed)
     torch.rand(batch, generator=draws)
-    shape = (batch, prior.spec.codebook_size)
+    shape = (batch, prior.spec.entries)
     races = [torch.empty(shape).exponential_(generator=draws).double() for _ in range(prior.spec.length)]
     return {f"rar/token.{i}": torch.exp(-race) for i, race in enumerate(races)}
 

@@ -138,15 +138,15 @@ def _sampling(generator: Settings) -> dict[str, Any]:
 def _state(source: Foreign, config: GeneratorConfig) -> tuple[dict[str, Tensor], dict[str, str]]:
     state: dict[str, Tensor] = {}
     names: dict[str, str] = {}
-    end = PREFIX + config.length
+    end, entries = PREFIX + config.length, config.spec.entries
     for name in source.tensors:
         tensor, ours = source.tensors[name], name
         for pattern, replacement in RULES:
             ours = re.sub(pattern, replacement, ours)
         if name == "embeddings.weight":
             pieces = {
-                "token_embedding.weight": tensor[: config.codebook_size],
-                "class_embedding.weight": tensor[config.codebook_size + 1 :],
+                "token_embedding.weight": tensor[:entries],
+                "class_embedding.weight": tensor[entries + 1 :],
             }
         elif name in SPARE:
             pieces = {ours: tensor[0, PREFIX if name == "target_aware_pos_embed" else 0 : end]}

@@ -34,8 +34,8 @@ class MaskGIT(Prior):
 
     def __init__(self, config: MaskGITConfig, spec: CodesSpec) -> None:
         super().__init__(config, spec)
-        self.mask_id, self.null = spec.codebook_size, spec.classes or 0
-        self.vocabulary = spec.codebook_size + 1 + self.null + 1
+        self.mask_id, self.null = spec.entries, spec.classes or 0
+        self.vocabulary = spec.entries + 1 + self.null + 1
 
     @abstractmethod
     def logits(
@@ -94,7 +94,7 @@ class MaskGIT(Prior):
         assert isinstance(sampling, MaskGITSampling)
         keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
         classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
-        ids = self.fill(classes, keep, self.spec.codebook_size, rng=rng, sampling=sampling, on_token=on_token)
+        ids = self.fill(classes, keep, self.spec.entries, rng=rng, sampling=sampling, on_token=on_token)
         return Codes(ids.masked_fill(~keep, 0)[..., None], keep)
 
     def fill(

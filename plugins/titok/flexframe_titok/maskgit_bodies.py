@@ -65,7 +65,7 @@ class BERTMaskGIT(MaskGIT):
         self.type_embedding = normal(width)
         self.norm = nn.LayerNorm(width, eps=1e-12)
         self.blocks = nn.ModuleList(BERTBlock(config) for _ in range(config.depth))
-        self.head = nn.Linear(width, self.vocabulary if config.head == "vocabulary" else spec.codebook_size)
+        self.head = nn.Linear(width, self.vocabulary if config.head == "vocabulary" else spec.entries)
         self.apply(init_weights)
 
     def logits(
@@ -123,7 +123,7 @@ class UViTMaskGIT(MaskGIT):
         self.middle = UViTBlock(config)
         self.after = nn.ModuleList(UViTBlock(config, skip=True) for _ in range(half))
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, spec.codebook_size)
+        self.head = nn.Linear(width, spec.entries)
         self.apply(init_weights)
 
     def logits(

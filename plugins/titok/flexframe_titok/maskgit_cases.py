@@ -107,7 +107,7 @@ def _sampled(prior: MaskGIT, case: Mapping[str, Tensor], path: Path) -> Comparis
     tables = {f"maskgit/{own[match['what']]}.{match['step']}": table for match, table in drawn.items()}
     ids, classes = case["ids"], case["condition"]
     keep, rng = torch.ones_like(ids, dtype=torch.bool), TableRng(tables, len(ids))
-    filled = prior.fill(classes, keep, prior.spec.codebook_size, rng=rng, sampling=sampling)
+    filled = prior.fill(classes, keep, prior.spec.entries, rng=rng, sampling=sampling)
     return compare(path.stem, "ids", filled, ids, note=_told(sampling))
 
 

@@ -234,6 +234,21 @@ class ToyFrozenConfig(ToyConditionerConfig):
     """Hash of the table."""
 
 
+class ToyMeansSampling(SamplingConfig):
+    """How values are drawn."""
+
+    temperature: float = Field(1.0, ge=0)
+    """Factor of the noise."""
+
+
+class ToyMeansConfig(PriorConfig):
+    """Each value's mean by class and slot; continuous tokens."""
+
+    type: Literal["toy-means"] = "toy-means"
+    sampling = ToyMeansSampling
+    continuous = True
+
+
 class ToyImporterConfig(ImporterConfig):
     """Checkpoints of a tokenizer of toys, under other names of tensors and settings."""
 
@@ -256,6 +271,7 @@ def flexframe_components() -> Iterable[Component]:
         Component(ToyPriorConfig, f"{parts}:ToyPrior"),
         Component(ToyConditionerConfig, f"{parts}:ToyConditioner"),
         Component(ToyFrozenConfig, f"{parts}:ToyFrozen"),
+        Component(ToyMeansConfig, f"{parts}:ToyMeans"),
         Component(ToyImporterConfig, f"{parts}:ToyImporter"),
     ]
 

@@ -12,7 +12,17 @@ from flexframe.importing import Foreign, Imported
 from flexframe.importing.importer import Importer
 from flexframe.models.allocator import Allocator
 from flexframe.nn.priors import class_ids, gumbel
-from flexframe.parts import Codec, Conditioner, Decoder, Encoder, LengthMasker, LikelihoodPrior, Objective, Quantizer
+from flexframe.parts import (
+    Codec,
+    Conditioner,
+    Decoder,
+    Encoder,
+    LengthMasker,
+    LikelihoodPrior,
+    Objective,
+    Prior,
+    Quantizer,
+)
 from flexframe.tokens import Codes, Kept, Outputs, Quantized, Text, prefix
 from flexframe_registry import TokenizerConfig
 
@@ -323,6 +333,30 @@ class ToyFrozen(ToyConditioner):
 
     def settled(self):
         return self.config.model_copy(update={"weights": f"{self.table.sum():.6f}"})
+
+
+class ToyMeans(Prior):
+    """Normal about a mean, of deviation 1."""
+
+    def __init__(self, config, spec):
+        super().__init__(config, spec)
+        self.table = nn.Parameter(0.02 * torch.randn((spec.classes or 0) + 1, spec.length, spec.values))
+
+    def means(self, condition, slots):
+        ids = class_ids(condition, self.spec.classes, slots[0], self.table.device)
+        return self.table[ids][:, : slots[1]].float()
+
+    def forward(self, codes, condition, *, rng):
+        errors = (codes.codes - self.means(condition, codes.keep.shape)).square().mean(-1)
+        return {"values": errors.masked_fill(~codes.keep, 0).sum(1) / codes.keep.sum(1)}
+
+    @torch.no_grad()
+    def sample(self, condition, lengths, *, rng, sampling, on_token=None):
+        keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
+        means = self.means(condition, keep.shape)
+        if on_token is not None:
+            on_token(keep.shape[1])
+        return Codes(means + sampling.temperature * rng.normal("toy/values", means.shape[1:]), keep)
 
 
 class ToyImporter(Importer):

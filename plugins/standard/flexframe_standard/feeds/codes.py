@@ -15,6 +15,7 @@ from torch import Tensor
 from flexframe.data.held import hold
 from flexframe.data.inventory import changed_since
 from flexframe.data.loader import ahead, batches, conditioned, steps
+from flexframe.data.scale import Numbers, Scale, scaled
 from flexframe.data.source import Source
 from flexframe.data.tokenfile import TokenFile
 from flexframe.files import refuse_other
@@ -27,6 +28,8 @@ from flexframe.train.feeds.base import Feed
 from flexframe_registry import ConfigError, GeneratorConfig, TrainConfig, catalogue
 from flexframe_standard.feeds.configs import CodesFeedConfig, TokenFileFeedConfig, TokensFeedConfig
 
+MEASURED = 1024
+"""Images of which the mean and the deviation of continuous tokens are measured, where no file has them."""
 LABELS = 10_000
 """Labels that are looked at before the first step; of more, so many, evenly spaced."""
 
@@ -52,6 +55,8 @@ class Tokenized(Feed[TokensFeedConfig]):
         self.kept: dict[int, Tensor] | None = {} if config.keep_tokens else None
         self.count = _rest(len(source), config)
         self.held = hold(source, device) if config.preload else None
+        if model.dim is not None:
+            self.training = _scaled(self.training, *self._measured(model.dim), "run.data")
 
     def __len__(self) -> int:
         return self.count
@@ -83,6 +88,19 @@ class Tokenized(Feed[TokensFeedConfig]):
     def remarks(self) -> Sequence[str]:
         return self.source.remarks()
 
+    def _measured(self, dim: int) -> tuple[Numbers, Numbers]:
+        """Mean and deviation of the tokens of images that are trained on: of all, or of so many, evenly spaced."""
+        rows, size = range(0, self.count, -(-self.count // MEASURED)), self.training.run.batch_size
+        scale = Scale(dim)
+        for first in range(0, len(rows), size):
+            numbers = rows[first : first + size]
+            index = torch.tensor(numbers, device=self.device)
+            images = torch.stack([each.image for each in self.source.samples(numbers)]).to(self.device).float() / 255
+            coded = self._coded(Batch(index, images), Rng(self.training.run.seed, index), self.kept)
+            assert coded.codes is not None
+            scale.add(coded.codes.codes.flatten(0, 1).cpu().numpy())
+        return scale.mean, scale.deviation
+
     def _coded(self, batch: Batch, rng: Rng, kept: dict[int, Tensor] | None) -> Batch:
         assert batch.images is not None
         if kept is None:
@@ -111,7 +129,12 @@ class Stored(Feed[TokenFileFeedConfig]):
         self.file = file = TokenFile(config.path)
         model = _prior(training)
         _check_file(training, model, file)
-        super().__init__(config, _described(training, file.about.fingerprint, file.about.class_names), device)
+        described = _described(training, file.about.fingerprint, file.about.class_names)
+        if model.dim is not None:
+            assert file.about.mean is not None  # as _check_file sees to
+            assert file.about.deviation is not None
+            described = _scaled(described, file.about.mean, file.about.deviation, str(file.path))
+        super().__init__(config, described, device)
         self.table, self.length = file.table(), model.length
         if model.classes is not None:
             labels = [None if each < 0 else each for each in self.table.labels.tolist()]
@@ -146,7 +169,8 @@ class Stored(Feed[TokenFileFeedConfig]):
     def _rows(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Codes, lengths and numbers on the device, labels on the CPU; from pinned memory, which waits for none."""
         places, most = np.asarray(rows), self.length
-        read = self.table.codes[places][:, :most].astype(np.int64), self.table.lengths[places], places
+        kind = np.int64 if self.file.about.codebook_size is not None else np.float32
+        read = self.table.codes[places][:, :most].astype(kind), self.table.lengths[places], places
         codes, lengths, index = (torch.from_numpy(each) for each in read)
         if self.device.type == "cuda":
             codes, lengths, index = (each.pin_memory() for each in (codes, lengths, index))
@@ -162,9 +186,16 @@ class Stored(Feed[TokenFileFeedConfig]):
 def _check_file(config: TrainConfig, model: GeneratorConfig, file: TokenFile) -> None:
     """Raise `ConfigError` unless the file's tokens are of the prior's tokenizer and of the run's data."""
     about, place = file.about, str(file.path)
-    if about.codebook_size is None:
-        raise ConfigError.at(place, "holds continuous tokens; priors model integer codes")
-    held = {"codebook_size": about.codebook_size, "codebooks": about.codebooks}
+    if (about.codebook_size is None) != (model.dim is not None):
+        kinds = ("continuous tokens", "integer codes")
+        own, theirs = kinds if about.codebook_size is None else kinds[::-1]
+        raise ConfigError.at(place, f"holds {own}, and prior {model.prior.type!r} models {theirs}")
+    held: dict[str, Any] = {"codebook_size": about.codebook_size, "codebooks": about.codebooks}
+    if model.dim is not None:
+        held = {"dim": about.dim}
+        if about.mean is None or about.deviation is None:
+            text = "has no mean and deviation of its continuous tokens; write it with flexframe precompute tokens"
+            raise ConfigError.at(place, text)
     wrong = [f"{name} is {value}, the prior's {getattr(model, name)}" for name, value in held.items()
              if value != getattr(model, name)]  # fmt: skip
     if wrong:
@@ -213,6 +244,11 @@ def _described(config: TrainConfig, print_of: str, names: Sequence[str]) -> Trai
         text = f"are others than the data's, {other[0]!r} where these have {other[1]!r}; set run.data.classes to them"
         raise ConfigError.at("model.class_names", text)
     return config.model_copy(update={"model": model.model_copy(update=update)})
+
+
+def _scaled(config: TrainConfig, mean: Numbers, deviation: Numbers, place: str) -> TrainConfig:
+    """The config with the scale of its model's continuous tokens, as measured at `place`."""
+    return config.model_copy(update={"model": scaled(_prior(config), mean, deviation, place)})
 
 
 def _rest(count: int, config: CodesFeedConfig) -> int:
