@@ -17,10 +17,9 @@ from torch import Tensor
 from flexframe.bench.metric import Reconstructions, Tally
 from flexframe.bench.protocol import Chain
 from flexframe.data.source import Sample, Source
-from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe.tokens import Tokens
-from flexframe_registry import SuiteConfig
+from flexframe_registry import Spec, SuiteConfig
 from flexframe_registry.models import ModelConfig
 
 
@@ -131,7 +130,8 @@ class Made:
     """The images that a model made at one token count, one beside each of `Some`."""
 
     lane: Lane
-    images: Float[Tensor, "b 3 h w"]
+    images: Float[Tensor, "b 3 h w"] | UInt8[Tensor, "b 3 h w"]
+    """In [0, 1]; or of 8 bits, where they come from files."""
     tokens: Tokens
     labels: Sequence[int | None]
     attributes: Sequence[Mapping[str, int]] = ()
@@ -142,17 +142,25 @@ class Entrant(ABC):
     """One model, how it makes images, and its lanes."""
 
     name: str
-    model: Tokenizer
-    """The tokenizer that decodes."""
     weights: str
-    """The hash of the measured model's tensors."""
+    """The hash of the measured model's tensors, or of its images where these are all that is known of it."""
     lanes: Sequence[Lane] = field(default_factory=list, kw_only=True)
     watch: Stopwatch = field(default_factory=Stopwatch, kw_only=True)
 
     @property
     @abstractmethod
-    def config(self) -> ModelConfig:
-        """The config of the model that is measured."""
+    def config(self) -> ModelConfig | None:
+        """The config of the model that is measured; None where it is not known."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> Spec:
+        """The widths of what decodes."""
+
+    @property
+    @abstractmethod
+    def bits(self) -> float | None:
+        """Bits of a token, or None where tokens are continuous or not known."""
 
     @abstractmethod
     def make(self, some: Some) -> Iterator[Made]:
@@ -172,6 +180,10 @@ class Entrant(ABC):
 
     def unasked(self, source: Source) -> str | None:
         """The reason why metrics of the classes asked for have no number over a source's images, or None."""
+        return None
+
+    def tokenless(self) -> str | None:
+        """The reason why metrics of tokens have no number, or None."""
         return None
 
     def state(self) -> dict[str, Any]:

@@ -106,6 +106,8 @@ class Metric(ABC, Generic[MetricC]):
 
     of_classes: ClassVar[bool] = False
     """True where it looks at the classes that samples were asked for: of a prior without classes it has no number."""
+    of_tokens: ClassVar[bool] = False
+    """True where it looks at tokens: of images that come from elsewhere it has no number."""
     tally: ClassVar[type[Tally[Any]]]
     """The class of its tallies."""
 

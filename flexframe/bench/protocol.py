@@ -26,7 +26,9 @@ UINT8_RULES = {
 
 
 def to_uint8(images: Tensor, rounding: str = "nearest") -> Tensor:
-    """Images in [0, 1] as 8-bit values, by one of the `UINT8_RULES`."""
+    """Images in [0, 1] as 8-bit values, by one of the `UINT8_RULES`; those that are 8-bit already as they are."""
+    if images.dtype == torch.uint8:
+        return images
     steps = images.float().clamp(0, 1) * 255
     return (steps.floor() if rounding == "down" else steps.round()).to(torch.uint8)
 

@@ -17,19 +17,28 @@ from flexframe.bench.task import Task
 from flexframe.data.source import Source
 from flexframe.models.fingerprint import weights
 from flexframe.models.tokenizer import Tokenizer
-from flexframe_registry import ConfigError, SuiteConfig, TokenizerConfig
+from flexframe_registry import ConfigError, Spec, SuiteConfig, TokenizerConfig
 
 
 @dataclass
 class Rebuilder(Entrant):
     """A tokenizer that rebuilds the suite's images."""
 
+    model: Tokenizer
     codec_is: str | None = field(default=None, kw_only=True)
     """The model beside it whose weights its codec has."""
 
     @property
     def config(self) -> TokenizerConfig:
         return self.model.config
+
+    @property
+    def spec(self) -> Spec:
+        return self.model.config.spec
+
+    @property
+    def bits(self) -> float | None:
+        return self.model.config.bits_per_token
 
     def make(self, some: Some) -> Iterator[Made]:
         count, device = len(some.index), some.real.device
@@ -75,8 +84,8 @@ class Reconstruct(Task):
     def __init__(self, models: Sequence[tuple[str, Tokenizer]]) -> None:
         self._models = models
 
-    def models(self) -> Sequence[tuple[str, Tokenizer]]:
-        return self._models
+    def sizes(self) -> Sequence[tuple[str, tuple[int, int]]]:
+        return [(name, model.config.image_size) for name, model in self._models]
 
     def budgets(self, suite: SuiteConfig) -> Mapping[str, Sequence[int]]:
         """The token counts of each model that a suite measures; of some models there may be none.
@@ -96,7 +105,7 @@ class Reconstruct(Task):
         return chosen
 
     def entrants(self, device: torch.device) -> Sequence[Entrant]:
-        made = [Rebuilder(name, model, weights(model.to(device).eval())) for name, model in self._models]
+        made = [Rebuilder(name, weights(model.to(device).eval()), model) for name, model in self._models]
         for each in made:
             beside = (other.name for other in made if other is not each and is_codec(other.model, each.model))
             each.codec_is = next(beside, None)
@@ -114,7 +123,8 @@ class Reconstruct(Task):
         wanted = [i for i in extremes.positions(results) if i >= suite.show]
         if not suite.show or not wanted:
             return None
-        models = {entrant.name: (entrant.model, [lane.budget for lane in entrant.lanes]) for entrant in entrants}
+        own = dict(self._models)
+        models = {entrant.name: (own[entrant.name], [lane.budget for lane in entrant.lanes]) for entrant in entrants}
         rounded = partial(protocol.to_uint8, rounding=suite.rounding)
         made = extremes.rebuild(source, models, wanted, seed=suite.seed, device=device, rounded=rounded)
         return Gallery(*made, numbers=wanted)

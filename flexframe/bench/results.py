@@ -240,7 +240,7 @@ def _model(
     protocols: dict[str, Any],
     device: torch.device,
 ) -> dict[str, Any]:
-    bits, used = entrant.model.config.bits_per_token, entrant.used(suite, device)
+    bits, used = entrant.bits, entrant.used(suite, device)
     budgets = {}
     for lane in entrant.lanes:
         budgets[str(lane.budget)] = {

@@ -122,10 +122,11 @@ def measure(
         ValueError: models that cannot be compared, or a suite that wants more images than there are.
     """
     device = torch.device(device)
-    size, budgets = common_size(task.models()), task.budgets(suite)
+    size, budgets = common_size(task.sizes()), task.budgets(suite)
     entrants = task.entrants(device)
     results.refuse_others(out / results.FILE, suite, {each.name: each.identity(suite, device) for each in entrants})
     source = Head(catalogue().build(suite.data, size, place="data"), suite.count)
+    task.see(source)
     metrics = task.metrics([catalogue().build(config, source) for config in suite.metrics])
     measures = measures_of(metrics)
     drop_parts(out / results.FILE)
@@ -149,8 +150,11 @@ def measure(
     return report
 
 
-def common_size(models: Models) -> tuple[int, int]:
+def common_size(models: Sequence[tuple[str, tuple[int, int]]]) -> tuple[int, int]:
     """The image size that models have in common: height and width in pixels.
+
+    Args:
+        models: pairs of a display name and a size.
 
     Raises:
         ValueError: there are no models, two have one name, or their image sizes differ.
@@ -161,11 +165,10 @@ def common_size(models: Models) -> tuple[int, int]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{twice[0]!r} is named twice; each model needs a name of its own")
-    sizes = {name: tuple(model.config.image_size) for name, model in models}
-    if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{name} {h} x {w}" for name, (h, w) in sizes.items())
+    if len({tuple(size) for _, size in models}) > 1:
+        told = ", ".join(f"{name} {h} x {w}" for name, (h, w) in models)
         raise ValueError(f"models of different image sizes do not compare: {told}; measure them apart")
-    height, width = next(iter(sizes.values()))
+    height, width = models[0][1]
     return height, width
 
 
@@ -194,7 +197,7 @@ def rests_on(
 ) -> dict[str, Any]:
     """All that decides the numbers, as far as it is known before the images are: the rest of a run must agree in it."""
     # a model's widths do not move what a metric says of itself
-    tallies = [metric.start(entrants[0].model.config.spec) for metric in metrics]
+    tallies = [metric.start(entrants[0].spec) for metric in metrics]
     for tally in tallies:
         tally.unavailable()  # loads its weights, so that their hashes are known
     return {
@@ -203,14 +206,20 @@ def rests_on(
         "images": {"count": len(source), **source.protocol()},
         "metrics": [dict(tally.protocol()) for tally in tallies],
         "models": {each.name: {**each.used(suite, device), "weights": each.weights} for each in entrants},
-        "configs": {each.name: each.config.model_dump(mode="json") for each in entrants},
+        "configs": {e.name: e.config and e.config.model_dump(mode="json") for e in entrants},
         "versions": protocol.versions(),
     }
 
 
 def _lane(each: Entrant, budget: int, metrics: Sequence[Metric[Any]], source: Source, scratch: Scratch) -> Lane:
-    tallies, why = [metric.start(each.model.config.spec, scratch) for metric in metrics], each.unasked(source)
-    return Lane(budget, [(t, (why if t.metric.of_classes else None) or t.unavailable()) for t in tallies])
+    unasked, tokenless = each.unasked(source), each.tokenless()
+    tallies = [metric.start(each.spec, scratch) for metric in metrics]
+    return Lane(budget, [(t, _no_part(t.metric, unasked, tokenless) or t.unavailable()) for t in tallies])
+
+
+def _no_part(metric: Metric[Any], unasked: str | None, tokenless: str | None) -> str | None:
+    """The reason why a metric has no number of these images, whatever they are."""
+    return (unasked if metric.of_classes else None) or (tokenless if metric.of_tokens else None)
 
 
 class Pass:
@@ -304,8 +313,9 @@ class Pass:
         for entrant in self.entrants:
             for made in entrant.make(some):
                 fake = protocol.to_uint8(made.images, self.suite.rounding)
+                exact = made.images if made.images.is_floating_point() else made.images.float() / 255
                 made.lane.take(
-                    Reconstructions(some.real, fake, made.images, made.labels, made.tokens, made.attributes),
+                    Reconstructions(some.real, fake, exact, made.labels, made.tokens, made.attributes),
                     self._show(index),
                 )
                 if self.progress is not None and bar is not None:

@@ -18,6 +18,7 @@ from rich.progress import Progress
 
 from flexframe.bench import protocol, reconstructions
 from flexframe.bench.gallery import Report
+from flexframe.bench.given import UNTOLD, Given, pixels
 from flexframe.bench.lanes import Entrant, Made, Some
 from flexframe.bench.metric import Metric
 from flexframe.bench.runner import SAVE_SECONDS, measure
@@ -29,7 +30,7 @@ from flexframe.models.fingerprint import weights
 from flexframe.models.generator import Generator, fits
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.pictures import sheet
-from flexframe_registry import ConfigError, GeneratorConfig, SamplingConfig, SuiteConfig
+from flexframe_registry import ConfigError, GeneratorConfig, SamplingConfig, Spec, SuiteConfig
 
 Priors = Sequence[tuple[str, Generator, Tokenizer]]
 FOLDER = "samples"
@@ -48,6 +49,7 @@ def run(
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
     save_seconds: float = SAVE_SECONDS,
+    given: Sequence[tuple[str, Source]] = (),
 ) -> Report:
     """Draw as many samples as the suite has images, measure them, and write `out/results.json` and sheets of the first.
 
@@ -61,6 +63,7 @@ def run(
         decoding: settings of the decoders, laid on their own.
         progress: a running rich progress display to add a bar to.
         save_seconds: after how long the state is saved, at the end of a batch.
+        given: a display name, and samples that are there already: the first ones are measured as they are.
 
     Raises:
         ConfigError: metrics that make no sense of samples, a prior that is of another tokenizer's codes, token counts
@@ -68,7 +71,7 @@ def run(
             interrupted.
         ValueError: priors that cannot be compared, or a suite that wants more images than there are.
     """
-    task = Draw(priors, sampling, decoding)
+    task = Draw(priors, sampling, decoding, given)
     return measure(
         task, suite, out, name=name, batch_size=batch_size, device=device, progress=progress, save_seconds=save_seconds
     )
@@ -76,8 +79,10 @@ def run(
 
 @dataclass
 class Drawing(Entrant):
-    """A prior that draws; `model` is the tokenizer that decodes its codes, `weights` the hash of the prior's."""
+    """A prior that draws; `weights` is the hash of the prior's."""
 
+    model: Tokenizer
+    """The tokenizer that decodes."""
     prior: Generator
     sampling: SamplingConfig
     decoding: SamplingConfig
@@ -87,6 +92,14 @@ class Drawing(Entrant):
     @property
     def config(self) -> GeneratorConfig:
         return self.prior.config
+
+    @property
+    def spec(self) -> Spec:
+        return self.model.config.spec
+
+    @property
+    def bits(self) -> float | None:
+        return self.model.config.bits_per_token
 
     def unasked(self, source: Source) -> str | None:
         return unasked(self.prior, source)
@@ -162,6 +175,7 @@ class Draw(Task):
         priors: a display name, a prior, and the tokenizer that it is of.
         sampling: settings of the priors, laid on their own.
         decoding: settings of the decoders, laid on their own.
+        given: a display name, and samples that are there already: the first ones are measured as they are.
 
     Raises:
         ConfigError: a prior that is of another tokenizer's codes.
@@ -178,23 +192,26 @@ class Draw(Task):
         priors: Priors,
         sampling: Mapping[str, Any] | None = None,
         decoding: Mapping[str, Any] | None = None,
+        given: Sequence[tuple[str, Source]] = (),
     ) -> None:
         for _, prior, tokenizer in priors:
             fits(prior, tokenizer)
-        self.priors, self.sampling, self.decoding = priors, sampling, decoding
+        self.priors, self.sampling, self.decoding, self.given = priors, sampling, decoding, given
 
-    def models(self) -> Sequence[tuple[str, Tokenizer]]:
-        return [(name, tokenizer) for name, _, tokenizer in self.priors]
+    def sizes(self) -> Sequence[tuple[str, tuple[int, int]]]:
+        own = [(name, tokenizer.config.image_size) for name, _, tokenizer in self.priors]
+        return [*own, *((name, source.size) for name, source in self.given)]
 
     def budgets(self, suite: SuiteConfig) -> Mapping[str, Sequence[int]]:
-        return _chosen(suite, {name: offered(prior, tokenizer) for name, prior, tokenizer in self.priors})
+        own = {name: offered(prior, tokenizer) for name, prior, tokenizer in self.priors}
+        return {**(_chosen(suite, own) if own else {}), **{name: [UNTOLD] for name, _ in self.given}}
 
     def entrants(self, device: torch.device) -> Sequence[Entrant]:
-        return [
+        drawn: list[Entrant] = [
             Drawing(
                 name,
-                tokenizer,
                 weights(prior.to(device).eval()),
+                tokenizer,
                 prior,
                 prior.sampling.laid(self.sampling, "sampling"),
                 tokenizer.sampling.laid(self.decoding, "decoder"),
@@ -202,6 +219,13 @@ class Draw(Task):
             )
             for name, prior, tokenizer in self.priors
         ]
+        return [*drawn, *(Given(name, pixels(source), source) for name, source in self.given)]
+
+    def see(self, source: Source) -> None:
+        for name, own in self.given:
+            if len(own) < len(source):
+                told = f"holds {len(own):,} samples, and the suite takes {len(source):,}; say count={len(own)} or fewer"
+                raise ConfigError.at(name, told)
 
     def metrics(self, metrics: Sequence[Metric[Any]]) -> Sequence[Metric[Any]]:
         return of_samples(metrics)

@@ -66,17 +66,15 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
         offered = [(m, entry["budgets"][str(budget)]) for m, entry in results["models"].items()
                    if str(budget) in entry["budgets"]]  # fmt: skip
         for i, (model, entry) in enumerate(offered):
-            first = str(budget) if i == 0 else ""
+            first = "" if i else str(budget or "–")  # samples from elsewhere do not tell theirs
             cells = list[Text]()
             for name, key in found_columns:
                 number = entry["metrics"].get(name, {})
                 alike = number.get("value") is not None and measured(number) == key
                 text = shown(number["value"] if alike else None, results["measures"][name])
                 cells.append(Text(text, "bold" if model in best[name, key] else ""))
-            bits = shown_bits(entry["bits"])
-            table.add_row(
-                first, Text(visible(model)), bits, *cells, f"{entry['speed']['decode_images_per_second']:.0f}"
-            )
+            bits, speed = shown_bits(entry["bits"]), entry["speed"]["decode_images_per_second"]
+            table.add_row(first, Text(visible(model)), bits, *cells, f"{speed:.0f}" if speed else "–")
     console.print(table)
     unseen = dict.fromkeys(results["measures"][name]["label"] for name, _ in all_columns[len(found_columns) :])
     if unseen:
@@ -142,8 +140,9 @@ def best_models(results: Mapping[str, Any], name: str, budget: int, key: str | N
 
 def not_offered(results: Mapping[str, Any]) -> dict[str, list[int]]:
     """By model, the token counts of other models, and those that the suite asks for, that it does not support."""
-    counts = sorted({*results["budgets"], *(results["suite"].get("budgets") or ())})
-    lacking = {name: [k for k in counts if str(k) not in model["budgets"]] for name, model in results["models"].items()}
+    counts = sorted({*results["budgets"], *(results["suite"].get("budgets") or ())} - {0})
+    told = {name: model["budgets"] for name, model in results["models"].items() if "0" not in model["budgets"]}
+    lacking = {name: [k for k in counts if str(k) not in budgets] for name, budgets in told.items()}
     return {name: missing for name, missing in lacking.items() if missing}
 
 

@@ -12,7 +12,6 @@ from flexframe.bench.gallery import Gallery, Report
 from flexframe.bench.lanes import Entrant
 from flexframe.bench.metric import Metric
 from flexframe.data.source import Source
-from flexframe.models.tokenizer import Tokenizer
 from flexframe_registry import SuiteConfig
 
 
@@ -28,8 +27,8 @@ class Task(ABC):
     """Facts that an interrupted run must agree in beside all that the runner names."""
 
     @abstractmethod
-    def models(self) -> Sequence[tuple[str, Tokenizer]]:
-        """Display names, and the tokenizers that decode."""
+    def sizes(self) -> Sequence[tuple[str, tuple[int, int]]]:
+        """Display names, and height and width of what each makes."""
 
     @abstractmethod
     def budgets(self, suite: SuiteConfig) -> Mapping[str, Sequence[int]]:
@@ -42,6 +41,13 @@ class Task(ABC):
     @abstractmethod
     def entrants(self, device: torch.device) -> Sequence[Entrant]:
         """The models on a device and in evaluation mode, without lanes."""
+
+    def see(self, source: Source) -> None:
+        """See that what there is can be measured beside these images.
+
+        Raises:
+            ConfigError: it cannot.
+        """
 
     def metrics(self, metrics: Sequence[Metric[Any]]) -> Sequence[Metric[Any]]:
         """A suite's metrics as they are for this task.

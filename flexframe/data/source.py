@@ -93,6 +93,10 @@ class Source(ABC, Generic[SourceC]):
         """Labels of images, read without the images; None where this source has no way to."""
         return None
 
+    def own_size(self) -> tuple[int, int] | None:
+        """Height and width of its first image as it is in its file; None where images are made to size."""
+        return None
+
     def class_names(self) -> Sequence[str]:
         """Names of the labels 0, 1, ...; none where nobody knows."""
         return ()

@@ -110,6 +110,15 @@ def fetch(place: Place) -> tuple[Path, str | None]:
     return _model_in(path), commit
 
 
+def holds_model(path: Path) -> bool:
+    """Say whether a folder holds a model: a run's, or a file of weights of this or another code base."""
+    try:
+        _model_in(path)
+    except ConfigError:
+        return False
+    return True
+
+
 def preprocessing(where: str | Path) -> Preprocessing:
     """The way in which image files are made a model's input: its card's, or its file's; else the usual one."""
     place = locate(where)

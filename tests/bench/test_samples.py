@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from rich.console import Console
 from flexframe.bench import protocol, runner, samples
 from flexframe.bench.explain import explain
 from flexframe.bench.table import columns, print_table
+from flexframe.commands.bench_samples import _as_they_are
 from flexframe.data.source import AttributeClassifier, Sample, Source
 from flexframe.data.tokenfile import TokenFile
 from flexframe.models import generator as generator_module
@@ -38,6 +39,7 @@ from flexframe_registry import (
     SourceConfig,
     SuiteConfig,
     TokenizerConfig,
+    catalogue,
 )
 from flexframe_registry import suite as shipped
 from flexframe_registry.cards import with_codes
@@ -444,3 +446,76 @@ def test_results_of_other_samples_are_kept(tmp_path: Path) -> None:
         ConfigError, match=r"holds another benchmark.*: models\..*temperature was .* and is 0.5.*; choose another"
     ):
         samples.run(greys(), [("a", prior(), tokenizer())], tmp_path, sampling={"temperature": 0.5})
+
+
+# --- samples that are there already ----------------------------------------------------------------------------------
+
+
+def written(folder: Path, images: torch.Tensor, labels: Sequence[int] | None = None) -> dict[str, Path]:
+    """Samples as other projects leave them: an array, a folder of files."""
+    pixels = images.permute(0, 2, 3, 1).numpy()
+    np.savez(folder / "samples.npz", pixels, *([] if labels is None else [np.array(labels)]))
+    (folder / "files").mkdir()
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / "files" / f"{number:03d}.png")
+    return {"array": folder / "samples.npz", "files": folder / "files"}
+
+
+def test_samples_of_files_are_measured_as_they_are(tmp_path: Path, inception: Any, photographs: Any) -> None:
+    images = photographs(40, (24, 24), seed=3).images
+    places = written(tmp_path, images)
+    data = {"type": "folder", "path": str(places["files"]), "resize": "none"}
+    distance = {"type": "frechet", "layer": "64", "weights": inception(), "few": True, "reference": "digits"}
+    suite = SuiteConfig.read({"data": data, "metrics": [distance, "codebook", "bits"], "count": 30})
+    given = [(name, _as_they_are(path)) for name, path in places.items()]
+    results = samples.run(suite, [], tmp_path / "out", given=given).results
+    (net,) = inception.net(Path(inception()).read_bytes(), ["64"])(images[:30])
+    mine, theirs = Moments(64), Moments(64)
+    mine.add(net)
+    others = catalogue().build(SuiteConfig.read({"data": "digits", "metrics": []}).data, (24, 24))
+    theirs.add(inception.net(Path(inception()).read_bytes(), ["64"])(all_images(others))[0])
+    for name in places:
+        numbers = results["models"][name]["budgets"]["0"]["metrics"]
+        assert numbers["fid@64"]["value"] == pytest.approx(frechet_distance(theirs, mine), rel=1e-6)
+        assert numbers["usage"]["why"] == numbers["bits"]["why"] == "these samples come without their tokens"
+        assert results["models"][name]["budgets"]["0"]["bits"] is None
+    assert len({model["fingerprint"] for model in results["models"].values()}) == 1
+    printed = Console(record=True, width=100)
+    print_table(results, printed)
+    assert "not offered" not in printed.export_text()
+
+
+def test_classes_of_an_array_are_those_asked_for(tmp_path: Path) -> None:
+    labels = [i % 4 for i in range(12)]
+    pictures = torch.stack([torch.full((3, 16, 16), (k if i < 9 else k + 1) % 4 * STEP) for i, k in enumerate(labels)])
+    place = written(tmp_path, pictures.byte(), labels)["array"]
+    with_classes = [("a", _as_they_are(place))]
+    results = samples.run(greys(metrics=["classifier"], count=12), [], tmp_path / "out", given=with_classes).results
+    assert results["models"]["a"]["budgets"]["0"]["metrics"]["accuracy"]["value"] == pytest.approx(75)
+
+
+def test_too_few_samples_and_samples_of_another_size_are_refused(tmp_path: Path, photographs: Any) -> None:
+    places = written(tmp_path, photographs(8).images)
+    given = [("files", _as_they_are(places["files"]))]
+    with pytest.raises(ConfigError, match=r"files: holds 8 samples, and the suite takes 40; say count=8 or fewer"):
+        samples.run(greys(metrics=["plausible"]), [], tmp_path / "out", given=given)
+    Image.new("RGB", (20, 16)).save(places["files"] / "005.png")
+    with pytest.raises(ConfigError, match=r"resize: is none, and 005.png of .* is 16 x 20 pixels, not 16 x 16"):
+        samples.run(greys(metrics=["plausible"], count=4), [], tmp_path / "out", given=given)
+
+
+def test_the_command_measures_an_array(command: Any, tmp_path: Path, photographs: Any) -> None:
+    place = written(tmp_path, photographs(8).images)["array"]
+    data = "{type: scenes, complexity: 0, count: 8}"
+    (tmp_path / "suite.yaml").write_text(f"data: {data}\nmetrics: [plausible]\n")
+    answer = command("bench-samples", tmp_path / "suite.yaml", f"path:{place}", "-o", tmp_path / "o")
+    assert answer.code == 0, answer.err
+    found = json.loads((tmp_path / "o" / "results.json").read_text())
+    assert list(found["models"]) == ["samples.npz"]
+    assert found["protocol"]["image_size"] == [16, 16]
+    answer = command("bench-samples", tmp_path / "suite.yaml", place, "-o", tmp_path / "o", "--guidance", 2)
+    assert "settings of sampling are for priors" in answer.err
+
+
+def all_images(source: Any) -> torch.Tensor:
+    return torch.stack([source[i].image for i in range(len(source))])

@@ -192,7 +192,7 @@ def test_an_array_of_another_size_is_resized_as_files_are(tmp_path):
         Image.fromarray(image).save(tmp_path / "files" / f"{number}.png")
     of_array, of_files = source("arrays", path=str(tmp_path / "a.npz")), source("folder", path=str(tmp_path / "files"))
     assert torch.equal(of_array[2].image, of_files[2].image)
-    assert of_array.own_size == (24, 24)
+    assert of_array.own_size() == of_files.own_size() == (24, 24)
     assert of_array.protocol() == of_files.protocol()
 
 

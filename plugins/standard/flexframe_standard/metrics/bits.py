@@ -41,6 +41,7 @@ class Lengths(Tally["Bits"]):
 class Bits(Metric[BitsConfig]):
     """Tokens that are present, times the bits of one: the mean over images, whose lengths may differ."""
 
+    of_tokens = True
     tally = Lengths
 
     def of_samples(self) -> Bits:

@@ -59,6 +59,7 @@ class Codebook(Metric[CodebookConfig]):
     """Counts of the codes of all present tokens. Of several codebooks a token, usage is the share of all their entries,
     and perplexity that of their mean entropy, so that its log2 times their number is the bits that codes tell."""
 
+    of_tokens = True
     tally = CodeCounts
 
     def of_samples(self) -> Codebook:

@@ -36,11 +36,6 @@ class Arrays(Files):
         self.labels = None if config.labels == "none" else _labels(self.path, len(self.images))
         self.leave_out()
 
-    @property
-    def own_size(self) -> tuple[int, int]:
-        """Height and width of the images as they are in the file."""
-        return int(self.images.shape[1]), int(self.images.shape[2])
-
     def class_names(self) -> Sequence[str]:
         return self.config.classes or ()
 

@@ -262,6 +262,9 @@ class Images(Source):
     def remarks(self) -> Sequence[str]:
         return self.files.remarks()
 
+    def own_size(self) -> tuple[int, int]:
+        return self.files.own_size()
+
     def class_names(self) -> Sequence[str]:
         return self.files.class_names()
 

@@ -16,9 +16,10 @@ class FilesConfig(SourceConfig):
 
     path: str = Field(json_schema_extra=PLACE)
     """Where the images are, on this machine's disks."""
-    resize: Resize = "torchvision-bicubic"
+    resize: Resize | Literal["none"] = "torchvision-bicubic"
     """How an image is brought to size before a centre crop, with Pillow, antialiased: the shorter edge at once, or
-    halved by boxes first (`adm`). Not given: as the model's card says, in training and measuring."""
+    halved by boxes first (`adm`); `none` refuses one of another size. Not given: as the model's card says, in training
+    and measuring."""
     crops: int | None = Field(None, ge=1)
     """Crops at random places, so many of each image, which then counts as so many: index i is crop i % crops of image
     i // crops, and its place is drawn from i alone. The same crop is the same in every epoch, in precomputing and in
@@ -49,7 +50,7 @@ class FilesConfig(SourceConfig):
         return self if "resize" in self.model_fields_set else self.model_copy(update={"resize": resize})
 
     def way(self) -> Resize | None:
-        return self.resize
+        return None if self.resize == "none" else self.resize
 
 
 class FolderConfig(FilesConfig):

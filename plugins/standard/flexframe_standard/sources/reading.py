@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from PIL import __version__ as pillow_version
+from PIL.Image import Image
 from torch.utils.data import get_worker_info
 
 from flexframe.data.images import COLOUR, BrokenImage, fit, read_image, to_tensor
@@ -135,16 +136,24 @@ class Files(Source):
         image = read_image(*self.open(number), self.config.max_pixels)
         (label, caption), name = self._facts(number), self.name(number)
         if self.config.crops is None:
-            pixels = to_tensor(fit(image, self.size, self.config.resize))
+            pixels = to_tensor(self._fit(image, name))
             return [Sample(pixels, label, name, caption)] * len(indices)
         places = Rng(CROP_SEED, torch.tensor(indices)).uniform("data/crop", (2,)).tolist()
         return [
             Sample(
-                to_tensor(fit(image, self.size, self.config.resize, (top, left))),
+                to_tensor(self._fit(image, name, (top, left))),
                 label, f"{name}#{index % self.crops}", caption,
             )
             for index, (top, left) in zip(indices, places, strict=True)
         ]  # fmt: skip
+
+    def _fit(self, image: Image, name: str, place: tuple[float, float] | None = None) -> Image:
+        if self.config.resize != "none":
+            return fit(image, self.size, self.config.resize, place)
+        if (image.height, image.width) != self.size:
+            own, wanted = f"{image.height} x {image.width}", f"{self.size[0]} x {self.size[1]}"
+            raise ConfigError.at("resize", f"is none, and {name} of {self.config.path} is {own} pixels, not {wanted}")
+        return image
 
     def _facts(self, number: int) -> tuple[int | None, str | None]:
         try:
@@ -158,6 +167,10 @@ class Files(Source):
             self.notes[number] = str(error)  # by file
             return None, None
         return label, caption
+
+    def own_size(self) -> tuple[int, int]:
+        image = read_image(*self.open(self._number(0)), self.config.max_pixels)
+        return image.height, image.width
 
     def protocol(self) -> Mapping[str, Any]:
         crop = "centre" if self.config.crops is None else f"{self.config.crops} at random places of each image"
