@@ -15,9 +15,9 @@ from flexframe_registry.kinds import SourceConfig
 
 SourceC = TypeVar("SourceC", bound=SourceConfig, default=SourceConfig)
 
-Facts = Literal["all", "labels", "any", "none"]
-"""What is asked of the files beside images: `all` of them must be right; only `labels` are read, and must be; or `any`
-label that can be read is taken, and the others are told; `none` is read."""
+Facts = Literal["all", "labels", "captions", "any", "none"]
+"""What is asked of the files beside images: `all` of them must be right; only `labels`, or only `captions`, are read,
+and must be; or `any` label that can be read is taken, and the others are told; `none` is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,12 @@ class Source(ABC, Generic[SourceC]):
     def own_size(self) -> tuple[int, int] | None:
         """Height and width of its first image as it is in its file; None where images are made to size."""
         return None
+
+    def read_captions(self, indices: Sequence[int]) -> Sequence[Mapping[str, str]]:
+        """Captions of images, read without the images where there is a way: of each image by form, the one that says
+        least first; none where there is no caption. A form is a word of this source's for how much is said."""
+        samples = self.samples(indices)
+        return [{} if sample.caption is None else {"caption": sample.caption} for sample in samples]
 
     def class_names(self) -> Sequence[str]:
         """Names of the labels 0, 1, ...; none where nobody knows."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -195,14 +196,35 @@ def test_a_sample_says_what_is_in_it():
             assert f"{thing.colour} {thing.shape}" in sample.caption
         assert f"in {words['palette']} colours" in sample.caption
         assert sample.caption.endswith(words["light"])
-        assert len(others) == sample.caption.count("a small ")
+        assert len(others) == len(re.findall(r"(left of|right of|above|below) an? (small|tiny) ", sample.caption))
+
+
+def test_captions_say_more_from_form_to_form_and_are_read_without_images():
+    found = source(count=300)
+    told, samples = found.read_captions(range(40)), found.samples(range(40))
+    for i, (forms, sample) in enumerate(zip(told, samples, strict=True)):
+        main, *others = found.objects(i)
+        assert tuple(forms) == ("class", "short", "objects", "long")
+        assert forms["class"].endswith(main.shape)
+        assert forms["short"].endswith(f"{main.colour} {main.shape}")
+        assert forms["objects"].startswith(("a large ", "an large "))
+        assert forms["objects"].endswith(" alone") == (not others)
+        for other in others:
+            across, down = other.x - main.x, other.y - main.y
+            side = ("left of" if across > 0 else "right of", "above" if down > 0 else "below")
+            which = side[0] if abs(across) >= abs(down) else side[1]
+            assert re.search(rf"{which} an? (small|tiny) (\w+ )?{other.colour} {other.shape}", forms["objects"])
+        assert forms["long"].startswith(forms["objects"])
+        assert forms["long"] == sample.caption
+    assert found.read_captions([3]) == told[3:4]
 
 
 def test_captions_read_as_sentences():
     captions = [s.caption for s in source(complexity=0, count=9).samples(range(9))]
     assert all(caption.startswith(("a ", "an ")) and "lit from" not in caption for caption in captions)
     told = source(seed=3, complexity=4).samples(range(200))
-    assert any(s.caption.startswith("an orange") for s in told) or any("a banded orange" in s.caption for s in told)
+    short = source(seed=3, complexity=4).read_captions(range(200))
+    assert any(forms["short"].startswith("an orange") for forms in short)
     assert all("  " not in s.caption for s in told)
 
 

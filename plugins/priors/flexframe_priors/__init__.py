@@ -12,10 +12,12 @@ from pydantic import Field, model_validator
 from flexframe_registry import CodesSpec, Component, ImporterConfig, PriorConfig, SamplingConfig, hookimpl
 from flexframe_registry.cards import folders
 
+from .texts_config import WordsConfig
+
 
 def hidden_class(config: PriorConfig, spec: CodesSpec) -> Iterator[tuple[str, str]]:
-    """A doubt about the dropout of classes where there are none."""
-    for name, value in () if spec.classes else config.changed("class_dropout"):
+    """A doubt about the dropout of a condition where there is none."""
+    for name, value in () if spec.classes or spec.text else config.changed("class_dropout"):
         yield name, f"{value:g} does nothing without classes; set `classes`, or leave it out"
 
 
@@ -125,6 +127,8 @@ class GPTConfig(PriorConfig):
 
     type: Literal["gpt"] = "gpt"
     sampling = GPTSampling
+    texts = True
+    later = frozenset({"text"})
     sizes = {
         "tiny": {"width": 64, "depth": 2, "heads": 2},
         "small": {"width": 640, "depth": 10, "heads": 10},
@@ -148,7 +152,10 @@ class GPTConfig(PriorConfig):
     dropout: float = Field(0.1, ge=0, lt=1)
     """Training: dropout of embedded codes and of what attention and feed-forward layers give."""
     class_dropout: float = Field(0.1, ge=0, le=1)
-    """Training: probability that a row's class is hidden, for guidance."""
+    """Training: probability that a row's class, or its text, is hidden, for guidance."""
+    text: Literal["cross", "prefix"] = "cross"
+    """With a conditioner: `cross`, every block attends to the text after it attended to the codes (FlexTok, section 4);
+    `prefix`, the text stands before the codes (LlamaGen)."""
 
     @model_validator(mode="after")
     def _sizes(self) -> GPTConfig:
@@ -165,6 +172,8 @@ class GPTConfig(PriorConfig):
                 f"split is {product} = {math.prod(self.split)}; its factors must be 2 or more and give the codebook's "
                 f"{spec.entries} entries"
             )
+        if spec.text is not None and self.text == "prefix" and self.positions == "rope":
+            raise ValueError("a text before the codes moves their places, which rope counts; set text=cross")
 
     def doubts_of_codes(self, spec: CodesSpec, steps: int) -> Iterable[tuple[str, str]]:
         return hidden_class(self, spec)
@@ -186,6 +195,7 @@ def flexframe_components() -> Iterable[Component]:
     return [
         Component(GPTConfig, "flexframe_priors.gpt:GPT"),
         Component(RARConfig, "flexframe_priors.rar:RAR"),
+        Component(WordsConfig, "flexframe_priors.words:Words"),
         Component(RARImporterConfig, "flexframe_priors.rar_importer:RARImporter"),
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +19,7 @@ from flexframe_registry import CodesSpec, SamplingConfig
 
 from . import GPTConfig, GPTSampling
 from .cache import Cache
+from .reading import Context, Reading
 
 
 class Attention(nn.Module):
@@ -30,35 +31,58 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.proj = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Float[Tensor, "b n w"], cache: Cache | None) -> Float[Tensor, "b n w"]:
-        """Without a cache, or with an empty one, positions attend causally; further ones are given one by one."""
+    def forward(
+        self, x: Float[Tensor, "b n w"], cache: Cache | None, seen: Bool[Tensor, "b 1 n m"] | None = None
+    ) -> Float[Tensor, "b n w"]:
+        """Without a cache, or with an empty one, positions attend causally; further ones are given one by one.
+
+        Args:
+            seen: True where a query may attend to a key, instead.
+        """
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if self.rotated:
             start = 0 if cache is None else cache.done
             query, key = rotate(query, start), rotate(key, start)
         if cache is not None:
             key, value = cache.extend(key, value)
-        causal = key.shape[2] == x.shape[1]
-        mixed = attend(query, key, value, causal=causal)
+        causal = seen is None and key.shape[2] == x.shape[1]
+        mixed = attend(query, key, value, seen, causal=causal)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
-    """A pre-norm block with a SwiGLU feed-forward layer: 12 w^2 parameters, and its two norms."""
+    """A pre-norm block with a SwiGLU feed-forward layer: 12 w^2 parameters, and its two norms; 16 w^2 where it reads a
+    text between its two layers."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, reads: bool = False) -> None:
         super().__init__()
         width, hidden = config.width, 8 * config.width // 3
         self.norm1, self.norm2 = nn.RMSNorm(width, eps=1e-5), nn.RMSNorm(width, eps=1e-5)
         self.attn = Attention(config)
         self.fc1, self.fc2 = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
         self.dropout = config.dropout
+        self.reading = Reading(config.width, config.heads) if reads else None
 
     def forward(
-        self, x: Float[Tensor, "b n w"], cache: Cache | None, numbers: Int[Tensor, "b 2 2"] | None
+        self,
+        x: Float[Tensor, "b n w"],
+        cache: Cache | None,
+        numbers: Int[Tensor, "b s 2"] | None,
+        known: Float[Tensor, "2 b h k d"] | None = None,
+        seen: Bool[Tensor, "b ..."] | None = None,
     ) -> Float[Tensor, "b n w"]:
-        first, second = (None, None) if numbers is None else numbers.unbind(1)
-        x = x + dropped(self.attn(self.norm1(x), cache), self.dropout, first)
+        """The block's output.
+
+        Args:
+            numbers: of the dropout of its layers.
+            known: keys and values of a text that it reads.
+            seen: with `known`, which of these are present; without, which positions see which.
+        """
+        first, second = (None, None) if numbers is None else (numbers[:, 0], numbers[:, 1])
+        x = x + dropped(self.attn(self.norm1(x), cache, seen if known is None else None), self.dropout, first)
+        if self.reading is not None and known is not None and seen is not None:
+            read = self.reading(x, known, seen)
+            x = x + dropped(read, self.dropout, None if numbers is None else numbers[:, 2])
         gate, inner = self.fc1(self.norm2(x)).chunk(2, -1)
         return x + dropped(self.fc2(F.silu(gate) * inner), self.dropout, second)
 
@@ -81,7 +105,12 @@ class GPT(LikelihoodPrior):
         self.positions = None
         if config.positions == "learned":
             self.positions = nn.Parameter(torch.empty(spec.length * len(self.radices), width))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        crosses = spec.text is not None and config.text == "cross"
+        self.blocks = nn.ModuleList(Block(config, crosses) for _ in range(config.depth))
+        self.text = None
+        if spec.text is not None:
+            inner = spec.text.width
+            self.text = nn.Sequential(nn.Linear(inner, inner), nn.GELU("tanh"), nn.Linear(inner, width))
         self.norm = nn.RMSNorm(width, eps=1e-5)
         self.heads = nn.ModuleList(nn.Linear(width, radix, bias=False) for radix in self.radices)
         self._init_weights()
@@ -93,8 +122,12 @@ class GPT(LikelihoodPrior):
                 nn.init.normal_(module.weight, std=0.02)
         if self.positions is not None:
             nn.init.normal_(self.positions, std=0.02)
+        for layer in self.text or ():
+            if isinstance(layer, nn.Linear):  # a text is read from the first step on
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
         for block in self.blocks:
-            for layer in (block.attn.proj, block.fc2):
+            read = [] if block.reading is None else [block.reading.proj]
+            for layer in (block.attn.proj, block.fc2, *read):
                 nn.init.normal_(layer.weight, std=0.02 * (2 * len(self.blocks)) ** -0.5)
         for head in self.heads:
             nn.init.zeros_(head.weight)
@@ -139,12 +172,29 @@ class GPT(LikelihoodPrior):
             x = x + self.positions[start : start + x.shape[1]]
         return x
 
+    def context(self, condition: Condition | None, guided: bool = False) -> Context | None:
+        """The texts of a condition, where this prior reads some; `guided`, those of its rows, and as many null ones.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if self.text is None:
+            return None
+        if condition is None or condition.embeddings is None or condition.present is None:
+            raise ValueError("this prior is conditioned on texts; give their embeddings, a row's or the null text's")
+        both = [condition, condition.hidden(torch.ones_like(condition.null))] if guided else [condition]
+        vectors = self.text(torch.cat([each.embeddings for each in both if each.embeddings is not None]))
+        present = torch.cat([each.present for each in both if each.present is not None])
+        known = [block.reading.known(vectors) for block in self.blocks if block.reading is not None]
+        return Context(vectors, present, known)
+
     def features(
         self,
         digits: Int[Tensor, "b m"],
         classes: Int[Tensor, " b"],
         caches: list[Cache] | None = None,
         rng: Rng | None = None,
+        context: Context | None = None,
     ) -> Float[Tensor, "b n w"]:
         """Features that the heads read at positions 0..m; at the last one alone where caches hold the others. With
         dropout where its draws are given."""
@@ -152,26 +202,40 @@ class GPT(LikelihoodPrior):
             x = self.embed(digits[:, -1:], None, digits.shape[1])
         else:
             x = self.embed(digits, classes, 0)
+        count, seen = x.shape[1], None if context is None else context.present
+        if context is not None and not context.known:
+            x = x if caches is not None and caches[0].done else torch.cat([context.vectors.to(x.dtype), x], 1)
+            seen = context.before(x.shape[1], context.present.shape[1] + digits.shape[1] + 1)
         numbers = None
         if rng is not None and self.config.dropout:
             numbers = drops(rng, "gpt/dropout", 1 + 2 * len(self.blocks))
+            reads = drops(rng, "gpt/reading", len(self.blocks))
             x = dropped(x, self.config.dropout, numbers[:, 0])
         for i, block in enumerate(self.blocks):
-            own = None if numbers is None else numbers[:, 1 + 2 * i : 3 + 2 * i]
-            x = block(x, None if caches is None else caches[i], own)
-        return self.norm(x)
+            own = None if numbers is None else torch.cat([numbers[:, 1 + 2 * i : 3 + 2 * i], reads[:, i : i + 1]], 1)
+            known = context.known[i] if context is not None and context.known else None
+            x = block(x, None if caches is None else caches[i], own, known, seen)
+        return self.norm(x[:, -count:])
 
     def next_logits(
-        self, digits: Int[Tensor, "b m"], classes: Int[Tensor, " b"], caches: list[Cache] | None = None
+        self,
+        digits: Int[Tensor, "b m"],
+        classes: Int[Tensor, " b"],
+        caches: list[Cache] | None = None,
+        context: Context | None = None,
     ) -> Float[Tensor, "b v"]:
         """Logits of the digit after these, in the order of its values."""
-        return self.heads[digits.shape[1] % len(self.radices)](self.features(digits, classes, caches)[:, -1])
+        head = self.heads[digits.shape[1] % len(self.radices)]
+        logits: Tensor = head(self.features(digits, classes, caches, context=context)[:, -1])
+        return logits
 
-    def _likelihoods(self, codes: Codes, classes: Int[Tensor, " b"], rng: Rng | None = None) -> Float[Tensor, "b k"]:
+    def _likelihoods(
+        self, codes: Codes, classes: Int[Tensor, " b"], condition: Condition | None, rng: Rng | None = None
+    ) -> Float[Tensor, "b k"]:
         """Natural logarithm of each token's probability; 0 where absent."""
         keep, period = codes.keep, len(self.radices)
         ids = self.digits(codes.codes.masked_fill(~keep[..., None], 0))
-        x = self.features(ids[:, :-1], classes, rng=rng)
+        x = self.features(ids[:, :-1], classes, rng=rng, context=self.context(condition))
         total = torch.zeros(keep.shape, device=ids.device)
         for place, head in enumerate(self.heads):
             chances = head(x[:, place::period]).float().log_softmax(-1)
@@ -187,11 +251,12 @@ class GPT(LikelihoodPrior):
         if self.training:
             hidden = rng.uniform("gpt/class") < self.config.class_dropout
             classes = classes.masked_fill(hidden, self.null)
+            condition = None if condition is None else condition.hidden(hidden)
             if self.config.prefixes:
                 lengths = keep.sum(1)
                 drawn = 1 + (rng.uniform("gpt/prefix") * lengths).long()
                 keep = prefix(torch.minimum(drawn, lengths), keep.shape[1])
-        likelihoods = self._likelihoods(Codes(codes.codes, keep), classes, rng if self.training else None)
+        likelihoods = self._likelihoods(Codes(codes.codes, keep), classes, condition, rng if self.training else None)
         return {"codes": -likelihoods.sum(1) / keep.sum(1)}
 
     # --- use -----------------------------------------------------------------------------------------------------
@@ -199,7 +264,8 @@ class GPT(LikelihoodPrior):
     @torch.no_grad()
     def log_prob(self, codes: Codes, condition: Condition | None) -> Float[Tensor, "b k"]:
         """Without guidance."""
-        return self._likelihoods(codes, class_ids(condition, self.spec.classes, len(codes.keep), codes.keep.device))
+        classes = class_ids(condition, self.spec.classes, len(codes.keep), codes.keep.device)
+        return self._likelihoods(codes, classes, condition)
 
     @torch.no_grad()
     def sample(
@@ -215,14 +281,16 @@ class GPT(LikelihoodPrior):
         assert isinstance(sampling, GPTSampling)
         keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
         classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
-        guided = sampling.guidance != 1 and self.spec.classes is not None
+        guided = sampling.guidance != 1 and (self.spec.classes is not None or self.spec.text is not None)
+        context = self.context(condition, guided)
         rows = torch.cat([classes, torch.full_like(classes, self.null)]) if guided else classes
         steps, period = keep.shape[1] * len(self.radices), len(self.radices)
-        caches = [Cache(steps) for _ in self.blocks] if sampling.cache else None
+        before = 0 if context is None or context.known else context.present.shape[1]
+        caches = [Cache(before + steps) for _ in self.blocks] if sampling.cache else None
         digits = torch.zeros(len(keep), steps, dtype=torch.long, device=keep.device)
         for done in range(steps):
             given = digits[:, :done]
-            logits = self.next_logits(given.repeat(2, 1) if guided else given, rows, caches)
+            logits = self.next_logits(given.repeat(2, 1) if guided else given, rows, caches, context)
             if guided:
                 conditional, free = logits.chunk(2)
                 logits = free + sampling.guidance * (conditional - free)

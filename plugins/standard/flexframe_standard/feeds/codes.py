@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flexframe.data.captions import Captions
 from flexframe.data.held import hold
 from flexframe.data.inventory import changed_since
 from flexframe.data.loader import ahead, batches, conditioned, steps
@@ -46,6 +47,7 @@ class Tokenized(Feed[TokensFeedConfig]):
         source: Source = catalogue().build(data, tokenizer.config.image_size, place="run.data")
         source.want("none" if model.classes is None else "labels")
         super().__init__(config, _described(training, fingerprint(tokenizer), source.class_names()), device)
+        self.captions = None if model.conditioner is None else Captions(source)
         self.source, self.tokenizer, self.length = source, tokenizer.to(device), model.length
         if model.classes is not None:
             count = len(source)
@@ -68,6 +70,8 @@ class Tokenized(Feed[TokensFeedConfig]):
             self.transforms,
         )  # fmt: skip
         for step, batch in enumerate(images, start):
+            if self.captions is not None:
+                batch = replace(batch, condition=self.captions.of(batch.index, Rng(run.seed, batch.index, step)))
             # codes that are kept are drawn once, whatever the step
             yield self._coded(batch, Rng(run.seed, batch.index, 0 if kept else step), self.kept)
 
@@ -79,8 +83,9 @@ class Tokenized(Feed[TokensFeedConfig]):
             index = torch.tensor(numbers, device=self.device)
             images = torch.stack([sample.image for sample in samples]).to(self.device).float() / 255
             labels = torch.tensor([-1 if sample.label is None else sample.label for sample in samples])
-            batch = Batch(index, images, condition=conditioned(labels, self.device))
-            yield self._coded(batch, Rng(self.training.run.seed, index), {} if self.kept is None else self.kept)
+            rng = Rng(self.training.run.seed, index)
+            told = conditioned(labels, self.device) if self.captions is None else self.captions.of(index, rng)
+            yield self._coded(Batch(index, images, condition=told), rng, {} if self.kept is None else self.kept)
 
     def inventory(self) -> Mapping[str, Any]:
         return self.source.inventory()
@@ -135,6 +140,10 @@ class Stored(Feed[TokenFileFeedConfig]):
             assert file.about.deviation is not None
             described = _scaled(described, file.about.mean, file.about.deviation, str(file.path))
         super().__init__(config, described, device)
+        self.captions = None
+        if model.conditioner is not None:  # which no token file has
+            source = catalogue().build(training.run.data, file.about.image_size, place="run.data")
+            self.captions = Captions(source)
         self.table, self.length = file.table(), model.length
         if model.classes is not None:
             labels = [None if each < 0 else each for each in self.table.labels.tolist()]
@@ -146,8 +155,8 @@ class Stored(Feed[TokenFileFeedConfig]):
 
     def batches(self, start: int) -> Iterator[Batch]:
         rows = steps(self.count, self.training.run, start, self.share)
-        for codes, lengths, index, labels in ahead(map(self._rows, rows), self.device):
-            yield self._batch(codes, lengths, index, labels)
+        for step, (codes, lengths, index, labels) in enumerate(ahead(map(self._rows, rows), self.device), start):
+            yield self._batch(codes, lengths, index, labels, step)
 
     def held_out(self) -> Iterator[Batch]:
         size = self.training.run.batch_size
@@ -177,9 +186,11 @@ class Stored(Feed[TokenFileFeedConfig]):
         codes, lengths, index = (each.to(self.device, non_blocking=True) for each in (codes, lengths, index))
         return codes, lengths, index, torch.from_numpy(self.table.labels[places])
 
-    def _batch(self, codes: Tensor, lengths: Tensor, index: Tensor, labels: Tensor) -> Batch:
+    def _batch(self, codes: Tensor, lengths: Tensor, index: Tensor, labels: Tensor, step: int = 0) -> Batch:
         keep = prefix(lengths, codes.shape[1])
         condition = conditioned(labels, self.device)
+        if self.captions is not None:
+            condition = self.captions.of(index, Rng(self.training.run.seed, index, step))
         return Batch(index, codes=Codes(codes.masked_fill(~keep[..., None], 0), keep), condition=condition)
 
 
@@ -226,12 +237,15 @@ def _check_labels(labels: Sequence[int | None] | None, rows: Sequence[int], clas
 
 
 def _described(config: TrainConfig, print_of: str, names: Sequence[str]) -> TrainConfig:
-    """The config with the tokenizer's fingerprint and the classes' names in its model."""
+    """The config with the tokenizer's fingerprint, the classes' names and the hash of a frozen text encoder in its
+    model."""
     model = _prior(config)
     if model.fingerprint is not None and model.fingerprint != print_of:
         text = "is not that of the run's tokens: they are of another tokenizer, or of this one before it changed"
         raise ConfigError.at("model.fingerprint", text)
     update: dict[str, Any] = {"fingerprint": print_of}
+    if model.conditioner is not None:
+        update["conditioner"] = catalogue().build(model.conditioner, place="model.conditioner").settled()
     if model.classes is not None and names and not model.class_names:
         if len(names) != model.classes:
             text = (

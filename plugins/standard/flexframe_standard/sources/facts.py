@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flexframe.data.images import BrokenImage
@@ -16,13 +16,16 @@ LARGEST = 1 << 20
 
 def facts(read: Callable[[str], bytes | None], shown: str, want: Facts = "all") -> tuple[int | None, str | None]:
     """Label and caption of a sample, of its parts `cls`, `json` and `txt` as `read` gives them; the caption only where
-    all are wanted. What is not wanted is not read: no JSON beside a `cls`, no text where a label is all.
+    all are wanted, or captions alone. What is not wanted is not read: no JSON beside a `cls`, no text where a label is
+    all, no `cls` and no JSON beside a text where a caption is.
 
     Raises:
         BrokenImage: a part that is not what it should be, or two that say otherwise.
     """
     if want == "none":
         return None, None
+    if want == "captions":
+        return None, _caption(read, shown)
     cls = _text(read("cls"), f"{shown}.cls")
     about = _text(read("json"), f"{shown}.json") if cls is None or want == "all" else None
     text = _text(read("txt"), f"{shown}.txt") if want == "all" else None
@@ -35,11 +38,25 @@ def facts(read: Callable[[str], bytes | None], shown: str, want: Facts = "all") 
             if label is not None and other != label:
                 raise BrokenImage(f"cannot read {shown}: its .cls says label {label} and its .json {other}")
             label = other
-        if caption is None and fields.get("caption") is not None:
-            if not isinstance(fields["caption"], str):
-                raise BrokenImage(f"cannot read {shown}.json: caption: is {fields['caption']!r}, no text")
-            caption = fields["caption"]
+        caption = _told(fields, shown) if caption is None else caption
     return label, caption
+
+
+def _caption(read: Callable[[str], bytes | None], shown: str) -> str | None:
+    """The caption alone, of a sample's text or else of its JSON."""
+    text = _text(read("txt"), f"{shown}.txt")
+    if text is not None:
+        return text.strip()
+    about = _text(read("json"), f"{shown}.json")
+    return None if about is None else _told(_fields(about, f"{shown}.json"), shown)
+
+
+def _told(fields: Mapping[str, Any], shown: str) -> str | None:
+    """The caption in a sample's JSON."""
+    caption = fields.get("caption")
+    if caption is not None and not isinstance(caption, str):
+        raise BrokenImage(f"cannot read {shown}.json: caption: is {caption!r}, no text")
+    return caption
 
 
 def _text(content: bytes | None, shown: str) -> str | None:

@@ -117,7 +117,7 @@ class Folder(Files):
         try:
             label, caption = facts(partial(self._beside, path), os.path.splitext(path)[0], self._wanted())
         except BrokenImage:
-            if self.labels == "files" or self.facts == "all":
+            if self.labels == "files" or self.facts in ("all", "captions"):
                 raise
             label = caption = None  # it holds no label, as those before it
         if self.labels == "files":
@@ -133,7 +133,8 @@ class Folder(Files):
 
     def _wanted(self) -> Facts:
         """What is to be read of the files beside an image; no label where they are from elsewhere by the config."""
-        return self.facts if self.config.labels in (None, "files") or self.facts == "all" else "none"
+        whole = self.config.labels in (None, "files") or self.facts in ("all", "captions")
+        return self.facts if whole else "none"
 
     def listed(self) -> Iterator[tuple[str, int, int]]:
         for number, path in enumerate(self.files):
@@ -190,7 +191,7 @@ class Tar(Files):
     def beside(self, number: int) -> tuple[int | None, str | None]:
         at, row = self._place(number)
         shard = self.shards[at]
-        if self.config.labels == "none":
+        if self.config.labels == "none" and self.facts != "captions":
             return None, None
         return facts(lambda part: shard.read(row, part), f"{shard.shard}:{row.key}", self.facts)
 
@@ -255,6 +256,9 @@ class Images(Source):
 
     def read_labels(self, indices: Sequence[int]) -> Sequence[int | None] | None:
         return self.files.read_labels(indices)
+
+    def read_captions(self, indices: Sequence[int]) -> Sequence[Mapping[str, str]]:
+        return self.files.read_captions(indices)
 
     def inventory(self) -> Mapping[str, Any]:
         return self.files.inventory()

@@ -124,6 +124,11 @@ class Files(Source):
         with ThreadPoolExecutor(THREADS) as pool:
             return [label for label, _ in pool.map(lambda index: self._facts(self._number(index)), indices)]
 
+    def read_captions(self, indices: Sequence[int]) -> list[Mapping[str, str]]:
+        with ThreadPoolExecutor(THREADS) as pool:
+            told = pool.map(lambda index: self._facts(self._number(index))[1], indices)
+            return [{"caption": caption} if caption else {} for caption in told]
+
     def _number(self, index: int) -> int:
         """The number of the file of an index."""
         whole = index // self.crops

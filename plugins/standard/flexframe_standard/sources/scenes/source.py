@@ -10,7 +10,7 @@ import torch
 from flexframe.data.source import AttributeClassifier, Sample, Source
 from flexframe_standard.sources.scenes.layout import draw
 from flexframe_standard.sources.scenes.render import VERSION, pixels, portions
-from flexframe_standard.sources.scenes.truth import Placed, caption, placed
+from flexframe_standard.sources.scenes.truth import Placed, captions, placed
 from flexframe_standard.sources.scenes_config import WORDS, ScenesConfig
 
 
@@ -32,9 +32,14 @@ class Scenes(Source[ScenesConfig]):
             for row, index in enumerate(part):
                 attributes = {name: int(layout.attributes[name][row]) for name in WORDS}
                 name = f"scene-{self.config.seed}-{self.number(index)}"
-                told = caption(layout, row, lit)
+                told = captions(layout, row, lit)["long"]
                 samples.append(Sample(images[row], attributes["shape"], name, told, attributes))
         return samples
+
+    def read_captions(self, indices: Sequence[int]) -> list[Mapping[str, str]]:
+        """Four of each scene: `class`, `short`, `objects` and `long`."""
+        layout = draw(self.config, [self.number(index) for index in indices])
+        return [captions(layout, row, self.config.lighting != "flat") for row in range(len(layout))]
 
     def objects(self, index: int) -> list[Placed]:
         """Objects of a scene and their places, the main one first."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from flexframe_standard.sources.scenes.layout import Layout
 from flexframe_standard.sources.scenes_config import SHAPES, TEXTURES, WORDS
 
+LARGE, SMALL = 0.2, 0.075
+"""Radii from which an object is large, and small: the main one is the one, and most others are the other."""
 _SURFACE = {"smooth": "", "bands": "banded ", "dots": "dotted ", "checks": "checked ", "waves": "wavy "}
 _BEHIND = {
     "plain": "before a plain wall",
@@ -48,18 +50,47 @@ def placed(layout: Layout, row: int) -> list[Placed]:
     ]
 
 
-def caption(layout: Layout, row: int, lit: bool) -> str:
-    """A sentence that says what the attributes say, and names the smaller objects too."""
+FORMS = ("class", "short", "objects", "long")
+"""How much a caption says: the main object's shape; its colour too; all objects, how large and where; and the
+background and the light."""
+
+
+def captions(layout: Layout, row: int, lit: bool) -> dict[str, str]:
+    """What a scene shows, in words, by form."""
     word = {name: words[layout.attributes[name][row]] for name, words in WORDS.items()}
-    main, *others = [
-        f"{_SURFACE[TEXTURES[layout.texture[row, i]]]}{WORDS['colour'][layout.colour[row, i]]} "
-        f"{SHAPES[layout.shape[row, i]]}"
-        for i in range(layout.count[row])
-    ]
-    company = [f"a small {other}" for other in others]
-    beside = f" with {', '.join(company[:-1])}{' and ' if company[1:] else ''}{company[-1]}" if company else ""
+    main, *others = placed(layout, row)
+    sides = [f"{_side(main, other)} {_with_article(_sized(other))}" for other in others]
+    where = " alone" if not sides else f" {', '.join(sides[:-1])}{' and ' if sides[1:] else ''}{sides[-1]}"
+    objects = _with_article(_sized(main)) + where
     light = f", lit from {_the(word['light'])}" if lit else ""
-    return f"{_article(main)} {main}{beside}, {_BEHIND[word['background']]} in {word['palette']} colours{light}"
+    told = (
+        _with_article(main.shape),
+        _with_article(f"{main.colour} {main.shape}"),
+        objects,
+        f"{objects}, {_BEHIND[word['background']]} in {word['palette']} colours{light}",
+    )
+    return dict(zip(FORMS, told, strict=True))
+
+
+def size_of(thing: Placed) -> str:
+    """A word for how large an object is."""
+    return "large" if thing.radius >= LARGE else "small" if thing.radius >= SMALL else "tiny"
+
+
+def _sized(thing: Placed) -> str:
+    return f"{size_of(thing)} {_SURFACE[thing.texture]}{thing.colour} {thing.shape}"
+
+
+def _side(thing: Placed, other: Placed) -> str:
+    """Where an object is beside another, along the axis on which they are further apart."""
+    across, down = other.x - thing.x, other.y - thing.y
+    if abs(across) >= abs(down):
+        return "left of" if across > 0 else "right of"
+    return "above" if down > 0 else "below"
+
+
+def _with_article(words: str) -> str:
+    return f"{_article(words)} {words}"
 
 
 def _article(word: str) -> str:
