@@ -90,20 +90,36 @@ Picture = UInt8[Tensor, "3 h w"]
 
 
 def sheet(rows: Sequence[Sequence[tuple[Picture, str]]]) -> Image.Image:
-    """Pictures in rows, each with a word below. Small ones are enlarged by a whole number, pixel by pixel."""
+    """Pictures in rows, each with a word below, or a text in lines. Small ones are enlarged by a whole number, pixel by
+    pixel."""
     height, width = rows[0][0][0].shape[1:]
     scale = max(1, -(-TILE // max(height, width)))
     cell = (width * scale, height * scale)
-    step = (cell[0] + MARGIN, cell[1] + LINE + MARGIN)
+    font = ImageFont.load_default(FONT)
+    told = [[_lines(word, font, cell[0]) for _, word in row] for row in rows]
+    step = (cell[0] + MARGIN, cell[1] + LINE * max(1, *(len(lines) for row in told for lines in row)) + MARGIN)
     page = Image.new("RGB", (MARGIN + step[0] * len(rows[0]), MARGIN + step[1] * len(rows)), PAPER)
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(FONT)
+    draw = ImageDraw.Draw(page)
     for y, row in enumerate(rows):
-        for x, (image, word) in enumerate(row):
+        for x, (image, _) in enumerate(row):
             left, top = MARGIN + x * step[0], MARGIN + y * step[1]
             tile = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(cell, Image.Resampling.NEAREST)
             page.paste(tile, (left, top))
-            draw.text((left, top + cell[1] + 2), word, INK, font)
+            for line, words in enumerate(told[y][x]):
+                draw.text((left, top + cell[1] + 2 + line * LINE), words, INK, font)
     return page
+
+
+def _lines(text: str, font: Any, width: int) -> list[str]:
+    """A text in lines of this width, in pixels; a word that is wider stands alone and whole."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def to_uint8(images: Tensor) -> UInt8[Tensor, "b 3 h w"]:

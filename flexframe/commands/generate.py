@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "flexframe generate --prior gpt/scenes-64-flextok --class star --length 16 --count 16 -o drawn",
     "flexframe generate -p gpt/scenes-64-flextok --class all --length 1,4,16 -o drawn",
+    'flexframe generate -p gpt/scenes-64-text --text "a large red circle left of a small blue square" -o drawn',
 )
 
 Settings = Annotated[
@@ -40,10 +41,14 @@ def generate(
     classes: Annotated[
         str | None, typer.Option("--class", help="By number or name; several as 3,star, or all. None if not given.")
     ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="What a picture is to show, of a prior that reads texts; repeatable.")
+    ] = None,
+    texts: Annotated[Path | None, typer.Option(help="A file of texts, one a line.")] = None,
     lengths: Annotated[
         str | None, typer.Option("--length", help="Tokens; several as 4,16. The prior's most if not given.")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Pictures, the classes in turn.")] = 16,
+    count: Annotated[int, typer.Option(min=1, help="Pictures, the classes or texts in turn.")] = 16,
     settings: Settings = None,
     seed: Annotated[int, typer.Option(help="What all draws follow from, beside each picture's number.")] = 0,
     model: Annotated[
@@ -67,7 +72,7 @@ def generate(
     with say.status(f"loading {prior}"):
         generator = load(prior, device=on, kind="generator")
         config = generator.config
-        chosen = work.read_classes(classes, config)
+        chosen, words = work.read_classes(classes, config), work.read_texts(text or (), texts, generator)
         wanted = read_lengths(lengths, config.length, "--length") if lengths is not None else ()
         where = model or config.tokenizer
         if where is None:
@@ -77,11 +82,13 @@ def generate(
         sampling, decoding = read_both(ctx, config.prior, tokenizer.config.decoder, settings)
     with bar("drawing") as progress:
         generated = work.generate(
-            generator, tokenizer, folder, classes=chosen, count=count, lengths=wanted, seed=seed, sampling=sampling,
-            decoding=decoding, batch_size=batch_size, force=force, progress=progress,
+            generator, tokenizer, folder, classes=chosen, texts=words, count=count, lengths=wanted, seed=seed,
+            sampling=sampling, decoding=decoding, batch_size=batch_size, force=force, progress=progress,
         )  # fmt: skip
     if config.classes is not None and not chosen:
         say.print("drawn without a class; --class names one", style="dim")
+    if config.conditioner is not None and not words:
+        say.print("drawn without a text; --text says what to show", style="dim")
     if not generated.strip:
         say.print(f"no strip: {tokenizer.id} has one length, so that fewer tokens are no picture", style="dim")
     at = ", ".join(map(str, generated.lengths))

@@ -91,11 +91,14 @@ class Generator(nn.Module):
             return given
         texts = given.texts or (None,) * batch
         text = self.conditioner([*(each or "" for each in texts), ""])  # the last one is of no row
-        pooled = (None, None) if text.pooled is None else (text.pooled[:-1], text.pooled[-1:])
-        nothing = Text(text.embeddings[-1:], text.present[-1:], pooled[1])
-        whole = replace(
-            given, embeddings=text.embeddings[:-1], present=text.present[:-1], pooled=pooled[0], nothing=nothing
+        embeddings, pooled = (
+            None if each is None else each.to(next(self.prior.parameters())) for each in (text.embeddings, text.pooled)
         )
+        assert embeddings is not None
+        first, last = (None, None) if pooled is None else (pooled[:-1], pooled[-1:])
+        nothing = Text(embeddings[-1:], text.present[-1:], last)
+        present = text.present[:-1]
+        whole = replace(given, embeddings=embeddings[:-1], present=present, pooled=first, nothing=nothing)
         return whole.hidden(given.null)
 
     @torch.no_grad()

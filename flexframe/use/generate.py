@@ -69,6 +69,38 @@ def read_classes(text: str | None, config: GeneratorConfig) -> list[int]:
     return numbers
 
 
+def read_texts(given: Sequence[str], file: Path | None, generator: Generator) -> list[str]:
+    """Texts as they are given, and those of a file, one a line; lines without a word are passed over.
+
+    Raises:
+        ConfigError: the prior reads no texts, a text is empty or longer than is read, there is no such file, or no
+            encoder of texts.
+    """
+    texts = [("--text", text) for text in given]
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError.at("--texts", f"cannot read {file}: {error}; give a file of one text a line") from None
+        texts += [(f"--texts: line {number} of {file}", line) for number, line in enumerate(lines, 1) if line.strip()]
+        if len(texts) == len(given):
+            raise ConfigError.at("--texts", f"{file} holds no text; write one a line")
+    conditioner, config = generator.conditioner, generator.config.conditioner
+    if not texts:
+        return []
+    if conditioner is None or config is None:
+        raise ConfigError.at(texts[0][0], f"{generator.id or 'this prior'} reads no texts; leave it out")
+    most = config.text().length
+    for place, text in texts:
+        if not text.strip():
+            raise ConfigError.at(place, "is empty; say what the picture is to show, or leave it out")
+        count = conditioner.count(text)
+        if count > most:
+            told = f"{count} words or pieces, and conditioner {config.type!r} reads {most}: {text[:40]!r}..."
+            raise ConfigError.at(place, f"has {told}; shorten it")
+    return [" ".join(text.split()) for _, text in texts]
+
+
 @writes("folder")
 def generate(
     generator: Generator,
@@ -76,6 +108,7 @@ def generate(
     folder: Path,
     *,
     classes: Sequence[int] = (),
+    texts: Sequence[str] = (),
     count: int = 16,
     lengths: Sequence[int] = (),
     seed: int = 0,
@@ -87,9 +120,9 @@ def generate(
 ) -> Generated:
     """Draw pictures into a folder: `<length>/<number>.png`, `grid-<length>.png`, `strip.png`, `tokens.safetensors`.
 
-    Picture i is of class `classes[i % n]`, or of none; it draws by its number alone, so that neither `count` nor
-    `batch_size` moves it. Broken off, the same call draws the same again. The strip shows the first samples of the
-    largest length, decoded at 1, 2, 4, ... tokens.
+    Picture i is of class `classes[i % n]` or of text `texts[i % n]`, or of none; it draws by its number alone, so that
+    neither `count` nor `batch_size` moves it. Broken off, the same call draws the same again. The strip shows the first
+    samples of the largest length, decoded at 1, 2, 4, ... tokens.
 
     Args:
         lengths: tokens; the prior's most if not given.
@@ -117,13 +150,15 @@ def generate(
         raise ConfigError.at("--length", f"{text}: fewer of them are no picture to it; leave it out")
     drawn = generator.sampling.laid(sampling)
     decoded = tokenizer.sampling.laid(decoding, "decoder")
-    job = _Job(generator, tokenizer, tuple(classes), count, seed, drawn, decoded, batch_size, progress)
+    job = _Job(generator, tokenizer, tuple(classes), tuple(texts), count, seed, drawn, decoded, batch_size, progress)
     columns = powers(lengths[-1]) if nested and len(tokenizer.config.budgets) > 1 else ()
     job.total = count * len(lengths) + min(count, STRIPS) * len(columns)
     record = {"prior": generator.id, "weights": weights(generator), "tokenizer": tokenizer.id,
               "decoder": weights(tokenizer.decoder), "fingerprint": fingerprint(tokenizer), "seed": seed,
               "count": count, "classes": list(classes), "lengths": list(lengths),
               "sampling": drawn.deciding(), "decoding": decoded.deciding()}  # fmt: skip
+    if texts:
+        record |= {"texts": list(texts)}
     _begin(folder, record)
     progress(0, job.total)
 
@@ -175,6 +210,7 @@ class _Job:
     generator: Generator
     tokenizer: Tokenizer
     classes: tuple[int, ...]
+    texts: tuple[str, ...]
     count: int
     seed: int
     sampling: Any
@@ -189,7 +225,9 @@ class _Job:
         return self.classes[number % len(self.classes)] if self.classes else None
 
     def word(self, number: int) -> str:
-        """The name of a picture's class."""
+        """The name of a picture's class, or its text."""
+        if self.texts:
+            return self.texts[number % len(self.texts)]
         label, names = self.label(number), self.generator.config.class_names
         return "" if label is None else names[label] if names else f"class {label}"
 
@@ -203,7 +241,9 @@ class _Job:
                 self.progress(self.done + share * min(step / length, 1) / 2, self.total)
 
             labels = torch.tensor([self.label(n) or 0 for n in numbers]) if self.classes else None
-            given = {"labels": labels} if labels is not None else {"count": len(numbers)}
+            given: dict[str, Any] = {"labels": labels} if labels is not None else {"count": len(numbers)}
+            if self.texts:
+                given = {"texts": [self.word(n) for n in numbers]}
             codes = self.generator.sample(
                 **given, lengths=length, rng=rng, sampling=self.sampling, on_token=on_token
             ).codes

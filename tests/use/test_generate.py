@@ -22,10 +22,11 @@ from flexframe.testing.checks import redraw_zeros
 from flexframe.train.run import Run
 from flexframe.use import precompute
 from flexframe.use.decode import decode
-from flexframe.use.generate import generate, powers, read_classes
+from flexframe.use.generate import generate, powers, read_classes, read_texts
 from flexframe.use.precompute import precompute_tokens
 from flexframe_registry import ConfigError, GeneratorConfig, TokenizerConfig, catalogue
 from flexframe_registry.cards import read_training
+from flexframe_registry.files import read_json
 from flexframe_registry.slots import resolve
 
 DATA = {"type": "scenes", "complexity": 0, "count": 11}
@@ -336,6 +337,69 @@ def test_what_is_refused(generator, tokenizer, tmp_path):
     (tmp_path / "full" / "x").touch()
     with pytest.raises(ConfigError, match="is there already and not empty"):
         run(generator, tokenizer, tmp_path / "full")
+
+
+# --- texts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def worded(tokenizer):
+    torch.manual_seed(1)
+    raw = {"length": 6, "codebook_size": 16, "prior": "toy", "conditioner": "toy"}
+    found = Generator(GeneratorConfig.read({**raw, "fingerprint": fingerprint(tokenizer)})).eval().double()
+    found.id = "gpt/toy"
+    return found
+
+
+def test_texts_in_turn_move_pictures_and_are_told(worded, tokenizer, tmp_path):
+    strong = {"classes": (), "sampling": {"guidance": 20.0}}
+    texts = ["a cat", "a very long dog under a cow"]
+    run(worded, tokenizer, tmp_path / "two", texts=texts, count=4, **strong)
+    run(worded, tokenizer, tmp_path / "one", texts=texts[:1], count=4, **strong)
+    run(worded, tokenizer, tmp_path / "none", count=4, **strong)
+    two, one, none = (pixels_of(tmp_path / name / "6") for name in ("two", "one", "none"))
+    assert np.array_equal(two[::2], one[::2])
+    assert not np.array_equal(two[1::2], one[1::2])
+    assert not np.array_equal(one, none)
+    record = read_json(tmp_path / "two" / "generate.json", "")
+    assert record["texts"] == texts
+    assert "texts" not in read_json(tmp_path / "none" / "generate.json", "")
+
+
+def pixels_of(folder):
+    return np.stack([pixels(path) for path in sorted(folder.glob("*.png"))])
+
+
+def test_texts_of_the_line_and_of_a_file(worded, tmp_path):
+    file = tmp_path / "texts.txt"
+    file.write_text("a  cat \n\na dog\n")
+    assert read_texts(["a cow"], file, worded) == ["a cow", "a cat", "a dog"]
+    assert read_texts([], None, worded) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "lines", "told"),
+    [
+        ([" "], None, r"^--text: is empty; say what the picture is to show"),
+        (["a b c d e f g"], None, r"^--text: has 7 words or pieces, and conditioner 'toy' reads 6: 'a b c d e f g'"),
+        ([], "a\n\na b c d e f g\n", r"^--texts: line 3 of .*texts\.txt: has 7 words or pieces"),
+        ([], " \n", r"^--texts: .*texts\.txt holds no text; write one a line"),
+    ],
+)
+def test_texts_that_are_refused(worded, tmp_path, given, lines, told):
+    file = None
+    if lines is not None:
+        file = tmp_path / "texts.txt"
+        file.write_text(lines)
+    with pytest.raises(ConfigError, match=told):
+        read_texts(given, file, worded)
+
+
+def test_texts_for_a_prior_that_reads_none_and_a_file_that_is_not_there(generator, worded, tmp_path):
+    with pytest.raises(ConfigError, match=r"^--text: this prior reads no texts; leave it out"):
+        read_texts(["a cat"], None, generator)
+    with pytest.raises(ConfigError, match=r"^--texts: cannot read .*no\.txt"):
+        read_texts([], tmp_path / "no.txt", worded)
 
 
 def test_the_command(command, files, tmp_path):
