@@ -87,6 +87,23 @@ def shards(pattern: str) -> list[Path]:
     Raises:
         ConfigError: one that is not there, is no .tar, or is named twice.
     """
+    paths = files_of(pattern, "shard", ".tar")
+    for path in paths:
+        if path.suffix.lower() != ".tar":
+            raise ConfigError.at("path", f"{str(path)!r} is no uncompressed .tar, whose members can be found by place")
+    return paths
+
+
+def files_of(pattern: str, what: str, kind: str) -> list[Path]:
+    """The files that a path, a glob or braces name: braces in their order, each glob sorted.
+
+    Args:
+        what: what each of them is, for errors.
+        kind: how its name ends, for errors.
+
+    Raises:
+        ConfigError: one that is not there, is a folder, or is named twice.
+    """
     paths: list[Path] = []
     for text in braces(str(Path(pattern).expanduser())) if not Path(pattern).expanduser().exists() else [pattern]:
         path = Path(text).expanduser()
@@ -99,11 +116,9 @@ def shards(pattern: str) -> list[Path]:
             paths.append(path)
     for path in paths:
         if path.is_dir():
-            raise ConfigError.at("path", f"{str(path)!r} is a folder; name its shards, as {path}/*.tar")
+            raise ConfigError.at("path", f"{str(path)!r} is a folder; name its {what}s, as {path}/*{kind}")
         if not path.is_file():
-            raise ConfigError.at("path", f"there is no shard {str(path)!r}")
-        if path.suffix.lower() != ".tar":
-            raise ConfigError.at("path", f"{str(path)!r} is no uncompressed .tar, whose members can be found by place")
+            raise ConfigError.at("path", f"there is no {what} {str(path)!r}")
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
         raise ConfigError.at("path", f"{pattern!r} names {str(twice)!r} twice")

@@ -30,7 +30,15 @@ from flexframe_standard.optimizers_config import AdamConfig, AdamWConfig, LionCo
 from flexframe_standard.sources.digits_config import DigitsConfig
 from flexframe_standard.sources.files_config import ArraysConfig, FolderConfig, ImagesConfig, TarConfig
 from flexframe_standard.sources.scenes_config import ScenesConfig
-from flexframe_standard.transforms_config import FlipConfig, ShiftConfig
+from flexframe_standard.sources.tables_config import DatasetsConfig, ParquetConfig
+from flexframe_standard.transforms_config import (
+    ColourJitterConfig,
+    FlipConfig,
+    GrayscaleConfig,
+    RandomResizedCropConfig,
+    ShiftConfig,
+    VerticalFlipConfig,
+)
 
 
 class IdentityCodecConfig(CodecConfig):
@@ -83,13 +91,19 @@ def flexframe_components() -> Iterable[Component]:
         Component(TarConfig, "flexframe_standard.sources.files:Tar"),
         Component(ArraysConfig, "flexframe_standard.sources.arrays:Arrays"),
         Component(ImagesConfig, "flexframe_standard.sources.files:Images"),
+        Component(ParquetConfig, "flexframe_standard.sources.tables:Parquet"),
+        Component(DatasetsConfig, "flexframe_standard.sources.tables:Datasets"),
         Component(ScenesConfig, "flexframe_standard.sources.scenes:Scenes"),
         Component(ImagesFeedConfig, "flexframe_standard.feeds.images:Images"),
         Component(LatentsFeedConfig, "flexframe_standard.feeds.latents:Latents"),
         Component(TokensFeedConfig, "flexframe_standard.feeds.codes:Tokenized"),
         Component(TokenFileFeedConfig, "flexframe_standard.feeds.codes:Stored"),
         Component(FlipConfig, "flexframe_standard.transforms:Flip"),
+        Component(VerticalFlipConfig, "flexframe_standard.transforms:VerticalFlip"),
         Component(ShiftConfig, "flexframe_standard.transforms:Shift"),
+        Component(RandomResizedCropConfig, "flexframe_standard.transforms:RandomResizedCrop"),
+        Component(ColourJitterConfig, "flexframe_standard.transforms:ColourJitter"),
+        Component(GrayscaleConfig, "flexframe_standard.transforms:Grayscale"),
         Component(AdamWConfig, "flexframe_standard.optimizers:AdamW"),
         Component(AdamConfig, "flexframe_standard.optimizers:Adam"),
         Component(SGDConfig, "flexframe_standard.optimizers:SGD"),

@@ -1,4 +1,4 @@
-"""Sources of image files: a folder, tar shards, or whichever of them, or of `arrays`, a path is."""
+"""Sources of image files: a folder, tar shards, or whichever of them, or of `arrays` and `parquet`, a path is."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from flexframe_standard.sources.arrays import Arrays
 from flexframe_standard.sources.facts import LARGEST, facts
 from flexframe_standard.sources.files_config import ArraysConfig, FilesConfig, FolderConfig, TarConfig
 from flexframe_standard.sources.reading import SHOWN, Files
+from flexframe_standard.sources.tables import Parquet
+from flexframe_standard.sources.tables_config import ParquetConfig
 
 TRIED = 64
 """Files beside images that are looked into for a label; one that comes later is refused, not mixed in."""
@@ -234,6 +236,8 @@ class Images(Source):
             self.files = Folder(FolderConfig(**fields), size)
         elif path.suffix.lower() == ".npz":
             self.files = Arrays(ArraysConfig(**fields), size)
+        elif path.suffix.lower() == ".parquet":
+            self.files = Parquet(ParquetConfig(**fields), size)
         else:
             self.files = Tar(TarConfig(**fields), size)
         self.notes = self.files.notes

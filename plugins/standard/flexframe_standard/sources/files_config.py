@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from flexframe_registry import ConfigError, SourceConfig
 from flexframe_registry.files import MAX_PIXELS, SCHEME
 from flexframe_registry.kinds import PLACE, Resize
+
+
+def class_names(path: Path) -> tuple[str, ...]:
+    """Names of classes in a file: a line each, or in JSON a list, or names by number, all from 0 on. Of an entry of
+    several words for one class, as ImageNet's index has them, the first counts.
+
+    Raises:
+        ConfigError: there is no such file, or it holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() != ".json":
+            names: Any = [line.strip() for line in text.splitlines() if line.strip()]
+        else:
+            held = json.loads(text)
+            names = [held[str(number)] for number in range(len(held))] if isinstance(held, dict) else held
+    except OSError as error:
+        raise ConfigError.at("", f"{str(path)!r} is no file of names ({error.strerror}); give one, or a list") from None
+    except (ValueError, KeyError):
+        raise ConfigError.at("", f"{path} holds no list of names, nor names by number from 0 on") from None
+    firsts = [each[0] if isinstance(each, list) and each else each for each in names if isinstance(names, list)]
+    if not firsts or not all(isinstance(each, str) for each in firsts) or len(set(firsts)) < len(firsts):
+        raise ConfigError.at("", f"{path} holds no list of names, each another")
+    return tuple(firsts)
 
 
 class FilesConfig(SourceConfig):
@@ -31,11 +57,17 @@ class FilesConfig(SourceConfig):
     """The most pixels of an image file; a larger one counts as broken."""
 
     classes: tuple[str, ...] | None = None
-    """Names of the classes in the order of their numbers, so that a part of the data keeps the numbers of the whole. A
-    folder or a label that is none of them is refused. Null: of a folder, its subfolders, sorted."""
+    """Names of the classes in the order of their numbers, so that a part of the data keeps the numbers of the whole; or
+    a file of them, read as the settings are: a name a line, or JSON (a list, or names by number). A folder or a label
+    that is none of them is refused. Null: of a folder, its subfolders, sorted."""
     labels: Literal["files", "folders", "none"] | None = None
     """Where labels are from: the files beside images, the names of subfolders, or nowhere. They never mix. Null: files,
     where there are any that hold one; else folders."""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return class_names(Path(value).expanduser()) if isinstance(value, str) else value
 
     @field_validator("path")
     @classmethod
@@ -83,6 +115,7 @@ class ArraysConfig(FilesConfig):
 
 
 class ImagesConfig(FilesConfig):
-    """Images of a folder, of a `.npz` or of tar shards, whichever the path is: see `folder`, `arrays` and `tar`."""
+    """Images of a folder, of a `.npz`, a `.parquet` or of tar shards, whichever the path is: see `folder`, `arrays`,
+    `parquet` and `tar`."""
 
     type: Literal["images"] = "images"
