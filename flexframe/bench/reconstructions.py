@@ -111,6 +111,27 @@ class Reconstruct(Task):
             each.codec_is = next(beside, None)
         return made
 
+    def pictures(
+        self, suite: SuiteConfig, source: Source, entrants: Sequence[Entrant], device: torch.device
+    ) -> Mapping[str, Mapping[int, Tensor]]:
+        shown = range(min(suite.show, len(source)))
+        if not shown or not entrants:
+            none = torch.zeros(0, 3, *source.size, dtype=torch.uint8)
+            return {each.name: {lane.budget: none for lane in each.lanes} for each in entrants}
+        return self._rebuilt(suite, source, entrants, device, shown)[1]
+
+    def _rebuilt(
+        self,
+        suite: SuiteConfig,
+        source: Source,
+        entrants: Sequence[Entrant],
+        device: torch.device,
+        indices: Sequence[int],
+    ) -> tuple[Tensor, Mapping[str, Mapping[int, Tensor]]]:
+        own, rounded = dict(self._models), partial(protocol.to_uint8, rounding=suite.rounding)
+        models = {entrant.name: (own[entrant.name], [lane.budget for lane in entrant.lanes]) for entrant in entrants}
+        return extremes.rebuild(source, models, indices, seed=suite.seed, device=device, rounded=rounded)
+
     def further(
         self,
         suite: SuiteConfig,
@@ -123,11 +144,7 @@ class Reconstruct(Task):
         wanted = [i for i in extremes.positions(results) if i >= suite.show]
         if not suite.show or not wanted:
             return None
-        own = dict(self._models)
-        models = {entrant.name: (own[entrant.name], [lane.budget for lane in entrant.lanes]) for entrant in entrants}
-        rounded = partial(protocol.to_uint8, rounding=suite.rounding)
-        made = extremes.rebuild(source, models, wanted, seed=suite.seed, device=device, rounded=rounded)
-        return Gallery(*made, numbers=wanted)
+        return Gallery(*self._rebuilt(suite, source, entrants, device, wanted), numbers=wanted)
 
 
 def _counts(budgets: Sequence[int]) -> str:

@@ -30,7 +30,8 @@ protocols         by key `<measure id>.<use id>`: {"measure", "use"}. Numbers wh
 per_image.NAME.K.NUMBER   a value for each image, in order, of metrics that have them
 shown             ids of the first images, whose pictures are in `Report.images`
 codes_sha256.NAME.K       hash of all token ids
-manifest          when, where, by which command; moves no number
+manifest          when, where, by which command; moves no number. Where models were added, `models` are those of that
+                  command, and `earlier` the manifests of the others
 checksum          of all of it, as `flexframe_registry.files.checksum` has it
 
 Of samples (`flexframe.bench.samples`; `task` in `protocol` says so) models are priors: `fingerprint` is of the prior's
@@ -59,7 +60,7 @@ from flexframe.bench.lanes import Entrant, Lane
 from flexframe.bench.metric import Measure
 from flexframe.data.images import suffixes
 from flexframe.data.source import Source
-from flexframe.files import refuse_other, write_text
+from flexframe.files import write_text
 from flexframe_registry import ConfigError, SuiteConfig
 from flexframe_registry.files import CHECKSUM, checksum, read_json
 
@@ -150,23 +151,16 @@ def assemble(
         task: what was done with the images; part of every number's protocol.
     """
     common = {
-        **task,
-        "data": protocol.settings(suite.data),
+        **facts(suite, source, task),
         "data_sha256": seen.sha256,
-        "count": len(source),
         "classes": classes(seen.labels),
         "files": {suffix: n for suffix, n in sorted(seen.suffixes.items()) if suffix in suffixes()},
-        "image_size": list(source.size),
-        "images": dict(source.protocol()),
-        "uint8": protocol.UINT8_RULES[suite.rounding],
-        "providers": protocol.providers([suite.data, *suite.metrics]),
-        "versions": protocol.versions(),
     }
     protocols: dict[str, Any] = {}
     models = {entrant.name: _model(entrant, suite, common, protocols, device) for entrant in entrants}
     return {
         "schema": protocol.SCHEMA,
-        "suite": {"name": name, **suite.model_dump(mode="json")},
+        "suite": named(name, suite),
         "measures": {
             m.name: {
                 "label": m.label,
@@ -194,35 +188,30 @@ def assemble(
     }
 
 
+def facts(suite: SuiteConfig, source: Source, task: Mapping[str, str]) -> dict[str, Any]:
+    """What all numbers have in common, as far as it is known before the images are read."""
+    return {
+        **task,
+        "data": protocol.settings(suite.data),
+        "count": len(source),
+        "image_size": list(source.size),
+        "images": dict(source.protocol()),
+        "uint8": protocol.UINT8_RULES[suite.rounding],
+        "providers": protocol.providers([suite.data, *suite.metrics]),
+        "versions": protocol.versions(),
+    }
+
+
+def named(name: str, suite: SuiteConfig) -> dict[str, Any]:
+    """A suite by its name, as resolved."""
+    return {"name": name, **suite.model_dump(mode="json")}
+
+
 def write(results: Mapping[str, Any], path: Path) -> None:
     """Write results as JSON, lists of numbers in one line each."""
     text = json.dumps({**results, CHECKSUM: checksum(results)}, indent=1, ensure_ascii=False, allow_nan=False)
     text = re.sub(r"\[\n\s+((?:-?[\d.e+-]+,?\s+)+)\]", lambda m: "[" + " ".join(m[1].split()) + "]", text)
     write_text(path, text + "\n")
-
-
-def refuse_others(path: Path, suite: SuiteConfig, models: Mapping[str, Mapping[str, Any]]) -> None:
-    """See that results at `path`, if there are any, are of this same suite and these same models.
-
-    Args:
-        models: by name, what `models.NAME` would say; what it leaves out is not compared.
-
-    Raises:
-        ConfigError: they are of others, or of no form that is known.
-    """
-    if not path.is_file():
-        return
-    try:
-        held = read_json(path, f"it {REMEDY}", edit=True)
-        name, date, theirs = held["suite"]["name"], held["manifest"]["date"][:10], held["models"]
-        asked = {**suite.model_dump(mode="json", exclude={"note", "show"}), "models": dict(models)}
-        own = {name: {key: theirs[name].get(key) for key in each} for name, each in models.items() if name in theirs}
-        there = {**held["suite"], "models": {**theirs, **own}}
-    except (KeyError, TypeError, AttributeError):
-        raise ConfigError.at(str(path), REMEDY) from None
-    told = f"holds another benchmark, of suite {name} with {', '.join(theirs)} ({date})"
-    was = {key: there.get(key) for key in asked}
-    refuse_other(path, told, was, asked, "choose another folder by -o, or delete it")
 
 
 def classes(labels: Counter[int | None]) -> dict[str, int] | None:

@@ -14,7 +14,7 @@ import torch
 from rich.progress import Progress, TaskID
 from torch import Tensor
 
-from flexframe.bench import protocol, results
+from flexframe.bench import growth, protocol, results
 from flexframe.bench.gallery import Gallery, Report
 from flexframe.bench.lanes import Entrant, Lane, Some
 from flexframe.bench.metric import Measure, Metric, Reconstructions, Scratch
@@ -109,7 +109,8 @@ def measure(
     """Measure what a task's models make and write `out/results.json`. Leaves them on `device`, in evaluation mode.
 
     Numbers do not depend on `batch_size`: each image draws by its own index. Interrupted, the same call goes on from
-    what `out/partial` holds, and gives the same numbers.
+    what `out/partial` holds, and gives the same numbers. Models that stand in `out/results.json` already, of the same
+    suite and protocol, stay there and are not measured again.
 
     Args:
         name: the suite's name, for the page.
@@ -118,36 +119,64 @@ def measure(
 
     Raises:
         ConfigError: models that are not offered at any token count asked for, metrics that make no sense of the task,
-            or another benchmark in `out`, finished or interrupted.
+            or a benchmark of another suite, protocol or of other models of these names in `out`, finished or
+            interrupted.
         ValueError: models that cannot be compared, or a suite that wants more images than there are.
     """
     device = torch.device(device)
     size, budgets = common_size(task.sizes()), task.budgets(suite)
-    entrants = task.entrants(device)
-    results.refuse_others(out / results.FILE, suite, {each.name: each.identity(suite, device) for each in entrants})
+    entrants, path = task.entrants(device), out / results.FILE
+    held = growth.standing(path, suite, {each.name: each.identity(suite, device) for each in entrants})
     source = Head(catalogue().build(suite.data, size, place="data"), suite.count)
     task.see(source)
     metrics = task.metrics([catalogue().build(config, source) for config in suite.metrics])
     measures = measures_of(metrics)
-    drop_parts(out / results.FILE)
-    partial = Partial(out, rests_on(task, suite, source, metrics, entrants, device))
-    state = partial.read()
-    for number, each in enumerate(entrants):
-        each.lanes = [_lane(each, k, metrics, source, partial.scratch(number, k)) for k in budgets[each.name]]
-    see_writable(out / results.FILE)
-    walk = Pass(source, entrants, suite, batch_size, device, progress)
-    if state is not None:
-        walk.restore(state)
-    walk.run(partial, save_seconds)
-    content = results.assemble(name, suite, source, entrants, measures, walk.seen(), device, task.record)
-    results.write(content, out / results.FILE)
-    partial.drop()
-    fake = {each.name: {lane.budget: torch.cat(lane.shown) for lane in each.lanes} for each in entrants}
-    further = task.further(suite, source, entrants, device, content)
-    report = Report(content, Gallery(torch.cat(walk.shown), fake, further=further), out, source.remarks())
+    drop_parts(path)
+    for each in entrants:
+        each.lanes = [_lane(each, k, metrics, source, Scratch()) for k in budgets[each.name]]
+    new = growth.to_measure(held, results.facts(suite, source, task.record), entrants, path)
+    see_writable(path)
+    if held is not None and (stay := growth.staying(held, new)):
+        growth.see_images(held, source, path)
+        told = f"{', '.join(stay)}: measured on {held['manifest']['date'][:10]}, and not again"
+        _tell(f"{told}; delete {path} to measure anew", progress)
+    walk = Pass(source, new, suite, batch_size, device, progress)
+    if new or held is None:
+        partial = Partial(out, rests_on(task, suite, source, metrics, new, device))
+        state = partial.read()
+        for number, each in enumerate(new):
+            each.lanes = [_lane(each, k, metrics, source, partial.scratch(number, k)) for k in budgets[each.name]]
+        if state is not None:
+            walk.restore(state)
+        walk.run(partial, save_seconds)
+        content = results.assemble(name, suite, source, new, measures, walk.seen(), device, task.record)
+        content = growth.grown(held, content)
+        results.write(content, path)
+        partial.drop()
+    else:
+        first = source.samples(range(min(suite.show, len(source))))
+        content = {**held, "suite": results.named(name, suite), "shown": [sample.id for sample in first]}
+        results.write(content, path)
+    pictures = gallery(task, suite, source, entrants, walk, content)
+    report = Report(content, pictures, out, source.remarks())
     task.finish(report, entrants)
     manager().observe("flexframe_report", set(), report=report)
     return report
+
+
+def gallery(
+    task: Task, suite: SuiteConfig, source: Source, entrants: Sequence[Entrant], walk: Pass, content: Mapping[str, Any]
+) -> Gallery:
+    """Pictures of all models that are here; those that were not measured now make theirs once more."""
+    device, real = walk.device, torch.zeros(0, 3, *source.size, dtype=torch.uint8)
+    first = range(min(suite.show, len(source)))
+    if first:
+        real = torch.cat(walk.shown or [torch.stack([sample.image for sample in source.samples(first)])])
+    fake: dict[str, Mapping[int, Tensor]]
+    fake = {each.name: {lane.budget: torch.cat(lane.shown) for lane in each.lanes} for each in walk.entrants}
+    fake |= task.pictures(suite, source, [each for each in entrants if each.name not in fake], device)
+    own = {name: fake[name] for name in content["models"] if name in fake}
+    return Gallery(real, own, further=task.further(suite, source, entrants, device, content))
 
 
 def common_size(models: Sequence[tuple[str, tuple[int, int]]]) -> tuple[int, int]:

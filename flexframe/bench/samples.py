@@ -233,7 +233,7 @@ class Draw(Task):
     def finish(self, report: Report, entrants: Sequence[Entrant]) -> None:
         """Write a picture of the first samples for each prior and token count, `samples/<prior>-<tokens>.png`."""
         for name, prior, _ in self.priors:
-            for budget, images in report.images.fake[name].items():
+            for budget, images in report.images.fake.get(name, {}).items():
                 tiles = [(image, _word(i, prior.config)) for i, image in enumerate(images)]
                 if tiles:
                     across = math.ceil(math.sqrt(len(tiles)))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from flexframe.bench.gallery import Gallery, Report
 from flexframe.bench.lanes import Entrant
@@ -56,6 +57,12 @@ class Task(ABC):
             ConfigError: one makes no sense of it.
         """
         return metrics
+
+    def pictures(
+        self, suite: SuiteConfig, source: Source, entrants: Sequence[Entrant], device: torch.device
+    ) -> Mapping[str, Mapping[int, Tensor]]:
+        """What these made of a suite's first images, made once more: of models that stand in a result already."""
+        return {}
 
     def further(
         self,
