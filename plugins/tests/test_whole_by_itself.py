@@ -38,7 +38,8 @@ from flexframe_registry import catalogue, cards
 
 assert not catalogue().broken, catalogue().broken
 package, largest, INIT = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-short = "run.steps=2", "run.batch_size=4", "run.optimizer.warmup=1", "run.log_every=1", "--device", "cpu"
+short = ["run.steps=2", "run.batch_size=4", "run.optimizer.warmup=1", "run.log_every=1", "run.compile=false"]
+short += ["--device", "cpu"]
 for component in catalogue():
     if component.target.startswith(package):
         component.load()
