@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flexframe.importing import Comparison, Foreign, TensorFile, compare
 from flexframe.models.build import Model, assemble
 from flexframe.models.tokenizer import Tokenizer
-from flexframe_registry import ConfigError, TokenizerConfig
+from flexframe_registry import ConfigError
 
 GRADIENTS = 1e-3
 """Of a gradient as a share of its largest entry, and of a norm."""
@@ -23,7 +23,7 @@ GRADIENTS = 1e-3
 class Case:
     """The tensors of one file, which of them were used, and the model in the forms that they are compared with."""
 
-    def __init__(self, path: Path, source: Foreign, model: Tokenizer) -> None:
+    def __init__(self, path: Path, source: Foreign, model: Model) -> None:
         self.path, self.tensors, self.source, self.model = path, TensorFile([path]), source, model
         self.parts: Any = model
         self.used: set[str] = set()
@@ -48,10 +48,11 @@ class Case:
 
     def variant(self, **parts: Mapping[str, Any]) -> Any:
         """The same weights under settings that are others."""
-        raw = self.model.config.model_dump(mode="json")
+        config = self.model.config
+        raw = config.model_dump(mode="json")
         for part, fields in parts.items():
             raw[part] |= fields
-        return assemble(TokenizerConfig.read(raw), self.model.state_dict(), "golden case")
+        return assemble(type(config).read(raw), self.model.state_dict(), "golden case")
 
     def gradients(self, gradient: Callable[[str], Tensor | None]) -> Iterator[Comparison]:
         """Compare gradients, and the norms in the file beside the case's.
@@ -84,6 +85,7 @@ def compare_cases(
     kinds: Mapping[str, Callable[[C], Iterator[Comparison]]],
     family: str,
     form: type[C] = Case,  # type: ignore[assignment]
+    of: type[nn.Module] = Tokenizer,
 ) -> Iterator[Comparison]:
     """Every tensor of every case beside a checkpoint.
 
@@ -91,12 +93,14 @@ def compare_cases(
         kinds: how a case is run, by its file's name or what that begins with.
         family: what the checkpoint is of, for messages.
         form: the class of a case, where a family's knows more.
+        of: the class of the models that the cases are of.
 
     Raises:
         ConfigError: a case is not known, or has tensors that nothing compares.
     """
-    if not isinstance(model, Tokenizer):
-        raise ConfigError.at(str(source.path), f"its cases are of a tokenizer, and this is a {type(model).__name__}")
+    if not isinstance(model, of):
+        text = f"its cases are of a {of.__name__.lower()}, and this is a {type(model).__name__.lower()}"
+        raise ConfigError.at(str(source.path), text)
     folder = source.path if source.path.is_dir() else source.path.parent
     for path in sorted(folder.glob("case*.safetensors")):
         kind = next((kind for kind in kinds if path.stem == kind or path.stem.startswith(f"{kind}_")), None)

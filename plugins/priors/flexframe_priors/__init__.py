@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from flexframe_registry import CodesSpec, Component, ImporterConfig, PriorConfig, SamplingConfig, hookimpl
 from flexframe_registry.cards import folders
 
+from .denoising_configs import CausalDenoisingConfig, EpsLlamaGenImporterConfig, MARConfig
 from .texts_config import WordsConfig
 
 
@@ -195,6 +196,9 @@ def flexframe_components() -> Iterable[Component]:
     return [
         Component(GPTConfig, "flexframe_priors.gpt:GPT"),
         Component(RARConfig, "flexframe_priors.rar:RAR"),
+        Component(CausalDenoisingConfig, "flexframe_priors.causal_denoising:CausalDenoising"),
+        Component(MARConfig, "flexframe_priors.mar:MAR"),
+        Component(EpsLlamaGenImporterConfig, "flexframe_priors.eps_llamagen_importer:EpsLlamaGenImporter"),
         Component(WordsConfig, "flexframe_priors.words:Words"),
         Component(RARImporterConfig, "flexframe_priors.rar_importer:RARImporter"),
     ]

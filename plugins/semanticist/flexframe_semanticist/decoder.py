@@ -19,7 +19,7 @@ from flexframe.tokens import Batch, Condition, Outputs, Tokens
 from flexframe_registry import SamplingConfig, Spec
 
 from . import DDPMDecoderConfig, DDPMSampling
-from .diffusion import Diffusion, taken
+from .diffusion import process, taken
 
 
 def grid_positions(rows: int, columns: int, width: int) -> Float[Tensor, "n width"]:
@@ -68,7 +68,7 @@ class DDPMDecoder(Decoder):
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, 2 * channels * patch * patch)
-        self.diffusion = Diffusion()
+        self.diffusion = process()
         self.initialise()
 
     def initialise(self) -> None:
@@ -179,7 +179,7 @@ class DDPMDecoder(Decoder):
         if condition is not None:
             raise ValueError("the ddpm decoder is conditioned on tokens alone; pass no condition")
         shape = (self.spec.latents.channels, *size)
-        x, steps = rng.normal("decoder/sample", shape), Diffusion(taken(sampling))
+        x, steps = rng.normal("decoder/sample", shape), process(taken(sampling))
         guided = sampling.guidance != 1
         given, keep = self.condition(tokens), tokens.keep
         if guided:

@@ -22,7 +22,7 @@ from flexframe_registry.slots import resolve
 
 from . import DDPMSampling
 from .decoder import grid_positions
-from .diffusion import Diffusion, taken
+from .diffusion import process, taken
 
 TABLES = 1e-12
 """Of tables in float64."""
@@ -126,8 +126,8 @@ def steps_of(model: Tokenizer, steps: int) -> DDPMSampling:
 @torch.no_grad()
 def diffusion(case: Case) -> Iterator[Comparison]:
     """The tables, and what is computed of them alone."""
-    whole = Diffusion()
-    spaced = Diffusion(taken(steps_of(case.model, len(case["timestep_map"]))))
+    whole = process()
+    spaced = process(taken(steps_of(case.model, len(case["timestep_map"]))))
     x, (noise, share) = case["x_t"], case["model_out"].chunk(2, 1)
     t, late = case["spaced_t"], case["vb_t"]
     mean, log_variance = spaced.step(x, noise, share, t)

@@ -1,0 +1,158 @@
+"""A causal transformer of continuous tokens whose head denoises each token (arXiv 2503.08685, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flexframe.nn.attention import attend
+from flexframe.nn.denoiser import Denoiser
+from flexframe.nn.dropout import dropped, drops
+from flexframe.nn.priors import class_ids
+from flexframe.parts import Prior
+from flexframe.rng import Rng
+from flexframe.tokens import Codes, Condition, Losses, prefix
+from flexframe_registry import CodesSpec, SamplingConfig
+
+from .cache import Cache
+from .denoising_configs import CausalDenoisingConfig, CausalDenoisingSampling
+
+
+class Block(nn.Module):
+    """A pre-norm block of causal attention and a SwiGLU feed-forward layer, both without biases."""
+
+    def __init__(self, config: CausalDenoisingConfig) -> None:
+        super().__init__()
+        width, self.heads, self.dropout = config.width, config.heads, config.dropout
+        self.norm1, self.norm2 = nn.RMSNorm(width, eps=1e-5), nn.RMSNorm(width, eps=1e-5)
+        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.fc1 = nn.Linear(width, 2 * config.hidden, bias=False)
+        self.fc2 = nn.Linear(config.hidden, width, bias=False)
+
+    def forward(
+        self, x: Float[Tensor, "b n w"], cache: Cache | None, numbers: Int[Tensor, "b 2 2"] | None
+    ) -> Float[Tensor, "b n w"]:
+        """Without a cache, or with an empty one, positions attend causally; further ones are given one by one."""
+        first, second = (None, None) if numbers is None else numbers.unbind(1)
+        query, key, value = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            key, value = cache.extend(key, value)
+        mixed = attend(query, key, value, causal=key.shape[2] == x.shape[1])
+        x = x + dropped(self.proj(mixed.transpose(1, 2).flatten(2)), self.dropout, first)
+        gate, inner = self.fc1(self.norm2(x)).chunk(2, -1)
+        return x + dropped(self.fc2(F.silu(gate) * inner), self.dropout, second)
+
+
+class CausalDenoising(Prior):
+    """`[class | tokens but the last]`, where each position says something of the token that follows."""
+
+    config: CausalDenoisingConfig
+
+    def __init__(self, config: CausalDenoisingConfig, spec: CodesSpec) -> None:
+        super().__init__(config, spec)
+        width, self.null = config.width, spec.classes or 0
+        self.classes = nn.Embedding(self.null + 1, width)
+        self.input = nn.Linear(spec.values, width)
+        self.positions = nn.Parameter(torch.empty(spec.length + 1, width))
+        self.input_norm = nn.RMSNorm(width, eps=1e-5)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.RMSNorm(width, eps=1e-5)
+        self.places = nn.Parameter(torch.empty(spec.length, width))
+        self._init_weights()
+        self.head = Denoiser(config, spec.values, width)
+
+    def _init_weights(self) -> None:
+        """Normals of deviation 0.02, zero biases."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(self.input.bias)
+        for table in (self.positions, self.places):
+            nn.init.normal_(table, std=0.02)
+
+    # --- the trunk -----------------------------------------------------------------------------------------------
+
+    def embed(
+        self, tokens: Float[Tensor, "b m d"], classes: Int[Tensor, " b"] | None, start: int = 0
+    ) -> Float[Tensor, "b n w"]:
+        """Positions `start`, `start` + 1, ...: the class where one is given, which is position 0, then the tokens."""
+        x = self.input(tokens)
+        if classes is not None:
+            x = torch.cat([self.classes(classes)[:, None].to(x.dtype), x], 1)
+        embedded: Tensor = self.input_norm(x + self.positions[start : start + x.shape[1]])
+        return embedded
+
+    def said(
+        self,
+        tokens: Float[Tensor, "b m d"],
+        classes: Int[Tensor, " b"],
+        caches: list[Cache] | None = None,
+        rng: Rng | None = None,
+    ) -> Float[Tensor, "b n w"]:
+        """What the head is told of tokens 0..m; of the last one alone where caches hold the others. With dropout where
+        its draws are given."""
+        first = 0
+        if caches is not None and caches[0].done:
+            first = tokens.shape[1]
+            x = self.embed(tokens[:, -1:], None, first)
+        else:
+            x = self.embed(tokens, classes)
+        numbers = None
+        if rng is not None and self.config.dropout:
+            numbers = drops(rng, "causal-denoising/dropout", 1 + 2 * len(self.blocks))
+            x = dropped(x, self.config.dropout, numbers[:, 0])
+        for i, block in enumerate(self.blocks):
+            own = None if numbers is None else numbers[:, 1 + 2 * i : 3 + 2 * i]
+            x = block(x, None if caches is None else caches[i], own)
+        normed: Tensor = self.norm(x)
+        return normed + self.places[first : first + x.shape[1]]
+
+    # --- training ------------------------------------------------------------------------------------------------
+
+    def forward(self, codes: Codes, condition: Condition | None, *, rng: Rng) -> Losses:
+        """The head's losses, a mean over the tokens that are present."""
+        keep = codes.keep
+        tokens = codes.codes.masked_fill(~keep[..., None], 0)
+        classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
+        if self.training:
+            hidden = rng.uniform("causal-denoising/class") < self.config.class_dropout
+            classes = classes.masked_fill(hidden, self.null)
+        said = self.said(tokens[:, :-1], classes, rng=rng if self.training else None)
+        return self.head.losses(tokens, said, keep, rng)
+
+    # --- use -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Condition | None,
+        lengths: Int[Tensor, " b"],
+        *,
+        rng: Rng,
+        sampling: SamplingConfig,
+        on_token: Callable[[int], None] | None = None,
+    ) -> Codes:
+        """A row's first tokens do not depend on its length: a shorter sample is the beginning of a longer one."""
+        assert isinstance(sampling, CausalDenoisingSampling)
+        keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
+        classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
+        guided = sampling.guided and self.spec.classes is not None
+        rows = torch.cat([classes, torch.full_like(classes, self.null)]) if guided else classes
+        count = keep.shape[1]
+        caches = [Cache(count) for _ in self.blocks] if sampling.cache else None
+        tokens = torch.zeros(len(keep), count, self.spec.values, device=keep.device)
+        for done in range(count):
+            given = tokens[:, :done].to(self.input.weight.dtype)
+            said = self.said(given.repeat(2, 1, 1) if guided else given, rows, caches)[:, -1]
+            own, free = cast("tuple[Tensor, Tensor]", said.chunk(2)) if guided else (said, None)
+            noise = self.head.draws(rng, f"causal-denoising/token.{done}", 1, sampling)[:, 0]
+            scale = sampling.scale((done + 1) / self.spec.length)
+            tokens[:, done] = self.head.sample(own, free, scale, noise, sampling)
+            if on_token is not None:
+                on_token(done + 1)
+        return Codes(tokens.masked_fill(~keep[..., None], 0), keep)

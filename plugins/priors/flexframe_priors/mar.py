@@ -1,0 +1,170 @@
+"""Masked autoregression over continuous tokens, in any order (Li et al., arXiv 2406.11838)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from flexframe.nn.denoiser import Denoiser, left_masked
+from flexframe.nn.dropout import dropped, drops
+from flexframe.nn.priors import class_ids
+from flexframe.nn.transformer import Attention
+from flexframe.parts import Prior
+from flexframe.rng import Rng
+from flexframe.tokens import Codes, Condition, Losses, prefix
+from flexframe_registry import CodesSpec, SamplingConfig
+
+from .denoising_configs import MARConfig, MARSampling
+
+SPREAD = 0.25
+"""Deviation of the normal about 1 that shares of masked tokens are drawn from."""
+
+
+class Block(nn.Module):
+    """A pre-norm block of attention and a GELU feed-forward layer."""
+
+    def __init__(self, config: MARConfig) -> None:
+        super().__init__()
+        width, self.dropout = config.width, config.dropout
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, config.heads, dropout=config.attention_dropout)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(
+        self, x: Float[Tensor, "b n w"], seen: Bool[Tensor, "b 1 1 n"], numbers: Int[Tensor, "b 4 2"] | None
+    ) -> Float[Tensor, "b n w"]:
+        weights, first, second, third = (None,) * 4 if numbers is None else numbers.unbind(1)
+        x = x + dropped(self.attn(self.norm1(x), seen, weights), self.dropout, first)
+        h = dropped(nn.functional.gelu(self.fc1(self.norm2(x))), self.dropout, second)
+        return x + dropped(self.fc2(h), self.dropout, third)
+
+
+class MAR(Prior):
+    """`[class, several times | tokens]` through an encoder that does not see masked tokens, then a decoder with a mask
+    token in the place of each, which says something of it to the head. An absent token is not there at all."""
+
+    config: MARConfig
+
+    def __init__(self, config: MARConfig, spec: CodesSpec) -> None:
+        super().__init__(config, spec)
+        width, self.null, whole = config.width, spec.classes or 0, config.buffer + spec.length
+        self.classes = nn.Embedding(self.null + 1, width)
+        self.input = nn.Linear(spec.values, width)
+        self.input_norm = nn.LayerNorm(width, eps=1e-6)
+        self.encoder = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.encoder_norm = nn.LayerNorm(width, eps=1e-6)
+        self.between = nn.Linear(width, width)
+        self.decoder = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.decoder_norm = nn.LayerNorm(width, eps=1e-6)
+        self.encoder_positions, self.decoder_positions = (nn.Parameter(torch.empty(whole, width)) for _ in range(2))
+        self.places, self.mask = nn.Parameter(torch.empty(spec.length, width)), nn.Parameter(torch.empty(width))
+        self._init_weights()
+        self.head = Denoiser(config, spec.values, width)
+
+    def _init_weights(self) -> None:
+        """Xavier-uniform matrices, zero biases; tables of deviation 0.02."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for table in (self.classes.weight, self.encoder_positions, self.decoder_positions, self.places, self.mask):
+            nn.init.normal_(table, std=0.02)
+
+    # --- the trunk -----------------------------------------------------------------------------------------------
+
+    def said(
+        self,
+        tokens: Float[Tensor, "b k d"],
+        masked: Bool[Tensor, "b k"],
+        keep: Bool[Tensor, "b k"],
+        classes: Int[Tensor, " b"],
+        rng: Rng | None = None,
+    ) -> Float[Tensor, "b k w"]:
+        """What the head is told of each token, by those that are not masked; with dropout where its draws are given."""
+        count, whole = self.config.buffer, self.config.buffer + tokens.shape[1]
+        before = keep.new_ones(len(keep), count)
+        open_, there = (torch.cat([before, part], 1) for part in (keep & ~masked, keep))
+        numbers = [None] * (2 * len(self.encoder))
+        if rng is not None and (self.config.dropout or self.config.attention_dropout):
+            numbers = list(drops(rng, "mar/dropout", 4 * len(numbers)).split(4, 1))
+        inputs = self.input(tokens)
+        x = torch.cat([self.classes(classes)[:, None].to(inputs.dtype).expand(-1, count, -1), inputs], 1)
+        x = self.input_norm(x + self.encoder_positions[:whole])
+        for block, own in zip(self.encoder, numbers, strict=False):
+            x = block(x, open_[:, None, None], own)
+        x = self.between(self.encoder_norm(x))
+        x = torch.where(open_[..., None], x, self.mask.to(x.dtype)) + self.decoder_positions[:whole]
+        for block, own in zip(self.decoder, numbers[len(self.encoder) :], strict=True):
+            x = block(x, there[:, None, None], own)
+        normed: Tensor = self.decoder_norm(x)[:, count:]
+        return normed + self.places[: normed.shape[1]]
+
+    # --- training ------------------------------------------------------------------------------------------------
+
+    def forward(self, codes: Codes, condition: Condition | None, *, rng: Rng) -> Losses:
+        """The head's losses, a mean over the tokens that are masked."""
+        keep = codes.keep
+        tokens = codes.codes.masked_fill(~keep[..., None], 0)
+        classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
+        if self.training:
+            classes = classes.masked_fill(rng.uniform("mar/class") < self.config.class_dropout, self.null)
+        masked = self.choose_masked(keep, rng)
+        said = self.said(tokens, masked, keep, classes, rng if self.training else None)
+        return self.head.losses(tokens, said, masked, rng)
+
+    def choose_masked(self, keep: Bool[Tensor, "b k"], rng: Rng) -> Bool[Tensor, "b k"]:
+        """Tokens that training masks: a share drawn from one side of a normal, anywhere among the present."""
+        low = torch.special.ndtr(torch.tensor((self.config.least_masked - 1) / SPREAD, device=keep.device))
+        share = 1 + SPREAD * torch.special.ndtri(low + (0.5 - low) * rng.uniform("mar/share"))
+        count = (keep.sum(1) * share).ceil().clamp(min=1)
+        return (rank(keep, rng, "mar/order") < count[:, None]) & keep
+
+    # --- use -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Condition | None,
+        lengths: Int[Tensor, " b"],
+        *,
+        rng: Rng,
+        sampling: SamplingConfig,
+        on_token: Callable[[int], None] | None = None,
+    ) -> Codes:
+        assert isinstance(sampling, MARSampling)
+        keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
+        classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
+        guided = sampling.guided and self.spec.classes is not None
+        rows = torch.cat([classes, torch.full_like(classes, self.null)]) if guided else classes
+        order, masked = rank(keep, rng, "mar/sample"), keep
+        tokens = torch.zeros(*keep.shape, self.spec.values, device=keep.device)
+        for step in range(sampling.passes):
+            left = left_masked(lengths, masked.sum(1), (step + 1) / sampling.passes)
+            drawn = masked & (order >= left[:, None])
+            if on_token is not None:
+                on_token(step + 1)
+            if not drawn.any():  # more passes than tokens
+                continue
+            given = tokens.to(self.input.weight.dtype), masked, keep
+            said = self.said(*(torch.cat([each, each]) if guided else each for each in given), rows)
+            own, free = cast("tuple[Tensor, Tensor]", said.chunk(2)) if guided else (said, None)
+            noise = self.head.draws(rng, f"mar/tokens.{step}", int(drawn.sum(1).max()), sampling)
+            noise = noise[prefix(drawn.sum(1), noise.shape[1])]
+            scale: float | Tensor = sampling.guidance
+            if sampling.guidance_schedule == "linear":
+                shown = 1 - left.clamp(min=1) / lengths
+                scale = (1 + (sampling.guidance - 1) * shown)[:, None].expand(drawn.shape)[drawn]
+            without = None if free is None else free[drawn]
+            tokens[drawn] = self.head.sample(own[drawn], without, scale, noise, sampling)
+            masked = masked & ~drawn
+        return Codes(tokens.masked_fill(~keep[..., None], 0), keep)
+
+
+def rank(keep: Bool[Tensor, "b k"], rng: Rng, purpose: str) -> Int[Tensor, "b k"]:
+    """Each token's place in a random order of its row, in which those that are absent come last."""
+    drawn = rng.uniform(purpose, (keep.shape[1],)).masked_fill(~keep, torch.inf)
+    return drawn.argsort(dim=1, stable=True).argsort(dim=1)
