@@ -26,6 +26,10 @@ TOKENS = (
     "flexframe precompute tokens -m flextok/scenes-64 --data scenes -o tokens.safetensors",
 )
 LATENTS = ("flexframe precompute latents RECIPE.yaml run.data.path=photos -o latents --dtype fp16",)
+TEXT = (
+    "flexframe precompute text RECIPE.yaml run.data.path=photos",
+    "flexframe precompute text RECIPE.yaml model.conditioner=minilm",
+)
 FEATURES = ("flexframe precompute features RECIPE.yaml run.data.path=photos -o latents",)
 
 app = typer.Typer(help="Compute once what training would compute again and again.", no_args_is_help=True)
@@ -212,6 +216,48 @@ def features(
             objectives, source, to, device=on, dtype=stored, batch_size=batch_size, progress=progress
         )
     _tell_of(written, "features")
+
+
+@app.command(epilog=examples(TEXT))
+def text(
+    card: Annotated[str, typer.Argument(help="The card or YAML file of the run of a prior that reads texts.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="As for train: run.data.count=1000.", metavar="[KEY=VALUE]...")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 256,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Embed every caption of a data source by a prior's frozen text encoder, which keeps them by content.
+
+    They are kept in `$FLEXFRAME_HOME/texts`; broken off, the same command goes on where it stopped.
+    """
+    from flexframe_registry import GeneratorConfig
+    from flexframe_registry.cards import card as find_card
+    from flexframe_registry.cards import tokenizer_of as config_of
+
+    config = find_card(card).train(overrides or [])
+    if not isinstance(config.model, GeneratorConfig) or config.model.conditioner is None:
+        refuse(card, "describes no prior that reads texts; give one with model.conditioner")
+    named = config.model.conditioner
+    if not named.frozen:
+        refuse(card, f"conditioner {named.type!r} learns with the prior: there is nothing to compute before")
+    on = pick_device(device)
+    from flexframe.threads import use
+    from flexframe.use.precompute import precompute_texts
+    from flexframe_registry import catalogue
+
+    tokenizer = None if config.model.tokenizer is None else config_of(config.model.tokenizer)
+    size = (256, 256) if tokenizer is None else tokenizer.image_size
+    source = catalogue().build(config.run.data, size, place="run.data")
+    conditioner = catalogue().build(named, place="model.conditioner").to(on)
+    use(threads, conditioner)
+    _remark(source)
+    with bar("embedding") as progress:
+        captions, cut = precompute_texts(conditioner, source, batch_size=batch_size, progress=progress)
+    told = f"{captions:,} captions of {len(source):,} images, by {named.type}, in $FLEXFRAME_HOME/texts"
+    told += f"; {cut:,} are longer than the {named.text().length} that it reads, and cut" if cut else ""
+    out.print(told, markup=False, soft_wrap=True)
 
 
 def _one_of(option: str, value: str, known: tuple[Word, ...]) -> Word:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from flexframe.data.captions import every
 from flexframe.data.inventory import refuse_changed
 from flexframe.data.scale import Scale
 from flexframe.data.source import Sample, Source
@@ -21,6 +22,7 @@ from flexframe.files import Journal, refuse_other
 from flexframe.lock import writes
 from flexframe.models.fingerprint import fingerprint
 from flexframe.models.tokenizer import Tokenizer
+from flexframe.parts import Conditioner
 from flexframe.rng import Rng
 from flexframe.use.lengths import Fixed
 from flexframe_registry import ConfigError
@@ -80,6 +82,37 @@ def precompute_tokens(
         labelled = journal.labelled()
         journal.finish()
     return Precomputed(out, count, resumed, labelled)
+
+
+@torch.no_grad()
+def precompute_texts(
+    conditioner: Conditioner,
+    source: Source,
+    *,
+    batch_size: int = 256,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> tuple[int, int]:
+    """Embed every caption of a source, in every form, by a frozen conditioner, which keeps what it has embedded; tells
+    how many captions there are, and how many longer than it reads.
+
+    Args:
+        progress: told of how many images the captions are done, and of how many.
+
+    Raises:
+        ConfigError: the images have no captions, or there is no such encoder.
+    """
+    source.want("captions")
+    count, captions, cut, most = len(source), 0, 0, conditioner.config.text().length
+    for start in range(0, count, batch_size):
+        rows = range(start, min(start + batch_size, count))
+        texts = every(source, rows)
+        if texts:
+            conditioner(texts)
+        captions, cut = captions + len(texts), cut + sum(conditioner.count(text) > most for text in texts)
+        progress(rows.stop, count)
+    if not captions:
+        raise ConfigError.at("run.data", f"none of its {count:,} images has a caption; give data with captions")
+    return captions, cut
 
 
 class TokenJournal(Journal):

@@ -402,6 +402,23 @@ def test_texts_for_a_prior_that_reads_none_and_a_file_that_is_not_there(generato
         read_texts([], tmp_path / "no.txt", worded)
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ([], "44 captions of 11 images, by toy-frozen, in $FLEXFRAME_HOME/texts; 11 are longer than the 6"),
+        (["model.conditioner=toy"], "conditioner 'toy' learns with the prior: there is nothing to compute before"),
+        (["model.conditioner=null"], "describes no prior that reads texts; give one with model.conditioner"),
+        (["run.data=digits"], "has a caption; give data with captions"),
+    ],
+)
+def test_texts_before_training(command, files, tmp_path, fields, told):
+    card = tmp_path / "card.yaml"
+    model = {"tokenizer": str(files[0]), "prior": "toy", "conditioner": "toy-frozen"}
+    card.write_text(json.dumps({"summary": "t", "kind": "generator", "model": model, "run": {"data": DATA}}))
+    done = command("precompute", "text", card, *fields)
+    assert told in done.out + done.err
+
+
 def test_the_command(command, files, tmp_path):
     _, prior = files
     options = ["--class", "cow,1", "--length", "2,6", "--count", 3, "--temperature", 0.9]

@@ -13,7 +13,7 @@ from flexframe_registry import CodesSpec, Component, ImporterConfig, PriorConfig
 from flexframe_registry.cards import folders
 
 from .denoising_configs import CausalDenoisingConfig, EpsLlamaGenImporterConfig, MARConfig
-from .texts_config import WordsConfig
+from .texts_config import CLIPConfig, MiniLMConfig, T5Config, WordsConfig
 
 
 def hidden_class(config: PriorConfig, spec: CodesSpec) -> Iterator[tuple[str, str]]:
@@ -200,6 +200,9 @@ def flexframe_components() -> Iterable[Component]:
         Component(MARConfig, "flexframe_priors.mar:MAR"),
         Component(EpsLlamaGenImporterConfig, "flexframe_priors.eps_llamagen_importer:EpsLlamaGenImporter"),
         Component(WordsConfig, "flexframe_priors.words:Words"),
+        Component(T5Config, "flexframe_priors.pretrained:T5"),
+        Component(CLIPConfig, "flexframe_priors.pretrained:CLIP"),
+        Component(MiniLMConfig, "flexframe_priors.pretrained:MiniLM"),
         Component(RARImporterConfig, "flexframe_priors.rar_importer:RARImporter"),
     ]
 

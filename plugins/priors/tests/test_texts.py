@@ -1,0 +1,185 @@
+"""Conditioners: learned words, and frozen encoders whose embeddings are kept by content."""
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from flexframe.models.generator import Generator
+from flexframe.rng import Rng
+from flexframe.tokens import Codes
+from flexframe_priors import pretrained
+from flexframe_priors.words import words
+from flexframe_registry import ConfigError, GeneratorConfig, catalogue
+from flexframe_registry.slots import resolve
+
+TEXTS = ["a red star", "a large blue ring left of a small star"]
+SHAPE = {"type": "gpt", "width": 32, "depth": 2, "heads": 2}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLEXFRAME_HOME", str(tmp_path / "home"))
+
+
+def conditioner(kind, **fields):
+    return catalogue().build(resolve("conditioner", {"type": kind, **fields}))
+
+
+def frozen(encoders, kind="t5", **fields):
+    return conditioner(kind, **{"model": str(encoders[kind]), "width": 16, "length": 8, **fields})
+
+
+def generator(text="cross", **fields):
+    torch.manual_seed(0)
+    raw = {"length": 6, "codebook_size": 20, "prior": {**SHAPE, "text": text, **fields}}
+    words = {"type": "words", "width": 16, "depth": 1, "heads": 2, "length": 8}
+    found = Generator(GeneratorConfig.read({**raw, "conditioner": words})).eval()
+    for parameter in found.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return found
+
+
+# --- words -------------------------------------------------------------------------------------------------------
+
+
+def test_words_are_small_letters_and_signs_of_their_own():
+    assert words("A large, RED star") == ["a", "large", ",", "red", "star"]
+
+
+def test_words_in_another_order_are_another_text():
+    found = conditioner("words", width=16, heads=2)
+    first, second = found(["red star blue ring", "blue ring red star"]).embeddings
+    assert not torch.allclose(first, second.roll(2, 0), atol=1e-3)
+
+
+# --- a prior that reads ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["cross", "prefix"])
+def test_cached_keys_move_nothing_and_guidance_of_one_is_none(text):
+    model = generator(text)
+    for guidance in (1.0, 3.0):
+        cached, plain = (
+            model.sample(texts=TEXTS, sampling={"cache": cache, "guidance": guidance}).codes for cache in (True, False)
+        )
+        assert torch.equal(cached, plain)
+    alone = model.sample(texts=TEXTS[1:], rng=Rng(0, torch.tensor([1])), sampling={"guidance": 3.0}).codes
+    assert torch.equal(alone[0], plain[1])
+
+
+@pytest.mark.parametrize("text", ["cross", "prefix"])
+def test_likelihoods_are_those_that_drawing_goes_by(text):
+    model = generator(text)
+    codes = model.sample(texts=TEXTS, sampling={"temperature": 0.0})
+    with torch.no_grad():
+        condition = model.embedded(_given(TEXTS), 2)
+        context = model.prior.context(condition)
+        digits = model.prior.digits(codes.codes)
+        classes = torch.zeros(2, dtype=torch.long)
+        stepwise = torch.stack(
+            [
+                model.prior.next_logits(digits[:, :i], classes, context=context).log_softmax(-1)[
+                    torch.arange(2), digits[:, i]
+                ]
+                for i in range(6)
+            ],
+            1,
+        )
+        torch.testing.assert_close(model.prior.log_prob(codes, condition), stepwise, atol=1e-5, rtol=1e-5)
+
+
+def _given(texts):
+    from flexframe.tokens import Condition
+
+    return Condition(torch.zeros(len(texts), dtype=torch.bool), texts=tuple(texts))
+
+
+def test_training_hides_texts_as_often_as_it_is_told():
+    model = generator(class_dropout=1.0).train()
+    codes = Codes(torch.randint(20, (2, 6, 1)), torch.ones(2, 6, dtype=torch.bool))
+    rng = Rng(0, torch.arange(2))
+    hidden = model(codes, _given(TEXTS), rng=rng)["codes"]
+    assert torch.equal(hidden, model(codes, None, rng=rng)["codes"])
+
+
+def test_a_prefix_beside_rotated_places_is_refused():
+    with pytest.raises(ConfigError, match=r"prior: a text before the codes moves their places, which rope counts"):
+        generator("prefix", positions="rope")
+
+
+def test_priors_without_a_place_for_texts_say_so():
+    raw = {"length": 6, "codebook_size": 20, "prior": {"type": "rar", "width": 32, "heads": 2}, "conditioner": "words"}
+    with pytest.raises(ConfigError, match="conditioner: is 'words', and prior 'rar' has no place for a text"):
+        GeneratorConfig.read(raw)
+
+
+# --- frozen encoders ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["t5", "clip", "minilm"])
+def test_a_frozen_encoder_gives_what_transformers_gives(encoders, kind):
+    import transformers
+
+    found = frozen(encoders, kind)(TEXTS)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(encoders[kind])
+    classes = {"t5": transformers.T5EncoderModel, "clip": transformers.CLIPTextModel, "minilm": transformers.BertModel}
+    encoder = classes[kind].from_pretrained(encoders[kind]).eval()
+    with torch.no_grad():
+        out = encoder(**tokenizer(TEXTS[0], return_tensors="pt"))
+    here = found.present[0]
+    torch.testing.assert_close(found.embeddings[0][here], out.last_hidden_state[0], atol=2e-3, rtol=2e-3)
+    if kind == "clip":
+        torch.testing.assert_close(found.pooled[:1], out.pooler_output, atol=2e-3, rtol=2e-3)
+    assert (found.pooled is None) == (kind == "t5")
+
+
+def test_a_text_is_embedded_once_whoever_asks(encoders, monkeypatch):
+    first = frozen(encoders)(TEXTS)
+    monkeypatch.setattr(pretrained.Pretrained, "_embed", None)
+    again = frozen(encoders)(TEXTS[::-1])
+    assert torch.equal(again.embeddings[1][again.present[1]], first.embeddings[0][first.present[0]])
+    with pytest.raises(TypeError):
+        frozen(encoders)(["a text that was not there"])
+
+
+def test_known_weights_and_known_texts_need_no_encoder(encoders, monkeypatch):
+    settled = frozen(encoders).settled()
+    before = catalogue().build(settled)(TEXTS)
+    monkeypatch.setattr(pretrained.Pretrained, "_encoder", None)
+    assert torch.equal(catalogue().build(settled)(TEXTS).embeddings, before.embeddings)
+
+
+def test_another_encoder_of_that_name_is_refused(encoders):
+    settled = frozen(encoders).settled()
+    changed = settled.model_copy(update={"model": str(encoders["other"])})
+    with pytest.raises(ConfigError, match="is another encoder than the prior was trained with"):
+        catalogue().build(changed).count("a star")
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"model": "nobody/nothing"}, r"conditioner\.model: 'nobody/nothing' is no folder with a text encoder"),
+        ({"width": 17}, r"conditioner\.width: is 17, and .* is 16 wide; set that"),
+    ],
+)
+def test_encoders_that_are_refused(encoders, fields, told, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=told):
+        frozen(encoders, **fields)(TEXTS)
+
+
+def test_a_missing_package_is_told_with_the_command(monkeypatch):
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: None if name == "transformers" else find_spec(name))
+    with pytest.raises(ConfigError, match=r"^conditioner: 't5' needs the package transformers: pip install"):
+        conditioner("t5")(TEXTS)
+
+
+def test_a_broken_cache_is_told(encoders, tmp_path):
+    found = frozen(encoders)
+    found(TEXTS)
+    (file,) = (tmp_path / "home" / "texts").glob("*.sqlite")
+    file.write_bytes(b"no database at all, but longer than nothing")
+    with pytest.raises(ConfigError, match=r"t5-8-.*\.sqlite: cannot be used .*; delete it"):
+        found(TEXTS)
