@@ -33,6 +33,7 @@ from flexframe.commands import (
     plot,
     precompute,
     reconstruct,
+    results,
     runs,
     show,
     stats,
@@ -81,6 +82,7 @@ _add(init.init)
 _add(import_.import_, name="import")
 _add(verify.verify)
 _add(explain.explain)
+_add(results.results)
 _add(encode.encode)
 _add(decode.decode, cls=Sampled)
 _add(reconstruct.reconstruct, cls=Sampled)

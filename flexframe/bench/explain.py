@@ -119,6 +119,16 @@ def explain(first: Mapping[str, Any], second: Mapping[str, Any]) -> Explanation:
     return Explanation(pairs, notes)
 
 
+def alike(first: Mapping[str, Any], second: Mapping[str, Any], one_form: bool = True) -> bool:
+    """Say whether numbers of two protocols' `measure` halves compare: nothing is between them but last digits.
+
+    Args:
+        one_form: both are of one schema; else what one of them does not say is between them no more.
+    """
+    one, other = ({"measure": each, "use": {}, "model": {}} for each in (first, second))
+    return not any(difference.forbids for difference in _differences(one, other, None if one_form else set()))
+
+
 def _couples(first: Mapping[str, Any], second: Mapping[str, Any], notes: list[str]) -> list[tuple[str, str]]:
     """Models of one name; or the only one of each, whatever they are called."""
     common = [(name, name) for name in first["models"] if name in second["models"]]
