@@ -448,6 +448,39 @@ def test_frechet_and_kid_with_real_weights(over: Any, feed: Any, photographs: An
     assert tally.protocol()["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
+def test_a_quicker_network_is_torch_fidelitys_to_rounding(photographs: Any, weights: Path) -> None:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    layers, images = ["64", "192", "768"], photographs(2, (64, 48)).images
+    theirs = FeatureExtractorInceptionV3("inception-v3-compat", layers, feature_extractor_weights_path=str(weights))
+    net = features.build(weights.read_bytes(), layers)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in net.Mixed_5b.modules())
+    for found, wanted in zip(net(images), theirs(images), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=2e-6 * float(wanted.abs().max()))
+
+
+def test_norms_are_folded_into_convolutions() -> None:
+    class Block(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = torch.nn.Conv2d(3, 4, 3, bias=False), torch.nn.BatchNorm2d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.bn(self.conv(x)).relu()
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(Block(), torch.nn.BatchNorm2d(4)).double()
+    for norm in (net[0].bn, net[1]):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    wanted = net.eval()(images)
+    torch.testing.assert_close(features.quicker(net)(images), wanted, rtol=0, atol=1e-12)
+    assert isinstance(net[0].bn, torch.nn.Identity)
+    assert isinstance(net[1], torch.nn.BatchNorm2d)  # which follows no convolution
+
+
 def test_no_number_comes_from_weights_that_are_not_whole(
     over: Any, photographs: Any, weights: Path, own_home: Path
 ) -> None:
