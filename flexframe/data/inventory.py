@@ -28,6 +28,7 @@ PARTS = {
     "names": "other names, or another order of them",
     "sizes": "the same names, and some have other sizes",
     "labels": "the same names, and some have other labels",
+    "captions": "the same names, and some have other captions",
     "contents": "the same names and sizes, and some hold something else",
 }
 """What differs, in words, by what of an inventory shows it."""

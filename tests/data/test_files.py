@@ -181,6 +181,33 @@ def test_captions_and_labels_beside_an_image_in_a_folder(tmp_path):
     assert any("1 images" in each and "count as without a label" in each for each in skipping.remarks())
 
 
+def source_of(kind, path):
+    found = source(kind, path)
+    found.want("captions")
+    return found
+
+
+@pytest.mark.parametrize("kind", ["folder", "images"])
+def test_captions_are_read_without_images_and_without_labels(tmp_path, kind):
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.png").write_bytes(b"no image")
+    (tmp_path / "a.txt").write_text(" an ape \n")
+    (tmp_path / "a.cls").write_text("no number")
+    (tmp_path / "b.json").write_text('{"label": "no number", "caption": "a bee"}')
+    found = source_of(kind, tmp_path)
+    assert found.read_captions([0, 1, 2, 1]) == [
+        {"caption": "an ape"}, {"caption": "a bee"}, {}, {"caption": "a bee"},
+    ]  # fmt: skip
+    before = found.inventory()
+    (tmp_path / "a.txt").write_text(" an emu \n")
+    assert {name for name, told in source_of(kind, tmp_path).inventory().items() if told != before[name]} >= {
+        "captions"
+    }
+    (tmp_path / "b.json").write_text('{"caption": 3}')
+    with pytest.raises(BrokenImage, match=r"b\.json: caption: is 3, no text"):
+        found.read_captions([1])
+
+
 def test_nothing_is_looked_for_beside_images_where_there_are_images_alone(tmp_path, monkeypatch):
     (tmp_path / "ape").mkdir()
     (tmp_path / "ape" / "a.png").write_bytes(picture(8))

@@ -128,6 +128,43 @@ def test_parts_of_a_batch_have_its_gradients(train):
         torch.testing.assert_close(four.trainee.model.state_dict()[name], value, atol=1e-6, rtol=1e-4)
 
 
+WORDED = {"classes": None, "conditioner": "toy-frozen"}
+
+
+def test_captions_reach_training_in_their_forms(model, file):
+    source = catalogue().build(resolve("source", DATA), (16, 16))
+    feeds = [create_feed(config(model, run | {"steps": 8}, **WORDED), CPU) for run in ({}, KEPT, stored(file))]
+    forms = set()
+    for batches in zip(*(feed.batches(2) for feed in feeds), strict=True):
+        known = source.read_captions(batches[0].index.tolist())
+        for batch in batches:
+            assert batch.condition.texts == batches[0].condition.texts
+            assert batch.condition.labels is None
+            assert not batch.condition.null.any()
+        for text, captions in zip(batches[0].condition.texts, known, strict=True):
+            forms |= {name for name, caption in captions.items() if caption == text}
+    assert forms == {"class", "short", "objects", "long"}
+    held = create_feed(config(model, stored(file, held_out=5), **WORDED), CPU)
+    first, second = ([batch.condition.texts for batch in held.held_out()] for _ in range(2))
+    assert first == second
+
+
+def test_a_prior_that_reads_texts_trains_and_says_by_which_encoder(train, file):
+    for name in ("toy", "toy-frozen"):
+        run = train(name, stored(file), classes=None, conditioner=name)
+        found = load(run.folder, kind="generator")
+        assert found.config.conditioner.type == name
+        assert any(key.startswith("conditioner.") for key in found.state_dict()) == (name == "toy")
+        assert found.sample(texts=["a red star"]).codes.shape == (1, 6, 1)
+    assert found.config.conditioner.weights is not None
+    assert lines(run)[-1]["loss"] > 0
+
+
+def test_data_without_captions_are_refused_for_a_prior_that_reads_texts(model):
+    with pytest.raises(ConfigError, match=r"run\.data: has no captions, of 64 images that were looked at"):
+        create_feed(config(model, {"data": "digits"}, **WORDED), CPU)
+
+
 # --- the run -----------------------------------------------------------------------------------------------------
 
 

@@ -81,8 +81,11 @@ class Files(Source):
                 for end in ends(self.open(number)[0]):
                     contents.update(end)
             if self.facts != "none":
-                labels.update(repr(self._label(number)).encode())
-        told = {"labels": labels.hexdigest()} if self.facts != "none" else {}
+                of = self._facts(number)[1] if self.facts == "captions" else self._label(number)
+                labels.update(repr(of).encode())
+        told = (
+            {} if self.facts == "none" else {"captions" if self.facts == "captions" else "labels": labels.hexdigest()}
+        )
         looked = {"contents": contents.hexdigest(), "whole": count <= LOOKED}
         return {**files.state(), "count": len(self), **told, **looked}
 

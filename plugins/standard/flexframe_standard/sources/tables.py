@@ -74,11 +74,12 @@ class Table(Files):
         return BytesIO(content), name
 
     def beside(self, number: int) -> tuple[int | None, str | None]:
-        if self.facts == "none" or (self.facts != "all" and self.label is None):
+        if self.facts == "none" or (self.facts not in ("all", "captions") and self.label is None):
             return None, None
         row = self.row(number)
         caption = None if self.caption is None else row[self.caption]
-        return self._number_of(row, number), caption if isinstance(caption, str) else None
+        label = None if self.facts == "captions" else self._number_of(row, number)
+        return label, caption if isinstance(caption, str) else None
 
     def _number_of(self, row: Mapping[str, Any], number: int) -> int | None:
         said = None if self.label is None else row[self.label]
