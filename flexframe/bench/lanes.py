@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from flexframe.bench.metric import Reconstructions, Tally
+from flexframe.bench.metric import Reconstructions, Remake, Tally
 from flexframe.bench.protocol import Chain
 from flexframe.data.source import Sample, Source
 from flexframe.rng import Rng
@@ -135,6 +135,7 @@ class Made:
     tokens: Tokens
     labels: Sequence[int | None]
     attributes: Sequence[Mapping[str, int]] = ()
+    remake: Remake | None = None
 
 
 @dataclass

@@ -50,6 +50,18 @@ class Measure:
     """Who measured, where several do: then the end of the label, behind a comma, as in `Shape right, second judge`."""
 
 
+class Remake(ABC):
+    """A model at one token count, for metrics that let it work on: over the images of one batch."""
+
+    @abstractmethod
+    def encode(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
+        """Tokens of images in [0, 1], as many as the batch's, drawn as these were."""
+
+    @abstractmethod
+    def decode(self, tokens: Tokens, draw: int = 0) -> Float[Tensor, "b 3 h w"]:
+        """Images of tokens in [0, 1]: by the run's own draws, or by those of the seed so many after it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reconstructions:
     """A batch of a suite's images, and what a model made of them."""
@@ -63,6 +75,8 @@ class Reconstructions:
     tokens: Tokens
     attributes: Sequence[Mapping[str, int]] = ()
     """Each image's, as its source knows them; empty where nobody told."""
+    remake: Remake | None = None
+    """The model that made them; None of samples."""
 
 
 class Scratch:
@@ -175,8 +189,8 @@ class Tally(ABC, Generic[MetricT]):
 
         `subsets` of a number that is no mean of per-image values: `{"size": images in each, "values": [...]}` over
         disjoint parts of the images, the same parts for all models, so that an interval can be shown. `original`: the
-        number of the originals themselves, a ceiling. `most`: the highest that so many images could come to. Other
-        names are the metric's own; see `flexframe.bench.results`.
+        number of the originals themselves, a ceiling. `most`: the highest that so many images could come to. `why`: the
+        reason, where it came out as NaN. Other names are the metric's own; see `flexframe.bench.results`.
         """
         return {}
 

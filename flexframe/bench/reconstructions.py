@@ -8,16 +8,36 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from flexframe.bench import extremes, protocol
 from flexframe.bench.gallery import Gallery
 from flexframe.bench.lanes import Entrant, Made, Some
+from flexframe.bench.metric import Remake
 from flexframe.bench.task import Task
 from flexframe.data.source import Source
 from flexframe.models.fingerprint import weights
 from flexframe.models.tokenizer import Tokenizer
+from flexframe.rng import Rng
+from flexframe.tokens import Tokens
 from flexframe_registry import ConfigError, Spec, SuiteConfig, TokenizerConfig
+
+
+@dataclass(frozen=True)
+class _Again(Remake):
+    """A tokenizer at one token count, on the images of a batch."""
+
+    model: Tokenizer
+    budget: int
+    rng: Rng
+
+    def encode(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
+        return self.model.shortened(self.model.encode(images, rng=self.rng), images, self.budget, rng=self.rng)
+
+    def decode(self, tokens: Tokens, draw: int = 0) -> Float[Tensor, "b 3 h w"]:
+        rng = Rng((self.rng.seed + draw) % 2**63, self.rng.index) if draw else self.rng
+        return self.model.decode(tokens, rng=rng)
 
 
 @dataclass
@@ -50,7 +70,7 @@ class Rebuilder(Entrant):
             short = self.model.shortened(tokens, given, lane.budget, rng=some.rng)
             with lane.watch.running(count, device):
                 images = self.model.decode(short, rng=some.rng)
-            yield Made(lane, images, short, labels, attributes)
+            yield Made(lane, images, short, labels, attributes, _Again(self.model, lane.budget, some.rng))
 
     def used(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
         return used(self.model, suite, device)

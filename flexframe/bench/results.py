@@ -259,5 +259,6 @@ def numbers(
             if math.isfinite(value):
                 entries[name] = {"value": value, "protocol": key, **details.get(name, {})}
             else:
-                entries[name] = {"value": None, "why": f"came out as {value}, which is no number to report"}
+                came = f"came out as {value}, which is no number to report"
+                entries[name] = {"value": None, "why": details.get(name, {}).get("why", came)}
     return entries

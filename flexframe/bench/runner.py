@@ -344,7 +344,7 @@ class Pass:
                 fake = protocol.to_uint8(made.images, self.suite.rounding)
                 exact = made.images if made.images.is_floating_point() else made.images.float() / 255
                 made.lane.take(
-                    Reconstructions(some.real, fake, exact, made.labels, made.tokens, made.attributes),
+                    Reconstructions(some.real, fake, exact, made.labels, made.tokens, made.attributes, made.remake),
                     self._show(index),
                 )
                 if self.progress is not None and bar is not None:

@@ -261,3 +261,57 @@ def test_classifier_agrees_with_itself_and_knows_the_digits(toys: Any, metric: A
 
 def test_classifier_wants_labels(metric: Any) -> None:
     assert "no labels" in metric({"type": "classifier", "data": "digits"}, Images()).unavailable()
+
+
+def naive_ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """MS-SSIM of one image, channel by channel, by scipy's correlation in float64."""
+    line = np.exp(-(np.arange(-5, 6.0) ** 2) / (2 * 1.5**2))
+    window = np.outer(line, line) / line.sum() ** 2
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+
+    def blur(x: np.ndarray) -> np.ndarray:
+        return scipy.ndimage.correlate(x, window, mode="constant")[5:-5, 5:-5]
+
+    found = []
+    for x, y in zip(a.astype(np.float64), b.astype(np.float64), strict=True):
+        value = 1.0
+        for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+            mx, my = blur(x), blur(y)
+            structure = (2 * (blur(x * y) - mx * my) + c2) / (blur(x * x) - mx**2 + blur(y * y) - my**2 + c2)
+            luminance = (2 * mx * my + c1) / (mx**2 + my**2 + c1) if scale == 4 else 1
+            value *= max(0.0, float((luminance * structure).mean())) ** weight
+            x, y = (e[: e.shape[0] // 2 * 2, : e.shape[1] // 2 * 2] for e in (x, y))
+            x, y = ((e[::2, ::2] + e[1::2, ::2] + e[::2, 1::2] + e[1::2, 1::2]) / 4 for e in (x, y))
+        found.append(value)
+    return float(np.mean(found))
+
+
+def scenery(size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Smooth pictures, and noisy ones of them."""
+    rng = np.random.default_rng(0)
+    smooth = scipy.ndimage.gaussian_filter(rng.normal(size=(2, 3, *size)), (0, 0, 6, 6))
+    real = (128 + 50 * smooth / smooth.std()).clip(0, 255)
+    return tuple(
+        torch.from_numpy(e.clip(0, 255).astype(np.uint8)) for e in (real, real + rng.normal(0, 25, real.shape))
+    )  # type: ignore[return-value]
+
+
+def test_ms_ssim_is_the_one_of_scipy_in_float64(metric: Any) -> None:
+    real, fake = scenery((176, 183))
+    tally = metric("ms-ssim", Images(size=(176, 183)))
+    expected = list(map(naive_ms_ssim, real.numpy(), fake.numpy()))
+    assert feed(tally, real, fake)["ms_ssim"] == pytest.approx(expected, abs=1e-9)
+    assert 0.3 < tally.compute()["ms_ssim"] < 0.99
+    assert feed(metric("ms-ssim", Images(size=(176, 183))), real, real)["ms_ssim"] == pytest.approx([1, 1], abs=1e-12)
+    assert "five scales of a window of 11 need 176" in metric("ms-ssim", Images(size=(200, 175))).unavailable()
+
+
+def test_ms_ssim_is_torchmetrics_where_their_borders_are_left_out(metric: Any) -> None:
+    pytest.importorskip("torchmetrics")
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as theirs
+
+    real, fake = scenery((192, 192))
+    found = feed(metric("ms-ssim", Images(size=(192, 192))), real, fake)["ms_ssim"]
+    wanted = theirs(fake.double(), real.double(), data_range=255.0, reduction="none", normalize="relu")
+    # theirs reflects at borders and takes the product of means over channels
+    assert found == pytest.approx(wanted.tolist(), abs=0.01)

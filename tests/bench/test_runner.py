@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -19,7 +20,8 @@ from flexframe.bench.reconstructions import Reconstruct
 from flexframe.bench.report import write
 from flexframe.bench.runner import Report, run
 from flexframe.bench.table import best_models, columns, not_offered, print_table, reasons
-from flexframe_registry import ConfigError
+from flexframe.rng import Rng
+from flexframe_registry import ConfigError, catalogue
 from flexframe_registry import suite as shipped
 from flexframe_registry.files import read_json
 
@@ -253,3 +255,35 @@ def test_a_codec_that_is_another_model_is_told(tokenizer: Any) -> None:
             model.decoder.basis += 1
     entrants = Reconstruct([("inner", inner), ("outer", outer), ("other", other)]).entrants(torch.device("cpu"))
     assert [each.codec_is for each in entrants] == [None, "inner", None]
+
+
+def test_reencoding_is_what_encoding_again_by_hand_gives(tokenizer: Any, suite: Any, tmp_path: Path) -> None:
+    model, rounds = tokenizer(sampling={"noise": 0.1}), {"type": "re-encoding", "rounds": 3}
+    smooth = tokenizer({"type": "toy", "every": True}, quantizer={"type": "toy-round", "continuous": True})
+    asked = suite(rounds, {"type": "seed-spread", "seeds": 3}, count=12, budgets=[2, 8], seed=5)
+    report = run(asked, [("a", model), ("b", tokenizer("full")), ("c", smooth)], tmp_path, batch_size=5)
+    found = report.results["models"]
+    real = torch.stack(
+        [sample.image for sample in runner.Head(catalogue().build(asked.data, (16, 16)), 12).samples(range(12))]
+    )
+    rng = Rng(5, torch.arange(12))
+    for k in (2, 8):
+        seen, kept = real, []
+        for _ in range(3):
+            codes = model.encode(seen.float() / 255, rng=rng).truncate(k)
+            kept.append(codes.codes)
+            seen = protocol.to_uint8(model.decode(codes, rng=rng))
+        share = 100 * float((kept[0] == kept[1]).all(-1).double().mean())
+        mse = (real.double() - seen.double()).square().flatten(1).mean(1).numpy()
+        numbers = found["a"]["budgets"][str(k)]["metrics"]
+        assert numbers["ids_kept"]["value"] == pytest.approx(share)
+        assert numbers["psnr_again"]["value"] == pytest.approx((10 * np.log10(255.0**2 / mse)).mean(), abs=1e-3)
+        tokens = model.encode(real.float() / 255, rng=rng).truncate(k)
+        made = [model.decode(tokens, rng=Rng(5 + i, torch.arange(12))).double().numpy() * 255 for i in range(3)]
+        each = [10 * np.log10(255.0**2 / ((m - real.numpy()) ** 2).mean((1, 2, 3))) for m in made]
+        assert numbers["psnr_spread"]["value"] == pytest.approx(np.std(each, 0, ddof=1).mean(), abs=1e-4)
+        spread = np.sqrt(np.var(made, 0, ddof=1).mean((1, 2, 3))).mean()
+        assert numbers["pixel_spread"]["value"] == pytest.approx(spread, abs=1e-4)
+    assert found["b"]["budgets"]["8"]["metrics"]["pixel_spread"]["value"] == pytest.approx(0, abs=1e-9)
+    assert "continuous" in found["c"]["budgets"]["8"]["metrics"]["ids_kept"]["why"]
+    assert found["c"]["budgets"]["8"]["metrics"]["psnr_again"]["value"] > 0

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from flexframe.bench.metric import Metric, Reconstructions, Scratch
+from flexframe.bench.metric import Metric, Reconstructions, Remake, Scratch
 from flexframe.data.source import Sample, Source
 from flexframe.rng import Rng
 from flexframe.tokens import Tokens, prefix
@@ -50,6 +50,20 @@ class Pictures(Source):
         return {"made": "at random"}
 
 
+class Again(Remake):
+    """A model that encodes as it did, and whose pictures are a little darker than those it was given."""
+
+    def __init__(self, made: Tokens, exact: torch.Tensor, rows: torch.Tensor) -> None:
+        self.made, self.exact, self.rows = made, exact, rows
+
+    def encode(self, images: torch.Tensor) -> Tokens:
+        return self.made
+
+    def decode(self, tokens: Tokens, draw: int = 0) -> torch.Tensor:
+        noise = Rng(3 + draw, self.rows).normal("again", self.exact.shape[1:])
+        return (0.9 * self.exact + 0.05 * noise).clamp(0, 1)
+
+
 def reconstructions(source: Pictures, spec: Spec, start: int = 0, stop: int = IMAGES) -> Reconstructions:
     """Images `start` to `stop`, and a noisy form of each that is the same in whatever batch it stands."""
     rows = torch.arange(start, stop)
@@ -62,7 +76,10 @@ def reconstructions(source: Pictures, spec: Spec, start: int = 0, stop: int = IM
         codes = draws.integers("codes", width.codebook_size, (width.length, width.codebooks))
     keep = prefix(1 + rows % width.length, width.length)
     made = Tokens(draws.normal("values", (width.length, width.dim)), keep, codes)
-    return Reconstructions(real.clone(), (exact * 255).round().byte(), exact, source.labels[start:stop], made)
+    rounded = (exact * 255).round().byte()
+    return Reconstructions(
+        real.clone(), rounded, exact, source.labels[start:stop], made, remake=Again(made, exact, rows)
+    )
 
 
 def suites(component: Component, fields: Fields) -> list[tuple[Metric, Pictures, Spec]]:

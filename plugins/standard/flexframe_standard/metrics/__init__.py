@@ -10,14 +10,19 @@ from flexframe_standard.metrics.fid_config import FrechetConfig
 from flexframe_standard.metrics.inception_score_config import InceptionScoreConfig
 from flexframe_standard.metrics.kid_config import KidConfig
 from flexframe_standard.metrics.lpips_config import LpipsConfig
+from flexframe_standard.metrics.ms_ssim_config import MsSsimConfig
 from flexframe_standard.metrics.plausible_config import PlausibleConfig
 from flexframe_standard.metrics.precision_recall_config import PrecisionRecallConfig
 from flexframe_standard.metrics.psnr_config import PsnrConfig
+from flexframe_standard.metrics.remade_config import ReEncodingConfig, SeedSpreadConfig
 from flexframe_standard.metrics.ssim_config import SsimConfig
 
 COMPONENTS = [
     Component(PsnrConfig, "flexframe_standard.metrics.psnr:Psnr"),
     Component(SsimConfig, "flexframe_standard.metrics.ssim:Ssim"),
+    Component(MsSsimConfig, "flexframe_standard.metrics.ms_ssim:MsSsim"),
+    Component(ReEncodingConfig, "flexframe_standard.metrics.remade:ReEncoding"),
+    Component(SeedSpreadConfig, "flexframe_standard.metrics.remade:SeedSpread"),
     Component(CodebookConfig, "flexframe_standard.metrics.codebook:Codebook"),
     Component(ClassifierConfig, "flexframe_standard.metrics.classifier:Classifier"),
     Component(PlausibleConfig, "flexframe_standard.metrics.plausible:Plausible"),

@@ -59,13 +59,17 @@ def similarity(
     x, y, radius = real.double(), fake.double(), int(3.5 * sigma + 0.5)
     if mirror:
         x, y = (F.pad(each, (radius,) * 4, mode="reflect") for each in (x, y))
+    luminance, structure = parts(x, y, sigma)
+    return (luminance * structure).mean((1, 2, 3))
+
+
+def parts(x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"], sigma: float) -> tuple[Tensor, Tensor]:
+    """The two factors of SSIM, luminance, and contrast with structure, wherever a whole window is in the images."""
     rows, columns = (_averaging(n, sigma, x.device) for n in x.shape[2:])
     mean_x, mean_y, xx, yy, xy = (rows @ each @ columns.mT for each in (x, y, x * x, y * y, x * y))
     one, two = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    product = mean_x * mean_y
-    above = (2 * product + one) * (2 * (xy - product) + two)
-    squares = mean_x.square() + mean_y.square()
-    return (above / ((squares + one) * (xx + yy - squares + two))).mean((1, 2, 3))
+    product, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
+    return (2 * product + one) / (squares + one), (2 * (xy - product) + two) / (xx + yy - squares + two)
 
 
 @cache
