@@ -4,6 +4,7 @@ of it (Li et al., arXiv 2406.11838, section 3)."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -15,6 +16,7 @@ from flexframe.nn.denoiser_config import DenoisingConfig, DenoisingSampling
 from flexframe.nn.diffusion import Diffusion, cosine_betas, evenly
 from flexframe.nn.times import TimeEmbed
 from flexframe.rng import Rng
+from flexframe.tokens import prefix
 
 END = 0.96
 """The time of a flow's last stochastic step; from there one step without noise goes to 1."""
@@ -181,7 +183,13 @@ class Denoiser(nn.Module):
         return other + scale * (given - other), rest[0].chunk(2)[0] if rest else None
 
 
-# --- the order in which a masked trunk draws -------------------------------------------------------------------------
+# --- drawing with a masked trunk -------------------------------------------------------------------------------------
+
+
+def rank(keep: Bool[Tensor, "b k"], rng: Rng, purpose: str) -> Int[Tensor, "b k"]:
+    """Each token's place in a random order of its row, in which those that are absent come last."""
+    drawn = rng.uniform(purpose, (keep.shape[1],)).masked_fill(~keep, torch.inf)
+    return drawn.argsort(dim=1, stable=True).argsort(dim=1)
 
 
 def left_masked(lengths: Int[Tensor, " b"], masked: Int[Tensor, " b"], done: float) -> Int[Tensor, " b"]:
@@ -193,3 +201,47 @@ def left_masked(lengths: Int[Tensor, " b"], masked: Int[Tensor, " b"], done: flo
         return torch.zeros_like(lengths)
     wanted = (lengths * math.cos(math.pi / 2 * done)).floor().long()
     return torch.minimum(masked - 1, wanted).clamp(min=1)
+
+
+Say = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+"""What a trunk says of tokens, of which some are masked; and the same without a condition, for guidance."""
+
+
+def fill(
+    head: Denoiser,
+    say: Say,
+    keep: Bool[Tensor, "b k"],
+    *,
+    rng: Rng,
+    purpose: str,
+    passes: int,
+    sampling: DenoisingSampling,
+    on_token: Callable[[int], None] | None = None,
+) -> Float[Tensor, "b k d"]:
+    """Draw all tokens that are kept, some in each pass, in an order of each row's own (arXiv 2406.11838, section 4.3).
+
+    Args:
+        purpose: begins the names of the draws.
+        on_token: told how many passes are done.
+    """
+    lengths, masked = keep.sum(1), keep
+    order = rank(keep, rng, f"{purpose}/sample")
+    tokens = torch.zeros(*keep.shape, head.dim, device=keep.device)
+    for step in range(passes):
+        left = left_masked(lengths, masked.sum(1), (step + 1) / passes)
+        drawn = masked & (order >= left[:, None])
+        if drawn.any():  # there may be more passes than tokens
+            own, free = say(tokens, masked)
+            scale = torch.full(drawn.shape, sampling.guidance, device=keep.device)
+            if sampling.guidance_schedule == "linear":
+                shown = (1 - left.clamp(min=1) / lengths)[:, None]
+                scale = (1 + (sampling.guidance - 1) * shown).expand(drawn.shape)
+            counts = drawn.sum(1)
+            noise = head.draws(rng, f"{purpose}/tokens.{step}", int(counts.max()), sampling)
+            noise = noise[prefix(counts, noise.shape[1])]
+            without = None if free is None else free[drawn]
+            tokens[drawn] = head.sample(own[drawn], without, scale[drawn], noise, sampling)
+            masked = masked & ~drawn
+        if on_token is not None:
+            on_token(step + 1)
+    return tokens.masked_fill(~keep[..., None], 0)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from flexframe.nn.denoiser import Denoiser, left_masked
+from flexframe.nn.denoiser import Denoiser, fill, rank
 from flexframe.nn.dropout import dropped, drops
 from flexframe.nn.priors import class_ids
 from flexframe.nn.transformer import Attention
@@ -140,31 +139,15 @@ class MAR(Prior):
         classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
         guided = sampling.guided and self.spec.classes is not None
         rows = torch.cat([classes, torch.full_like(classes, self.null)]) if guided else classes
-        order, masked = rank(keep, rng, "mar/sample"), keep
-        tokens = torch.zeros(*keep.shape, self.spec.values, device=keep.device)
-        for step in range(sampling.passes):
-            left = left_masked(lengths, masked.sum(1), (step + 1) / sampling.passes)
-            drawn = masked & (order >= left[:, None])
-            if on_token is not None:
-                on_token(step + 1)
-            if not drawn.any():  # more passes than tokens
-                continue
+
+        def say(tokens: Tensor, masked: Tensor) -> tuple[Tensor, Tensor | None]:
             given = tokens.to(self.input.weight.dtype), masked, keep
-            said = self.said(*(torch.cat([each, each]) if guided else each for each in given), rows)
-            own, free = cast("tuple[Tensor, Tensor]", said.chunk(2)) if guided else (said, None)
-            noise = self.head.draws(rng, f"mar/tokens.{step}", int(drawn.sum(1).max()), sampling)
-            noise = noise[prefix(drawn.sum(1), noise.shape[1])]
-            scale: float | Tensor = sampling.guidance
-            if sampling.guidance_schedule == "linear":
-                shown = 1 - left.clamp(min=1) / lengths
-                scale = (1 + (sampling.guidance - 1) * shown)[:, None].expand(drawn.shape)[drawn]
-            without = None if free is None else free[drawn]
-            tokens[drawn] = self.head.sample(own[drawn], without, scale, noise, sampling)
-            masked = masked & ~drawn
-        return Codes(tokens.masked_fill(~keep[..., None], 0), keep)
+            if not guided:
+                return self.said(*given, rows), None
+            one, other = self.said(*(torch.cat([each, each]) for each in given), rows).chunk(2)
+            return one, other
 
-
-def rank(keep: Bool[Tensor, "b k"], rng: Rng, purpose: str) -> Int[Tensor, "b k"]:
-    """Each token's place in a random order of its row, in which those that are absent come last."""
-    drawn = rng.uniform(purpose, (keep.shape[1],)).masked_fill(~keep, torch.inf)
-    return drawn.argsort(dim=1, stable=True).argsort(dim=1)
+        tokens = fill(
+            self.head, say, keep, rng=rng, purpose="mar", passes=sampling.passes, sampling=sampling, on_token=on_token
+        )
+        return Codes(tokens, keep)

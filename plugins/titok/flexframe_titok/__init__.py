@@ -11,6 +11,7 @@ from pydantic import Field
 from flexframe_registry import Component, Config, DecoderConfig, EncoderConfig, ImporterConfig, Spec, hookimpl
 from flexframe_registry.cards import folders
 
+from .maskgen_configs import MaskGenImporterConfig, MaskGenKLConfig, MaskGenVQConfig
 from .maskgit_configs import BERTMaskGITConfig, MaskGITImporterConfig, UViTMaskGITConfig
 
 SMALL = {"width": 512, "depth": 8, "heads": 8, "patch": 16}
@@ -162,6 +163,9 @@ def flexframe_components() -> Iterable[Component]:
         Component(MaskTokenDecoderConfig, "flexframe_titok.decoder:MaskTokenDecoder"),
         Component(BERTMaskGITConfig, "flexframe_titok.maskgit_bodies:BERTMaskGIT"),
         Component(UViTMaskGITConfig, "flexframe_titok.maskgit_bodies:UViTMaskGIT"),
+        Component(MaskGenVQConfig, "flexframe_titok.maskgen_vq:MaskGenVQ"),
+        Component(MaskGenKLConfig, "flexframe_titok.maskgen_kl:MaskGenKL"),
+        Component(MaskGenImporterConfig, "flexframe_titok.maskgen_importer:MaskGenImporter"),
         Component(MaskGITImporterConfig, "flexframe_titok.maskgit_importer:MaskGITImporter"),
         Component(TiTokImporterConfig, "flexframe_titok.importer:TiTokImporter"),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,11 +42,30 @@ class MaskGIT(Prior):
     def logits(
         self,
         ids: Int[Tensor, "b k"],
-        classes: Int[Tensor, " b"],
+        given: Any,
         keep: Bool[Tensor, "b k"],
         rng: Rng | None = None,
     ) -> Float[Tensor, "b k v"]:
         """Logits of the code at each slot, of which any may be masked; with dropout where its draws are given."""
+
+    def given(
+        self,
+        condition: Condition | None,
+        keep: Bool[Tensor, "b k"],
+        hidden: Bool[Tensor, " b"] | None = None,
+        sampling: MaskGITSampling | None = None,
+    ) -> Any:
+        """What the logits are told of a condition: the class of each row, null where it is hidden.
+
+        Args:
+            sampling: in use, its settings.
+        """
+        classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
+        return classes if hidden is None else torch.where(hidden, self.null, classes)
+
+    def both(self, given: Any) -> Any:
+        """What is given of rows, and behind them as many null ones."""
+        return torch.cat([given, torch.full_like(given, self.null)])
 
     def with_class(self, ids: Int[Tensor, "b k"], classes: Int[Tensor, " b"]) -> Int[Tensor, "b n"]:
         """The sequence that a form reads: the class, then the ids."""
@@ -61,16 +81,20 @@ class MaskGIT(Prior):
         """
         keep = codes.keep
         ids = codes.codes[..., 0].masked_fill(~keep, 0)
-        classes = class_ids(condition, self.spec.classes, len(ids), ids.device)
-        if self.training:
-            dropped = rng.uniform("maskgit/class") < self.config.class_dropout
-            classes = torch.where(dropped, self.null, classes)
+        hidden = rng.uniform("maskgit/class") < self.config.class_dropout if self.training else None
+        given = self.given(condition, keep, hidden)
         masked = self.choose_masked(keep, rng=rng)
-        logits = self.logits(ids.masked_fill(masked, self.mask_id), classes, keep, rng=rng if self.training else None)
+        logits = self.logits(ids.masked_fill(masked, self.mask_id), given, keep, rng=rng if self.training else None)
+        rest = self.config.unmasked_weight
+        return {"codes": self.errors(logits, ids, masked, keep).sum(1) / (keep.sum(1) * (MASKED + (1 - MASKED) * rest))}
+
+    def errors(
+        self, logits: Float[Tensor, "b k v"], ids: Int[Tensor, "b k"], masked: Bool[Tensor, "b k"], keep: Tensor
+    ) -> Float[Tensor, "b k"]:
+        """The weighted cross-entropy of each token; 0 where it is absent."""
         smoothing, rest = self.config.label_smoothing, self.config.unmasked_weight
         losses = F.cross_entropy(logits.mT, ids, reduction="none", label_smoothing=smoothing)
-        weights = torch.where(masked, 1.0, rest) * keep
-        return {"codes": (losses * weights).sum(1) / (keep.sum(1) * (MASKED + (1 - MASKED) * rest))}
+        return losses * torch.where(masked, 1.0, rest) * keep
 
     def choose_masked(self, keep: Bool[Tensor, "b k"], *, rng: Rng) -> Bool[Tensor, "b k"]:
         """Tokens that training masks: a share drawn on an arc cosine, at least one, anywhere among the present."""
@@ -93,13 +117,13 @@ class MaskGIT(Prior):
     ) -> Codes:
         assert isinstance(sampling, MaskGITSampling)
         keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
-        classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
-        ids = self.fill(classes, keep, self.spec.entries, rng=rng, sampling=sampling, on_token=on_token)
+        given = self.given(condition, keep, sampling=sampling)
+        ids = self.fill(given, keep, self.spec.entries, rng=rng, sampling=sampling, on_token=on_token)
         return Codes(ids.masked_fill(~keep, 0)[..., None], keep)
 
     def fill(
         self,
-        classes: Int[Tensor, " b"],
+        given: Any,
         keep: Bool[Tensor, "b k"],
         entries: int,
         *,
@@ -113,7 +137,7 @@ class MaskGIT(Prior):
             after = (step + 1) / sampling.steps
             noise = sampling.temperature * (1 - after)
             masked = (ids == self.mask_id) & keep
-            logits = self._guided(ids, classes, keep, sampling.excess(step / sampling.steps))[..., :entries]
+            logits = self._guided(ids, given, keep, sampling.excess(step / sampling.steps))[..., :entries]
             if sampling.softmax_annealing:
                 logits = logits / (0.5 + 0.8 * (1 - after))
             noisy = logits
@@ -126,20 +150,19 @@ class MaskGIT(Prior):
             if step == sampling.steps - 1:
                 break
             confidence = logits.gather(-1, drawn[..., None])[..., 0].float()
-            if noise:
+            if noise and sampling.confidence_noise:
                 confidence = confidence + noise * gumbel(rng.uniform(f"maskgit/confidence.{step}", ids.shape[1:]))
             again = self._least_certain(confidence.masked_fill(~masked, torch.inf), keep.sum(1), masked.sum(1), after)
             ids = ids.masked_fill(again, self.mask_id)
         return ids
 
     def _guided(
-        self, ids: Int[Tensor, "b k"], classes: Int[Tensor, " b"], keep: Bool[Tensor, "b k"], excess: float
+        self, ids: Int[Tensor, "b k"], given: Any, keep: Bool[Tensor, "b k"], excess: float
     ) -> Float[Tensor, "b k v"]:
         if not excess:
-            return self.logits(ids, classes, keep)
-        both = torch.cat([classes, torch.full_like(classes, self.null)])
-        given, free = self.logits(ids.repeat(2, 1), both, keep.repeat(2, 1)).chunk(2)
-        return given + excess * (given - free)
+            return self.logits(ids, given, keep)
+        told, free = self.logits(ids.repeat(2, 1), self.both(given), keep.repeat(2, 1)).chunk(2)
+        return told + excess * (told - free)
 
     @staticmethod
     def _least_certain(

@@ -32,6 +32,10 @@ class MaskGITSampling(SamplingConfig):
     """Exponent of `power-cosine`; the higher, the later guidance sets in."""
     softmax_annealing: bool = False
     """Divide logits by 1.3 at the first step, down to 0.5 at the last, as the published numbers do."""
+    confidence_noise: bool = True
+    """Mask again by confidence with noise; false for confidence itself."""
+
+    later = frozenset({"confidence_noise"})
 
     @classmethod
     def quick(cls) -> MaskGITSampling:
@@ -44,7 +48,11 @@ class MaskGITSampling(SamplingConfig):
             return self.guidance * done
         if self.guidance_schedule == "constant":
             return self.guidance
-        return (self.guidance - 1) * (1 - math.cos(math.pi * done**self.power)) / 2
+        return (self.guidance - 1) * self.risen(done)
+
+    def risen(self, done: float) -> float:
+        """The height of the cosine at a share of the steps done."""
+        return (1 - math.cos(math.pi * done**self.power)) / 2
 
     def by_step(self) -> Sequence[tuple[MaskGITSampling, int]]:
         guided = sum(self.excess(i / self.steps) != 0 for i in range(self.steps))
