@@ -25,6 +25,7 @@ from flexframe.commands import (
     doctor,
     encode,
     explain,
+    export,
     generate,
     import_,
     init,
@@ -92,6 +93,7 @@ _add(stats.stats)
 _add(runs.runs)
 _add(plot.plot)
 app.add_typer(precompute.app, name="precompute")
+app.add_typer(export.app, name="export")
 _add(new_plugin.new_plugin)
 
 
