@@ -1,7 +1,8 @@
-"""A small hub on this machine: enough of the Hugging Face API for `snapshot_download`, over files in a folder."""
+"""A small hub on this machine: enough of the Hugging Face API for downloads and uploads, over files in a folder."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -32,7 +33,7 @@ class Hub:
 
     def find(self, repo: str, revision: str) -> tuple[str, Path] | None:
         known = self.repos.get(repo, [])
-        if revision == "main" and known:
+        if revision in ("main", "HEAD") and known:
             return known[-1]
         return next((each for each in known if each[0] == revision), None)
 
@@ -42,6 +43,32 @@ def serve(root: Path) -> Iterator[Hub]:
     hub = Hub(root)
 
     class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            """What an upload asks for: a repository, whether files go within the commit (all do), the commit."""
+            path = unquote(urlsplit(self.path).path).strip("/")
+            hub.asked.append(path)
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            parts = path.split("/")
+            if path == "api/repos/create":
+                given = json.loads(body)
+                repo = "/".join(filter(None, (given.get("organization"), given["name"])))
+                hub.repos.setdefault(repo, [])
+                return self.give(json.dumps({"url": f"{hub.url}/{repo}", "name": repo}).encode(), True, {})
+            if path == "api/validate-yaml":
+                return self.give(json.dumps({"errors": [], "warnings": []}).encode(), True, {})
+            repo = "/".join(parts[2:4])
+            if repo not in hub.repos:
+                return self.refuse(repo)
+            if parts[4] == "preupload":
+                files = [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False}
+                         for each in json.loads(body)["files"]]  # fmt: skip
+                return self.give(json.dumps({"files": files}).encode(), True, {})
+            lines = [json.loads(line) for line in body.splitlines()]
+            held = [line["value"] for line in lines if line["key"] == "file"]
+            commit = hub.publish(repo, {each["path"]: base64.b64decode(each["content"]) for each in held})
+            told = {"commitUrl": f"{hub.url}/{repo}/commit/{commit}", "commitOid": commit}
+            return self.give(json.dumps(told).encode(), True, {})
+
         def do_HEAD(self) -> None:
             self.answer(body=False)
 

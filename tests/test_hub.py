@@ -95,6 +95,26 @@ def test_a_bare_name_says_that_it_goes_to_the_hub(hub, model, run):
     assert "is no card and no path: it is looked for on huggingface.co" in done.stderr
 
 
+ABOUT = "import sys; from flexframe.store import hub; hub.fetch('who/model'); print(hub.said('who/model', sys.argv[1]))"
+
+
+@pytest.mark.parametrize(
+    ("front", "told"),
+    [
+        ("license: mit\nbase_model: who/else\n", {"licence": "mit", "base_model": "who/else"}),
+        ("license: other\nlicense_name: mine\nbase_model: [a/b]\n", {"licence": "mine", "base_model": "a/b"}),
+        ("license: other\n", {"licence": "other"}),
+        ("license: [\n", {}),
+        (None, {}),
+    ],
+)
+def test_a_repositorys_page_says_its_licence_and_what_it_is_made_from(hub, model, run, front, told):
+    page = {} if front is None else {"README.md": f"---\n{front}---\n# A model".encode()}
+    commit = hub.publish("who/model", {"model.safetensors": model, **page})
+    done = run(hub.url, ABOUT, commit)
+    assert done.stdout.strip() == str(told), done.stderr
+
+
 # --- what a name means; none of this may fetch -------------------------------------------------------------------
 
 

@@ -36,7 +36,7 @@ def html(report: Report) -> str:
     numbers = Numbers(report.results)
     parts = [_head(report), _table(numbers)]
     parts += [_picture(_curves(numbers), "curves over tokens")] if any(c.directed for c in numbers.columns) else []
-    parts += _strips(report)
+    parts += [_picture(image, name) for name, image in strips(report).items()]
     return str(Markup("<div>{}</div>").format(Markup("").join(parts)))
 
 
@@ -103,10 +103,10 @@ def _panel(axes: Any, numbers: Numbers, column: Column) -> None:
     axes.grid(alpha=0.25)
 
 
-def _strips(report: Report) -> list[Markup]:
-    """For each model the first images, and what it makes of them at some of its token counts."""
+def strips(report: Report) -> dict[str, Image.Image]:
+    """By model the first images, and what it makes of them at some of its token counts."""
     images, chosen = report.images, stops(report.results)
-    strips = []
+    made = dict[str, Image.Image]()
     for name, rows in images.fake.items():
         count = min(IMAGES, len(images.real))
         counts = _some([k for k in chosen if k in rows])
@@ -115,8 +115,8 @@ def _strips(report: Report) -> list[Markup]:
                 [(images.real[i], "original"), *((rows[k][i], f"{k} token{'s' * (k > 1)}") for k in counts)]
                 for i in range(count)
             ]
-            strips.append(_picture(sheet(pictures), name))
-    return strips
+            made[name] = sheet(pictures)
+    return made
 
 
 def _some(counts: Sequence[int]) -> list[int]:

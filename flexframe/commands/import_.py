@@ -65,6 +65,7 @@ def import_(
         refuse(str(target), "is there already; name another folder with -o")
     from flexframe.models.build import assemble
     from flexframe.models.modelfile import save
+    from flexframe.store import hub
     from flexframe.store.load import imported
     from flexframe.store.places import locate
 
@@ -81,6 +82,10 @@ def import_(
         sampling = {**converted.sampling, **({} if card is None else card.sampling)}
         model = assemble(converted.config, converted.state, place.id, sampling, converted.names)
         folder.mkdir(parents=True, exist_ok=True)
+        repo = place.repo or (None if card is None or card.weights is None else card.weights.hub)
+        commit = about["import"]["revision"]
+        if repo is not None and commit is not None:
+            about["import"] |= hub.said(repo, commit)
         if card is not None:
             about |= {"preprocessing": card.preprocessing.model_dump(mode="json"), "licence": card.licence}
         save(model.state_dict(), converted.config, target, sampling=sampling, about=about)
@@ -116,7 +121,7 @@ def _write_card(path: Path, place: Any, config: Any, sampling: dict[str, Any], a
     base = {key: base[key] for key in ("licence", "metrics", "preprocessing", "verified") if key in base}
     card = {
         "summary": f"imported from {place.id}" if place.card is None else place.card.file.summary,
-        "licence": base.pop("licence", "that of its source"),
+        "licence": base.pop("licence", about.get("import", {}).get("licence", "that of its source")),
         "source": json.dumps(about.get("import", {}), sort_keys=True),
         "model": config.model_dump(mode="json"),
         "sampling": sampling,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from flexframe.models import shown
 from flexframe.models.precision import exact, use
+from flexframe.models.published import Published
 from flexframe.models.tokenizer import Random, save
 from flexframe.parts import Codec
 from flexframe.rng import as_rng
@@ -19,7 +20,7 @@ from flexframe_registry import CodecModelConfig, catalogue
 
 
 @final
-class CodecModel(nn.Module):
+class CodecModel(nn.Module, Published):
     """A codec by itself, always in evaluation mode."""
 
     codec: Codec

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from flexframe.models import shown
 from flexframe.models.fingerprint import fingerprint
 from flexframe.models.precision import use
+from flexframe.models.published import Published
 from flexframe.models.tokenizer import Lengths, Random, Tokenizer, save
 from flexframe.parts import Conditioner, Prior
 from flexframe.rng import as_rng
@@ -31,7 +32,7 @@ def fits(generator: Generator, tokenizer: Tokenizer, force: bool = False) -> Non
 
 
 @final
-class Generator(nn.Module):
+class Generator(nn.Module, Published):
     """A prior over the codes of a tokenizer, ready to train or to draw from."""
 
     prior: Prior

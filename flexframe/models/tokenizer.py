@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from flexframe.models import shown
 from flexframe.models.precision import exact, precision, use
+from flexframe.models.published import Published
 from flexframe.parts import Codec, Decoder, Encoder, LengthMasker, OnStep, Quantizer
 from flexframe.rng import Rng, as_rng
 from flexframe.tokens import Batch, Codes, Condition, Outputs, Tokens, prefix
@@ -30,7 +31,7 @@ SLACK = 0.2
 
 
 @final
-class Tokenizer(nn.Module):
+class Tokenizer(nn.Module, Published):
     """Images in, a 1D token sequence out, and back.
 
     Built with random weights; `flexframe.load` builds one with trained weights. `sampling` holds the decoder settings

@@ -9,10 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from flexframe.files import write_bytes
 from flexframe_registry import ConfigError
@@ -20,6 +25,8 @@ from flexframe_registry.files import read_json
 
 log = logging.getLogger("flexframe")
 ANEW = "delete it, and revisions are recorded anew"
+LONGEST = 1 << 16
+"""Characters of the fields of a repository's page that are read."""
 CONFIGS = ["config.json", "config.yaml", "*.safetensors.index.json", "*.bin.index.json"]
 
 
@@ -97,6 +104,28 @@ def fetch(repo: str, revision: str | None = None, file: str | None = None) -> tu
     if revision is None:
         record(repo, commit)
     return (folder / file if file else folder), commit
+
+
+def said(repo: str, revision: str) -> dict[str, str]:
+    """What the repository's own page says at this commit, of `licence` and `base_model`; empty where it says nothing,
+    has no page, or cannot be reached."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        page = Path(hf_hub_download(repo, "README.md", revision=revision)).read_text(encoding="utf-8", errors="replace")
+    except Exception:  # whatever the client or its transport raises: a page is a courtesy
+        return {}
+    front = re.match(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", page, re.DOTALL)
+    try:
+        held = YAML(typ="safe", pure=True).load(front[1]) if front and len(front[1]) < LONGEST else None
+    except YAMLError:
+        return {}
+    fields: dict[str, Any] = held if isinstance(held, dict) else {}
+    licence = fields.get("license_name") if fields.get("license") in (None, "other") else fields["license"]
+    base = fields.get("base_model")
+    base = base[0] if isinstance(base, list) and base else base
+    told = {"licence": licence or fields.get("license"), "base_model": base}
+    return {key: str(value) for key, value in told.items() if value}
 
 
 def _snapshot(repo: str, revision: str, patterns: Sequence[str]) -> Path:

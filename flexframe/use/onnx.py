@@ -169,8 +169,9 @@ def _one(name: str, module: nn.Module, given: Mapping[str, Tensor], path: Path) 
                 dynamic_shapes=axes, verbose=False,
             )  # fmt: skip
     except Exception as error:  # whatever an operator that it does not know makes it raise
-        why = " ".join(str(error).split())[:200]
-        raise ConfigError.at(name, f"cannot be said in ONNX: {type(error).__name__}: {why}") from error
+        cause = error.__cause__ or error  # its own words are a page on what to try
+        why = " ".join(str(cause).split())[:200]
+        raise ConfigError.at(name, f"cannot be said in ONNX: {type(cause).__name__}: {why}") from error
     finally:
         quiet.setLevel(level)
     with replaced(path) as part:

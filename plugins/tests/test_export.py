@@ -1,5 +1,6 @@
 """Models in the form of the code bases whose importers read them: there and back, to the bit."""
 
+import json
 from pathlib import Path
 from shutil import copy
 
@@ -18,10 +19,7 @@ CASES = (
     "flextok_tiny", "flextok_tiny_vae", "flowmo/tokenizer", "gigatok/tokenizer", "restok/tokenizer",
     "semanticist/tokenizer", "one_d_piece/generator", "titok_tiny/vae", "titok_tiny/rar", "titok_tiny/pixel_vqgan",
 )  # fmt: skip
-pytestmark = [
-    pytest.mark.parity,
-    pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden tensors at {GOLDEN}; set FLEXFRAME_SHARED"),
-]
+golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden tensors at {GOLDEN}; set FLEXFRAME_SHARED")
 
 
 def alone(case, folder):
@@ -33,6 +31,7 @@ def alone(case, folder):
     return folder
 
 
+@golden
 @pytest.mark.parametrize("case", CASES)
 def test_other_weights_go_back_to_where_an_import_takes_them_from(case, tmp_path):
     source, importer = understood(open_foreign(alone(case, tmp_path / "checkpoint")))
@@ -44,6 +43,7 @@ def test_other_weights_go_back_to_where_an_import_takes_them_from(case, tmp_path
     assert any(not torch.equal(value.float(), source.tensors[name].float()) for name, value in made.items())
 
 
+@golden
 def test_an_import_is_exported_and_verified(command, tmp_path):
     case = GOLDEN / "gigatok" / "tokenizer"
     assert command("import", case, "-o", tmp_path / "ours").code == 0
@@ -56,6 +56,7 @@ def test_an_import_is_exported_and_verified(command, tmp_path):
     assert all(torch.equal(value, again[name]) for name, value in first.items())
 
 
+@golden
 def test_an_importer_that_computes_and_another_model_are_told(tmp_path):
     source, importer = understood(open_foreign(GOLDEN / "gigatok" / "tokenizer"))
     state = dict(importer.convert(source).state)
@@ -71,3 +72,23 @@ def test_an_importer_that_computes_and_another_model_are_told(tmp_path):
     del state[next(iter(state))]
     with pytest.raises(ConfigError, match="is of another model"):
         exported(state, source, importer)
+
+
+@pytest.mark.slow
+def test_a_model_as_onnx_computes_what_torch_does(python, tmp_path):
+    """In a process of its own: checks of shapes, which tests are run with, fix the batch that is traced."""
+    for library in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(library)
+    code, folder = "import flexframe.cli as c; c.main()", tmp_path / "out"
+    answer = python(code, "export", "model", "titok/digits-tiny", "-o", folder)
+    assert answer.returncode == 0, answer.stderr
+    said = json.loads((folder / "about.json").read_text())
+    assert said["files"].keys() == {"encoder.onnx", "decoder.onnx"}
+    assert said["files"]["encoder.onnx"]["error"] == 0
+    assert said["files"]["decoder.onnx"]["error"] < 1e-5
+    import onnxruntime
+
+    session, model = onnxruntime.InferenceSession(folder / "encoder.onnx"), load("titok/digits-tiny")
+    images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    (codes,) = session.run(None, {"images": images.numpy()})
+    assert torch.equal(torch.from_numpy(codes), model.encode(images).codes)

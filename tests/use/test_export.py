@@ -6,7 +6,6 @@ import tarfile
 
 import numpy as np
 import pytest
-import torch
 
 from flexframe.data.tokenfile import About, Row, TokenFile, write
 
@@ -99,25 +98,6 @@ def test_an_unknown_form_is_told(command, tokens, given, told):
 
 
 # --- models ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_a_model_as_onnx_computes_what_torch_does(command, tiny, tmp_path):
-    for library in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(library)
-    tiny.save(tmp_path / "model.safetensors")
-    answer = command("export", "model", tmp_path / "model.safetensors", "-o", tmp_path / "out")
-    assert answer.code == 0, answer.err
-    said = json.loads((tmp_path / "out" / "about.json").read_text())
-    assert set(said["files"]) >= {"encoder.onnx"}
-    for name, each in said["files"].items():
-        assert each["error"] < 1e-4, name
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(tmp_path / "out" / "encoder.onnx")
-    images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(3))
-    (codes,) = session.run(None, {"images": images.numpy()})
-    assert torch.equal(torch.from_numpy(codes), tiny.encode(images).codes)
 
 
 def test_what_cannot_be_exported_is_told(command, tiny, tmp_path):
