@@ -31,6 +31,7 @@ from flexframe.commands import (
     init,
     list_,
     new_plugin,
+    pack,
     plot,
     precompute,
     reconstruct,
@@ -39,6 +40,7 @@ from flexframe.commands import (
     show,
     stats,
     train,
+    unpack,
     verify,
 )
 from flexframe.commands.common import (
@@ -86,6 +88,8 @@ _add(explain.explain)
 _add(results.results)
 _add(encode.encode)
 _add(decode.decode, cls=Sampled)
+_add(pack.pack)
+_add(unpack.unpack)
 _add(reconstruct.reconstruct, cls=Sampled)
 _add(generate.generate, cls=Sampled)
 _add(bench_samples.bench_samples, cls=Sampled)

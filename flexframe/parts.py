@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Generic
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from typing_extensions import TypeVar
@@ -273,8 +274,33 @@ class Prior(nn.Module, ABC, Generic[PriorC]):
         """
 
 
+class SymbolWalk(ABC):
+    """A way of a prior through sequences, symbol by symbol, each with its chances given those before it: what an
+    entropy coder needs. A token is `period` symbols, one after the other."""
+
+    period: int
+    device: torch.device
+
+    @abstractmethod
+    def symbols(self, codes: Int[Tensor, "b k q"]) -> Int[Tensor, "b n"]:
+        """Codes as symbols, `period` a token."""
+
+    @abstractmethod
+    def codes(self, symbols: Int[Tensor, "b n"]) -> Int[Tensor, "b k q"]:
+        """The inverse of `symbols`, for whole tokens."""
+
+    @abstractmethod
+    def logits(self, symbols: Int[Tensor, "b m"]) -> Float[Tensor, "b v"]:
+        """Logits of the symbol after these, which are one more at each call. Two walks through the same symbols give
+        the same ones, to the bit."""
+
+
 class LikelihoodPrior(Prior[PriorC]):
     """A prior that says how likely codes are."""
+
+    def walk(self, condition: Condition | None, count: int) -> SymbolWalk | None:
+        """Begin to read `count` sequences symbol by symbol; None where the prior knows no chances of single symbols."""
+        return None
 
     @abstractmethod
     def log_prob(self, codes: Codes, condition: Condition | None) -> Float[Tensor, "b k"]:

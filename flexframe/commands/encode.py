@@ -46,12 +46,27 @@ def encode(
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 8,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read images.")] = 2,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out what cannot be read; list it.")] = False,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            "--prior",
+            "-p",
+            help="Write the ids entropy-coded under this prior; `flexframe unpack` gives the token file back.",
+            autocompletion=complete.models,
+        ),
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
     """Encode images to a token file. Broken off, the same command goes on where it stopped."""
     if to.exists():
         refuse(str(to), "is there already; delete it or choose another -o")
+    tokens = to if prior is None else to.with_name(f"{to.name}.tokens")
+    if tokens.exists():
+        text = (
+            f"is there already, of an encoding that ended before it was packed: flexframe pack {tokens} --prior {prior}"
+        )
+        refuse(str(tokens), f"{text} -o {to}, or delete it")
     chosen = [_allocators_own(setting) for setting in settings or ()]
     from flexframe.use.encode import encode as run
     from flexframe.use.lengths import read_rule
@@ -60,7 +75,7 @@ def encode(
     rule = read_rule(lengths, allocator, chosen, tokenizer)
     with bar("encoding") as progress:
         encoded = run(
-            tokenizer, images, to, model=name, rule=rule, resize=way, seed=seed, batch_size=batch_size,
+            tokenizer, images, tokens, model=name, rule=rule, resize=way, seed=seed, batch_size=batch_size,
             workers=workers, skip_broken=skip_broken, progress=progress,
         )  # fmt: skip
     for reason in (*encoded.remarks, *encoded.reasons):
@@ -71,6 +86,12 @@ def encode(
     told += f"; {encoded.resumed:,} were done before" if encoded.resumed else ""
     told += f"; {encoded.broken:,} could not be read" if encoded.broken else ""
     out.print(told, markup=False, soft_wrap=True)
+    if prior is not None:
+        from flexframe.commands.pack import open_prior, packed
+        from flexframe.data.tokenfile import TokenFile
+
+        packed(TokenFile(tokens), open_prior(prior, device, threads), to)
+        tokens.unlink()
 
 
 def _allocators_own(setting: str) -> str:

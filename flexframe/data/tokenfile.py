@@ -280,6 +280,8 @@ class TokenFile:
         return ConfigError.at(str(self.path), text)
 
     def _about(self, metadata: dict[str, str]) -> About:
+        if metadata.get("format", "").startswith("flexframe-coded/"):
+            raise self._error(f"is packed; flexframe unpack {self.path} -o tokens.safetensors gives the token file")
         if metadata.get("format") != FORMAT:
             held = f"format {metadata['format']!r}" if "format" in metadata else "no format"
             raise self._error(f"is no token file of this version: its metadata names {held}, not {FORMAT!r}")

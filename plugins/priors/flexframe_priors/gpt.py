@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from flexframe.nn.attention import attend
 from flexframe.nn.dropout import dropped, drops
 from flexframe.nn.priors import class_ids, gumbel
-from flexframe.parts import LikelihoodPrior
+from flexframe.parts import LikelihoodPrior, SymbolWalk
 from flexframe.rng import Rng
 from flexframe.tokens import Codes, Condition, Losses, prefix
 from flexframe_registry import CodesSpec, SamplingConfig
@@ -267,6 +267,9 @@ class GPT(LikelihoodPrior):
         classes = class_ids(condition, self.spec.classes, len(codes.keep), codes.keep.device)
         return self._likelihoods(codes, classes, condition)
 
+    def walk(self, condition: Condition | None, count: int) -> Walk:
+        return Walk(self, condition, count)
+
     @torch.no_grad()
     def sample(
         self,
@@ -298,6 +301,27 @@ class GPT(LikelihoodPrior):
             if on_token is not None and (done + 1) % period == 0:
                 on_token((done + 1) // period)
         return Codes(self.codes(digits).masked_fill(~keep[..., None], 0), keep)
+
+
+class Walk(SymbolWalk):
+    """A GPT's digits, one after the other, by its caches; without guidance."""
+
+    def __init__(self, prior: GPT, condition: Condition | None, count: int) -> None:
+        self.prior, self.period, self.device = prior, len(prior.radices), prior.classes.weight.device
+        self.rows = class_ids(condition, prior.spec.classes, count, self.device)
+        self.context = prior.context(condition)
+        before = 0 if self.context is None or self.context.known else self.context.present.shape[1]
+        self.caches = [Cache(before + prior.spec.length * self.period) for _ in prior.blocks]
+
+    def symbols(self, codes: Int[Tensor, "b k q"]) -> Int[Tensor, "b n"]:
+        return self.prior.digits(codes)
+
+    def codes(self, symbols: Int[Tensor, "b n"]) -> Int[Tensor, "b k q"]:
+        return self.prior.codes(symbols)
+
+    @torch.no_grad()
+    def logits(self, symbols: Int[Tensor, "b m"]) -> Float[Tensor, "b v"]:
+        return self.prior.next_logits(symbols, self.rows, self.caches, self.context)
 
 
 def draw(logits: Float[Tensor, "b v"], sampling: GPTSampling, rng: Rng, purpose: str) -> Int[Tensor, " b"]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from flexframe.nn.attention import attend
 from flexframe.nn.dropout import dropped, drops
 from flexframe.nn.priors import class_ids, gumbel
-from flexframe.parts import LikelihoodPrior
+from flexframe.parts import LikelihoodPrior, SymbolWalk
 from flexframe.rng import Rng
 from flexframe.tokens import Codes, Condition, Losses, prefix
 from flexframe_registry import CodesSpec, SamplingConfig
@@ -199,6 +199,9 @@ class RAR(LikelihoodPrior):
         log_probs = self.logits(ids[:, :-1], classes, self._raster(keep)).float().log_softmax(-1)
         return log_probs.gather(-1, ids[..., None])[..., 0].masked_fill(~keep, 0)
 
+    def walk(self, condition: Condition | None, count: int) -> Walk:
+        return Walk(self, condition, count)
+
     @torch.no_grad()
     def sample(
         self,
@@ -228,3 +231,25 @@ class RAR(LikelihoodPrior):
             if on_token is not None:
                 on_token(done + 1)
         return Codes(ids.masked_fill(~keep, 0)[..., None], keep)
+
+
+class Walk(SymbolWalk):
+    """A RAR's codes in raster order, one after the other, by its caches; without guidance."""
+
+    period = 1
+
+    def __init__(self, prior: RAR, condition: Condition | None, count: int) -> None:
+        self.prior, self.device = prior, prior.start.device
+        self.rows = class_ids(condition, prior.spec.classes, count, self.device)
+        self.order = torch.arange(prior.spec.length, device=self.device).expand(count, -1)
+        self.caches = [Cache(2 + prior.spec.length) for _ in prior.blocks]
+
+    def symbols(self, codes: Int[Tensor, "b k 1"]) -> Int[Tensor, "b n"]:
+        return codes[..., 0]
+
+    def codes(self, symbols: Int[Tensor, "b n"]) -> Int[Tensor, "b k 1"]:
+        return symbols[..., None]
+
+    @torch.no_grad()
+    def logits(self, symbols: Int[Tensor, "b m"]) -> Float[Tensor, "b v"]:
+        return self.prior.logits(symbols, self.rows, self.order, self.caches)[:, -1]
