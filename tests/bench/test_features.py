@@ -21,6 +21,7 @@ import torch
 from safetensors import safe_open
 
 from flexframe.bench.metric import Scratch
+from flexframe.bench.statistics import write_statistics
 from flexframe.testing.golden import shared
 from flexframe_registry import LatentSpec, Spec, TokenSpec
 from flexframe_standard.metrics import feature_files, precision_recall
@@ -602,3 +603,45 @@ def test_blocks_move_no_number(
         assert feed(over(config, photographs(20)), rebuilt).compute() == number
         assert inception.net.calls - before == calls
         assert len(list((own_home / "features").iterdir())) == 3
+
+
+@pytest.mark.slow
+def test_sfid_is_of_the_first_channels_of_the_branch_of_one_by_one(weights: Path) -> None:
+    """By numpy in float64, of what goes into the branch of the real network."""
+    net: Any = features.build(weights.read_bytes(), ["spatial", "64"])
+    into: list[torch.Tensor] = []
+    net.net.Mixed_6d.register_forward_hook(lambda module, given, made: into.append(given[0]))
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 40, 48), dtype=np.uint8))
+    with torch.no_grad():
+        found, first = net(images)
+        plain = features.build(weights.read_bytes(), ["64"])(images)[0]
+    conv = net.net.Mixed_6d.branch1x1.conv  # its norm is folded into it
+    kernel, bias = (each.detach().double().numpy()[:7] for each in (conv.weight[:, :, 0, 0], conv.bias))
+    made = (np.einsum("bchw,dc->bhwd", into[0].double().numpy(), kernel) + bias).clip(min=0).reshape(2, -1)
+    assert found.shape == (2, 7 * 17 * 17)
+    assert np.allclose(found.numpy(), made, rtol=1e-5, atol=1e-5 * made.max())
+    assert made.max() > 0.1
+    torch.testing.assert_close(first, plain)
+
+
+def test_sfid_and_fid_of_one_file_as_adm_keeps_them(
+    over: Any, feed: Any, photographs: Any, inception: Any, tmp_path: Path
+) -> None:
+    source, path = photographs(40), tmp_path / "adm.npz"
+    fake = reconstructed(source)
+    each: dict[str, dict[str, Any]] = {
+        layer: {"type": "frechet", "layer": layer, "weights": inception(), "few": True} for layer in ("64", "spatial")
+    }
+    write_statistics([over(config, source) for config in each.values()], path, torch.device("cpu"))
+    with np.load(path, allow_pickle=False) as held:
+        assert {name: len(held[name]) for name in ("mu", "mu_s")} == {"mu": 64, "mu_s": 2023}
+    a, b = (x.astype(np.float64) for x in both(inception, source, fake, "spatial"))
+    metric = over({**each["spatial"], "reference": str(path)}, source)
+    tally = metric.start(SPEC)
+    assert tally.metric.measures()[0].label == "sFID"
+    assert metric.other.held.mu == pytest.approx(a.mean(0), abs=1e-12)
+    assert metric.other.held.sigma == pytest.approx(np.cov(a, rowvar=False), abs=1e-12)
+    assert part_distance(a, b) > 0
+    assert "pipeline_check" not in tally.protocol()
+    few = over({**each["spatial"], "few": False}, source)
+    assert "needs more than 2,023 images" in few.refused

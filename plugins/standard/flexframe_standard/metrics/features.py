@@ -17,13 +17,15 @@ from flexframe.bench.metric import Metric, Reconstructions, Tally
 from flexframe.data.source import Source
 from flexframe_registry import Spec
 from flexframe_standard.metrics.feature_files import Rows
-from flexframe_standard.metrics.inception import shared
+from flexframe_standard.metrics.inception import SPATIAL, shared
 from flexframe_standard.metrics.inception_config import LayerConfig
 
 LayerC = TypeVar("LayerC", bound=LayerConfig, default=LayerConfig)
 ComparedM = TypeVar("ComparedM", bound="Compared[Any]", default="Compared[Any]")
 CHECK = "a check of the pipeline, not comparable to any published number"
 """The remark on distances in layers other than the last."""
+USUAL = "2048", SPATIAL
+"""Layers that published numbers are of."""
 PARTS, FEWEST, PARTS_SEED = 10, 3, 2020
 """Disjoint parts of the images over which distances are given apart, and the images that each has at least."""
 
@@ -111,14 +113,14 @@ class Compared(Metric[LayerC]):
 
     def note(self, usual: str) -> str:
         """The note of a number, which says so if the layer is not the usual one."""
-        return usual if self.layer == "2048" else CHECK
+        return usual if self.layer in USUAL else CHECK
 
     def unavailable(self, spec: Spec) -> str | None:
         return self.refused or self.features.net.unavailable()
 
     def protocol(self) -> Mapping[str, Any]:
         task = {"reference": self.task.reference, self.task.made: "8-bit"}
-        check = {} if self.layer == "2048" else {"pipeline_check": CHECK}
+        check = {} if self.layer in USUAL else {"pipeline_check": CHECK}
         return {**self.features.facts(self.layer), **task, **check}
 
 

@@ -19,10 +19,12 @@ from flexframe.store.weights import remedy
 from flexframe_registry import Spec, catalogue
 from flexframe_standard.metrics.features import REBUILT, Compared, Stored, Task, parts
 from flexframe_standard.metrics.fid_config import FrechetConfig, StatisticsConfig
-from flexframe_standard.metrics.inception import EXTRACTOR, URL, WIDTHS, Features, Moments
+from flexframe_standard.metrics.inception import EXTRACTOR, SPATIAL, URL, WIDTHS, Features, Moments
 from flexframe_standard.metrics.statistics import Statistics, read_statistics
 
 BATCH = 64
+NAMES = ("mu", "sigma"), ("mu_s", "sigma_s")
+"""Names of mean and covariance in a file, as ADM has them: of the usual layers, and of sFID's."""
 LOSSY = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".jp2"})
 """Suffixes of files that usually hold other pixels than were saved."""
 
@@ -87,7 +89,8 @@ class Published:
     """Statistics of a file, as what images are compared with."""
 
     def __init__(self, config: StatisticsConfig, layer: str) -> None:
-        self.held = read_statistics(config.statistics, WIDTHS[layer], EXTRACTOR, config.count)
+        names = NAMES[layer == SPATIAL]
+        self.held = read_statistics(config.statistics, WIDTHS[layer], EXTRACTOR, config.count, names)
         self.place = config.statistics
         self.count: int | None = self.held.told["count"]
 
@@ -156,10 +159,11 @@ class Frechet(Compared[FrechetConfig]):
 
     def measures(self) -> Sequence[Measure]:
         digits, name = 4 if self.layer == "64" else 2, self.named("fid")
+        label = "sFID" if self.layer == SPATIAL else name.upper()
         what = self.task.own if self.paired else "against other images"
         few = f"{what}; of {len(self.source):,} images, so it is too high; published ones are of 50,000"
         note = self.note(few if len(self.source) < 10_000 else what)
-        return [Measure(name, f"{self.task.prefix}{name.upper()}", "lower", digits=digits, note=note)]
+        return [Measure(name, f"{self.task.prefix}{label}", "lower", digits=digits, note=note)]
 
     def unavailable(self, spec: Spec) -> str | None:
         why = super().unavailable(spec)
@@ -174,7 +178,11 @@ class Frechet(Compared[FrechetConfig]):
         found = images.moments(self.features, self.layer, device).statistics()
         facts = {**self.features.facts(self.layer), **images.protocol(), "image_size": list(self.source.size)}
         own = {name: facts.pop(name) for name in ("count", "extractor")}
-        return {**found, **own, "facts": json.dumps(facts, sort_keys=True)}
+        mean, spread = NAMES[self.layer == SPATIAL]
+        return {mean: found["mu"], spread: found["sigma"], **own, f"facts_{mean}": json.dumps(facts, sort_keys=True)}
+
+    def named(self, name: str) -> str:
+        return f"s{name}" if self.layer == SPATIAL else super().named(name)
 
     def refusal(self, count: int) -> str | None:
         # with no more images than features the covariance has no full rank (Heusel et al.'s own README asks for more)

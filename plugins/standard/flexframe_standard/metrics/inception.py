@@ -27,8 +27,13 @@ SITE = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
 URL = SITE + FILE
 EXTRACTOR = "torch-fidelity inception-v3-compat, resizing to 299 pixels inside"
 LOGITS = "logits_unbiased"
-WIDTHS = {"64": 64, "192": 192, "768": 768, "2048": 2048, LOGITS: 1008}
+SPATIAL, CHANNELS = "spatial", 7
+"""The layer of sFID: `mixed_6/conv` of the graph of 2015, the branch of 1 x 1 in Mixed_6d behind its ReLU, of which ADM
+(Dhariwal and Nichol, 2021) takes the first channels at all 17 x 17 places."""
+WIDTHS = {"64": 64, "192": 192, "768": 768, "2048": 2048, LOGITS: 1008, SPATIAL: 17 * 17 * CHANNELS}
 """Width of each layer."""
+BEHIND = frozenset({"768", "2048", LOGITS})
+"""Layers for which an image passes Mixed_6d."""
 T = TypeVar("T")
 
 
@@ -124,10 +129,34 @@ def build(content: bytes, layers: list[str]) -> nn.Module:
     with tempfile.TemporaryDirectory() as folder:
         ours = Path(folder) / "weights.pth"
         torch.save({name: torch.as_tensor(value) for name, value in state.items()}, ours)
+        own = [layer for layer in layers if layer != SPATIAL]
+        tapped = len(own) < len(layers)
+        own += [] if not tapped or BEHIND & set(own) else ["768"]
         net: nn.Module = FeatureExtractorInceptionV3(
-            "inception-v3-compat", layers, feature_extractor_weights_path=str(ours)
+            "inception-v3-compat", own, feature_extractor_weights_path=str(ours)
         )
-    return quicker(net)
+    return Tapped(quicker(net), own, layers) if tapped else quicker(net)
+
+
+class Tapped(nn.Module):
+    """torch-fidelity's network, with the layer of sFID, which it does not give."""
+
+    def __init__(self, net: Any, own: list[str], layers: list[str]) -> None:
+        super().__init__()
+        self.net, self.own, self.layers = net, own, list(layers)
+        self._seen: Tensor | None = None
+        net.Mixed_6d.branch1x1.register_forward_hook(self._see)
+
+    def _see(self, module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        self._seen = made
+
+    def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> tuple[Tensor, ...]:
+        found = dict(zip(self.own, self.net(images), strict=True))
+        assert self._seen is not None, "every image passes Mixed_6d"
+        # channels last, as TensorFlow has them and statistics of others are
+        found[SPATIAL] = self._seen[:, :CHANNELS].permute(0, 2, 3, 1).flatten(1).float()
+        self._seen = None
+        return tuple(found[layer] for layer in self.layers)
 
 
 def quicker(net: nn.Module) -> nn.Module:

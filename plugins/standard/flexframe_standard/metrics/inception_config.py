@@ -106,5 +106,6 @@ class LayerConfig(InceptionConfig):
         *OF_A_REFERENCE,
         *InceptionConfig.causes,
     )
-    layer: Literal["64", "192", "768", "2048"] = "2048"
-    """Inception layer, by its width; published numbers are of 2048."""
+    layer: Literal["64", "192", "768", "2048", "spatial"] = "2048"
+    """Inception layer, by its width; published numbers are of 2048, and of `spatial` where they are sFID: ADM's, seven
+    channels of mixed_6/conv at 17 x 17 places."""

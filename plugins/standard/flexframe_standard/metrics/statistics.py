@@ -96,7 +96,7 @@ def read_statistics(
         raise ConfigError.at(str(path), f"is of {own} images by itself, and of {count} by `count`; one is wrong")
     of = count if own is None else int(own)
     told_of = {"count": of, "extractor": named or "not said by the file", "sha256": sha256(path)}
-    return Statistics(mu, sigma, {**_facts(path, _said(held, "facts")), **told_of})
+    return Statistics(mu, sigma, {**_facts(path, _said(held, f"facts_{names[0]}")), **told_of})
 
 
 def _see_name(path: Path, width: int) -> None:
@@ -154,7 +154,7 @@ def _arrays(path: Path, names: tuple[str, str]) -> Mapping[str, Any]:
         with zipfile.ZipFile(path) as whole:
             wanted = {each.filename.removesuffix(".npy"): each.file_size for each in whole.infolist()}
         with np.load(path, allow_pickle=False) as file:
-            few = [name for name in (*names, "count", "extractor", "facts") if name in wanted]
+            few = [name for name in (*names, "count", "extractor", f"facts_{names[0]}") if name in wanted]
             large = [name for name in few if wanted[name] > LARGEST]
             if large:
                 raise ConfigError.at(str(path), f"{large[0]} has {wanted[large[0]]:,} bytes; at most {LARGEST:,}")
