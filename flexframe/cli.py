@@ -34,6 +34,7 @@ from flexframe.commands import (
     pack,
     plot,
     precompute,
+    probe,
     reconstruct,
     results,
     runs,
@@ -86,6 +87,7 @@ _add(import_.import_, name="import")
 _add(verify.verify)
 _add(explain.explain)
 _add(results.results)
+_add(probe.probe)
 _add(encode.encode)
 _add(decode.decode, cls=Sampled)
 _add(pack.pack)
