@@ -88,9 +88,9 @@ def settings(config: BaseModel) -> dict[str, Any]:
     """A config without the fields that only say where a file lies: what is in the file is hashed elsewhere."""
     dumped, moving = config.model_dump(mode="json"), {}
     for name, field in type(config).model_fields.items():
-        if is_place(field):
-            continue
         value = getattr(config, name)
+        if is_place(field) or (name in getattr(config, "later", ()) and value == field.default):
+            continue
         moving[name] = settings(value) if isinstance(value, BaseModel) else dumped[name]
     return moving
 

@@ -206,7 +206,7 @@ WORDS = {
 }
 """... and what stands for sizes and names of the reader's, as a pattern, with what this one has. All else is as it is
 written."""
-APART = {"doctor", "new-plugin", "import", "verify", "stats"}
+APART = {"doctor", "new-plugin", "import", "verify", "stats", "probe"}
 """Commands that have tests of their own and would change what is installed, take long, or need published weights."""
 CODE = ("README.md", "docs/use.md", "docs/checkpoints.md")
 """Pages whose Python runs as it stands. Elsewhere it is files of a plugin, or pieces."""

@@ -21,6 +21,7 @@ import torch
 from safetensors import safe_open
 
 from flexframe.bench.metric import Scratch
+from flexframe.bench.protocol import settings
 from flexframe.bench.statistics import write_statistics
 from flexframe.testing.golden import shared
 from flexframe_registry import LatentSpec, Spec, TokenSpec
@@ -645,3 +646,25 @@ def test_sfid_and_fid_of_one_file_as_adm_keeps_them(
     assert "pipeline_check" not in tally.protocol()
     few = over({**each["spatial"], "few": False}, source)
     assert "needs more than 2,023 images" in few.refused
+
+
+def test_precision_and_recall_against_a_reference_of_another_number(
+    over: Any, feed: Any, photographs: Any, inception: Any, tmp_path: Path
+) -> None:
+    source, others = photographs(40), photographs(25, seed=5).images
+    np.savez(tmp_path / "adm.npz", others.permute(0, 2, 3, 1).numpy())
+    reference = {"type": "images", "path": str(tmp_path / "adm.npz")}
+    metric = {"type": "precision-recall", "layer": "64", "weights": inception(), "few": True, "reference": reference}
+    fake = reconstructed(source)
+    tally = feed(over(metric, source), fake)
+    net = inception.net(Path(inception()).read_bytes(), ["64"])
+    real, made = (net(images)[0].double().numpy() for images in (others, fake))
+
+    def share(points: np.ndarray, centres: np.ndarray) -> float:
+        radius = scipy.spatial.cKDTree(centres).query(centres, 4)[0][:, -1]
+        return float(np.mean([(np.linalg.norm(centres - p, axis=1) <= radius).any() for p in points]))
+
+    assert tally.compute() == pytest.approx({"precision@64": share(made, real), "recall@64": share(real, made)})
+    assert tally.protocol()["reference"]["count"] == 25
+    without = over({name: each for name, each in metric.items() if name != "reference"}, source)
+    assert "reference" not in settings(without.config)

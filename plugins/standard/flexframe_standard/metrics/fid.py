@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from flexframe.bench.metric import Measure
 from flexframe.bench.protocol import Digest, settings
@@ -65,18 +66,29 @@ class Reference:
         self.count = len(source)
         self._digest, self._lossy = Digest(), Counter[str]()
         self._moments: Moments | None = None
+        self._rows: np.ndarray | None = None
 
     def moments(self, features: Features, layer: str, device: torch.device) -> Moments:
         """Moments of a layer's features of all images."""
         if self._moments is None:
             self._moments = Moments(WIDTHS[layer])
-            for start in range(0, len(self.source), BATCH):
-                some = self.source.samples(range(start, min(start + BATCH, len(self.source))))
-                images = torch.stack([sample.image for sample in some])
-                self._digest.add(images)
-                self._lossy.update(suffix for each in some if (suffix := PurePath(each.id).suffix.lower()) in LOSSY)
-                self._moments.add(features.net(images.to(device))[layer])
+            for rows in self._read(features, layer, device):
+                self._moments.add(rows)
         return self._moments
+
+    def rows(self, features: Features, layer: str, device: torch.device) -> np.ndarray:
+        """A layer's features of all images, held in memory."""
+        if self._rows is None:
+            self._rows = torch.cat([rows.float().cpu() for rows in self._read(features, layer, device)]).numpy()
+        return self._rows
+
+    def _read(self, features: Features, layer: str, device: torch.device) -> Iterator[Tensor]:
+        for start in range(0, len(self.source), BATCH):
+            some = self.source.samples(range(start, min(start + BATCH, len(self.source))))
+            images = torch.stack([sample.image for sample in some])
+            self._digest.add(images)
+            self._lossy.update(suffix for each in some if (suffix := PurePath(each.id).suffix.lower()) in LOSSY)
+            yield features.net(images.to(device))[layer]
 
     def protocol(self) -> dict[str, Any]:
         """The source, and the hash of its images once they were read; how many were of files with JPEG's losses."""

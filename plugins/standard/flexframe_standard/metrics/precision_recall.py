@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flexframe.bench.metric import Measure
+from flexframe.data.source import Source
+from flexframe_registry import catalogue
 from flexframe_standard.metrics.feature_files import BLOCK
-from flexframe_standard.metrics.features import Compared, Stored
+from flexframe_standard.metrics.features import REBUILT, Compared, Stored, Task
+from flexframe_standard.metrics.fid import Reference
 from flexframe_standard.metrics.precision_recall_config import PrecisionRecallConfig
 
 LEAST = 1000
@@ -65,9 +69,13 @@ class Neighbours(Stored["PrecisionRecall"]):
     """Features of what a model made, and the shares among neighbours at the end."""
 
     def compute(self) -> Mapping[str, float]:
-        metric, k = self.metric, self.metric.config.k
-        real, fake = self.pair()
-        ours = metric.features.derived(("radii", metric.layer, self.count, k), lambda: radii(real, k))
+        metric, k, features = self.metric, self.metric.config.k, self.metric.features
+        if metric.other is None:
+            real, fake = self.pair()
+            ours = features.derived(("radii", metric.layer, self.count, k), lambda: radii(real, k))
+        else:
+            real = metric.other.rows(features, metric.layer, features.net.device)
+            fake, ours = self.fake().read(self.count), metric.of_the_other()
         shares = {"precision": within(fake, real, ours), "recall": within(real, fake, radii(fake, k))}
         return {metric.named(name): value for name, value in shares.items()}
 
@@ -77,6 +85,27 @@ class PrecisionRecall(Compared[PrecisionRecallConfig]):
 
     tally = Neighbours
 
+    def __init__(self, config: PrecisionRecallConfig, source: Source, task: Task = REBUILT) -> None:
+        self.other: Reference | None = None
+        if config.reference is not None:
+            data = config.reference.like(source.config)
+            self.other = Reference(catalogue().build(data, source.size, place="reference"))
+        self.paired = self.other is None
+        self._radii: Tensor | None = None
+        super().__init__(config, source, task)
+
+    def of_the_other(self) -> Tensor:
+        """Radii of the reference's images, computed once."""
+        assert self.other is not None
+        if self._radii is None:
+            rows = self.other.rows(self.features, self.layer, self.features.net.device)
+            self._radii = radii(rows, self.config.k)
+        return self._radii
+
+    def protocol(self) -> Mapping[str, Any]:
+        other = {} if self.other is None else {"reference": self.other.protocol()}
+        return {**super().protocol(), **other}
+
     def measures(self) -> Sequence[Measure]:
         note = self.note(f"{self.config.k} neighbours")
         return [
@@ -85,6 +114,7 @@ class PrecisionRecall(Compared[PrecisionRecallConfig]):
         ]
 
     def refusal(self, count: int) -> str | None:
+        count = count if self.other is None else min(count, self.other.count)
         if count <= self.config.k + 1:
             return f"{count:,} images have too few neighbours for k = {self.config.k}; raise the suite's `count`"
         if count >= LEAST or self.config.few:
