@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "flexframe generate --prior gpt/scenes-64-flextok --class star --length 16 --count 16 -o drawn",
     "flexframe generate -p gpt/scenes-64-flextok --class all --length 1,4,16 -o drawn",
+    "flexframe generate -p gpt/scenes-64-flextok --class all --stream --until 0.03 -o drawn",
     'flexframe generate -p gpt/scenes-64-text --text "a large red circle left of a small blue square" -o drawn',
 )
 
@@ -47,6 +48,18 @@ def generate(
     texts: Annotated[Path | None, typer.Option(help="A file of texts, one a line.")] = None,
     lengths: Annotated[
         str | None, typer.Option("--length", help="Tokens; several as 4,16. The prior's most if not given.")
+    ] = None,
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="Show pictures as they come: live.png, and stream.webp of 1, 2, 4, ... tokens."),
+    ] = False,
+    until: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="With --stream: a picture is done where twice the tokens change it by less (RMS, as 0.03).",
+        ),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Pictures, the classes or texts in turn.")] = 16,
     settings: Settings = None,
@@ -80,6 +93,14 @@ def generate(
         tokenizer = load(where, device=on)
         use(threads, generator, tokenizer)
         sampling, decoding = read_both(ctx, config.prior, tokenizer.config.decoder, settings)
+    if until is not None and not stream:
+        refuse("--until", "says when a picture that comes is done; give --stream too")
+    if stream:
+        _stream(
+            generator, tokenizer, folder, classes=chosen, texts=words, count=count, length=_one(wanted), until=until,
+            seed=seed, sampling=sampling, decoding=decoding, batch_size=batch_size, force=force,
+        )  # fmt: skip
+        return
     with bar("drawing") as progress:
         generated = work.generate(
             generator, tokenizer, folder, classes=chosen, texts=words, count=count, lengths=wanted, seed=seed,
@@ -93,6 +114,25 @@ def generate(
         say.print(f"no strip: {tokenizer.id} has one length, so that fewer tokens are no picture", style="dim")
     at = ", ".join(map(str, generated.lengths))
     out.print(f"{generated.count:,} pictures of {at} tokens in {generated.folder}", markup=False, soft_wrap=True)
+
+
+def _one(lengths: Sequence[int]) -> int | None:
+    """The one length, or None."""
+    if len(lengths) > 1:
+        refuse("--length", "is one number with --stream: the most tokens; those before are shown anyway")
+    return lengths[0] if lengths else None
+
+
+def _stream(generator: Any, tokenizer: Any, folder: Path, **settings: Any) -> None:
+    """Draw as they come, and tell how many tokens there are."""
+    from flexframe.use.stream import stream
+
+    say.print(f"look at {folder / 'live.png'} while they come", style="dim", markup=False, soft_wrap=True)
+    with bar("drawing") as progress:
+        done = stream(generator, tokenizer, folder, progress=progress, **settings)
+    for word, tokens in done.tokens.items():
+        out.print(f"{tokens:5.1f} tokens on average{': ' + word if word else ''}", markup=False, soft_wrap=True)
+    out.print(f"{done.count:,} pictures in {folder}, and {folder / 'stream.webp'}", markup=False, soft_wrap=True)
 
 
 def read_both(

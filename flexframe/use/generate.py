@@ -150,7 +150,7 @@ def generate(
         raise ConfigError.at("--length", f"{text}: fewer of them are no picture to it; leave it out")
     drawn = generator.sampling.laid(sampling)
     decoded = tokenizer.sampling.laid(decoding, "decoder")
-    job = _Job(generator, tokenizer, tuple(classes), tuple(texts), count, seed, drawn, decoded, batch_size, progress)
+    job = Job(generator, tokenizer, tuple(classes), tuple(texts), count, seed, drawn, decoded, batch_size, progress)
     columns = powers(lengths[-1]) if nested and len(tokenizer.config.budgets) > 1 else ()
     job.total = count * len(lengths) + min(count, STRIPS) * len(columns)
     record = {"prior": generator.id, "weights": weights(generator), "tokenizer": tokenizer.id,
@@ -159,7 +159,7 @@ def generate(
               "sampling": drawn.deciding(), "decoding": decoded.deciding()}  # fmt: skip
     if texts:
         record |= {"texts": list(texts)}
-    _begin(folder, record)
+    begin(folder, record)
     progress(0, job.total)
 
     rows: list[Row] = []
@@ -179,11 +179,11 @@ def generate(
     if columns and first is not None:
         with replaced(folder / "strip.png") as part:
             sheet(job.strip(first, columns)).save(part, "PNG")
-    write(folder / "tokens.safetensors", _about(job, lengths), lambda: rows)
+    write(folder / "tokens.safetensors", about(job, lengths), lambda: rows)
     return Generated(folder, count, lengths, bool(columns))
 
 
-def _begin(folder: Path, record: Mapping[str, Any]) -> None:
+def begin(folder: Path, record: Mapping[str, Any]) -> None:
     """Make the folder, or see that what is in it is of this same generation, which is then drawn again."""
     path = folder / RECORD
     if path.is_file():
@@ -204,7 +204,7 @@ def powers(most: int) -> tuple[int, ...]:
 
 
 @dataclass
-class _Job:
+class Job:
     """One generation: what is drawn with what, and how far it is."""
 
     generator: Generator
@@ -231,6 +231,14 @@ class _Job:
         label, names = self.label(number), self.generator.config.class_names
         return "" if label is None else names[label] if names else f"class {label}"
 
+    def given(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """What these pictures are to show, as `Generator.sample` takes it."""
+        if self.texts:
+            return {"texts": [self.word(n) for n in numbers]}
+        return (
+            {"labels": torch.tensor([self.label(n) or 0 for n in numbers])} if self.classes else {"count": len(numbers)}
+        )
+
     def pictures(self, length: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Numbers, codes and pictures, batch by batch."""
         for start in range(0, self.count, self.size):
@@ -240,14 +248,10 @@ class _Job:
             def on_token(step: int, share: int = len(numbers)) -> None:  # drawing is half the work
                 self.progress(self.done + share * min(step / length, 1) / 2, self.total)
 
-            labels = torch.tensor([self.label(n) or 0 for n in numbers]) if self.classes else None
-            given: dict[str, Any] = {"labels": labels} if labels is not None else {"count": len(numbers)}
-            if self.texts:
-                given = {"texts": [self.word(n) for n in numbers]}
             codes = self.generator.sample(
-                **given, lengths=length, rng=rng, sampling=self.sampling, on_token=on_token
+                **self.given(numbers), lengths=length, rng=rng, sampling=self.sampling, on_token=on_token
             ).codes
-            yield numbers, codes.cpu(), self._decode(codes, rng)
+            yield numbers, codes.cpu(), self.decode(codes, rng)
             self.done += len(numbers)
             self.progress(self.done, self.total)
 
@@ -257,14 +261,15 @@ class _Job:
         rng = Rng(self.seed, torch.arange(len(codes), device=self.tokenizer.device))
         for length in columns:
             told = f"{length} token{'s' if length > 1 else ''}"
-            for number, image in enumerate(self._decode(codes[:, :length], rng)):
+            for number, image in enumerate(self.decode(codes[:, :length], rng)):
                 named = ", ".join(filter(None, (self.word(number), told)))
                 rows[number].append((image, told if rows[number] else named))
             self.done += len(codes)
             self.progress(self.done, self.total)
         return rows
 
-    def _decode(self, codes: Tensor, rng: Rng) -> UInt8[Tensor, "b 3 h w"]:
+    def decode(self, codes: Tensor, rng: Rng) -> UInt8[Tensor, "b 3 h w"]:
+        """Pictures of codes."""
         tokens = self.tokenizer.tokens(codes.to(self.tokenizer.device))
         return to_uint8(self.tokenizer.decode(tokens, rng=rng, sampling=self.decoding))
 
@@ -273,7 +278,7 @@ def _name(length: int, number: int) -> str:
     return f"{length}/{number:05d}.png"
 
 
-def _about(job: _Job, lengths: Sequence[int]) -> About:
+def about(job: Job, lengths: Sequence[int]) -> About:
     spec = job.tokenizer.spec.tokens
     rule = {"rule": "drawn", "prior": job.generator.id, "lengths": list(lengths),
             "sampling": job.sampling.deciding()}  # fmt: skip
