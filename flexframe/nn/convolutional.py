@@ -120,7 +120,7 @@ def convolved_double(x: Float[Tensor, "b i h w"], conv: nn.Conv2d) -> Float[Tens
         return doubled
     rows = _folded(conv.weight, 2)
     weights = torch.stack([part for row in rows for part in _folded(row, 3)], 1).flatten(0, 1)  # o, then 2 x 2 places
-    seen = F.conv2d(x, weights, padding=1).unflatten(1, (conv.out_channels, 2, 2))
+    seen = F.conv2d(x, weights, padding=1).reshape(len(x), conv.out_channels, 2, 2, height + 1, width + 1)
     out = seen.new_empty(len(x), conv.out_channels, height, 2, width, 2)
     for row in range(2):
         for column in range(2):
@@ -131,7 +131,7 @@ def convolved_double(x: Float[Tensor, "b i h w"], conv: nn.Conv2d) -> Float[Tens
 
 def _folded(weight: Float[Tensor, "o i y x"], axis: int) -> tuple[Tensor, Tensor]:
     """Weights of the first and of the second of two equal cells, of three weights along an axis."""
-    first, middle, last = weight.split(1, axis)
+    first, middle, last = weight.chunk(3, axis)
     return torch.cat([first, middle + last], axis), torch.cat([first + middle, last], axis)
 
 

@@ -163,10 +163,9 @@ def quicker(net: nn.Module) -> nn.Module:
     """The same network, each batch norm folded into the convolution before it, and laid out as a CPU convolves fastest:
     0.78 of the time, and features as near to those in float64 (no group norm is in it, which would lose digits so)."""
     for block in net.modules():
-        if isinstance(getattr(block, "conv", None), nn.Conv2d) and isinstance(
-            getattr(block, "bn", None), nn.BatchNorm2d
-        ):
-            block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
+        conv, norm = getattr(block, "conv", None), getattr(block, "bn", None)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            block.conv, block.bn = fuse_conv_bn_eval(conv, norm), nn.Identity()
     return net.to(memory_format=torch.channels_last)
 
 
