@@ -195,7 +195,7 @@ def boards(
 
 def _suite(file: Path, results: Mapping[str, Any]) -> str:
     """The name of a suite that ships; of any other that of the results' folder, for a file's may be anything."""
-    name = str(results.get("suite", {}).get("name", ""))
+    name = str(results.get("suite", {}).get("name", "")).partition("@")[0]
     return name if (SUITES / f"{name}.yaml").is_file() else file.absolute().parent.name
 
 

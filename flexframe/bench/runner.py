@@ -133,7 +133,7 @@ def measure(
     measures = measures_of(metrics)
     drop_parts(path)
     for each in entrants:
-        each.lanes = [_lane(each, k, metrics, source, Scratch()) for k in budgets[each.name]]
+        each.lanes = [lane(each, k, metrics, source, Scratch()) for k in budgets[each.name]]
     new = growth.to_measure(held, results.facts(suite, source, task.record), entrants, path)
     see_writable(path)
     if held is not None and (stay := growth.staying(held, new)):
@@ -145,7 +145,7 @@ def measure(
         partial = Partial(out, rests_on(task, suite, source, metrics, new, device))
         state = partial.read()
         for number, each in enumerate(new):
-            each.lanes = [_lane(each, k, metrics, source, partial.scratch(number, k)) for k in budgets[each.name]]
+            each.lanes = [lane(each, k, metrics, source, partial.scratch(number, k)) for k in budgets[each.name]]
         if state is not None:
             walk.restore(state)
         walk.run(partial, save_seconds)
@@ -240,7 +240,8 @@ def rests_on(
     }
 
 
-def _lane(each: Entrant, budget: int, metrics: Sequence[Metric[Any]], source: Source, scratch: Scratch) -> Lane:
+def lane(each: Entrant, budget: int, metrics: Sequence[Metric[Any]], source: Source, scratch: Scratch) -> Lane:
+    """One model at one token count, with empty tallies."""
     unasked, tokenless = each.unasked(source), each.tokenless()
     tallies = [metric.start(each.spec, scratch) for metric in metrics]
     return Lane(budget, [(t, _no_part(t.metric, unasked, tokenless) or t.unavailable()) for t in tallies])
@@ -283,7 +284,7 @@ class Pass:
             bar = self.progress.add_task("measuring", total=lanes * count, completed=lanes * self.done)
         saved = monotonic()
         for start in range(self.done, count, self.size):
-            self._batch(range(start, min(start + self.size, count)), bar)
+            self.measure(range(start, min(start + self.size, count)), bar)
             if monotonic() - saved >= save_seconds and self.done < count:
                 partial.write(self.state())
                 saved = monotonic()
@@ -335,7 +336,8 @@ class Pass:
         return max(0, min(self.suite.show - index[0], len(index)))
 
     @torch.no_grad()
-    def _batch(self, index: range, bar: TaskID | None) -> None:
+    def measure(self, index: range, bar: TaskID | None = None) -> None:
+        """Read some images, let every model make its own of them, and count."""
         images, samples = self._read(index)
         draws = Rng(self.suite.seed, torch.tensor(index, device=self.device))
         some = Some(index, images.to(self.device), samples, draws)

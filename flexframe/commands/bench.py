@@ -10,7 +10,7 @@ import typer
 
 from flexframe.commands import complete
 from flexframe.commands.common import names_and_settings, names_of, out, pick_device, print_json, say
-from flexframe.commands.options import AsJson, Device, Suite, Threads
+from flexframe.commands.options import AsJson, Device, Limit, Suite, Threads, limited
 from flexframe.lock import writes
 
 EXAMPLES = (
@@ -40,19 +40,42 @@ def bench(
     ] = None,
     device: Device = "auto",
     threads: Threads = None,
+    limit: Limit = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what is missing, what is measured and how long it takes; no more.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure models on the same images at every token count they support, and write a page."""
     from flexframe_registry import suite
 
     models, overrides = names_and_settings(models)
-    measured = suite(name, overrides)
+    measured = limited(suite(name, overrides), limit)
     names_of(models)
+    if dry_run:
+        _rehearse(measured, models, batch_size, device, threads)
+        return
     from flexframe.store.places import find
 
     for model in [*models, *(priors or [])]:
         find(model)  # a typo is told before anything is measured
     measure(name, measured, models, folder, batch_size, device, priors or [], threads, as_json)
+
+
+def _rehearse(measured: Any, models: list[str], batch_size: int, device: str, threads: int | None) -> None:
+    """Print what a benchmark would do."""
+    from flexframe.bench.call import opened
+    from flexframe.bench.reconstructions import Reconstruct
+    from flexframe.bench.rehearsal import rehearse
+    from flexframe.threads import use
+
+    on = pick_device(device)
+    with say.status("trying it on a few images"):
+        entrants = opened(models, on)
+        use(threads, *(model for _, model in entrants.models))
+        told = rehearse(Reconstruct(entrants.models), entrants.settled(measured), batch_size=batch_size, device=on)
+    for line in told.lines():
+        out.print(line, markup=False, soft_wrap=True)
 
 
 @writes("folder")

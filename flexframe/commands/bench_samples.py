@@ -10,7 +10,7 @@ import typer
 from flexframe.commands import complete
 from flexframe.commands.common import names_and_settings, names_of, out, pick_device, print_json, refuse, say
 from flexframe.commands.generate import Settings, read_both
-from flexframe.commands.options import AsJson, Device, Suite, Threads
+from flexframe.commands.options import AsJson, Device, Limit, Suite, Threads, limited
 from flexframe.commands.sampling import GIVEN
 from flexframe.lock import writes
 
@@ -44,13 +44,14 @@ def bench_samples(
     batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time; changes speed only.")] = 64,
     device: Device = "auto",
     threads: Threads = None,
+    limit: Limit = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw samples of priors at every token count, of all classes in turn, and measure them."""
     from flexframe_registry import suite
 
     named, overrides = names_and_settings(priors)
-    measured = suite(name, overrides)
+    measured = limited(suite(name, overrides), limit)
     names = names_of(named)
     from flexframe.store.load import load
     from flexframe.store.places import find, preprocessing

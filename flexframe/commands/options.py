@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flexframe.commands import complete
+
+if TYPE_CHECKING:
+    from flexframe_registry import SuiteConfig
 
 Images = Annotated[
     list[str],
@@ -42,3 +45,15 @@ AsJson = Annotated[
 Suite = Annotated[
     str, typer.Argument(metavar="SUITE", help="A suite's name, or a YAML file.", autocompletion=complete.suites)
 ]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="The first images alone: a first look, whose numbers compare with none of all of them."),
+]
+
+
+def limited(suite: SuiteConfig, limit: int | None) -> SuiteConfig:
+    """A suite of its first images alone, whose note says so."""
+    if limit is None or (suite.count is not None and suite.count <= limit):
+        return suite
+    note = f"A first look, at {limit:,} images: no number here compares with one of the whole suite. {suite.note}"
+    return suite.model_copy(update={"count": limit, "note": note.strip()})

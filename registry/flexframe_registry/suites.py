@@ -42,15 +42,21 @@ SUITES = Path(__file__).parent / "suites"
 def suite(name: str, overrides: Sequence[str] = ()) -> SuiteConfig:
     """A suite by name (shipped) or by path to a YAML file, with `key.path=value` on top.
 
+    `NAME@1` is the suite of that version alone: one that is changed so that its numbers are others gets a new one.
+
     Raises:
         ConfigError: what is wrong with it; what it leaves to be said on the command line is named with the way to.
     """
     known = sorted(path.stem for path in SUITES.glob("*.yaml"))
-    path = SUITES / f"{name}.yaml" if name in known else Path(name)
+    bare, _, asked = name.partition("@")
+    path = SUITES / f"{bare}.yaml" if bare in known else Path(name)
     if not path.is_file():
         listed = ", ".join(known)
-        raise UnknownName(f"no suite named {name!r}, and no such file.{nearest(name, known)} Known: {listed}")
+        raise UnknownName(f"no suite named {name!r}, and no such file.{nearest(bare, known)} Known: {listed}")
     raw = read_yaml(path)
+    version = raw.pop("version", 1)
+    if bare in known and asked and asked != str(version):
+        raise ConfigError.at(name, f"is not here: this flexframe has {bare}@{version}, whose numbers may be others")
     for override in overrides:
         key, value = split_override(override)
         raw = put(raw, key.split("."), value)

@@ -15,11 +15,13 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from flexframe.bench import protocol, runner
+from flexframe.bench import protocol, rehearsal, runner
 from flexframe.bench.reconstructions import Reconstruct
+from flexframe.bench.rehearsal import rehearse
 from flexframe.bench.report import write
 from flexframe.bench.runner import Report, run
 from flexframe.bench.table import best_models, columns, not_offered, print_table, reasons
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe_registry import ConfigError, catalogue
 from flexframe_registry import suite as shipped
@@ -236,8 +238,8 @@ def test_what_is_kept_of_a_batch_does_not_hold_the_batch(
     kept: list[int] = []
 
     class Watch(runner.Pass):
-        def _batch(self, index: Any, task: Any) -> None:
-            super()._batch(index, task)
+        def measure(self, index: Any, bar: Any = None) -> None:
+            super().measure(index, bar)
             kept.append(sum(t.untyped_storage().nbytes() for t in (*self.shown, *self.entrants[0].lanes[0].shown)))
 
     monkeypatch.setattr(runner, "Pass", Watch)
@@ -287,3 +289,44 @@ def test_reencoding_is_what_encoding_again_by_hand_gives(tokenizer: Any, suite: 
     assert found["b"]["budgets"]["8"]["metrics"]["pixel_spread"]["value"] == pytest.approx(0, abs=1e-9)
     assert "continuous" in found["c"]["budgets"]["8"]["metrics"]["ids_kept"]["why"]
     assert found["c"]["budgets"]["8"]["metrics"]["psnr_again"]["value"] > 0
+
+
+def test_a_rehearsal_says_what_is_measured_and_missing_and_writes_nothing(
+    tokenizer: Any, suite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    decoded = []
+    whole = Tokenizer.decode
+    monkeypatch.setattr(Tokenizer, "decode", lambda self, t, **r: decoded.append(len(t.keep)) or whole(self, t, **r))
+    asked = suite("psnr", "bits", {"type": "frechet", "weights": "no.pth", "few": True}, count=300, budgets=[1, 8])
+    models = [("a", tokenizer()), ("b", tokenizer("full"))]
+    found = rehearse(Reconstruct(models), asked)
+    assert found.budgets == {"a": [1, 8], "b": [8]}
+    assert found.measured == ["PSNR", "Bits an image", "Tokens an image"]
+    ((why, labels),) = found.missing.items()
+    assert labels == ["FID"]
+    assert "no.pth" in why
+    assert decoded == [8] * 6  # three lanes, tried twice
+    assert 0 < found.seconds < 600
+    text = "\n".join(found.lines())
+    assert "300 images of 16 x 16" in text
+    assert "from the time of 8 images" in text
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(5, "5 seconds"), (600, "10 minutes"), (7200 * 3, "6.0 hours")])
+def test_times_are_told_in_words(seconds: float, words: str) -> None:
+    assert rehearsal._time(float(seconds)) == words
+
+
+def test_the_command_tries_a_suite_and_takes_the_first_images(command: Any, tmp_path: Path) -> None:
+    tried = command("bench", "digits-smoke@1", "toy/digits-tiny", "--dry-run", "metrics=[psnr]", "-o", tmp_path / "o")
+    assert tried.code == 0, tried.err
+    assert "64 images of 16 x 16" in tried.out
+    assert not (tmp_path / "o").exists()
+    done = command("bench", "digits-smoke", "toy/digits-tiny", "--limit", 6, "metrics=[psnr]", "-o", tmp_path / "o")
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "o" / "results.json").read_text())
+    assert found["protocol"]["count"] == 6
+    assert found["suite"]["note"].startswith("A first look, at 6 images: no number here compares with one of the whole")
+    assert "is not here: this flexframe has digits-smoke@1" in command("bench", "digits-smoke@7", "toy/digits-tiny").err

@@ -29,7 +29,7 @@ def _reference(value: Any) -> Any:
     """A source, or a file of statistics, `.npz` or `.pt`: by its name alone, or `{statistics: FILE, count: N}`."""
     if isinstance(value, str) and value.lower().endswith((".npz", ".pt")):
         value = {"statistics": value}
-    if isinstance(value, Mapping) and "statistics" in value:
+    if isinstance(value, Mapping) and ("statistics" in value or "type" not in value):
         return StatisticsConfig.read(dict(value))
     return resolve("source", value)
 
