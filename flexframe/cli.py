@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flexframe.commands import app as window
 from flexframe.commands import (
     bench,
     bench_samples,
@@ -97,6 +98,7 @@ _add(generate.generate, cls=Sampled)
 _add(bench_samples.bench_samples, cls=Sampled)
 _add(stats.stats)
 _add(runs.runs)
+_add(window.app)
 _add(plot.plot)
 app.add_typer(precompute.app, name="precompute")
 app.add_typer(export.app, name="export")
