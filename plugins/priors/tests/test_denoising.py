@@ -9,7 +9,7 @@ from flexframe.nn.init import redraw_zeros
 from flexframe.rng import Rng
 from flexframe.tokens import Codes, Condition, prefix
 from flexframe_priors.denoising_configs import CausalDenoisingConfig, CausalDenoisingSampling, MARConfig, MARSampling
-from flexframe_registry import ConfigError, GeneratorConfig
+from flexframe_registry import ConfigError, GeneratorConfig, cards
 
 LENGTH, DIM, CLASSES = 7, 3, 3
 ROWS = torch.arange(4)
@@ -217,3 +217,11 @@ def test_a_head_that_knows_nothing_has_the_losses_of_its_noise():
         for name, loss in losses.items():
             assert loss.isfinite().all()
             torch.testing.assert_close(again[name], loss)
+
+
+@pytest.mark.parametrize(("card", "millions"), [("mar/b", 208), ("mar/l", 478), ("mar/h", 942)])
+def test_sizes_are_the_published_ones(card, millions):
+    config = cards().get(card).described
+    with torch.device("meta"):
+        model = Generator(config)
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6) == millions
