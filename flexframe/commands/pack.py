@@ -59,7 +59,7 @@ def open_prior(where: str, device: str, threads: int | None) -> Any:
 
 def packed(file: Any, generator: Any, to: Path) -> None:
     """Pack, and tell what came of it."""
-    from flexframe.use.coded import pack as run
+    from flexframe.use.pack import pack as run
 
     with bar("packing") as progress:
         done = run(file, generator, to, prior=generator.id, progress=progress)

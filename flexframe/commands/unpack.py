@@ -31,8 +31,8 @@ def unpack(
     threads: Threads = None,
 ) -> None:
     """Write the token file that was packed, the same ids and names."""
-    from flexframe.use.coded import read_how
-    from flexframe.use.coded import unpack as run
+    from flexframe.use.pack import read_how
+    from flexframe.use.pack import unpack as run
 
     name = read_how(packed).prior
     if prior is None and name.startswith("hf:"):  # a data file starts no download

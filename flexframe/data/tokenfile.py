@@ -280,7 +280,7 @@ class TokenFile:
         return ConfigError.at(str(self.path), text)
 
     def _about(self, metadata: dict[str, str]) -> About:
-        if metadata.get("format", "").startswith("flexframe-coded/"):
+        if metadata.get("format", "").startswith("flexframe-packed/"):
             raise self._error(f"is packed; flexframe unpack {self.path} -o tokens.safetensors gives the token file")
         if metadata.get("format") != FORMAT:
             held = f"format {metadata['format']!r}" if "format" in metadata else "no format"

@@ -8,7 +8,7 @@ from flexframe.data.tokenfile import About, Row, TokenFile, write
 from flexframe.models.generator import Generator
 from flexframe.parts import LikelihoodPrior
 from flexframe.tokens import Codes, Condition
-from flexframe.use import coded
+from flexframe.use import pack as packing
 from flexframe_registry import ConfigError, GeneratorConfig
 
 pytest.importorskip("constriction")
@@ -49,8 +49,8 @@ def tokens(path, codebooks, count=70, labels=True, **about):
 def test_what_is_packed_is_read_back_to_the_byte(name, labels, tmp_path):
     prior = generator(name)
     file = tokens(tmp_path / "t", MODELS[name]["codebooks"], labels=labels)
-    done = coded.pack(file, prior, tmp_path / "p", prior="of/it")
-    assert coded.unpack(tmp_path / "p", prior, tmp_path / "again") == file.count == done.count
+    done = packing.pack(file, prior, tmp_path / "p", prior="of/it")
+    assert packing.unpack(tmp_path / "p", prior, tmp_path / "again") == file.count == done.count
     assert (tmp_path / "again").read_bytes() == (tmp_path / "t").read_bytes()
     rows, given = file.rows(0, file.count), labels and "classes" in MODELS[name]
     condition = None
@@ -61,45 +61,45 @@ def test_what_is_packed_is_read_back_to_the_byte(name, labels, tmp_path):
     nats = -prior.prior.log_prob(Codes(rows.codes, keep), condition).double().sum()
     assert done.bits == pytest.approx(float(nats) / np.log(2), rel=2e-3, abs=2 * 64)  # two blocks, whole words
     assert done.bits != pytest.approx(done.plain_bits, rel=0.02)
-    assert coded.read_how(tmp_path / "p").labelled == given
+    assert packing.read_how(tmp_path / "p").labelled == given
 
 
 def test_what_cannot_be_packed_is_told(tmp_path, monkeypatch):
     prior = generator("gpt")
     with pytest.raises(ConfigError, match="models the codes of another tokenizer than a/b"):
-        coded.pack(tokens(tmp_path / "one", 1), prior, tmp_path / "p", prior="x")
+        packing.pack(tokens(tmp_path / "one", 1), prior, tmp_path / "p", prior="x")
     with pytest.raises(ConfigError, match="models the codes of another tokenizer"):
-        coded.pack(tokens(tmp_path / "long", 2, length=7), prior, tmp_path / "p", prior="x")
+        packing.pack(tokens(tmp_path / "long", 2, length=7), prior, tmp_path / "p", prior="x")
     with monkeypatch.context() as patch:
         patch.setattr(type(prior.prior), "walk", LikelihoodPrior.walk)
         with pytest.raises(ConfigError, match=r"is a 'gpt', which does not say how likely each symbol is"):
-            coded.pack(tokens(tmp_path / "m", 2), prior, tmp_path / "p", prior="x")
+            packing.pack(tokens(tmp_path / "m", 2), prior, tmp_path / "p", prior="x")
     file = tokens(tmp_path / "t", 2)
     (tmp_path / "p").touch()
     with pytest.raises(ConfigError, match="is there already"):
-        coded.pack(file, prior, tmp_path / "p", prior="x")
-    assert "flexframe[coded]" in coded.EXTRA
+        packing.pack(file, prior, tmp_path / "p", prior="x")
+    assert "flexframe[pack]" in packing.EXTRA
 
 
 def test_another_prior_and_other_chances_are_told(tmp_path, monkeypatch):
     prior = generator("gpt")
-    coded.pack(tokens(tmp_path / "t", 2), prior, tmp_path / "p", prior="of/it")
+    packing.pack(tokens(tmp_path / "t", 2), prior, tmp_path / "p", prior="of/it")
     with pytest.raises(ConfigError, match=r"packed|is packed; flexframe unpack .*/p -o"):
         TokenFile(tmp_path / "p")
-    with pytest.raises(ConfigError, match="is no coded file of this version: its metadata names"):
-        coded.read_how(tmp_path / "t")
+    with pytest.raises(ConfigError, match="is no packed file of this version: its metadata names"):
+        packing.read_how(tmp_path / "t")
     other = generator("gpt")
     torch.nn.init.normal_(other.prior.norm.weight, std=0.5)
-    with pytest.raises(ConfigError, match="was coded with another prior than of/gpt: of/it"):
-        coded.unpack(tmp_path / "p", other, tmp_path / "again")
-    monkeypatch.setattr(coded, "weights", lambda model: coded.read_how(tmp_path / "p").weights)
+    with pytest.raises(ConfigError, match="was packed with another prior than of/gpt: of/it"):
+        packing.unpack(tmp_path / "p", other, tmp_path / "again")
+    monkeypatch.setattr(packing, "weights", lambda model: packing.read_how(tmp_path / "p").weights)
     with pytest.raises(ConfigError, match=r"images 0 to 63 come to other ids: .* not the same to the last bit"):
-        coded.unpack(tmp_path / "p", other, tmp_path / "again")
+        packing.unpack(tmp_path / "p", other, tmp_path / "again")
     assert not (tmp_path / "again").exists()
     with (tmp_path / "p").open("r+b") as file:
         file.seek(-40, 2)
         byte = file.read(1)
         file.seek(-40, 2)
         file.write(bytes([byte[0] ^ 1]))
-    with pytest.raises(ConfigError, match="code the tokens again"):
-        coded.unpack(tmp_path / "p", prior, tmp_path / "again")
+    with pytest.raises(ConfigError, match="pack the tokens again"):
+        packing.unpack(tmp_path / "p", prior, tmp_path / "again")

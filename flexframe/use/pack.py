@@ -32,15 +32,15 @@ from flexframe.provenance import processor
 from flexframe.tokens import Condition
 from flexframe_registry import Config, ConfigError
 
-FORMAT = "flexframe-coded/1"
+FORMAT = "flexframe-packed/1"
 BLOCK = 64
 """Images that are coded together: the coder rounds up to whole words of 32 bits once for all of them."""
-EXTRA = "entropy coding needs constriction: pip install 'flexframe[coded]'"
+EXTRA = "entropy coding needs constriction: pip install 'flexframe[pack]'"
 Progress = Callable[[int, int], None]
 
 
 class How(Config):
-    """The description that a coded file gives of itself, beside that of its tokens."""
+    """The description that a packed file gives of itself, beside that of its tokens."""
 
     prior: str
     """The prior as `flexframe.load` takes it."""
@@ -56,8 +56,8 @@ class How(Config):
 
 
 @dataclass(frozen=True)
-class Coded:
-    """The outcome of a coding."""
+class Packed:
+    """The outcome of a packing."""
 
     path: Path
     count: int
@@ -84,7 +84,7 @@ def coder() -> Any:
 @writes("out")
 def pack(
     file: TokenFile, generator: Generator, out: Path, *, prior: str, progress: Progress = lambda done, of: None
-) -> Coded:
+) -> Packed:
     """Write a token file's codes in the bits that a prior needs, and see that they are read back.
 
     Args:
@@ -125,11 +125,11 @@ def pack(
     lengths = torch.cat([each.lengths for each in parts])
     assert about.codebook_size is not None
     plain = float(lengths.sum()) * about.codebooks * float(np.log2(about.codebook_size))
-    return Coded(out, file.count, int(lengths.sum()), 32 * sum(map(len, words)), plain)
+    return Packed(out, file.count, int(lengths.sum()), 32 * sum(map(len, words)), plain)
 
 
 def read_how(path: Path) -> How:
-    """The description of a coded file.
+    """The description of a packed file.
 
     Raises:
         ConfigError: it is none.
@@ -141,15 +141,15 @@ def read_how(path: Path) -> How:
         with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise ConfigError.at(str(path), f"is not a whole safetensors file ({error}); code the tokens again") from None
+        raise ConfigError.at(str(path), f"is not a whole safetensors file ({error}); pack the tokens again") from None
     if metadata.get("format") != FORMAT:
         held = metadata.get("format", "no format")
-        raise ConfigError.at(str(path), f"is no coded file of this version: its metadata names {held}, not {FORMAT!r}")
-    check_seal(path, "code the tokens again")
+        raise ConfigError.at(str(path), f"is no packed file of this version: its metadata names {held}, not {FORMAT!r}")
+    check_seal(path, "pack the tokens again")
     try:
-        raw = json.loads(metadata.get("coded", ""))
+        raw = json.loads(metadata.get("packed", ""))
     except ValueError as error:
-        raise ConfigError.at(str(path), f"its metadata cannot be read ({error}); code the tokens again") from None
+        raise ConfigError.at(str(path), f"its metadata cannot be read ({error}); pack the tokens again") from None
     return How.read(raw, str(path))
 
 
@@ -166,7 +166,7 @@ def unpack(path: Path, generator: Generator, out: Path, *, progress: Progress = 
         raise ConfigError.at(str(out), "is there already; delete it or choose another -o")
     how = read_how(path)
     if weights(generator) != how.weights:
-        text = f"was coded with another prior than {generator.id or 'this'}: {how.prior}, or it before it changed"
+        text = f"was packed with another prior than {generator.id or 'this'}: {how.prior}, or it before it changed"
         raise ConfigError.at(str(path), f"{text}; name the right one with --prior")
     _see_that_it_codes(generator, how.about, str(path))
     tensors = _tensors(path)
@@ -297,12 +297,12 @@ def _write(
     text = json.dumps(how.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
     drop_parts(out)
     with replaced(out) as part:
-        part.write_bytes(save(tensors, {"format": FORMAT, "coded": text, **BLANK}))
+        part.write_bytes(save(tensors, {"format": FORMAT, "packed": text, **BLANK}))
         seal(part)
 
 
 def _tensors(path: Path) -> dict[str, np.ndarray]:
-    """All of a coded file.
+    """All of a packed file.
 
     Raises:
         ConfigError: its tensors do not fit each other.
@@ -311,8 +311,8 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
         with safe_open(path, "np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ConfigError.at(str(path), f"cannot be read ({error}); code the tokens again") from None
+        raise ConfigError.at(str(path), f"cannot be read ({error}); pack the tokens again") from None
     wanted = {"words", "ends", "sums", "lengths", "index", "id_ends", "ids"}
     if not wanted <= tensors.keys() or len({len(tensors[name]) for name in ("lengths", "index", "id_ends")}) > 1:
-        raise ConfigError.at(str(path), "its tensors do not fit each other; code the tokens again")
+        raise ConfigError.at(str(path), "its tensors do not fit each other; pack the tokens again")
     return tensors
