@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from flexframe.commands import complete
-from flexframe.commands.common import names_and_settings, names_of, out, pick_device, print_json, say
+from flexframe.commands.common import names_and_settings, names_of, out, pick_device, print_json, refuse, say
 from flexframe.commands.options import AsJson, Device, Limit, Suite, Threads, limited
 from flexframe.lock import writes
 
@@ -44,6 +44,9 @@ def bench(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what is missing, what is measured and how long it takes; no more.")
     ] = False,
+    expect: Annotated[
+        bool, typer.Option("--expect", help="Hold the numbers against what the models' cards say: exit code 1 if not.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure models on the same images at every token count they support, and write a page."""
@@ -59,7 +62,40 @@ def bench(
 
     for model in [*models, *(priors or [])]:
         find(model)  # a typo is told before anything is measured
+    wanted = _expected(name, models, overrides, limit) if expect else {}
     measure(name, measured, models, folder, batch_size, device, priors or [], threads, as_json)
+    if expect:
+        _hold(name, folder, wanted)
+
+
+def _expected(name: str, models: list[str], overrides: list[str], limit: int | None) -> dict[str, Any]:
+    """The cards that expect numbers of a suite, by the models' names in tables."""
+    from flexframe.store.places import locate
+    from flexframe_registry.suites import version
+
+    changed = [each for each in overrides if not each.startswith("data.path=")]
+    if changed or limit is not None:
+        said = changed[0] if changed else f"--limit {limit}"
+        refuse("--expect", f"is of a suite as it is, and {said} changes it; leave one of the two out")
+    found = {called: locate(model).card for called, model in zip(names_of(models), models, strict=True)}
+    cards = {called: card.file for called, card in found.items() if card is not None}
+    suite = version(name)
+    if not any(wanted.suite == suite for card in cards.values() for wanted in card.expect):
+        refuse("--expect", f"no card of {', '.join(models)} says what to expect of {suite}; leave --expect out")
+    return cards
+
+
+def _hold(name: str, folder: Path, cards: dict[str, Any]) -> None:
+    """Print what became of each expected number."""
+    from flexframe.bench.expect import checks
+    from flexframe.bench.results import FILE, read
+    from flexframe_registry.suites import version
+
+    made = list(checks(read(folder / FILE), cards, version(name)))
+    for each in made:
+        say.print(each.line(), style=None if each.holds else "red", markup=False, soft_wrap=True)
+    if not all(each.holds for each in made):
+        raise typer.Exit(1)
 
 
 def _rehearse(measured: Any, models: list[str], batch_size: int, device: str, threads: int | None) -> None:

@@ -66,6 +66,23 @@ class Trained(Config):
     """The machine that took so long, as `one core of an AMD EPYC of 2022`."""
 
 
+class Expected(Config):
+    """A number that these weights are to reproduce on a suite."""
+
+    suite: str
+    """The suite and its version, as `imagenet256-recon@1`."""
+    measure: str
+    """The number's name in results.json, as `fid`."""
+    tokens: int = Field(ge=1)
+    """Of so many tokens."""
+    value: float
+    """What was published, or measured here."""
+    tolerance: float = Field(gt=0)
+    """By how much another machine or library may be off."""
+    origin: str = ""
+    """Where it is from, and under which protocol as far as it is stated."""
+
+
 class CardFile(Config):
     """The fields of a card. `model` and `run` are checked when they are used, so that listing needs no plugin."""
 
@@ -99,5 +116,7 @@ class CardFile(Config):
     """Images and time of its training."""
     expected: dict[str, dict[int, float]] = {}
     """The curve that its run took when it was measured: of each logged number, its value after so many steps."""
+    expect: tuple[Expected, ...] = ()
+    """Numbers that its weights are to reproduce, which `flexframe bench --expect` holds them to."""
     demo: Shown | None = None
     """Its place in `flexframe demo`; a card that builds on this one is not shown for that."""

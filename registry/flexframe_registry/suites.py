@@ -84,3 +84,10 @@ def settle(config: SourceConfig, ways: Mapping[str, Any]) -> SourceConfig:
         text = f"is not given, and the models' cards differ: {told}; choose one for all, as data.resize=adm"
         raise ConfigError.at("data.resize", text)
     return config
+
+
+def version(name: str) -> str:
+    """The name and version of a suite that ships, `NAME@1`; of any other its name."""
+    bare = name.partition("@")[0]
+    path = SUITES / f"{bare}.yaml"
+    return f"{bare}@{read_yaml(path).get('version', 1)}" if path.is_file() else name
