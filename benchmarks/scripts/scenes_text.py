@@ -5,7 +5,7 @@
 Every held-out scene's caption is given to the prior in each of the source's four forms, and one sequence is drawn of
 each, which is decoded from its first 1, 2, 4, ... tokens. What a caption asks is read off the pictures: the main
 object's shape and colour, the background, its palette, the light and the number of objects by the second judge that
-ships with the scenes; the smaller object's colour, size and side by its pixels' hue. Beside the samples stand the
+ships with the scenes; the smaller object's side and colour by its pixels' hue. Beside the samples stand the
 scenes themselves (how well the reading is right), the tokenizer's reconstructions of them at the same tokens (what a
 perfect prior could reach), and chance: the samples held against the next scene's caption. `results.json` and `table.md`
 are written to the folder.
@@ -36,13 +36,14 @@ FORMS = ("class", "short", "objects", "long")
 ASKED: Mapping[str, Sequence[str]] = {
     "class": ("shape",),
     "short": ("shape", "colour"),
-    "objects": ("shape", "colour", "count", "other colour", "other side"),
-    "long": ("shape", "colour", "count", "other colour", "other side", "background", "palette", "light"),
+    "objects": ("shape", "colour", "count", "other side", "other colour"),
+    "long": ("shape", "colour", "count", "other side", "other colour", "background", "palette", "light"),
 }
 """What the captions of a form say. Of a scene without a smaller object, the two facts of it are not asked."""
 JUDGED = ("shape", "colour", "count", "background", "palette", "light")
-SATURATED, BRIGHT, FEW = 0.4, 0.3, 30
-"""Saturation and value from which a pixel has a hue, and the pixels of an object's, of 64 x 64."""
+SATURATED, BRIGHT, FEW, NEAR = 0.4, 0.5, 20, 2
+"""Saturation and value from which a pixel has a hue; of 64 x 64, the fewest pixels of an object, and how far around the
+main one they are taken for its edge."""
 CHUNK = 64
 
 
@@ -74,12 +75,19 @@ def side(first: np.ndarray, second: np.ndarray) -> str:
 
 
 def shown(pixels: np.ndarray, asked: Mapping[str, Any]) -> dict[str, bool]:
-    """Whether the smaller object that is asked for is there, in its colour and smaller than the main one, and on its
-    side of it; of one picture's pixels by colour."""
+    """Whether an object smaller than the main one is on the side of it that is asked for, in whatever colour; and
+    whether there is one in the colour that is asked for. Of one picture's pixels by colour."""
     main, other = pixels == asked["colour"], pixels == asked["other colour"]
-    there = FEW <= other.sum() < 0.8 * max(main.sum(), 1)
-    beside = there and main.sum() >= FEW and side(main, other) == asked["other side"]
-    return {"other colour": bool(there), "other side": bool(beside)}
+    around = np.pad(main, NEAR)
+    rows, columns = main.shape
+    shifts = [(i, j) for i in range(2 * NEAR + 1) for j in range(2 * NEAR + 1)]
+    beside = (pixels >= 0) & ~np.any([around[i : i + rows, j : j + columns] for i, j in shifts], 0)
+    most = 0.8 * max(main.sum(), 1)
+    there = main.sum() >= FEW and FEW <= beside.sum() < most
+    return {
+        "other side": bool(there and side(main, beside) == asked["other side"]),
+        "other colour": bool(FEW <= other.sum() < most),
+    }
 
 
 class Reader:

@@ -83,21 +83,24 @@ def record(repo: str, commit: str) -> None:
         keep("revisions.json", text.encode())
 
 
-def fetch(repo: str, revision: str | None = None, file: str | None = None) -> tuple[Path, str]:
+def fetch(
+    repo: str, revision: str | None = None, file: str | None = None, also: Sequence[str] = ()
+) -> tuple[Path, str]:
     """A repository's checkpoint on this disk, and its commit.
 
     Args:
         revision: a commit, branch or tag; None takes the recorded commit, or the newest if there is none yet.
         file: the one weights file to fetch; None takes all safetensors, and a pickled file only where there is none.
+        also: patterns of other files that are wanted, as far as they are there.
 
     Raises:
         ConfigError: there is no such repository, revision or file, or it cannot be fetched.
     """
     wanted = revision or recorded(repo) or "main"
     patterns = [file] if file else ["*.safetensors"]
-    folder = _snapshot(repo, wanted, [*CONFIGS, *patterns])
+    folder = _snapshot(repo, wanted, [*CONFIGS, *also, *patterns])
     if file is None and not list(folder.glob("*.safetensors")):
-        folder = _snapshot(repo, wanted, [*CONFIGS, "*.bin"])
+        folder = _snapshot(repo, wanted, [*CONFIGS, *also, "*.bin"])
     if file is not None and not (folder / file).is_file():
         raise ConfigError.at(f"hf:{repo}", f"has no file {file!r} at revision {wanted}")
     commit = folder.name

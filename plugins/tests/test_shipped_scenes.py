@@ -11,6 +11,7 @@ from flexframe.commands import demo
 from flexframe.rng import Rng
 from flexframe_registry import cards, catalogue, suite
 from flexframe_registry.cards import card
+from flexframe_standard.sources.scenes_config import WORDS
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +88,18 @@ def test_a_prior_draws_the_class_that_it_is_asked_for():
     pictures = tokenizer.decode(tokenizer.tokens(prior.sample(labels, rng=rng).codes), rng=rng)
     read = held_out()[2](pictures.mul(255).round().byte())["shape"]
     assert float((read == labels).double().mean()) > 0.25  # by chance 0.1; the card's number is of 500 pictures
+
+
+def test_a_prior_draws_the_colour_and_the_background_that_a_text_asks_for():
+    prior, tokenizer = (flexframe.load(name, kind=None) for name in ("gpt/scenes-64-text", "flextok/scenes-64"))
+    colours = WORDS["colour"] * 2
+    texts = [f"a large {colour} circle alone, before a wall with a floor in day colours" for colour in colours]
+    rng = Rng(0, torch.arange(len(texts)))
+    codes = prior.sample(texts=texts, lengths=4, rng=rng).codes
+    read = held_out()[2](tokenizer.decode(tokenizer.tokens(codes), rng=rng).mul(255).round().byte())
+    wanted = torch.tensor([WORDS["colour"].index(colour) for colour in colours])
+    assert float((read["colour"] == wanted).double().mean()) > 0.6  # by chance 1 in 8
+    assert float((read["background"] == WORDS["background"].index("horizon")).double().mean()) > 0.6
 
 
 # --- the demo ----------------------------------------------------------------------------------------------------

@@ -77,7 +77,12 @@ TRAINED = {
     "flexframe-lengths": set(),
     "flexframe-objectives": set(),
     "flexframe-one-d-piece": {"one-d-piece/digits-tiny"},
-    "flexframe-priors": {"gpt/scenes-64-flextok", "gpt/scenes-64-titok-16", "gpt/scenes-64-titok-4"},
+    "flexframe-priors": {
+        "gpt/scenes-64-flextok",
+        "gpt/scenes-64-text",
+        "gpt/scenes-64-titok-16",
+        "gpt/scenes-64-titok-4",
+    },
     "flexframe-quantizers": set(),
     "flexframe-restok": {"restok/digits-tiny"},
     "flexframe-semanticist": {"semanticist/digits-tiny"},

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from flexframe.models.fingerprint import weights
 from flexframe.parts import Conditioner
-from flexframe.store.hub import home
+from flexframe.store.hub import fetch, home
 from flexframe.tokens import Text
 from flexframe_registry import ConfigError
 
@@ -27,6 +27,8 @@ from .texts_config import PretrainedConfig
 
 BATCH = 32
 """Texts embedded at once."""
+VOCABULARY = ("tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json")
+"""Files of tokenizers."""
 
 
 @dataclass
@@ -101,9 +103,19 @@ class Pretrained(Conditioner[PretrainedConfig]):
         return self.config.weights or self._encoder().weights
 
     def where(self) -> str:
-        """The encoder's folder or name."""
+        """The encoder's folder, fetched from the hub where it is none of this disk.
+
+        Raises:
+            ConfigError: it cannot be.
+        """
         folder = Path(self.config.model).expanduser()
-        return str(folder) if folder.is_dir() else self.config.model
+        if folder.is_dir():
+            return str(folder)
+        try:
+            return str(fetch(self.config.model, also=VOCABULARY)[0])
+        except ConfigError as error:
+            told = f"{self.config.model!r} is no folder here, and no text encoder of the hub that can be had: {error}"
+            raise ConfigError.at("conditioner.model", told) from None
 
     def _encoder(self) -> Loaded:
         """The encoder, loaded once.
@@ -140,8 +152,8 @@ class Pretrained(Conditioner[PretrainedConfig]):
             encoder = kind.from_pretrained(where, dtype=torch.float32, use_safetensors=True)
         except (OSError, ValueError) as error:
             why = " ".join(str(error).split("\n")[0].split())
-            told = f"{where!r} is no folder with a text encoder of this kind, and none of the hub that can be had here"
-            raise ConfigError.at("conditioner.model", f"{told} ({why}); name another, or its folder") from None
+            told = f"{self.config.model or where} holds no text encoder of this kind ({why}); name another"
+            raise ConfigError.at("conditioner.model", told) from None
         return tokenizer, encoder
 
 

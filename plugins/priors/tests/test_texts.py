@@ -157,10 +157,17 @@ def test_another_encoder_of_that_name_is_refused(encoders):
         catalogue().build(changed).count("a star")
 
 
+def test_a_folder_without_an_encoder_is_told(tmp_path):
+    pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"conditioner\.model: .* holds no text encoder of this kind"):
+        conditioner("t5", model=str(tmp_path), width=16)(TEXTS)
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"model": "nobody/nothing"}, r"conditioner\.model: 'nobody/nothing' is no folder with a text encoder"),
+        ({"model": "nobody/nothing"}, r"conditioner\.model: 'nobody/nothing' is no folder here, and no text enc"),
         ({"width": 17}, r"conditioner\.width: is 17, and .* is 16 wide; set that"),
     ],
 )
