@@ -93,7 +93,10 @@ def test_a_prior_draws_the_class_that_it_is_asked_for():
 def test_a_prior_draws_the_colour_and_the_background_that_a_text_asks_for():
     prior, tokenizer = (flexframe.load(name, kind=None) for name in ("gpt/scenes-64-text", "flextok/scenes-64"))
     colours = WORDS["colour"] * 2
-    texts = [f"a large {colour} circle alone, before a wall with a floor in day colours" for colour in colours]
+    texts = [
+        f"a large {colour} circle alone, before a wall with a floor in day colours, lit from above"
+        for colour in colours
+    ]
     rng = Rng(0, torch.arange(len(texts)))
     codes = prior.sample(texts=texts, lengths=4, rng=rng).codes
     read = held_out()[2](tokenizer.decode(tokenizer.tokens(codes), rng=rng).mul(255).round().byte())
