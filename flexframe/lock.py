@@ -18,9 +18,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from flexframe_registry import ConfigError
-from flexframe_registry.runfolder import RunFolder
-
 REFRESH = 30.0
 """Seconds between two signs of life."""
 STALE = 300.0
@@ -75,6 +72,8 @@ class Lock:
     @classmethod
     def of_run(cls, folder: Path) -> Lock:
         """The lock of a run's folder, in it."""
+        from flexframe_registry.runfolder import RunFolder
+
         return cls(RunFolder(folder).lock, doing="trains here")
 
     @classmethod
@@ -113,7 +112,7 @@ class Lock:
                 except FileExistsError:
                     self._judge(own, beside)
             else:
-                raise ConfigError.at(str(self.place), "is taken by several processes at once; try again")
+                raise _refused(self.place, "is taken by several processes at once; try again")
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.place)) from None
         finally:
@@ -145,7 +144,7 @@ class Lock:
             host, pid, began = holder["host"], holder["pid"], holder["began"]
         except (ValueError, KeyError, TypeError):
             text = "is no lock that flexframe wrote; delete it if nobody is at work here"
-            raise ConfigError.at(str(self.path), text) from None
+            raise _refused(self.path, text) from None
         os.utime(beside)  # by the clock of the file's own server
         silent = beside.stat().st_mtime - touched
         if host == own["host"]:
@@ -159,7 +158,7 @@ class Lock:
         advice = "wait for it or stop it; name another place with -o for other work"
         if host != own["host"]:
             advice += f"; if its host is gone, delete {self.path}, or wait until that is {STALE:.0f} s old"
-        raise ConfigError.at(str(self.place), f"{where}; {advice}")
+        raise _refused(self.place, f"{where}; {advice}")
 
     def _refresh(self) -> None:
         while not self.ended.wait(REFRESH):
@@ -179,9 +178,18 @@ def _put(beside: Path, path: Path) -> None:
             file.write(beside.read_text())
 
 
+def _refused(place: Path, text: str) -> Exception:
+    """The error of a place. The registry is imported when there is one: commands are decorated before they are run."""
+    from flexframe_registry import ConfigError
+
+    return ConfigError.at(str(place), text)
+
+
 def holder(folder: Path) -> tuple[str, bool] | None:
     """The holder of a folder, or who was killed there, and whether he lives; None where the folder is free. Changes
     nothing. A holder on another host counts as living until his lock is stale."""
+    from flexframe_registry.runfolder import RunFolder
+
     path = RunFolder(folder).lock
     try:
         told, touched = json.loads(path.read_text()), path.stat().st_mtime

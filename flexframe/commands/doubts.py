@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from flexframe.commands.common import say
-from flexframe_registry.doubts import Problems
+
+if TYPE_CHECKING:
+    from flexframe_registry.doubts import Problems
 
 
 def tell(doubted: Problems) -> None:

@@ -162,3 +162,9 @@ def test_every_help_ends_in_examples_that_parse(commands, command):
             assert tuple(words[1 : 1 + len(names)]) == names
             each.make_context(names[-1], words[1 + len(names) :])  # raises where one does not parse
     assert "Examples:" in command("precompute", "latents", "--help").out
+
+
+def test_help_imports_neither_the_registry_nor_what_it_takes(python):
+    code = "import sys, flexframe.cli; print(*sorted(sys.modules))"
+    heavy = {"torch", "numpy", "pydantic", "PIL", "jinja2", "huggingface_hub", "flexframe_registry"}
+    assert not heavy & set(python(code).stdout.split())
