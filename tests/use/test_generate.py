@@ -16,6 +16,7 @@ from flexframe.models import modelfile
 from flexframe.models.fingerprint import fingerprint
 from flexframe.models.generator import Generator
 from flexframe.models.tokenizer import Tokenizer
+from flexframe.pictures import sheet
 from flexframe.rng import Rng
 from flexframe.store.load import load
 from flexframe.testing.checks import redraw_zeros
@@ -417,6 +418,15 @@ def test_texts_before_training(command, files, tmp_path, fields, told):
     card.write_text(json.dumps({"summary": "t", "kind": "generator", "model": model, "run": {"data": DATA}}))
     done = command("precompute", "text", card, *fields)
     assert told in done.out + done.err
+
+
+def test_a_text_below_a_picture_stands_in_lines_within_its_width():
+    picture = torch.zeros(3, 16, 16, dtype=torch.uint8)
+    word, text = (sheet([[(picture, told)]]) for told in ("a cat", "a large red cat left of a small blue dog"))
+    assert word.width == text.width
+    assert text.height > word.height
+    edge = np.asarray(text)[word.height - 24 :, -10:]  # of the margin beside the words
+    assert (edge == 255).all()
 
 
 def test_the_command(command, files, tmp_path):
