@@ -14,6 +14,9 @@ from flexframe_standard.sources.digits import Digits
 
 SHIPPED = [n for n in cards().names() if (weights := cards().get(n).file.weights) and weights.path is not None]
 
+SEEN = 0.6
+"""The least share of drawn digits that are the one asked for; a tenth by chance."""
+
 
 @cache
 def held_out():
@@ -69,11 +72,20 @@ def test_titok_is_as_good_as_promised():
     assert agreement >= 0.95
 
 
+@pytest.mark.slow
+def test_a_prior_of_continuous_tokens_draws_the_digit_that_is_asked():
+    prior, tokenizer = flexframe.load("mar/digits-tiny", kind="generator"), flexframe.load("grid/digits-tiny-kl")
+    labels = torch.arange(10).repeat(20)
+    images = tokenizer.decode(tokenizer.tokens(prior.sample(labels).codes))
+    assert (torch.from_numpy(held_out()[1](images)) == labels).float().mean() >= SEEN
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_is_the_one_its_card_describes(name):
     card, model = cards().get(name), flexframe.load(name, kind=None)
-    # a prior's file says by itself which tokenizer's codes it is of, and what its classes are called
-    untold = {"fingerprint": None, "class_names": ()} if model.config.kind == "generator" else {}
+    # a prior's file says by itself which tokenizer's codes it is of, of what scale, and what its classes are called
+    untold = {"fingerprint": None, "class_names": (), "mean": None, "deviation": None}
+    untold = untold if model.config.kind == "generator" else {}
     assert model.config.model_copy(update=untold) == card.described
     assert not model.training
     if model.config.kind != "codec":  # which draws nothing at use
