@@ -127,3 +127,35 @@ def test_tensorboard_and_wandb_are_told_what_is_logged(create, go, monkeypatch):
     assert steps[0][1]["loss"] == logged[0]["loss"]
     assert steps[1][1] == {"samples": ("image", str(run.folder / "samples/step-00000004.png"))}
     assert steps[2][1]["loss"] == logged[1]["loss"]
+
+
+def test_a_run_is_sent_to_wandb_under_its_own_name_and_the_model_kept_there(create, go, monkeypatch):
+    told, kept = [], []
+
+    class Artifact:
+        def __init__(self, name, type):
+            self.name, self.kind, self.files = name, type, []
+
+        def add_file(self, path):
+            self.files.append(path)
+
+    def init(**settings):
+        told.append(settings)
+        return types.SimpleNamespace(
+            log=lambda line, step: None, finish=lambda exit_code: None, log_artifact=kept.append
+        )
+
+    monkeypatch.setattr(runs, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, Artifact=Artifact))
+    fields = "project: tokens, entity: lab, name: my run, tags: [toy, small], mode: online, artifact: true"
+    run = go(create("run", "run.steps=2", f"run.observers=[{{type: wandb, {fields}}}]"))
+    (settings,) = told
+    assert {key: settings[key] for key in ("entity", "name", "tags", "mode", "resume")} == {
+        "entity": "lab", "name": "my run", "tags": ["toy", "small"], "mode": "online", "resume": "allow",
+    }  # fmt: skip
+    (artifact,) = kept
+    assert (artifact.name, artifact.kind, artifact.files) == (
+        "my-run",
+        "model",
+        [str(run.folder / "model.safetensors")],
+    )

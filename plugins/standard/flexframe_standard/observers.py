@@ -1,8 +1,9 @@
-"""TensorBoard and offline W&B."""
+"""TensorBoard and W&B."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -41,13 +42,15 @@ class TensorBoard(Observer[TensorBoardConfig]):
 
 
 class Wandb(Observer[WandbConfig]):
-    """Writes `<run>/wandb`, to be sent by `wandb sync` whenever its owner wants."""
+    """Writes `<run>/wandb`, and sends it at once or leaves it to `wandb sync`."""
 
     def start(self, folder: RunFolder, step: int, training: TrainConfig) -> None:
         self.package: Any = import_module("wandb")
-        name = hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:12]
+        self.folder, config = folder, self.config
+        own = hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:12]
         self.run = self.package.init(
-            project=self.config.project, name=folder.path.name, id=name, dir=str(folder.path), mode="offline",
+            project=config.project, entity=config.entity, name=config.name or folder.path.name, tags=list(config.tags),
+            id=own, resume="allow" if config.mode == "online" else None, mode=config.mode, dir=str(folder.path),
             config=training.model_dump(mode="json"),
         )  # fmt: skip
 
@@ -58,4 +61,13 @@ class Wandb(Observer[WandbConfig]):
         self.run.log({"samples": self.package.Image(str(path))}, step=step)
 
     def end(self, state: str, why: str) -> None:
+        if self.config.artifact and state == "finished" and self.folder.model.is_file():
+            kept = self.package.Artifact(_plain(self.config.name or self.folder.path.name), type="model")
+            kept.add_file(str(self.folder.model))
+            self.run.log_artifact(kept)
         self.run.finish(exit_code=int(state == "failed"))
+
+
+def _plain(name: str) -> str:
+    """A name of letters that W&B takes for an artifact's."""
+    return re.sub(r"[^\w.-]+", "-", name)
