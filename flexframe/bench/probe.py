@@ -41,7 +41,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Settings:
-    """How a probe is trained and asked. `mae` is the protocol of TiTok's paper (He et al., 2022): batch norm without
+    """How a probe is trained and asked. `mae` is that of masked autoencoders (He et al., 2022): batch norm without
     scale and shift, SGD with momentum 0.9 and no decay, the rate warmed up and let go by a cosine."""
 
     solver: Literal["newton", "mae"] = "newton"

@@ -40,7 +40,7 @@ def probe(
     ] = None,
     count: Annotated[int | None, typer.Option(min=20, help="Training images, the first ones.")] = None,
     solver: Annotated[
-        str, typer.Option(help="newton: logistic regression to its optimum; mae: the protocol of TiTok's paper.")
+        str, typer.Option(help="newton: logistic regression to its optimum; mae: that of masked autoencoders' paper.")
     ] = "newton",
     epochs: Annotated[int, typer.Option(min=1, help="Of mae.")] = 90,
     lr: Annotated[float, typer.Option(min=0, help="Of mae, at a batch of 256.")] = 0.1,

@@ -34,7 +34,7 @@ def results(
     ] = "tokens",
     suites: Annotated[Many, typer.Option("--suite", help="Of this suite alone; repeatable.")] = None,
     models: Annotated[
-        Many, typer.Option("--model", "-m", help="Models of this name, as 'flextok/*'; repeatable.")
+        Many, typer.Option("--model", "-m", help="Models of this name, as 'family/*'; repeatable.")
     ] = None,
     measures: Annotated[Many, typer.Option("--measure", help="This measure alone, as psnr; repeatable.")] = None,
     protocols: Annotated[
