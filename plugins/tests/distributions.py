@@ -70,12 +70,10 @@ def _installed() -> dict[str, list[str]]:
 
 
 def _modules(node: ast.AST) -> set[str]:
-    """Top-level names that a node imports, or whose place it asks for, to read files that come with them."""
+    """Top-level names that a node imports."""
     names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
     if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
         names = [node.module]
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "find_spec":
-        names = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
     return {name.split(".")[0] for name in names}
 
 
