@@ -73,7 +73,7 @@ def test_list_takes_cards_suites_and_plurals(command, kind):
         ("card", ["summary required One line for listings.", "weights.path None File beside the card."]),
         ("suite", ["count None Images used", "metrics required Metrics that are computed."]),
         ("tokenizer", ["image_size required Height and width in pixels", "masker full"]),
-        ("generator", ["codebook_size required Entries of"]),
+        ("generator", ["length required The most tokens of"]),
         ("quantizer", ["quantizer toy ", "settings of one: flexframe show quantizer/NAME"]),
         ("digits", ["digits (suite)", "data type: digits, split: val", "metrics psnr; ssim;"]),
         ("kodak-256", ["count 24", "data type: images"]),

@@ -212,7 +212,7 @@ def _see_that_it_codes(generator: Generator, about: About, place: str) -> None:
     walks = isinstance(generator.prior, LikelihoodPrior) and type(generator.prior).walk is not LikelihoodPrior.walk
     if not walks:
         text = f"is a {config.prior.type!r}, which does not say how likely each symbol is given those before it"
-        raise ConfigError.at(name, f"{text}; code with a 'gpt' or another that does")
+        raise ConfigError.at(name, f"{text}; pack with a prior that does,")
     own, theirs = (config.codebook_size, config.codebooks), (about.codebook_size, about.codebooks)
     if own != theirs or config.length < about.length or config.fingerprint not in (None, about.fingerprint):
         text = f"models the codes of another tokenizer than {about.model}, whose the tokens are"
