@@ -145,7 +145,10 @@ class Denoiser(nn.Module):
         for i in reversed(range(len(process))):
             t = torch.full((len(x),), i, device=x.device)
             predicted, share = self._guided(x, process.steps.to(x.device)[t].float(), z, free, scale)
-            mean, log_variance = process.step(x, predicted, cast("Tensor", share), t)
+            data = process.data(x, predicted, t)
+            if sampling.bound is not None:
+                data = data.clamp(-sampling.bound, sampling.bound)
+            mean, log_variance = process.posterior(data, x, t), process.log_variance(cast("Tensor", share), t)
             x = mean + (0.5 * log_variance).exp() * steps[:, len(process) - 1 - i] if i else mean
         return x
 

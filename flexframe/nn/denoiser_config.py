@@ -22,6 +22,10 @@ class DenoisingSampling(SamplingConfig):
     guidance_schedule: Literal["linear", "constant"] = "linear"
     """Let guidance grow from 1 with the share of tokens that are drawn, to `guidance` at the last; or keep it."""
 
+    bound: float | None = Field(None, gt=0)
+    """Of a diffusion: clamp what each step takes for the token, in deviations, so that no chain of a head that has
+    learned little runs away; published models are without."""
+
     @classmethod
     def quick(cls) -> DenoisingSampling:
         return cls(steps=2)

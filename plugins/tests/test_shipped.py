@@ -14,7 +14,7 @@ from flexframe_standard.sources.digits import Digits
 
 SHIPPED = [n for n in cards().names() if (weights := cards().get(n).file.weights) and weights.path is not None]
 
-SEEN = 0.3
+SEEN = 0.45
 """The least share of drawn digits that are the one asked for; a tenth by chance."""
 
 
