@@ -252,7 +252,7 @@ def test_doctor_looks_at_everything_and_this_machine_is_well(health):
     assert re.search(r"[\d.]+ of [\d.]+ GiB memory free", of("devices", health)["cpu"].text)
     assert {"bf16", "compile", "flex attention"} <= of("torch", health).keys()
     assert of("profile", health)["FLOPs and memory"].text == "counted right of a small network"
-    assert re.match(r"11 components, 5 cards \(flexframe-toy", of("plugins", health)["toy"].text)
+    assert re.match(r"14 components, 5 cards \(flexframe-toy", of("plugins", health)["toy"].text)
     assert "toy-values" in of("components", health)["quantizer"].text
     assert of("metrics", health)["psnr"].text == "can be computed"
     assert "GiB free" in of("disk", health)["here"].text
