@@ -206,8 +206,9 @@ WORDS = {
 }
 """... and what stands for sizes and names of the reader's, as a pattern, with what this one has. All else is as it is
 written."""
-APART = {"doctor", "new-plugin", "import", "verify", "stats", "probe"}
-"""Commands that have tests of their own and would change what is installed, take long, or need published weights."""
+APART = {"doctor", "new-plugin", "import", "verify", "stats", "probe", "results"}
+"""Commands that have tests of their own and would change what is installed, take long, or need published weights or the
+reader's own results."""
 CODE = ("README.md", "docs/use.md", "docs/checkpoints.md")
 """Pages whose Python runs as it stands. Elsewhere it is files of a plugin, or pieces."""
 RUN = [page for page in PAGES if page.name != "writing-a-plugin.md" and {words[0] for words in commands(page)} - APART]
@@ -262,7 +263,7 @@ def _given(words: list[str], folder: Path, forked: Callable[..., Any]) -> list[s
         before = word
     few: tuple[str, ...] = ("run.data.count=4",) if re.search(r"-(flextok|steps)\.yaml", " ".join(words)) else ()
     few += ("run.feed.held_out=1",) if "gpt-flextok.yaml" in " ".join(words) else ()
-    return [*given, *few, *(() if "--resume" in words else SHORTER.get(words[0], ()))]
+    return [*given, *few, *(() if {"--resume", "--expect"} & {*words} else SHORTER.get(words[0], ()))]
 
 
 def _what_readers_have(folder: Path) -> None:
