@@ -9,7 +9,7 @@ from flexframe.testing.checks import redraw_zeros
 from flexframe.tokens import Batch
 from flexframe_registry import ConfigError, TokenizerConfig, cards
 from flexframe_semanticist import DDPMSampling
-from flexframe_semanticist.diffusion import Diffusion, taken
+from flexframe_semanticist.diffusion import process, taken
 
 
 def build(*overrides):
@@ -63,13 +63,13 @@ def test_the_steps_that_are_taken():
 
 def test_a_chain_that_is_told_the_noise_finds_the_data():
     """With the true noise at every step, the last state is the data, whatever is drawn on the way."""
-    process, data = Diffusion(taken(DDPMSampling(steps=20))), torch.linspace(-1, 1, 8).view(2, 1, 2, 2)
+    chain, data = process(taken(DDPMSampling(steps=20))), torch.linspace(-1, 1, 8).view(2, 1, 2, 2)
     x = torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     for i in reversed(range(20)):
         t = torch.full((2,), i)
-        bar = process.at(process.bars, t)
+        bar = chain.at(chain.bars, t, x)
         noise = (x - bar.sqrt() * data) / (1 - bar).sqrt()
-        x, _ = process.step(x, noise, torch.zeros_like(x), t)
+        x, _ = chain.step(x, noise, torch.zeros_like(x), t)
     assert torch.allclose(x, data, atol=1e-4)
 
 
