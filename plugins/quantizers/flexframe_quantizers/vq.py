@@ -22,14 +22,12 @@ Passage = Callable[[Tensor, Tensor], Tensor]
 """A way for the gradient of the values to reach the features: (features, entries) to values."""
 
 
-def passage_of(rotation_trick: bool) -> Passage:
-    """The rotation of features onto their entries (arXiv 2410.06424), which is the library's, or straight through."""
-    if not rotation_trick:
-        return straight_through
-    from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to  # seconds, which others do without
+def rotated(z: Tensor, values: Tensor) -> Tensor:
+    """`values` forward; backward the gradient turned as features are onto their entries (arXiv 2410.06424)."""
+    from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to  # seconds, which reading tokens does without
 
-    rotate: Passage = rotate_to
-    return rotate
+    turned: Tensor = rotate_to(z, values)
+    return turned
 
 
 def head(config: VQConfig, spec: Spec) -> nn.Module:
@@ -77,7 +75,7 @@ class VQ(Quantizer):
         super().__init__(config, spec)
         self.project = head(config, spec)
         self.codebook = codebook_of(config)
-        self.passage = passage_of(config.rotation_trick)
+        self.passage = rotated if config.rotation_trick else straight_through
 
     def forward(self, values: Float[Tensor, "b k e"], keep: Bool[Tensor, "b k"], *, rng: Rng) -> Quantized:
         return match_one(self.codebook, self.project(values).float(), keep, self.passage)
@@ -98,7 +96,7 @@ class ProductVQ(Quantizer):
         super().__init__(config, spec)
         self.project = head(config, spec)
         self.codebooks = nn.ModuleList(codebook_of(config) for _ in range(1 if config.shared else config.codebooks))
-        self.passage = passage_of(config.rotation_trick)
+        self.passage = rotated if config.rotation_trick else straight_through
 
     def forward(self, values: Float[Tensor, "b k e"], keep: Bool[Tensor, "b k"], *, rng: Rng) -> Quantized:
         z = self.project(values).float()
@@ -134,7 +132,7 @@ class SimVQ(Quantizer):
         super().__init__(config, spec)
         self.project = projection(spec.features, config.dim)
         self.codebook = SimCodebook(config.codebook_size, config.dim, commitment=config.commitment)
-        self.passage = passage_of(config.rotation_trick)
+        self.passage = rotated if config.rotation_trick else straight_through
 
     def forward(self, values: Float[Tensor, "b k e"], keep: Bool[Tensor, "b k"], *, rng: Rng) -> Quantized:
         return match_one(self.codebook, self.project(values).float(), keep, self.passage)

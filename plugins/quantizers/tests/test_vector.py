@@ -115,13 +115,20 @@ def test_running_means_start_as_the_librarys_and_a_copy_learns_by_itself(l2_norm
     assert len(list(own.modules())) == 3  # the library's is no part of it
 
 
-@pytest.mark.parametrize("config", [VQConfig.sized("tiny", ema=True), VQConfig.sized("tiny"), ProductVQConfig()])
-def test_the_library_is_loaded_where_its_means_are_learned_alone(config, monkeypatch):
-    monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)  # whoever imports it fails
+@pytest.mark.parametrize(
+    "config",
+    [
+        VQConfig.sized("tiny", ema=True), VQConfig.sized("tiny"), ProductVQConfig(),
+        VQConfig.sized("tiny").model_copy(update={"rotation_trick": True}),
+    ],
+)  # fmt: skip
+def test_the_library_is_loaded_where_it_is_trained_with_alone(config, monkeypatch):
+    for name in ("vector_quantize_pytorch", "vector_quantize_pytorch.vector_quantize_pytorch"):
+        monkeypatch.setitem(sys.modules, name, None)  # whoever imports it fails
     quantizer, values = build(config), torch.randn(2, 8, 16)
     call(quantizer.eval(), values)
     quantizer.load_state_dict(quantizer.state_dict())
-    if getattr(config, "ema", False):
+    if config.ema or config.rotation_trick:
         with pytest.raises(ImportError):
             call(quantizer.train(), values)
     else:
