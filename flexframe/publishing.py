@@ -158,7 +158,7 @@ def push_to_hub(
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known about a model beyond its config."""
+    """Facts that are known about a model beyond its config."""
 
     licence: str
     name: str

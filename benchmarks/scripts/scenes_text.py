@@ -67,7 +67,7 @@ def coloured(images: Tensor) -> np.ndarray:
 
 
 def side(first: np.ndarray, second: np.ndarray) -> str:
-    """Where the pixels of one object lie beside another's."""
+    """Side where the pixels of one object lie beside another's."""
     (y, x), (v, u) = (np.argwhere(each).mean(0) for each in (first, second))
     if abs(u - x) >= abs(v - y):
         return "left of" if u > x else "right of"
@@ -75,7 +75,7 @@ def side(first: np.ndarray, second: np.ndarray) -> str:
 
 
 def shown(pixels: np.ndarray, asked: Mapping[str, Any]) -> dict[str, bool]:
-    """Whether an object smaller than the main one is on the side of it that is asked for, in whatever colour; and
+    """Tell whether an object smaller than the main one is on the side of it that is asked for, in whatever colour; and
     whether there is one in the colour that is asked for. Of one picture's pixels by colour."""
     main, other = pixels == asked["colour"], pixels == asked["other colour"]
     around = np.pad(main, NEAR)
@@ -91,7 +91,7 @@ def shown(pixels: np.ndarray, asked: Mapping[str, Any]) -> dict[str, bool]:
 
 
 class Reader:
-    """What pictures show of what was asked of them."""
+    """Reader of what pictures show of what was asked of them."""
 
     def __init__(self, config: ScenesConfig) -> None:
         self.source = catalogue().build(config, (64, 64))
@@ -112,7 +112,7 @@ class Reader:
             self.truth.append(asked)
 
     def right(self, images: Tensor, asked: Sequence[Mapping[str, Any]]) -> list[dict[str, bool]]:
-        """By picture and fact, whether it shows what was asked; facts that were not asked are left out."""
+        """Answers by picture and fact: whether it shows what was asked; facts that were not asked are left out."""
         found: list[dict[str, bool]] = []
         for start in range(0, len(images), CHUNK):
             part, wanted = images[start : start + CHUNK], asked[start : start + CHUNK]

@@ -30,7 +30,7 @@ REBUILT = "reconstruction of the suite's own images"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What of the results is shown; all that is not said is."""
+    """Choice of what of the results is shown; all that is not said is."""
 
     models: Sequence[str] = ()
     """Patterns of names."""
@@ -95,7 +95,7 @@ class Row:
 
 @dataclass
 class Board:
-    """All that was measured over the same images."""
+    """Table of all that was measured over the same images."""
 
     key: tuple[Any, ...]
     names: list[str]
@@ -339,7 +339,7 @@ def millions(count: int | None) -> str:
 
 
 def as_json(made: Sequence[Board], quoted: Sequence[Published]) -> str:
-    """All of it for programs: a number has its protocol beside it, and no number of a card is among the measured."""
+    """Content for programs: a number has its protocol beside it, and no number of a card is among the measured."""
     measured_ones = [
         {
             "suites": list(dict.fromkeys(board.names)),

@@ -41,7 +41,7 @@ def head(board: Board) -> list[str]:
 
 
 def notes(board: Board) -> list[str]:
-    """What not to conclude from a board's numbers, and the protocols of its columns."""
+    """Sentences on what not to conclude from a board's numbers, and the protocols of its columns."""
     told: dict[str, list[str]] = {}
     for column in board.columns:
         if column.measure.get("note"):

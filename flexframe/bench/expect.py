@@ -25,7 +25,7 @@ class Check:
         return self.found is not None and abs(self.found - self.wanted.value) <= self.wanted.tolerance
 
     def line(self) -> str:
-        """It in a sentence."""
+        """A sentence that tells it."""
         wanted = self.wanted
         at = "1 token" if wanted.tokens == 1 else f"{wanted.tokens} tokens"
         told = f"{self.model}, {wanted.measure} at {at}: {wanted.value:g} ± {wanted.tolerance:g}"

@@ -104,7 +104,7 @@ def _panel(axes: Any, numbers: Numbers, column: Column) -> None:
 
 
 def strips(report: Report) -> dict[str, Image.Image]:
-    """By model the first images, and what it makes of them at some of its token counts."""
+    """Pictures by model: the first images, and what it makes of them at some of its token counts."""
     images, chosen = report.images, stops(report.results)
     made = dict[str, Image.Image]()
     for name, rows in images.fake.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,12 +24,14 @@ from torch.nn import functional as F
 from flexframe import provenance
 from flexframe.bench import intervals, protocol
 from flexframe.data.source import Source
-from flexframe.files import replaced
+from flexframe.files import BLANK, replaced, seal, sealed
 from flexframe.models.fingerprint import weights
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe.store.hub import home
 from flexframe_registry import ConfigError
+
+log = logging.getLogger(__name__)
 
 What = Literal["tokens", "average", "features"]
 WHATS: tuple[What, ...] = ("tokens", "average", "features")
@@ -41,8 +45,8 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Settings:
-    """How a probe is trained and asked. `mae` is that of masked autoencoders (He et al., 2022): batch norm without
-    scale and shift, SGD with momentum 0.9 and no decay, the rate warmed up and let go by a cosine."""
+    """Settings of a probe's training. `mae` is that of masked autoencoders (He et al., 2022): batch norm without scale
+    and shift, SGD with momentum 0.9 and no decay, the rate warmed up and let go by a cosine."""
 
     solver: Literal["newton", "mae"] = "newton"
     """`newton`: multinomial logistic regression on standardized values, by L-BFGS to its optimum; or `mae`."""
@@ -152,7 +156,7 @@ def _rise(name: str, what: What, curve: Sequence[tuple[int, np.ndarray]]) -> dic
 def made(
     model: Tokenizer, mark: str, train: Labelled, test: Labelled, whats: Sequence[What], seed: int
 ) -> Iterator[tuple[What, int, Float[Tensor, "n d"], Float[Tensor, "m d"]]]:
-    """What a model makes of both sets, by kind and token count. Kept in `$FLEXFRAME_HOME/probes` by the content of the
+    """Values and features of both sets, by kind and token count. Kept in `$FLEXFRAME_HOME/probes` by the content of the
     images and of the model's weights."""
     sides = [_whole(model, mark, each, seed) for each in (train, test)]
     for what in whats:
@@ -183,9 +187,12 @@ def _whole(model: Tokenizer, mark: str, images: Labelled, seed: int) -> dict[str
     path = home() / "probes" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
     if path.is_file():
         try:
-            return load_file(path)
-        except Exception:
-            pass
+            if sealed(path):
+                return load_file(path)
+            reason = "its content does not have its checksum"
+        except (OSError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:120]
+        log.warning("%s is damaged (%s): its features are computed anew", path, reason)
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(images.labels), BATCH):
         some = images.images[start : start + BATCH].to(model.device).float() / 255
@@ -199,7 +206,8 @@ def _whole(model: Tokenizer, mark: str, images: Labelled, seed: int) -> dict[str
     whole = {name: torch.cat(each).contiguous() for name, each in parts.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as part:
-        save_file(whole, part)
+        save_file(whole, part, {**BLANK})
+        seal(part)
     return whole
 
 

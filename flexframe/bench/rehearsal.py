@@ -19,7 +19,7 @@ FEW = 8
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a benchmark would do."""
+    """Facts of what a benchmark would do."""
 
     images: int
     size: tuple[int, int]
@@ -33,7 +33,7 @@ class Rehearsal:
     tried: int
 
     def lines(self) -> Iterator[str]:
-        """All of it in sentences."""
+        """Sentences that tell all of it."""
         height, width = self.size
         yield f"{self.images:,} images of {height} x {width} pixels"
         for name, budgets in self.budgets.items():

@@ -189,7 +189,7 @@ def assemble(
 
 
 def facts(suite: SuiteConfig, source: Source, task: Mapping[str, str]) -> dict[str, Any]:
-    """What all numbers have in common, as far as it is known before the images are read."""
+    """Facts that all numbers have in common, as far as it is known before the images are read."""
     return {
         **task,
         "data": protocol.settings(suite.data),

@@ -61,7 +61,7 @@ class Task(ABC):
     def pictures(
         self, suite: SuiteConfig, source: Source, entrants: Sequence[Entrant], device: torch.device
     ) -> Mapping[str, Mapping[int, Tensor]]:
-        """What these made of a suite's first images, made once more: of models that stand in a result already."""
+        """Pictures of a suite's first images, made once more: of models that stand in a result already."""
         return {}
 
     def further(

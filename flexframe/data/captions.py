@@ -39,5 +39,5 @@ class Captions:
 
 
 def every(source: Source, rows: Sequence[int]) -> list[str]:
-    """All captions of images of these numbers, of all forms."""
+    """Captions, all of them, of images of these numbers, of all forms."""
     return [text for each in source.read_captions(rows) for text in each.values()]

@@ -13,7 +13,7 @@ WORK = "flexframe.publishing"
 
 
 class Published:
-    """What models have in common with those of other libraries: `from_pretrained`, `save_pretrained`, `push_to_hub`."""
+    """Methods as models of other libraries have them: `from_pretrained`, `save_pretrained`, `push_to_hub`."""
 
     @classmethod
     def from_pretrained(cls: type[M], where: str | Path, **settings: Any) -> M:

@@ -22,7 +22,7 @@ def chain(head: Denoiser, first: Tensor, steps: Tensor) -> tuple[Tensor, int]:
 
 
 def guided_output(head: Denoiser, x: Tensor, times: Tensor, z: Tensor, free: Tensor, scale: float) -> Tensor:
-    """What published code gives of rows and their null rows together: the guided part twice, the rest of each."""
+    """Output of published code for rows and their null rows together: the guided part twice, the rest of each."""
     both = head(x.repeat(2, 1), times.repeat(2), torch.cat([z, free]))
     guided, rest = both[:, : head.dim], both[:, head.dim :]
     given, other = guided.chunk(2)

@@ -232,7 +232,7 @@ class Job:
         return "" if label is None else names[label] if names else f"class {label}"
 
     def given(self, numbers: Sequence[int]) -> dict[str, Any]:
-        """What these pictures are to show, as `Generator.sample` takes it."""
+        """Labels or texts that these pictures are to show, as `Generator.sample` takes it."""
         if self.texts:
             return {"texts": [self.word(n) for n in numbers]}
         return (

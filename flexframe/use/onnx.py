@@ -135,7 +135,7 @@ def export(model: Tokenizer, folder: Path) -> list[Made]:
 
 
 def parts_of(model: Tokenizer) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
-    """What is exported, by the file's name: a module, and inputs by name, of which the first axis is the batch. Without
+    """Parts that are exported, by the file's name: a module, and inputs by name, whose first axis is the batch. Without
     the decoder, which is told, where it draws and shows no flow."""
     height, width = model.config.image_size
     images = torch.rand(TRACED, 3, height, width, generator=torch.Generator().manual_seed(0))

@@ -153,7 +153,7 @@ class TokenJournal(Journal):
 
 
 def measured(about: About, rows: Iterable[Row]) -> About:
-    """What a file says of itself, with the mean and the deviation of its tokens where they are continuous."""
+    """Description of a file, with the mean and the deviation of its tokens where they are continuous."""
     if about.codebook_size is not None:
         return about
     scale = Scale(about.dim)

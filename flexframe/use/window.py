@@ -42,7 +42,7 @@ class Entrant:
 
     @torch.no_grad()
     def encoded(self, picture: Image.Image) -> Tokens:
-        """All tokens of a picture."""
+        """Tokens of a picture, all of them."""
         return self.model.encode(self.image(picture), rng=SEED)
 
     def length(self, asked: int) -> int:
@@ -72,7 +72,7 @@ def shown(images: Tensor) -> Image.Image:
 
 
 def difference(first: Image.Image, second: Image.Image) -> Image.Image:
-    """How far apart two pictures of one size are, `AMPLIFIED` times: black where they are the same."""
+    """Picture of how far apart two pictures of one size are, `AMPLIFIED` times: black where they are the same."""
     apart = np.abs(np.asarray(first, np.int16) - np.asarray(second, np.int16)) * AMPLIFIED
     return Image.fromarray(apart.clip(0, 255).astype(np.uint8))
 

@@ -114,3 +114,21 @@ def test_the_command(command: Any, tmp_path: Path) -> None:
     assert found["settings"]["epochs"] == 3
     assert found["train"]["count"] == 60
     assert "there is no 'token'" in command("probe", "digits", "toy/digits-tiny", "--on", "token").err
+
+
+@pytest.mark.parametrize("broken", [b"", b"flipped"])
+def test_kept_features_that_are_damaged_are_told_and_made_anew(
+    broken: bytes, toys: Any, tokenizer: Any, own_home: Path, caplog: Any
+) -> None:
+    images = labelled(toys, "val", 6)
+    model = tokenizer()
+    first = module._whole(model, "it", images, 0)
+    (kept,) = (own_home / "probes").iterdir()
+    content = kept.read_bytes()
+    kept.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if broken else broken)
+    again = module._whole(model, "it", images, 0)
+    assert "is damaged" in caplog.text
+    assert all(torch.equal(first[name], each) for name, each in again.items())
+    caplog.clear()
+    module._whole(model, "it", images, 0)
+    assert not caplog.text

@@ -94,7 +94,7 @@ class CausalDenoising(Prior):
         caches: list[Cache] | None = None,
         rng: Rng | None = None,
     ) -> Float[Tensor, "b n w"]:
-        """What the head is told of tokens 0..m; of the last one alone where caches hold the others. With dropout where
+        """Features for the head of tokens 0..m; of the last one alone where caches hold the others. With dropout where
         its draws are given."""
         first = 0
         if caches is not None and caches[0].done:

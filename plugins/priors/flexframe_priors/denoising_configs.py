@@ -66,7 +66,7 @@ class CausalDenoisingConfig(DenoisingConfig):
 
 
 class MARSampling(DenoisingSampling):
-    """In passes, each of which draws some more tokens anywhere, with classifier-free guidance within the head."""
+    """Passes, each of which draws some more tokens anywhere, with classifier-free guidance within the head."""
 
     passes: int = Field(64, ge=1)
     """Passes of the trunk; more than there are tokens are as many as there are."""

@@ -83,7 +83,7 @@ class MAR(Prior):
         classes: Int[Tensor, " b"],
         rng: Rng | None = None,
     ) -> Float[Tensor, "b k w"]:
-        """What the head is told of each token, by those that are not masked; with dropout where its draws are given."""
+        """Features for the head of each token, by those that are not masked; with dropout where its draws are given."""
         count, whole = self.config.buffer, self.config.buffer + tokens.shape[1]
         before = keep.new_ones(len(keep), count)
         open_, there = (torch.cat([before, part], 1) for part in (keep & ~masked, keep))

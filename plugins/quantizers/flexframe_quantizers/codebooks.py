@@ -198,7 +198,7 @@ class Means(nn.Module):
 
     @property
     def codebook(self) -> Float[Tensor, "v d"]:
-        """All entries."""
+        """Entries, all of them."""
         return self._codebook.embed[0]
 
     def update(self, z: Float[Tensor, "b k d"], ids: Int[Tensor, "b k"], keep: Bool[Tensor, "b k"]) -> None:

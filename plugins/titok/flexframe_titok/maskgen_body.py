@@ -20,7 +20,7 @@ from flexframe_registry import CodesSpec
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a prior is conditioned on, as its blocks read it; and the same without a condition."""
+    """Condition of a prior, as its blocks read it; and the same without a condition."""
 
     vectors: Float[Tensor, "b n w"]
     present: Bool[Tensor, "b n"]

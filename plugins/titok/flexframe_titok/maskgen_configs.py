@@ -43,7 +43,7 @@ class MaskGenVQSampling(MaskGITSampling):
 
 
 class MaskGenKLSampling(DenoisingSampling):
-    """In passes, each of which draws some more tokens anywhere, with classifier-free guidance within the head."""
+    """Passes, each of which draws some more tokens anywhere, with classifier-free guidance within the head."""
 
     passes: int = Field(32, ge=1)
     """Passes of the transformer."""

@@ -38,7 +38,7 @@ def compare_cases(source: Foreign, model: Model) -> Iterator[Comparison]:
 
 
 def is_vq(case: Case) -> bool:
-    """Whether a case is of integer codes."""
+    """Tell whether a case is of integer codes."""
     return case.parts.spec.dim is None
 
 

@@ -154,7 +154,7 @@ class Reader:
     def integers(
         self, prior: dict[str, Any], vq: Settings, own: Settings, losses: Settings
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What is of the form of integer codes."""
+        """Form of integer codes."""
         rows, codes = self.shape("embeddings.weight")[0], vq.number("codebook_size")
         if rows != codes + 2 + (classes := own.number("condition_num_classes", 1000)):
             text = f"is {codes}, and the table's rows are {rows}, of codes, a mask, {classes} classes and a null"
@@ -182,7 +182,7 @@ class Reader:
     def values(
         self, prior: dict[str, Any], vq: Settings, own: Settings, losses: Settings
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What is of the form of continuous tokens."""
+        """Form of continuous tokens."""
         head_width, dim = self.shape("diffloss.net.input_proj.weight")
         pattern = r"diffloss\.net\.res_blocks\.\d+\."
         depth = len({found[0] for name in self.source.tensors if (found := re.match(pattern, name))})

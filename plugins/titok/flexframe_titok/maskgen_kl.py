@@ -45,7 +45,7 @@ class MaskGenKL(Prior):
     def said(
         self, tokens: Float[Tensor, "b k d"], masked: Bool[Tensor, "b k"], keep: Bool[Tensor, "b k"], given: Said
     ) -> Float[Tensor, "b k w"]:
-        """What the head is told of each token, by those that are not masked."""
+        """Features for the head of each token, by those that are not masked."""
         out: Tensor = self.body(self.embed(tokens, masked), keep, given)
         return out + self.places[: out.shape[1]]
 

@@ -55,7 +55,7 @@ class MaskGIT(Prior):
         hidden: Bool[Tensor, " b"] | None = None,
         sampling: MaskGITSampling | None = None,
     ) -> Any:
-        """What the logits are told of a condition: the class of each row, null where it is hidden.
+        """Rows that the logits are told of a condition: the class of each row, null where it is hidden.
 
         Args:
             sampling: in use, its settings.
@@ -64,7 +64,7 @@ class MaskGIT(Prior):
         return classes if hidden is None else torch.where(hidden, self.null, classes)
 
     def both(self, given: Any) -> Any:
-        """What is given of rows, and behind them as many null ones."""
+        """Rows as they are given, and behind them as many null ones."""
         return torch.cat([given, torch.full_like(given, self.null)])
 
     def with_class(self, ids: Int[Tensor, "b k"], classes: Int[Tensor, " b"]) -> Int[Tensor, "b n"]:

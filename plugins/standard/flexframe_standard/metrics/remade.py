@@ -59,7 +59,7 @@ class Rounds(Tally["ReEncoding"]):
 
 
 class ReEncoding(Metric[ReEncodingConfig]):
-    """What a model makes of its own reconstructions, which are rounded to 8 bits in between as files are."""
+    """Measures of reconstructions that are encoded again, rounded to 8 bits in between as files are."""
 
     tally = Rounds
 

@@ -96,7 +96,7 @@ class SceneClassifier(AttributeClassifier):
         return self.calibrate() if found is None else float(found)
 
     def calibrated_on(self) -> str:
-        """All that the threshold hangs on, as its key in the file of those that are known."""
+        """Everything that the threshold hangs on, as its key in the file of those that are known."""
         settings = self._apart().model_dump_json(exclude={"type"})
         return f"classifier {self.facts['sha256'][:16]}, {self.source.size[0]} pixels, {settings}"
 

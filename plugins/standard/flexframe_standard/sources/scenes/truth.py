@@ -56,7 +56,7 @@ background and the light."""
 
 
 def captions(layout: Layout, row: int, lit: bool) -> dict[str, str]:
-    """What a scene shows, in words, by form."""
+    """Words of what a scene shows, in words, by form."""
     word = {name: words[layout.attributes[name][row]] for name, words in WORDS.items()}
     main, *others = placed(layout, row)
     sides = [f"{_side(main, other)} {_with_article(_sized(other))}" for other in others]
