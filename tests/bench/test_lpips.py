@@ -133,3 +133,30 @@ def test_files_of_another_network_are_refused(over: Any, photographs: Any, tmp_p
     small = photographs(2, (16, 16))
     why = over({"type": "lpips", "net": "squeeze", **files}, small).start(SPEC).unavailable()
     assert why == "images of 16 x 16 pixels vanish in squeeze; use larger images"
+
+
+@pytest.mark.parametrize("kept", [2**28, 0])
+def test_originals_go_through_the_network_once(
+    over: Any, photographs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    from flexframe_standard.metrics import lpips
+
+    backbone, linear = random_weights("squeeze")
+    save_file(backbone, tmp_path / "net.safetensors")
+    save_file(linear, tmp_path / "linear.safetensors")
+    files = {"backbone": str(tmp_path / "net.safetensors"), "linear": str(tmp_path / "linear.safetensors")}
+    metric = over({"type": "lpips", "net": "squeeze", **files}, photographs(1, (32, 32)))
+    assert metric.unavailable(SPEC) is None
+    seen: list[int] = []
+    units = Perceptual.units
+    monkeypatch.setattr(Perceptual, "units", lambda net, images: (seen.append(len(images)), units(net, images))[1])
+    monkeypatch.setattr(lpips, "KEPT", kept)
+    real, others = torch.rand(20, 3, 32, 32) * 255, torch.rand(20, 3, 32, 32) * 255
+    fakes = [real * share for share in (0.5, 0.8, 1.0)]
+    told = [metric.values(real, fake) for fake in fakes] + [metric.values(others, fakes[0])]
+    assert sum(seen) == (4 * 20 + 2 * 20 if kept else 8 * 20)
+    net = Perceptual("squeeze")
+    net.load(backbone, linear)
+    for values, (a, b) in zip(told, [*((real, fake) for fake in fakes), (others, fakes[0])], strict=True):
+        torch.testing.assert_close(values, net(a / 127.5 - 1, b / 127.5 - 1), rtol=1e-4, atol=1e-6)
+    assert float(told[2].max()) == 0
