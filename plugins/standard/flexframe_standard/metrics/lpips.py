@@ -19,7 +19,6 @@ from flexframe_registry import Spec
 from flexframe_standard.metrics.lpips_config import LpipsConfig
 from flexframe_standard.metrics.per_image import PerImage
 
-
 KEPT = 2**28
 """Bytes of features of originals that are kept at most."""
 
