@@ -87,7 +87,8 @@ class _Judge:
         if self._seen is not None and torch.equal(self._seen[0], images):
             yield from self._seen[1]
             return
-        self._seen, kept, size = None, [], 0
+        self._seen, size = None, 0
+        kept: list[list[Tensor]] = []
         for tile in torch.split(images, TILE):
             units = net.units(tile)
             yield units
