@@ -55,6 +55,18 @@ def test_list_may_be_of_one_kind(command):
     assert "card" not in answer.out
 
 
+def test_list_fits_a_narrow_terminal_without_who_provides(command, monkeypatch):
+    wide = command("list", "quantizer").out
+    monkeypatch.setattr("flexframe.commands.list_.out._width", 60)
+    narrow = command("list", "quantizer").out
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert [line.split()[:2] for line in narrow.splitlines() if line[:1] != " "] == [
+        line.split()[:2] for line in wide.splitlines()
+    ]
+    assert set(narrow.split()) <= set(wide.split())
+    assert "provided" not in narrow
+
+
 @pytest.mark.parametrize("kind", ["card", "cards", "suite", "suites", "maskers"])
 def test_list_takes_cards_suites_and_plurals(command, kind):
     answer = command("list", kind)

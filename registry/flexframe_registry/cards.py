@@ -189,7 +189,7 @@ class Cards:
         Raises:
             ConfigError: its first words cannot be read.
         """
-        top = read_top(self.files[name], ("base", "summary", "weights"))
+        top = read_top(self.files[name], ("base", "summary"), there=("weights",))
         summary, base = top.get("summary"), top.get("base")
         if not isinstance(summary, str):
             near = isinstance(base, str) and base in self.files and base not in (name, *above)

@@ -36,9 +36,9 @@ MOST_VALUES = 100_000
 """Values of a file; aliases of YAML count each time."""
 
 
-_WORDS = re.compile(r"(\w+): ([A-Za-z][\x20-\x22\x24-\x39\x3b-\x7e]*)(?<! )\n")
+_WORDS = re.compile(r'(\w+): (?:([A-Za-z][\x20-\x22\x24-\x39\x3b-\x7e]*)(?<! )|"([\x20\x21\x23-\x5b\x5d-\x7e]*)")\n')
 """A setting on one line whose value is plain ASCII words: begun by a letter, without a colon, a hash or a space at its
-end."""
+end; or in double quotes, without a quote or a backslash."""
 _OTHER = frozenset({"true", "false", "null"})
 """What looks like words in YAML 1.2, and is none."""
 
@@ -55,9 +55,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError.at(str(path), " ".join(str(error).split())) from None
 
 
-def read_top(path: Path, keys: Collection[str]) -> dict[str, Any]:
+def read_top(path: Path, keys: Collection[str], there: Collection[str] = ()) -> dict[str, Any]:
     """Read the wanted settings at the top of a YAML file, for listings: the rest is not even parsed, which is most of
     the time, and may be wrong.
+
+    Args:
+        there: settings that are only asked whether they are there, and are True then.
 
     Raises:
         ConfigError: file and line of what is wrong with these.
@@ -68,10 +71,12 @@ def read_top(path: Path, keys: Collection[str]) -> dict[str, Any]:
         raise ConfigError.at(str(path), " ".join(str(error).split())) from None
     blocks = re.split(r"^(?=\w+:)", text, flags=re.MULTILINE)
     wanted = [block for block in blocks if block.partition(":")[0] in keys]
-    words = {match[1]: match[2] for block in wanted if (match := _WORDS.fullmatch(block))}
-    if len(words) == len(wanted) and not _OTHER & {value.lower() for value in words.values()}:
-        return words  # as nearly all of them are: a parser in Python takes a hundred times as long
-    return _mapping("".join(wanted) or "{}", path)
+    found = {key: True for block in blocks if (key := block.partition(":")[0]) in there}
+    words = [match for block in wanted if (match := _WORDS.fullmatch(block))]
+    plain_words = {match[1]: match[2] if match[3] is None else match[3] for match in words}
+    if len(plain_words) == len(wanted) and not _OTHER & {str(match[2]).lower() for match in words}:
+        return plain_words | found  # as nearly all of them are: a parser in Python takes a hundred times as long
+    return _mapping("".join(wanted) or "{}", path) | found
 
 
 def _mapping(text: str, path: Path) -> dict[str, Any]:

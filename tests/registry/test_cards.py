@@ -389,7 +389,7 @@ def test_a_listings_line_is_that_of_the_whole_card(tmp_path):
 @pytest.mark.parametrize(
     "text",
     ["two words, [of] {it} & 'more'", "True", "null", "words # and a comment", "a: b", "12", "'quoted'", "two\n  lines",
-     "true to it", "ends in a space ", "", "tab\there", "über"],
+     "true to it", "ends in a space ", "", "tab\there", "über", '"a: b, # c"', '"null"', '"a \\"b\\""', '"a" b', '"'],
 )  # fmt: skip
 def test_the_top_of_a_file_is_read_as_yaml_reads_it(tmp_path, text):
     path = tmp_path / "a.yaml"
