@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from fnmatch import fnmatch
 
@@ -29,8 +30,8 @@ def list_models(
         licence: the card's licence, as `Apache-2.0`, or several, one of which it must be. Word for word but for the
             case, since what follows may take it back ("of the weights not stated"); `Apache-2.0*` takes all that begins
             so.
-        max_parameters: the most parameters in all, the codec's among them. To count them, models are built without
-            their numbers, which takes torch, and half a minute for all cards.
+        max_parameters: the most parameters in all, the codec's among them. A card that does not say its `parameters`
+            is built without their numbers to count them, which takes torch.
     """
     wanted = [licence] if isinstance(licence, str) else licence
     found = []
@@ -48,7 +49,7 @@ def list_models(
             continue
         if wanted is not None and not any(fnmatch(card.file.licence.lower(), each.lower()) for each in wanted):
             continue
-        if max_parameters is None or _fits(name, config, max_parameters):
+        if max_parameters is None or (card.file.parameters or _count(name, config)) <= max_parameters:
             found.append(name)
     return found
 
@@ -60,23 +61,31 @@ def _has_weights(card: Card) -> bool:
         return False
 
 
-def _fits(name: str, config: ModelConfig, most: int) -> bool:
+def _count(name: str, config: ModelConfig) -> float | int:
+    """Parameters of a model; without end, with a warning, where it cannot be built."""
+    try:
+        return count_parameters(config)
+    except ImportError as error:
+        log.warning("card %s is left out, for its parameters cannot be counted: %s", name, error)
+        return math.inf
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Parameters of a model, the codec's among them: what a card says as `parameters`. Nothing is allocated.
+
+    Raises:
+        ImportError: what it takes is not installed.
+    """
     import torch
 
     from flexframe.models import profile
     from flexframe.models.build import build
 
-    if isinstance(config, TokenizerConfig):
-        sizes = profile.build(config)[1]
-        lacking = next((size.missing for size in sizes if size.missing), "")
-        count = sum(size.parameters for size in sizes)
-    else:
-        lacking, count = "", 0
-        try:
-            with torch.device("meta"):
-                count = sum(each.numel() for each in build(config).parameters())
-        except ImportError as error:
-            lacking = str(error)
-    if lacking:
-        log.warning("card %s is left out, for its parameters cannot be counted: %s", name, lacking)
-    return not lacking and count <= most
+    if not isinstance(config, TokenizerConfig):
+        with torch.device("meta"):
+            return sum(each.numel() for each in build(config).parameters())
+    sizes = profile.build(config)[1]
+    for size in sizes:
+        if size.missing:
+            raise ImportError(size.missing)
+    return sum(size.parameters for size in sizes)

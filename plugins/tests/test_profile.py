@@ -14,6 +14,7 @@ from torch.profiler import profile as torch_profile
 from flexframe.models.profile import PARTS, Meter, build, measure
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
+from flexframe.store.listing import count_parameters
 from flexframe.tokens import Batch
 from flexframe_registry import TokenizerConfig, cards
 
@@ -36,6 +37,17 @@ def config(**parts):
 # --- parameters --------------------------------------------------------------------------------------------------
 
 
+def said(name):
+    """The parameters that a card says; of the toys, which are counted, those that are there."""
+    card = cards().get(name)
+    return card.file.parameters or (count_parameters(card.described) if name.startswith("toy/") else None)
+
+
+@pytest.mark.parametrize("name", sorted({*cards().names()} - {*TOKENIZERS}))
+def test_cards_of_priors_and_codecs_say_their_parameters(name):
+    assert said(name) == count_parameters(cards().get(name).described)
+
+
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_parameters_are_those_of_the_tokenizer(name):
     with torch.device("meta"):
@@ -43,7 +55,7 @@ def test_parameters_are_those_of_the_tokenizer(name):
     _, sizes = build(cards().get(name).model)
     assert [size.kind for size in sizes] == list(PARTS)
     assert not any(size.missing for size in sizes)
-    assert sum(size.parameters for size in sizes) == sum(p.numel() for p in model.parameters())
+    assert sum(size.parameters for size in sizes) == sum(p.numel() for p in model.parameters()) == said(name)
     assert sum(size.trainable for size in sizes) == sum(p.numel() for p in model.parameters() if p.requires_grad)
     tensors = [*model.parameters(), *model.buffers()]
     assert sum(size.stored for size in sizes) == sum(t.numel() * t.element_size() for t in tensors)

@@ -94,6 +94,9 @@ class CardFile(Config):
     """One line for listings."""
     licence: str = "Apache-2.0"
     """Licence of the weights."""
+    parameters: int | None = Field(None, ge=1)
+    """Parameters in all, the codec's among them and those of a prior's tokenizer not, so that `list_models` builds
+    nothing to count them."""
     source: str = ""
     """Origin of the model: paper, repository, data."""
     kind: ModelKind = "tokenizer"

@@ -221,7 +221,7 @@ class Cards:
             if base in (name, *above):
                 raise ConfigError.at(str(path), f"its base {base!r} is built on it in turn")
             below = self._base(base, (name, *above))
-            own = {"base", "weights", "metrics", "expected", "expect", "demo"}
+            own = {"base", "parameters", "weights", "metrics", "expected", "expect", "demo"}
             inherited = below.file.model_dump(exclude=own, exclude_unset=True)
             merged = merge(inherited, raw)
             if _sampled(merged) != _sampled(inherited):  # another decoder or prior takes other settings

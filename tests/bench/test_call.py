@@ -109,6 +109,17 @@ def test_models_are_listed_by_what_one_needs(caplog: pytest.LogCaptureFixture) -
     assert not caplog.records
 
 
+def test_a_card_that_says_its_parameters_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = list[object]()
+    monkeypatch.setattr("flexframe.store.listing.count_parameters", lambda config: counted.append(config) or 10)
+    file = flexframe.cards().get("toy/digits-tiny").file.model_copy(update={"parameters": 11})
+    card = replace(flexframe.cards().get("toy/digits-tiny"), file=file)
+    monkeypatch.setattr(type(flexframe.cards()), "read", lambda *_: card)
+    assert flexframe.list_models("toy/digits-tiny", max_parameters=10) == []
+    assert flexframe.list_models("toy/digits-tiny", max_parameters=11) == ["toy/digits-tiny"]
+    assert not counted
+
+
 def test_a_licence_is_taken_by_the_word(monkeypatch: pytest.MonkeyPatch) -> None:
     cards = flexframe.cards()
     first, second, *others = [name for name in cards.names() if name.startswith("toy/")]
