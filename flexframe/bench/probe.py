@@ -197,9 +197,9 @@ def _whole(model: Tokenizer, mark: str, images: Labelled, seed: int) -> dict[str
     for start in range(0, len(images.labels), BATCH):
         some = images.images[start : start + BATCH].to(model.device).float() / 255
         rng = Rng(seed, torch.arange(start, start + len(some), device=model.device))
-        tokens = model.encode(some, rng=rng)
+        features, tokens = model.described(some, rng=rng)
         parts.setdefault("values", []).append(tokens.values.float().cpu())
-        parts.setdefault("features", []).append(model.features(some, rng=rng).cpu())
+        parts.setdefault("features", []).append(features.cpu())
         for k in () if model.config.encoder.prefixes() else model.config.budgets:
             short = model.shortened(tokens, some, k, rng=rng)
             parts.setdefault(f"values.{k}", []).append(short.values.float().cpu())

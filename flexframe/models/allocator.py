@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -22,3 +23,7 @@ class Allocator(Part[AllocatorConfig]):
     @abstractmethod
     def choose(self, tokenizer: Tokenizer, images: Float[Tensor, "b 3 h w"], *, rng: Rng) -> Int[Tensor, " b"]:
         """A length in 1..K for each image in [0, 1]. It depends on that image and its row of `rng` alone."""
+
+    def rests_on(self) -> Mapping[str, Any]:
+        """Plain data that its choice rests on beside its config: hashes of what it read from files."""
+        return {}

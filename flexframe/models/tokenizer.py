@@ -177,16 +177,24 @@ class Tokenizer(nn.Module, Published):
 
     def tokenized(self, images: Images, *, lengths: Lengths = None, rng: Random = None) -> Tokens:
         """`encode` without a look at the images' values, for which it waits for the device."""
+        return self.described(images, lengths=lengths, rng=rng)[1]
+
+    def described(
+        self, images: Images, *, lengths: Lengths = None, rng: Random = None
+    ) -> tuple[Float[Tensor, "b k e"], Tokens]:
+        """The encoder's features of images in [0, 1], and the tokens that they become, by one pass: what `features` and
+        `encode` give. Images are taken as `tokenized` takes them."""
         images = self._taken(images)
         rows = as_rng(rng, len(images), images.device)
         keep = self._keep(lengths, len(images), self.spec.tokens.length, images.device)
         with use(self, images, self.device):
-            features = self.encoder(self._read(images, rows), keep)
+            features: Tensor = self.encoder(self._read(images, rows), keep)
             quantized = self.quantizer(features.float(), keep, rng=rows)
         if features.requires_grad and not quantized.values.requires_grad:
             name = self.config.quantizer.type
             raise ValueError(f"quantizer {name!r} gives no gradient in evaluation; take one of `features(images)`")
-        return Tokens(quantized.values, keep, quantized.codes, (images.shape[2], images.shape[3]))
+        size = images.shape[2], images.shape[3]
+        return features.float(), Tokens(quantized.values, keep, quantized.codes, size)
 
     def shortened(self, tokens: Tokens, images: Images, length: int, *, rng: Random = None) -> Tokens:
         """Images at `length` tokens each: the first ones of `tokens`, which `encode` gave of them by the same `rng`, or

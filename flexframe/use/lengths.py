@@ -124,8 +124,9 @@ class Chosen(Rule):
     allocator: Allocator
 
     def record(self) -> dict[str, Any]:
-        provider = catalogue().of(self.config).provider
-        return {"rule": "chosen", "allocator": self.config.model_dump(mode="json"), "provider": provider}
+        provider, rests_on = catalogue().of(self.config).provider, self.allocator.rests_on()
+        told = {"rule": "chosen", "allocator": self.config.model_dump(mode="json"), "provider": provider}
+        return {**told, **({"rests_on": dict(rests_on)} if rests_on else {})}
 
     def lengths(
         self, tokenizer: Tokenizer, images: Float[Tensor, "b 3 h w"], wanted: Sequence[int | None], rng: Rng

@@ -121,6 +121,9 @@ def test_an_allocator_chooses_by_each_image_alone(run, tiny, tmp_path):
     record = TokenFile(tmp_path / "1").about.lengths
     assert record["allocator"] == {"type": "toy", "gain": 1.0}
     assert record["provider"].startswith("flexframe-toy ")
+    assert "rests_on" not in record
+    rule.allocator.rests_on = lambda: {"head_sha256": "ab"}
+    assert rule.record() == {**record, "rests_on": {"head_sha256": "ab"}}
 
 
 def test_a_rule_is_read_from_the_command_line(tiny, tmp_path):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from flexframe_registry import AllocatorConfig, Component, MaskerConfig, Spec, catalogue, hookimpl
+from flexframe_registry.kinds import PLACE
 
 
 def powers_of_two(length: int) -> tuple[int, ...]:
@@ -149,6 +150,18 @@ class RateDistortionConfig(ByReconstructionConfig):
     """Mean squared error, in squared 8-bit steps, that one more token must save. 0 takes the length of least error."""
 
 
+class LearnedConfig(AllocatorConfig):
+    """The shortest length at which a small head says that `psnr` would stop: learned from its answers, it reads the
+    frozen encoder's features of the image alone, and nothing is decoded (after ElasticTok's and ALIT's halting)."""
+
+    type: Literal["learned"] = "learned"
+
+    head: str = Field(json_schema_extra=PLACE)
+    """File of a head that `python -m flexframe_lengths` trained for this very tokenizer."""
+    stop: float = Field(0.5, gt=0, lt=1)
+    """Chance of having reached the target from which an image takes no more tokens; higher is safer and longer."""
+
+
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
     """List the plugin's components."""
@@ -160,6 +173,7 @@ def flexframe_components() -> Iterable[Component]:
         Component(TailDropConfig, "flexframe_lengths.maskers:TailDrop"),
         Component(PsnrConfig, "flexframe_lengths.allocators:Psnr"),
         Component(RateDistortionConfig, "flexframe_lengths.allocators:RateDistortion"),
+        Component(LearnedConfig, "flexframe_lengths.learned:Learned"),
     ]
 
 

@@ -1,13 +1,15 @@
 """What allocators choose, against rules worked out here from every reconstruction."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
 import flexframe
 from flexframe.rng import Rng
-from flexframe_lengths import PsnrConfig, RateDistortionConfig
+from flexframe_lengths import LearnedConfig, PsnrConfig, RateDistortionConfig
+from flexframe_lengths.learned import chosen, fit, read, save_head, train
 from flexframe_registry import ConfigError, catalogue
 from flexframe_standard import DigitsConfig
 
@@ -111,3 +113,68 @@ def test_where_tokens_hang_on_how_many_are_kept_images_are_encoded_for_each_budg
     monkeypatch.setattr(type(model.config.encoder), "prefixes", lambda self: False)
     choose(config, model, images[:2])
     assert set(BUDGETS[:-1]) <= {*asked}
+
+
+# --- learned ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_head_learns_lengths_that_its_inputs_tell():
+    inputs = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor(BUDGETS)[(inputs[:, 0] * 1.5 + 2).long().clamp(0, 3)]
+    head, right = fit(inputs, lengths, BUDGETS, epochs=60)
+    assert right > 0.8  # a quarter to two fifths by chance
+    logits = head(inputs)
+    assert (logits[:, 1:] >= logits[:, :-1]).all()  # once it has stopped, it would have stopped later too
+    shorter, longer = (chosen(head, inputs, BUDGETS, stop) for stop in (0.2, 0.8))
+    assert (longer >= shorter).all()
+    assert (longer > shorter).any()
+    again, _ = fit(inputs, lengths, BUDGETS, epochs=60)
+    assert all(torch.equal(a, b) for a, b in zip(head.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def trained(model, images, tmp_path_factory):
+    """The file of a head for the model, of a few images."""
+    rule = PsnrConfig(target=19, budgets=BUDGETS, sampling={"steps": 1, "guidance": 1.0})
+    head, about = train(model, iter(((images * 255).byte(),) * 2), rule, source={"type": "digits"})
+    path = tmp_path_factory.mktemp("heads") / "head.safetensors"
+    save_head(head, about, path)
+    return path
+
+
+def test_a_trained_head_is_chosen_by_config_and_decodes_nothing(trained, model, images, monkeypatch):
+    allocator = catalogue().build(LearnedConfig(head=str(trained)), model.spec)
+    assert allocator.about.images == 16
+    assert allocator.about.rule.target == 19
+    expected = chosen(allocator.head, read(model, images, Rng(5, torch.arange(8))), BUDGETS).tolist()
+    monkeypatch.setattr(type(model), "decode", None)
+    assert choose(LearnedConfig(head=str(trained)), model, images) == expected
+    assert choose(LearnedConfig(head=str(trained), stop=1 - 1e-9), model, images) == [8] * 8
+    assert allocator.rests_on()["head_sha256"]
+
+
+def test_heads_of_other_models_or_of_damaged_files_are_refused(trained, model, images, tmp_path):
+    config = LearnedConfig(head=str(trained))
+    other = flexframe.load(MODEL)
+    other.encoder.registers.data.add_(0.1)
+    with pytest.raises(ConfigError, match=r"was trained for flextok/digits-tiny.*python -m flexframe_lengths"):
+        choose(config, other, images)
+    short = replace(model.spec, tokens=replace(model.spec.tokens, length=4))
+    with pytest.raises(ConfigError, match="of lengths up to 8, and the model has 4 tokens"):
+        catalogue().build(config, short)
+    whole = trained.read_bytes()
+    for content, words in (
+        (whole[:-20], "head.safetensors"),
+        (whole[:-1] + b"\0", "checksum|cannot be read"),
+        (b"x" * 99, "cannot be read"),
+    ):
+        (tmp_path / "head.safetensors").write_bytes(content)
+        with pytest.raises(ConfigError, match=words):
+            catalogue().build(LearnedConfig(head=str(tmp_path / "head.safetensors")), model.spec)
+    with pytest.raises(ConfigError, match="there is no such file; train one"):
+        catalogue().build(LearnedConfig(head=str(tmp_path / "none.safetensors")), model.spec)
+
+
+def test_what_gives_a_head_nothing_to_learn_is_refused(model, images):
+    with pytest.raises(ConfigError, match="gives all 8 images 1 tokens"):
+        train(model, iter([(images * 255).byte()]), PsnrConfig(target=-1, sampling=QUICK))
