@@ -178,7 +178,7 @@ def boards(
     for file, results in found:
         facts = results["protocol"]
         name = _suite(file, results)
-        if wanted.suites and name not in wanted.suites:
+        if wanted.suites and not {name, name.partition("@")[0]} & set(wanted.suites):
             continue
         size = tuple(facts.get("image_size", ()))
         key = (facts.get("task", REBUILT), facts.get("data_sha256"), facts.get("count"), size)
@@ -194,9 +194,13 @@ def boards(
 
 
 def _suite(file: Path, results: Mapping[str, Any]) -> str:
-    """The name of a suite that ships; of any other that of the results' folder, for a file's may be anything."""
-    name = str(results.get("suite", {}).get("name", "")).partition("@")[0]
-    return name if (SUITES / f"{name}.yaml").is_file() else file.absolute().parent.name
+    """The name of a suite that ships, with its version from the second on; of any other that of the results' folder,
+    for a file's may be anything."""
+    suite = results.get("suite", {})
+    name, version = str(suite.get("name", "")).partition("@")[0], suite.get("version", 1)
+    if not (SUITES / f"{name}.yaml").is_file():
+        return file.absolute().parent.name
+    return name if version == 1 else f"{name}@{version}"
 
 
 def _from(file: Path, root: Path) -> str:

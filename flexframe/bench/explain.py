@@ -151,7 +151,7 @@ def _record(results: Mapping[str, Any], name: str, number: Mapping[str, Any]) ->
 
 def _differences(first: Mapping[str, Any], second: Mapping[str, Any], silent: set[str] | None) -> list[Difference]:
     apart: dict[str, tuple[Leaf, Leaf]] = {}
-    one, other = dict(_leaves(first)), dict(_leaves(second))
+    one, other = ({**_unsaid(each), **dict(_leaves(each))} for each in (first, second))
     whole = [half for half in ("use",) if bool(first[half]) != bool(second[half])]  # one of them was not measured
     for path in [*one, *(path for path in other if path not in one)]:
         half = path.partition(".")[0]
@@ -191,16 +191,31 @@ def _half(path: str) -> tuple[Half, str]:
 def _metrics_own(record: Mapping[str, Any]) -> list[Cause]:
     """The causes that a number's metric names, with their patterns as in a record; none of a metric that is not
     installed."""
-    try:
-        config = catalogue().get("metric", record["measure"]["metric"]["type"]).config
-    except (KeyError, TypeError, UnknownName):
-        return []  # not measured, of another form, or of a plugin that is not here: told as settings of the metric
-    assert issubclass(config, MetricConfig)
+    config = _metric(record)
+    if config is None:
+        return []  # told as settings of the metric
     places = tuple(f"metric.{name}" for name, field in config.model_fields.items() if is_place(field))
     common = {cause.name: cause for cause in CAUSES}
     own = [Cause("where a file lies", places, "none: its content is hashed", moves="nothing"), *config.causes]
     worded = [cause if cause.size else replace(common[cause.name], paths=cause.paths) for cause in own]
     return [replace(cause, paths=tuple(f"measure.{path}" for path in cause.paths)) for cause in worded]
+
+
+def _metric(record: Mapping[str, Any]) -> type[MetricConfig] | None:
+    """The config of a number's metric; None of a number that was not measured, is of another form, or whose plugin is
+    not here."""
+    try:
+        config = catalogue().get("metric", record["measure"]["metric"]["type"]).config
+    except (KeyError, TypeError, UnknownName):
+        return None
+    assert issubclass(config, MetricConfig)
+    return config
+
+
+def _unsaid(record: Mapping[str, Any]) -> dict[str, Leaf]:
+    """What an older number's metric was, where its record does not say it."""
+    config = _metric(record)
+    return {} if config is None else {f"measure.{path}": value for path, value in config.unsaid.items()}
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Leaf]]:

@@ -1,7 +1,7 @@
 """The content of results.json, schema 2.
 
 schema            2
-suite             the suite's name and config
+suite             the suite's name, version (of one that ships; 1 where it is not said) and config
 measures          by number: label, better ("higher", "lower", null), unit, digits, note; where there is one: `repeats`,
                   the name of one whose numbers these may be once more, `chance`, what guessing comes to, and `by`, who
                   measured
@@ -63,6 +63,7 @@ from flexframe.data.source import Source
 from flexframe.files import write_text
 from flexframe_registry import ConfigError, SuiteConfig
 from flexframe_registry.files import CHECKSUM, checksum, read_json
+from flexframe_registry.suites import version
 
 FILE = "results.json"
 REMEDY = "is no results.json of this version; choose another folder by -o, or delete it"
@@ -203,8 +204,9 @@ def facts(suite: SuiteConfig, source: Source, task: Mapping[str, str]) -> dict[s
 
 
 def named(name: str, suite: SuiteConfig) -> dict[str, Any]:
-    """A suite by its name, as resolved."""
-    return {"name": name, **suite.model_dump(mode="json")}
+    """A suite by its name, as resolved; of one that ships with its version."""
+    bare, _, number = version(name).partition("@")
+    return {"name": bare, **({"version": int(number)} if number else {}), **suite.model_dump(mode="json")}
 
 
 def write(results: Mapping[str, Any], path: Path) -> None:

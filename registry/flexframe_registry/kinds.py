@@ -623,6 +623,9 @@ class MetricConfig(ComponentConfig):
     causes: ClassVar[Sequence[Cause]] = ()
     """What of its fields and of its protocol moves its numbers how; the first whose pattern fits. What none fits is
     told as "settings of the metric"."""
+    unsaid: ClassVar[Mapping[str, str]] = {}
+    """What results of before leave unsaid, and how it was then: by `measured.NAME`. So a default that changed does not
+    pass for a setting that one of two results merely does not mention."""
 
 
 class PriorConfig(ComponentConfig):

@@ -14,6 +14,7 @@ import pytest
 from flexframe.bench import board as board_module
 from flexframe.bench import board_text
 from flexframe.bench.board import Board, Published, Wanted, as_json, boards, find
+from flexframe.bench.explain import explain
 from flexframe.bench.runner import run
 from flexframe_registry import ConfigError
 
@@ -70,6 +71,31 @@ def test_versions_part_no_columns_and_older_forms_neither(folder: Path) -> None:
         del record["measure"]["task"]
     (found,) = boards(pairs)
     assert [column.name for column in found.columns] == ["psnr", "bits", "length"]
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_ssim_of_before_its_borders_were_said_shares_no_column_with_todays(
+    tokenizer: Any, suite: Any, tmp_path: Path, schema: int
+) -> None:
+    run(suite("ssim", "psnr", count=12, show=0, budgets=[8]), [("a", tokenizer())], tmp_path, name="digits")
+    now, before = read(tmp_path), read(tmp_path)
+    assert (now["suite"]["name"], now["suite"]["version"]) == ("digits", 2)
+    before["schema"] = schema
+    del before["suite"]["version"]
+    for record in before["protocols"].values():
+        record["measure"]["measured"].pop("borders", None)
+        record["measure"]["metric"].pop("borders", None)
+    before["protocols"] = {f"0000{key[4:]}": value for key, value in before["protocols"].items()}
+    for number in before["models"]["a"]["budgets"]["8"]["metrics"].values():
+        number["protocol"] = f"0000{number['protocol'][4:]}"
+    ((difference, measures),) = explain(before, now).differences
+    assert (difference.cause.name, measures) == ("borders of SSIM", ["ssim"])
+    assert difference.details == [("measured.borders", "reflected and counted", "left out")]
+    (found,) = boards([(tmp_path / "before" / "x", before), (tmp_path / "now" / "x", now)])
+    assert [(column.name, column.alone) for column in found.columns] == [
+        ("ssim", False), ("psnr", True), ("ssim", False),
+    ]  # fmt: skip
+    assert found.title == "digits, digits@2: 12 images, 16 x 16"
 
 
 @pytest.mark.parametrize(

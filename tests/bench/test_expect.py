@@ -35,6 +35,6 @@ def test_numbers_are_held_to_what_a_card_says() -> None:
 
 def test_the_command_refuses_what_is_no_suite_as_it_is(command: Any, tmp_path: Path) -> None:
     args = ["bench", "digits-smoke", "toy/digits-tiny", "--expect", "-o", tmp_path / "o"]
-    assert "no card of toy/digits-tiny says what to expect of digits-smoke@1" in command(*args).err
+    assert "no card of toy/digits-tiny says what to expect of digits-smoke@2" in command(*args).err
     assert "is of a suite as it is, and count=4 changes it" in command(*args, "count=4").err
     assert "and --limit 4 changes it" in command(*args, "--limit", 4).err

@@ -320,7 +320,7 @@ def test_times_are_told_in_words(seconds: float, words: str) -> None:
 
 
 def test_the_command_tries_a_suite_and_takes_the_first_images(command: Any, tmp_path: Path) -> None:
-    tried = command("bench", "digits-smoke@1", "toy/digits-tiny", "--dry-run", "metrics=[psnr]", "-o", tmp_path / "o")
+    tried = command("bench", "digits-smoke@2", "toy/digits-tiny", "--dry-run", "metrics=[psnr]", "-o", tmp_path / "o")
     assert tried.code == 0, tried.err
     assert "64 images of 16 x 16" in tried.out
     assert not (tmp_path / "o").exists()
@@ -329,4 +329,4 @@ def test_the_command_tries_a_suite_and_takes_the_first_images(command: Any, tmp_
     found = json.loads((tmp_path / "o" / "results.json").read_text())
     assert found["protocol"]["count"] == 6
     assert found["suite"]["note"].startswith("A first look, at 6 images: no number here compares with one of the whole")
-    assert "is not here: this flexframe has digits-smoke@1" in command("bench", "digits-smoke@7", "toy/digits-tiny").err
+    assert "is not here: this flexframe has digits-smoke@2" in command("bench", "digits-smoke@7", "toy/digits-tiny").err

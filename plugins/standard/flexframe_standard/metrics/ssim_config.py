@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -26,6 +26,7 @@ class SsimConfig(PerImageConfig):
         Cause("setting of SSIM's borders", ("metric.borders",), "told by what was measured", moves="nothing"),
         Cause("versions", ("measured.torchmetrics",)),  # of results of before
     )
+    unsaid: ClassVar[Mapping[str, str]] = {"measured.borders": "reflected and counted"}
     type: Literal["ssim"] = "ssim"
     sigma: float = Field(1.5, gt=0)
     """Standard deviation of the Gaussian window in pixels; the window is 2 * floor(3.5 sigma + 0.5) + 1 wide."""
