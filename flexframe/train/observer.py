@@ -12,6 +12,16 @@ from typing_extensions import TypeVar
 from flexframe_registry import ObserverConfig, TrainConfig
 from flexframe_registry.runfolder import RunFolder
 
+GROUPS = {
+    "held_out": "val/loss",
+    "lr": "optimizer/lr",
+    "grad_norm": "optimizer/grad_norm",
+    "skipped": "optimizer/skipped",
+    "images_per_s": "speed/images_per_s",
+    "data_wait": "speed/data_wait",
+}
+"""Where trackers have what a run logs under one word."""
+
 ObserverC = TypeVar("ObserverC", bound=ObserverConfig, default=ObserverConfig)
 
 
@@ -35,3 +45,19 @@ class Observer(ABC, Generic[ObserverC]):
 
     def end(self, state: str, why: str) -> None:
         """Take leave: the run `finished`, was `stopped` by a signal or `failed`, and why."""
+
+
+def grouped(values: Mapping[str, float]) -> dict[str, float]:
+    """Numbers of a line by names as trackers group them, by the word before the first slash: `train/loss` with the
+    losses of parts (`train/decoder/flow`), `val/loss` (the run's `held_out`), `optimizer/`, `codes/`, `speed/` and
+    `probe/`."""
+    return {_group(name): value for name, value in values.items()}
+
+
+def _group(name: str) -> str:
+    head, _, rest = name.partition("/")
+    if head in GROUPS:
+        return "/".join([GROUPS[head], rest] if rest else [GROUPS[head]])
+    if head.startswith("codes_"):
+        return f"codes/{name.removeprefix('codes_')}"
+    return name if head == "probe" else f"train/{name}"

@@ -44,7 +44,7 @@ DOTTED = re.compile(r"flexframe(?:_[a-z]+)?(?:\.\w+)+")
 FOLDERS = ("flexframe", "registry", "plugins", "tests", "benchmarks", "docs", "tools")
 MADE = ("flexframe_mine", "flexframe_plain")
 """Packages that a reader makes."""
-READERS = ("plain-grid", "plain-linear", "at-least", "edges", "discs", "=dim", "=csv", "rmsprop")
+READERS = ("plain-grid", "plain-linear", "at-least", "edges", "discs", "=dim", "=csv", "rmsprop", "mlflow")
 """... and their parts."""
 
 
@@ -169,6 +169,9 @@ def test_a_howto_makes_what_keeps_the_contract(page, tmp_path, monkeypatch):
     for path, text in files:
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(text, encoding="utf-8")
+    if page.name == "tracker.md":
+        (tmp_path / "mlflow.py").write_text(MLFLOW)
+        monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     for name in [name for name in sys.modules if name.split(".")[0] == "flexframe_mine"]:
         monkeypatch.delitem(sys.modules, name)
@@ -178,7 +181,7 @@ def test_a_howto_makes_what_keeps_the_contract(page, tmp_path, monkeypatch):
             for check in checks.of(component.kind):
                 check(component, {})
     finally:
-        for name in [name for name in sys.modules if name.split(".")[0] == "flexframe_mine"]:
+        for name in [name for name in sys.modules if name.split(".")[0] in ("flexframe_mine", "mlflow")]:
             del sys.modules[name]
 
 
@@ -211,7 +214,9 @@ APART = {"doctor", "new-plugin", "import", "verify", "stats", "probe", "results"
 reader's own results."""
 CODE = ("README.md", "docs/use.md", "docs/checkpoints.md")
 """Pages whose Python runs as it stands. Elsewhere it is files of a plugin, or pieces."""
-RUN = [page for page in PAGES if page.name != "writing-a-plugin.md" and {words[0] for words in commands(page)} - APART]
+ASIDE = ("writing-a-plugin.md", "tracker.md")
+"""Pages of a test of their own."""
+RUN = [page for page in PAGES if page.name not in ASIDE and {words[0] for words in commands(page)} - APART]
 FLEXFRAME = "from flexframe import cli\ncli.main()"
 
 
@@ -219,7 +224,7 @@ FLEXFRAME = "from flexframe import cli\ncli.main()"
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", RUN, ids=name_of)
 def test_every_block_runs_as_it_is_written(page, forked, install, tmp_path, monkeypatch):
-    """From top to bottom; of writing-a-plugin.md the tests of `new-plugin` say so."""
+    """From top to bottom; of writing-a-plugin.md the tests of `new-plugin` say so, of tracker.md the next one."""
     _what_readers_have(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code, files, wrong = list[str](), dict[str, str](), list[str]()
@@ -243,6 +248,47 @@ def test_every_block_runs_as_it_is_written(page, forked, install, tmp_path, monk
             if done.returncode:
                 wrong.append(f"flexframe {shlex.join(given)}: {done.stderr}")
     assert not wrong, f"{name_of(page)}:\n" + "\n".join(wrong)
+
+
+MLFLOW = """
+import json, types
+def told(*words):
+    with open("told.jsonl", "a") as file:
+        file.write(json.dumps(words) + "\\n")
+def start_run(run_id=None, run_name=None):
+    told("start", run_id, run_name)
+    return types.SimpleNamespace(info=types.SimpleNamespace(run_id="their-id"))
+def set_experiment(name): told("experiment", name)
+def log_dict(data, name): told("config", sorted(data), name)
+def log_metrics(values, step): told("line", step, sorted(values))
+def log_artifact(path, place=None): told("file", path.rpartition("/")[2], place)
+def end_run(status): told("end", status)
+"""
+"""What stands for MLflow, with what the page uses of it."""
+
+
+@pytest.mark.slow
+def test_the_tracker_of_the_page_is_told_of_a_run_and_of_its_going_on(forked, install, tmp_path, monkeypatch):
+    page = ROOT / "docs" / "howto" / "tracker.md"
+    files = dict(re.findall(r"^```python\n# flexframe_mine/(\w+)\.py\n(.*?)^```", page.read_text(), re.M | re.DOTALL))
+    assert len(files["__init__"].splitlines()) + len(files["tracker"].splitlines()) <= 70
+    install("flexframe_mine", files.pop("__init__"), **files)
+    (tmp_path / "mlflow.py").write_text(MLFLOW)
+    (words,) = commands(page)
+    for given in ([*words, "run.sample_every=20"], ["train", "--resume", "runs/mine", "run.steps=30"]):
+        done = forked(FLEXFRAME, *given)
+        assert done.returncode == 0, done.stderr
+        assert "observer" not in done.stderr, done.stderr
+    told = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text().splitlines()]
+    assert [words[:2] for words in told if words[0] in ("start", "end")] == [
+        ["start", None], ["end", "FINISHED"], ["start", "their-id"], ["end", "FINISHED"],
+    ]  # fmt: skip
+    assert [words[1] for words in told if words[0] == "line"] == [10, 20, 30]
+    assert {"train/loss", "optimizer/lr", "codes/used", "speed/images_per_s"} <= {*told[3][2]}
+    assert [words[1:] for words in told if words[0] == "file"] == [
+        ["step-00000020.png", "samples"], ["model.safetensors", None],
+        ["step-00000030.png", "samples"], ["model.safetensors", None],
+    ]  # fmt: skip
 
 
 def _given(words: list[str], folder: Path, forked: Callable[..., Any]) -> list[str]:

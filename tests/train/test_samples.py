@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from flexframe.train import checkpoint
 from flexframe.train import run as runs
+from flexframe.train.observer import grouped
 from flexframe.train.run import Run
 from flexframe_registry import ConfigError, hookimpl, manager
 
@@ -87,6 +88,19 @@ def test_a_missing_package_is_told_before_anything_is_made(create, monkeypatch, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("loss", "train/loss"), ("decoder/flow", "train/decoder/flow"), ("held_out", "val/loss"),
+        ("lr", "optimizer/lr"), ("grad_norm", "optimizer/grad_norm"),
+        ("grad_norm/decoder", "optimizer/grad_norm/decoder"),
+        ("codes_used", "codes/used"), ("images_per_s", "speed/images_per_s"), ("probe/tokens", "probe/tokens"),
+    ],
+)  # fmt: skip
+def test_trackers_have_numbers_in_groups(name, there):
+    assert grouped({name: 1.5}) == {there: 1.5}
+
+
 def test_tensorboard_and_wandb_are_told_what_is_logged(create, go, monkeypatch):
     told = {"tensorboard": [], "wandb": []}
 
@@ -117,16 +131,16 @@ def test_tensorboard_and_wandb_are_told_what_is_logged(create, go, monkeypatch):
     run = go(create("run", "run.steps=4", "run.log_every=2", "run.sample_every=4",
                     "run.observers=[tensorboard, {type: wandb, project: tokens}]"))  # fmt: skip
     logged = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
-    assert (4, "loss", logged[1]["loss"]) in told["tensorboard"]
+    assert (4, "train/loss", logged[1]["loss"]) in told["tensorboard"]
     assert told["tensorboard"].pop() == "closed"
     assert [entry for entry in told["tensorboard"] if entry[1] == "samples"] == [(4, "samples", 3)]
     settings, *steps, end = told["wandb"]
     assert end == ("end", 0)
     assert (settings["project"], settings["mode"], settings["name"]) == ("tokens", "offline", "run")
     assert [step for step, _ in steps] == [2, 4, 4]
-    assert steps[0][1]["loss"] == logged[0]["loss"]
+    assert steps[0][1]["train/loss"] == logged[0]["loss"]
     assert steps[1][1] == {"samples": ("image", str(run.folder / "samples/step-00000004.png"))}
-    assert steps[2][1]["loss"] == logged[1]["loss"]
+    assert steps[2][1]["train/loss"] == logged[1]["loss"]
 
 
 def test_a_run_is_sent_to_wandb_under_its_own_name_and_the_model_kept_there(create, go, monkeypatch):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flexframe.train.observer import Observer
+from flexframe.train.observer import Observer, grouped
 from flexframe_registry import TrainConfig
 from flexframe_registry.runfolder import RunFolder
 from flexframe_standard.observers_config import TensorBoardConfig, WandbConfig
@@ -28,7 +28,7 @@ class TensorBoard(Observer[TensorBoardConfig]):
         self.writer = writer(str(folder.tensorboard), purge_step=step + 1 if step else None)
 
     def line(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
+        for name, value in grouped(values).items():
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
@@ -55,7 +55,7 @@ class Wandb(Observer[WandbConfig]):
         )  # fmt: skip
 
     def line(self, step: int, values: Mapping[str, float]) -> None:
-        self.run.log(dict(values), step=step)
+        self.run.log(grouped(values), step=step)
 
     def picture(self, step: int, path: Path) -> None:
         self.run.log({"samples": self.package.Image(str(path))}, step=step)
