@@ -18,10 +18,9 @@ from typing_extensions import TypeVar
 
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Codes, Condition, Flow, Kept, Losses, Outputs, Quantized, Text, Tokens
+from flexframe_registry.config import ComponentConfig, SamplingConfig
 from flexframe_registry.kinds import (
     CodecConfig,
-    CodesSpec,
-    ComponentConfig,
     ConditionerConfig,
     DecoderConfig,
     EncoderConfig,
@@ -29,10 +28,9 @@ from flexframe_registry.kinds import (
     ObjectiveConfig,
     PriorConfig,
     QuantizerConfig,
-    SamplingConfig,
-    Spec,
 )
 from flexframe_registry.models import TokenizerConfig
+from flexframe_registry.widths import CodesSpec, Spec
 
 OnStep = Callable[[int, int], None]
 """Told by what takes steps how many are done, and how many there are in all."""

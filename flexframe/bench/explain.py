@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from flexframe.bench.causes import CAUSES, OTHER
 from flexframe_registry import UnknownName, catalogue
-from flexframe_registry.kinds import Cause, MetricConfig, is_place
+from flexframe_registry.config import is_place
+from flexframe_registry.kinds import Cause, MetricConfig
 
 Leaf = str | int | float | bool | None
 ABSENT = "(not said)"

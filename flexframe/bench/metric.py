@@ -24,7 +24,8 @@ from typing_extensions import TypeVar
 
 from flexframe.data.source import Source
 from flexframe.tokens import Tokens
-from flexframe_registry.kinds import MetricConfig, Spec
+from flexframe_registry.kinds import MetricConfig
+from flexframe_registry.widths import Spec
 
 MetricC = TypeVar("MetricC", bound=MetricConfig, default=MetricConfig)
 MetricT = TypeVar("MetricT", bound="Metric[Any]", default="Metric[Any]")

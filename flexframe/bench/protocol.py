@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from flexframe_registry import ComponentConfig, catalogue
-from flexframe_registry.kinds import is_place
+from flexframe_registry.config import is_place
 
 SCHEMA = 2
 UINT8_RULES = {

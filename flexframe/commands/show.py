@@ -148,7 +148,7 @@ def _show_words(name: str, as_json: bool) -> bool:
 def _rows(form: type[Config], prefix: str) -> Iterator[tuple[str, str, str]]:
     """Settings of a config; below each those of the part that it has where nothing is said, or of its entries."""
     from flexframe_registry import catalogue
-    from flexframe_registry.kinds import ComponentConfig, Config
+    from flexframe_registry.config import ComponentConfig, Config
     from flexframe_registry.options import settings_of
 
     for each in settings_of(form):

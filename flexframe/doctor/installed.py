@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from flexframe.doctor.findings import Rows, installed, one_line
 from flexframe_registry import Broken, cards, catalogue, manager
-from flexframe_registry.kinds import KINDS, ComponentConfig
+from flexframe_registry.config import ComponentConfig
+from flexframe_registry.kinds import KINDS
 from flexframe_registry.models import PARTS
 
 IMAGES = 60_000

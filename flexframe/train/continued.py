@@ -16,8 +16,8 @@ from flexframe.data.inventory import changed
 from flexframe.files import differences, differing
 from flexframe_registry import ConfigError, RunConfig, TrainConfig
 from flexframe_registry.cards import read_training
+from flexframe_registry.config import is_anew, may_change
 from flexframe_registry.files import checksum, put, read_json, split_override
-from flexframe_registry.kinds import is_anew, may_change
 from flexframe_registry.runfolder import STEPS, RunFolder
 from flexframe_registry.spellings import present
 

@@ -3,21 +3,18 @@
 from . import lost
 from .cards import Card, Cards, cards
 from .catalogue import Broken, Catalogue, Component
+from .config import ComponentConfig, Config, SamplingConfig
 from .errors import ConfigError, UnknownName
 from .hookspecs import hookimpl, hookspec
 from .kinds import (
     AllocatorConfig,
     Cause,
     CodecConfig,
-    CodesSpec,
-    ComponentConfig,
     ConditionerConfig,
-    Config,
     DecoderConfig,
     EncoderConfig,
     FeedConfig,
     ImporterConfig,
-    LatentSpec,
     MaskerConfig,
     MetricConfig,
     ObjectiveConfig,
@@ -26,19 +23,22 @@ from .kinds import (
     PictureObjectiveConfig,
     PriorConfig,
     QuantizerConfig,
-    SamplingConfig,
     SourceConfig,
-    Spec,
     StepConfig,
-    TargetSpec,
-    TextSpec,
-    TokenSpec,
     TransformConfig,
 )
 from .manager import catalogue, create_manager, manager
 from .models import CodecModelConfig, GeneratorConfig, ModelConfig, TokenizerConfig
 from .runs import RunConfig, TrainConfig
 from .suites import SuiteConfig, suite
+from .widths import (
+    CodesSpec,
+    LatentSpec,
+    Spec,
+    TargetSpec,
+    TextSpec,
+    TokenSpec,
+)
 
 __all__ = [
     "AllocatorConfig",

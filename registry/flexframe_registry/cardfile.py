@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from .kinds import Config, Resize
+from .config import Config
+from .kinds import Resize
 from .models import ModelKind
 
 

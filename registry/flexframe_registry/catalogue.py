@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .config import ComponentConfig
 from .errors import ConfigError, UnknownName, nearest
-from .kinds import KINDS, ComponentConfig
+from .kinds import KINDS
 
 
 @dataclass(frozen=True, slots=True)

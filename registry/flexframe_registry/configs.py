@@ -6,10 +6,11 @@ __getattr__ = moved(
     __name__,
     {
         "flexframe_registry.kinds": (
-            "AllocatorConfig Betas CodecConfig CodesSpec ComponentConfig Config DecoderConfig EncoderConfig "
-            "ImporterConfig KINDS LatentSpec MaskerConfig MetricConfig ObjectiveConfig PriorConfig "
-            "QuantizerConfig Resize SIZES SamplingConfig Size SourceConfig Spec StepConfig TokenSpec"
+            "AllocatorConfig Betas CodecConfig DecoderConfig EncoderConfig ImporterConfig KINDS MaskerConfig "
+            "MetricConfig ObjectiveConfig PriorConfig QuantizerConfig Resize SourceConfig StepConfig"
         ),
+        "flexframe_registry.config": "ComponentConfig Config SIZES SamplingConfig Size",
+        "flexframe_registry.widths": "CodesSpec LatentSpec Spec TokenSpec",
         "flexframe_registry.slots": "Slot resolve",
         "flexframe_registry.models": "TokenizerConfig",
     },

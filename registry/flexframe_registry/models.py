@@ -10,27 +10,20 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from .config import SIZES, ComponentConfig, Config, SamplingConfig, Size
 from .errors import ConfigError
 from .kinds import (
     ENCODER,
-    SIZES,
     CodecConfig,
-    CodesSpec,
-    ComponentConfig,
     ConditionerConfig,
-    Config,
     DecoderConfig,
     EncoderConfig,
-    LatentSpec,
     MaskerConfig,
     PriorConfig,
     QuantizerConfig,
-    SamplingConfig,
-    Size,
-    Spec,
-    TokenSpec,
 )
 from .slots import Slot, resolve
+from .widths import CodesSpec, LatentSpec, Spec, TokenSpec
 
 ModelKind = Literal["tokenizer", "generator", "codec"]
 """The words for what a card or a model file holds."""

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from .config import Config
 from .errors import ConfigError, nearest
 from .files import put, split_override
-from .kinds import Config
 
 FORMS: Mapping[Any, str] = {bool: "true|false", int: "N", float: "X", str: "TEXT"}
 """Placeholders for a value in help texts, by its type."""

@@ -7,11 +7,10 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from .config import ANEW, Config
 from .errors import ConfigError, nearest
 from .kinds import (
-    ANEW,
     ENCODER,
-    Config,
     DecoderConfig,
     EncoderConfig,
     FeedConfig,

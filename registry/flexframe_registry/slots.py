@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, SerializeAsAny
 
+from .config import ComponentConfig, Size
 from .errors import ConfigError
-from .kinds import ComponentConfig, Size
 from .manager import catalogue
 
 

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from .config import Config
 from .errors import MISSING, ConfigError, UnknownName, nearest
 from .files import put, read_yaml, split_override
-from .kinds import Config, MetricConfig, SourceConfig
+from .kinds import MetricConfig, SourceConfig
 from .slots import Slot
 
 

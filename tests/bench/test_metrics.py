@@ -16,7 +16,7 @@ from flexframe.bench.metric import Reconstructions
 from flexframe.data.source import Sample, Source
 from flexframe.tokens import Tokens
 from flexframe_registry import SourceConfig, Spec, SuiteConfig
-from flexframe_registry.kinds import LatentSpec, TokenSpec
+from flexframe_registry.widths import LatentSpec, TokenSpec
 
 
 class Images(Source):

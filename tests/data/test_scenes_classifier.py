@@ -12,7 +12,7 @@ from flexframe.bench.metric import Reconstructions
 from flexframe.bench.runner import Head
 from flexframe.tokens import Tokens
 from flexframe_registry import ConfigError, Spec, SuiteConfig, catalogue, suite
-from flexframe_registry.kinds import LatentSpec, TokenSpec
+from flexframe_registry.widths import LatentSpec, TokenSpec
 from flexframe_standard.metrics.classifier_config import ClassifierConfig
 from flexframe_standard.sources.scenes import VERSION, classifier
 from flexframe_standard.sources.scenes_config import WORDS, ScenesConfig

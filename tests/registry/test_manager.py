@@ -28,7 +28,7 @@ def flexframe_components():
 
 OTHER_KIND = """
 from flexframe_registry import Component, hookimpl
-from flexframe_registry.kinds import ComponentConfig
+from flexframe_registry.config import ComponentConfig
 from typing import Literal
 class SthConfig(ComponentConfig):
     kind = "thing"

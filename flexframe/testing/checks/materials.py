@@ -14,16 +14,15 @@ from flexframe.parts import Decoder, OnStep
 from flexframe.rng import Rng
 from flexframe.tokens import Tokens, prefix
 from flexframe_registry import Component, LatentSpec, Spec, TokenizerConfig, TokenSpec, catalogue
+from flexframe_registry.config import ComponentConfig, SamplingConfig
 from flexframe_registry.kinds import (
     OUTPUTS,
     CodecConfig,
-    ComponentConfig,
     DecoderConfig,
     EncoderConfig,
     ObjectiveConfig,
     PriorConfig,
     QuantizerConfig,
-    SamplingConfig,
 )
 
 Fields = Mapping[str, Any]

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from flexframe_registry import FeedConfig
-from flexframe_registry.kinds import ANEW, PLACE
+from flexframe_registry.config import ANEW, PLACE
 
 
 class ImagesFeedConfig(FeedConfig):

@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from flexframe_registry import SourceConfig
-from flexframe_registry.kinds import PLACE, Cause, Config
+from flexframe_registry.config import PLACE, Config
+from flexframe_registry.kinds import Cause
 from flexframe_registry.slots import resolve
 from flexframe_standard.metrics.inception_config import LayerConfig
 

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from flexframe_registry import MetricConfig
-from flexframe_registry.kinds import PLACE, Cause
+from flexframe_registry.config import PLACE
+from flexframe_registry.kinds import Cause
 
 UNITS = "distances in different features have different units: they never compare"
 """The size of a change of the extractor."""

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from flexframe_registry import ConfigError, SourceConfig
+from flexframe_registry.config import PLACE
 from flexframe_registry.files import MAX_PIXELS, SCHEME
-from flexframe_registry.kinds import PLACE, Resize
+from flexframe_registry.kinds import Resize
 
 
 def class_names(path: Path) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from flexframe_registry.kinds import PLACE
+from flexframe_registry.config import PLACE
 from flexframe_standard.sources.files_config import FilesConfig
 
 
