@@ -87,7 +87,15 @@ def shards(pattern: str) -> list[Path]:
     Raises:
         ConfigError: one that is not there, is no .tar, or is named twice.
     """
-    paths = files_of(pattern, "shard", ".tar")
+    return checked(files_of(pattern, "shard", ".tar"))
+
+
+def checked(paths: list[Path]) -> list[Path]:
+    """Shards, each of which is a .tar by its name.
+
+    Raises:
+        ConfigError: one is not.
+    """
     for path in paths:
         if path.suffix.lower() != ".tar":
             raise ConfigError.at("path", f"{str(path)!r} is no uncompressed .tar, whose members can be found by place")

@@ -159,7 +159,7 @@ def test_a_missing_library_is_one_line(kind, library, monkeypatch, tmp_path):
 # --- datasets ----------------------------------------------------------------------------------------------------
 
 CODE = """
-import io, sys, warnings
+import io, pathlib, sys, warnings
 import datasets, numpy as np
 from PIL import Image
 def encoded(i):
@@ -185,6 +185,14 @@ except Exception as error:
 print(len(found), list(found.class_names()), sample.label, sample.caption, sample.id, int(sample.image.sum()))
 print(len(fetched), fetched[0].label, int(fetched[2].image.sum()), fetched.protocol()["data set"]["split"])
 print(len(source(path=sys.argv[1], split="val")), found.inventory()["count"])
+few = source(path=sys.argv[2], first=3)
+(pathlib.Path(sys.argv[2]) / "data.parquet").unlink()
+again = source(path=sys.argv[2], first=3)
+print(len(few), len(again), again[1].label, int(again[2].image.sum()), list(again.class_names()))
+try:
+    source(path=sys.argv[1], first=3)
+except Exception as error:
+    print(str(error).split(",")[0])
 """
 
 
@@ -194,7 +202,8 @@ def test_data_sets_of_the_library_are_sources(python, tmp_path):
     if not Path(tmp_path).exists() or subprocess.run([sys.executable, "-c", "import datasets"]).returncode:
         pytest.skip("datasets is not installed")
     (tmp_path / "files").mkdir()
-    quiet = {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    quiet = {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+             "FLEXFRAME_HOME": str(tmp_path / "home")}  # fmt: skip
     answer = python(CODE, tmp_path / "kept", tmp_path / "files", **quiet)
     assert answer.returncode == 0, answer.stderr
     total = int(image(3).sum())
@@ -203,6 +212,8 @@ def test_data_sets_of_the_library_are_sources(python, tmp_path):
     assert lines[0] == f"4 ['ape', 'zebra'] 1 d train#000003 {total}"
     assert lines[1] == f"3 1 {total} train[1:]"
     assert lines[2] == "1 4"
+    assert lines[3].startswith(f"3 3 1 {int(image(2).sum())} ['ape', 'zebra']")
+    assert lines[4] == "first: is 3"
 
 
 # --- names of classes --------------------------------------------------------------------------------------------

@@ -11,12 +11,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
-from flexframe.data import tarfiles
+from flexframe.data import remote, tarfiles
 from flexframe.data.images import NO_FILE, USUAL, BrokenImage, odd
 from flexframe.data.leftout import LeftOut
 from flexframe.data.source import Facts, Sample, Source
 from flexframe.data.waiting import waiting
 from flexframe.data.walk import walk
+from flexframe.store.hub import home
 from flexframe_registry import ConfigError
 from flexframe_standard.sources.arrays import Arrays
 from flexframe_standard.sources.facts import LARGEST, facts
@@ -155,7 +156,7 @@ class Tar(Files):
         super().__init__(config, size)
         if config.labels == "folders":
             raise ConfigError.at("labels", "is 'folders'; images of shards have theirs in .cls or .json")
-        paths = tarfiles.shards(config.path)
+        paths = self._shards()
         common = Path(os.path.commonpath([path.absolute().parent for path in paths]))
         self.names = [path.absolute().relative_to(common).with_suffix("").as_posix() for path in paths]
         with waiting("indexing shards", len(paths)) as told:
@@ -170,6 +171,14 @@ class Tar(Files):
                 "path", f"no images in {config.path!r}; looked for {USUAL} and the others of Pillow's{also}"
             )
         self.leave_out()
+
+    def _shards(self) -> list[Path]:
+        """The shards, fetched where the path is an address."""
+        config = self.config
+        if not isinstance(config, TarConfig) or not remote.is_address(config.path):
+            return tarfiles.shards(config.path)
+        kept = home() / "fetched" if config.cache is None else Path(config.cache).expanduser()
+        return tarfiles.checked(remote.fetched(tarfiles.braces(config.path), config.hosts, kept))
 
     def number(self) -> int:
         return self.stops[-1]

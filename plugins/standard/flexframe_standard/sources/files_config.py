@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from flexframe_registry import ConfigError, SourceConfig
 from flexframe_registry.config import PLACE
@@ -38,9 +39,15 @@ def class_names(path: Path) -> tuple[str, ...]:
     return tuple(firsts)
 
 
+FETCHED = ("https://", "http://", "s3://")
+"""Beginnings of the addresses that are fetched."""
+
+
 class FilesConfig(SourceConfig):
     """Settings that sources of image files share."""
 
+    fetches: ClassVar[bool] = False
+    """Whether the path may be an address."""
     path: str = Field(json_schema_extra=PLACE)
     """Where the images are, on this machine's disks."""
     resize: Resize | Literal["none"] = "torchvision-bicubic"
@@ -73,9 +80,11 @@ class FilesConfig(SourceConfig):
     @field_validator("path")
     @classmethod
     def _local(cls, value: str) -> str:
-        if SCHEME.match(value):
+        if SCHEME.match(value) and not (cls.fetches and value.startswith(FETCHED)):
             what = "a command" if value.startswith("pipe:") else "an address"
             text = f"{value!r} is {what}; images are read from this machine's disks only, so fetch them first"
+            if value.startswith(FETCHED):
+                text += ", or have the shards of a data set fetched: {type: tar, path: ..., hosts: [...]}"
             raise ConfigError.at("", text)
         return value
 
@@ -100,10 +109,31 @@ class TarConfig(FilesConfig):
     """Images in tar files of WebDataset's form, in their order; a shard, a pattern, or braces: `train-{000..099}.tar`.
 
     Members of one name, in any order, are a sample: an image, a label in `.cls` or in `.json` under `label`, a caption
-    in `.txt` or in `.json` under `caption`. Nothing else is read, and nothing is unpickled.
+    in `.txt` or in `.json` under `caption`. Nothing else is read, and nothing is unpickled. Of an address, the shards
+    are fetched once, and then read from this machine's disk.
     """
 
+    fetches: ClassVar[bool] = True
     type: Literal["tar"] = "tar"
+    path: str = Field(json_schema_extra=PLACE)
+    """The shards on this machine's disks, or their addresses, with braces for several: `https://HOST/train-{000..099}.tar`,
+    `http://...`, or `s3://BUCKET/...` (`pip install 'flexframe[s3]'`)."""
+    hosts: tuple[str, ...] = Field((), json_schema_extra=PLACE)
+    """Hosts that shards may be fetched from, as `[data.example.org]`; of S3 the bucket. Nothing is fetched from any
+    other, also where one of these leads there."""
+    cache: str | None = Field(None, json_schema_extra=PLACE)
+    """The folder that keeps fetched shards, by host and path. Null: `fetched` in `$FLEXFRAME_HOME`, or in
+    `~/.cache/flexframe`. What is there is not fetched again; delete what was changed at its place."""
+
+    @model_validator(mode="after")
+    def _named_hosts(self) -> TarConfig:
+        if not self.path.startswith(FETCHED):
+            return self
+        host = urlsplit(self.path).hostname or ""
+        if host not in self.hosts:
+            text = f"is on {host!r}, which `hosts` does not name; to have the shards fetched, add hosts: [{host}]"
+            raise ConfigError.at("path", text)
+        return self
 
 
 class ArraysConfig(FilesConfig):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from abc import abstractmethod
 from bisect import bisect_right
 from collections import OrderedDict
@@ -11,6 +13,7 @@ from contextlib import suppress
 from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
@@ -18,6 +21,7 @@ from flexframe.data.images import BrokenImage
 from flexframe.data.tarfiles import files_of
 from flexframe.extras import needed
 from flexframe.files import refuse_pointer
+from flexframe.store.hub import home
 from flexframe_registry import ConfigError
 from flexframe_standard.sources.reading import Files
 from flexframe_standard.sources.tables_config import DatasetsConfig, ParquetConfig, TableConfig
@@ -255,8 +259,12 @@ def _opened(library: Any, config: DatasetsConfig) -> Any:
     kept = path.is_dir() and any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
     try:
         if not kept:
-            place = str(path) if path.exists() else config.path
+            place = str(path.absolute()) if path.exists() else config.path
+            if config.first is not None:
+                return _streamed(library, config, place, config.first)
             return library.load_dataset(place, config.name, split=config.split, revision=config.revision)
+        if config.first is not None:
+            raise ConfigError.at("first", f"is {config.first}, and {config.path!r} is whole on this disk: leave it out")
         held = library.load_from_disk(str(path))
         if not isinstance(held, library.DatasetDict):
             return held
@@ -268,3 +276,24 @@ def _opened(library: Any, config: DatasetsConfig) -> Any:
             raise
         why = " ".join(str(error).split())[:200]
         raise ConfigError.at("path", f"{config.path!r} cannot be read as a data set ({why})") from None
+
+
+def _streamed(library: Any, config: DatasetsConfig, place: str, count: int) -> Any:
+    """The first rows of a data set as a table of its own, read from a stream where they are not kept from before."""
+    asked = json.dumps([place, config.name, config.split, config.revision, count])
+    kept = home() / "streamed" / hashlib.sha256(asked.encode()).hexdigest()[:32]
+    if not kept.is_dir():
+        rows = library.load_dataset(place, config.name, split=config.split, revision=config.revision, streaming=True)
+        rows = rows.take(count) if rows.features is not None else rows.take(count)._resolve_features()
+        images = [name for name, feature in rows.features.items() if isinstance(feature, library.Image)]
+        for name in images:
+            rows = rows.cast_column(name, library.Image(decode=False))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=kept.parent) as folder:
+            found = library.Dataset.from_generator(
+                lambda: iter(rows), features=rows.features, cache_dir=f"{folder}/cache"
+            )
+            found.save_to_disk(f"{folder}/whole")
+            with suppress(OSError):  # another process was faster
+                os.replace(f"{folder}/whole", kept)
+    return library.load_from_disk(str(kept))

@@ -37,9 +37,11 @@ class DatasetsConfig(TableConfig):
     """Images of a data set that the library `datasets` reads (`pip install 'flexframe[datasets]'`), in its order.
 
     What `save_to_disk` left, a folder that `load_dataset` reads, or the hub's `owner/name`, which is fetched and kept
-    in its own cache. It is not streamed: an image is asked for by its number, in any order, and a stream has none.
+    in its own cache. Images are asked for by number, in any order, so that a stream is read up to the `first` so many
+    rows, which are kept.
     """
 
+    later = frozenset({"first"})
     type: Literal["datasets"] = "datasets"
     path: str = Field(json_schema_extra=PLACE)
     """A folder on this machine's disks, or a data set's name on the hub."""
@@ -49,3 +51,6 @@ class DatasetsConfig(TableConfig):
     """Which of its splits, also a part of one, as `train[:1000]`."""
     revision: str | None = None
     """Commit, branch or tag of the hub's repository; the newest if not given."""
+    first: int | None = Field(None, ge=1)
+    """Take the first so many rows alone, from a stream: of a data set on the hub the rest is not fetched. They are kept
+    in `$FLEXFRAME_HOME/streamed`, so that the same rows come again, in the same order. Null: all of the split."""
