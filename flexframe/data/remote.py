@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
+from itertools import repeat
 from pathlib import Path
 from shutil import copyfileobj
 from typing import IO, Any
@@ -78,7 +79,7 @@ def fetched(addresses: Sequence[str], hosts: Collection[str], folder: Path) -> l
     missing = [each for each in zip(addresses, places, strict=True) if not each[1].is_file()]
     if missing:
         with waiting("fetching shards", len(missing)) as told, ThreadPoolExecutor(AT_ONCE) as pool:
-            for done, _ in enumerate(pool.map(lambda each: _fetch(*each, hosts), missing), 1):
+            for done, _ in enumerate(pool.map(_fetch, *zip(*missing, strict=True), repeat(hosts)), 1):
                 told(done)
     return places
 
