@@ -51,6 +51,7 @@ class RARConfig(PriorConfig):
 
     type: Literal["rar"] = "rar"
     sampling = RARSampling
+    texts = True
     sizes = {
         "tiny": {"width": 64, "depth": 2, "heads": 2, "hidden": 128},
         "small": {"width": 384, "depth": 12, "heads": 6, "hidden": 1536},
@@ -70,7 +71,7 @@ class RARConfig(PriorConfig):
     attention_dropout: float = Field(0.1, ge=0, lt=1)
     """Training: dropout of attention weights."""
     class_dropout: float = Field(0.1, ge=0, le=1)
-    """Training: probability that a row's class is hidden, for guidance."""
+    """Training: probability that a row's class, or its text, is hidden, for guidance."""
     anneal_start: int = Field(125_000, ge=0)
     """Training: up to this step every row's order is a random permutation."""
     anneal_end: int = Field(187_500, ge=0)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,6 +14,7 @@ from flexframe.nn.attention import attend
 from flexframe.nn.denoiser import Denoiser
 from flexframe.nn.dropout import dropped, drops
 from flexframe.nn.priors import class_ids
+from flexframe.nn.reading import Context, Reading, read, text_input
 from flexframe.parts import Prior
 from flexframe.rng import Rng
 from flexframe.tokens import Codes, Condition, Losses, prefix
@@ -24,32 +25,47 @@ from .denoising_configs import CausalDenoisingConfig, CausalDenoisingSampling
 
 
 class Block(nn.Module):
-    """A pre-norm block of causal attention and a SwiGLU feed-forward layer, both without biases."""
+    """A pre-norm block of causal attention and a SwiGLU feed-forward layer, both without biases; between them it may
+    read a text."""
 
-    def __init__(self, config: CausalDenoisingConfig) -> None:
+    def __init__(self, config: CausalDenoisingConfig, reads: bool = False) -> None:
         super().__init__()
         width, self.heads, self.dropout = config.width, config.heads, config.dropout
         self.norm1, self.norm2 = nn.RMSNorm(width, eps=1e-5), nn.RMSNorm(width, eps=1e-5)
         self.qkv, self.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
         self.fc1 = nn.Linear(width, 2 * config.hidden, bias=False)
         self.fc2 = nn.Linear(config.hidden, width, bias=False)
+        self.reading = Reading(width, config.heads) if reads else None
 
     def forward(
-        self, x: Float[Tensor, "b n w"], cache: Cache | None, numbers: Int[Tensor, "b 2 2"] | None
+        self,
+        x: Float[Tensor, "b n w"],
+        cache: Cache | None,
+        numbers: Int[Tensor, "b s 2"] | None,
+        known: Float[Tensor, "2 b h k d"] | None = None,
+        present: Bool[Tensor, "b k"] | None = None,
     ) -> Float[Tensor, "b n w"]:
-        """Without a cache, or with an empty one, positions attend causally; further ones are given one by one."""
-        first, second = (None, None) if numbers is None else numbers.unbind(1)
+        """Without a cache, or with an empty one, positions attend causally; further ones are given one by one.
+
+        Args:
+            numbers: of the dropout of its layers.
+            known: keys and values of a text that it reads, of which some are `present`.
+        """
+        first, second, third = (None, None, None) if numbers is None else numbers.unbind(1)
         query, key, value = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if cache is not None:
             key, value = cache.extend(key, value)
         mixed = attend(query, key, value, causal=key.shape[2] == x.shape[1])
         x = x + dropped(self.proj(mixed.transpose(1, 2).flatten(2)), self.dropout, first)
+        if self.reading is not None and known is not None and present is not None:
+            x = x + dropped(self.reading(x, known, present), self.dropout, third)
         gate, inner = self.fc1(self.norm2(x)).chunk(2, -1)
         return x + dropped(self.fc2(F.silu(gate) * inner), self.dropout, second)
 
 
 class CausalDenoising(Prior):
-    """`[class | tokens but the last]`, where each position says something of the token that follows."""
+    """`[class | tokens but the last]`, where each position says something of the token that follows. A text is attended
+    to in every block, and in the place of the class is the null one."""
 
     config: CausalDenoisingConfig
 
@@ -60,10 +76,11 @@ class CausalDenoising(Prior):
         self.input = nn.Linear(spec.values, width)
         self.positions = nn.Parameter(torch.empty(spec.length + 1, width))
         self.input_norm = nn.RMSNorm(width, eps=1e-5)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(config, spec.text is not None) for _ in range(config.depth))
         self.norm = nn.RMSNorm(width, eps=1e-5)
         self.places = nn.Parameter(torch.empty(spec.length, width))
         self._init_weights()
+        self.text = None if spec.text is None else text_input(spec.text.width, width)
         self.head = Denoiser(config, spec.values, width)
 
     def _init_weights(self) -> None:
@@ -87,12 +104,21 @@ class CausalDenoising(Prior):
         embedded: Tensor = self.input_norm(x + self.positions[start : start + x.shape[1]])
         return embedded
 
+    def context(self, condition: Condition | None, guided: bool = False) -> Context | None:
+        """The texts of a condition, where there is a conditioner; `guided`, those of its rows, and as many null ones.
+
+        Raises:
+            ValueError: there are none.
+        """
+        return read(self.text, (block.reading for block in self.blocks), condition, guided)
+
     def said(
         self,
         tokens: Float[Tensor, "b m d"],
         classes: Int[Tensor, " b"],
         caches: list[Cache] | None = None,
         rng: Rng | None = None,
+        context: Context | None = None,
     ) -> Float[Tensor, "b n w"]:
         """Features for the head of tokens 0..m; of the last one alone where caches hold the others. With dropout where
         its draws are given."""
@@ -105,10 +131,12 @@ class CausalDenoising(Prior):
         numbers = None
         if rng is not None and self.config.dropout:
             numbers = drops(rng, "causal-denoising/dropout", 1 + 2 * len(self.blocks))
+            reads = drops(rng, "causal-denoising/reading", len(self.blocks))
             x = dropped(x, self.config.dropout, numbers[:, 0])
         for i, block in enumerate(self.blocks):
-            own = None if numbers is None else numbers[:, 1 + 2 * i : 3 + 2 * i]
-            x = block(x, None if caches is None else caches[i], own)
+            own = None if numbers is None else torch.cat([numbers[:, 1 + 2 * i : 3 + 2 * i], reads[:, i : i + 1]], 1)
+            text = (None, None) if context is None else (context.known[i], context.present)
+            x = block(x, None if caches is None else caches[i], own, *text)
         normed: Tensor = self.norm(x)
         return normed + self.places[first : first + x.shape[1]]
 
@@ -122,7 +150,9 @@ class CausalDenoising(Prior):
         if self.training:
             hidden = rng.uniform("causal-denoising/class") < self.config.class_dropout
             classes = classes.masked_fill(hidden, self.null)
-        said = self.said(tokens[:, :-1], classes, rng=rng if self.training else None)
+            condition = None if condition is None else condition.hidden(hidden)
+        context = self.context(condition)
+        said = self.said(tokens[:, :-1], classes, rng=rng if self.training else None, context=context)
         return self.head.losses(tokens, said, keep, rng)
 
     # --- use -----------------------------------------------------------------------------------------------------
@@ -141,14 +171,15 @@ class CausalDenoising(Prior):
         assert isinstance(sampling, CausalDenoisingSampling)
         keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
         classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
-        guided = sampling.guided and self.spec.classes is not None
+        guided = sampling.guided and (self.spec.classes is not None or self.spec.text is not None)
+        context = self.context(condition, guided)
         rows = torch.cat([classes, torch.full_like(classes, self.null)]) if guided else classes
         count = keep.shape[1]
         caches = [Cache(count) for _ in self.blocks] if sampling.cache else None
         tokens = torch.zeros(len(keep), count, self.spec.values, device=keep.device)
         for done in range(count):
             given = tokens[:, :done].to(self.input.weight.dtype)
-            said = self.said(given.repeat(2, 1, 1) if guided else given, rows, caches)[:, -1]
+            said = self.said(given.repeat(2, 1, 1) if guided else given, rows, caches, context=context)[:, -1]
             own, free = cast("tuple[Tensor, Tensor]", said.chunk(2)) if guided else (said, None)
             noise = self.head.draws(rng, f"causal-denoising/token.{done}", 1, sampling)[:, 0]
             scale = sampling.scale((done + 1) / self.spec.length)

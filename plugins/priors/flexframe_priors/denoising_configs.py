@@ -31,6 +31,7 @@ class CausalDenoisingConfig(DenoisingConfig):
     generator of Semanticist (arXiv 2503.08685, section 3.3)."""
 
     type: Literal["causal-denoising"] = "causal-denoising"
+    texts = True
     sampling = CausalDenoisingSampling
     sizes = {
         "tiny": {"width": 64, "depth": 2, "heads": 2, **HEAD["tiny"]},
@@ -77,6 +78,7 @@ class MARConfig(DenoisingConfig):
     head denoises others."""
 
     type: Literal["mar"] = "mar"
+    texts = True
     sampling = MARSampling
     sizes = {
         "tiny": {"width": 64, "depth": 1, "heads": 2, "buffer": 4, **HEAD["tiny"]},

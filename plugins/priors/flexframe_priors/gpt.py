@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from flexframe.nn.attention import attend
 from flexframe.nn.dropout import dropped, drops
 from flexframe.nn.priors import class_ids, gumbel
+from flexframe.nn.reading import Context, Reading, read, text_input
 from flexframe.parts import LikelihoodPrior, SymbolWalk
 from flexframe.rng import Rng
 from flexframe.tokens import Codes, Condition, Losses, prefix
@@ -19,7 +20,6 @@ from flexframe_registry import CodesSpec, SamplingConfig
 
 from . import GPTConfig, GPTSampling
 from .cache import Cache
-from .reading import Context, Reading
 
 
 class Attention(nn.Module):
@@ -107,13 +107,10 @@ class GPT(LikelihoodPrior):
             self.positions = nn.Parameter(torch.empty(spec.length * len(self.radices), width))
         crosses = spec.text is not None and config.text == "cross"
         self.blocks = nn.ModuleList(Block(config, crosses) for _ in range(config.depth))
-        self.text = None
-        if spec.text is not None:
-            inner = spec.text.width
-            self.text = nn.Sequential(nn.Linear(inner, inner), nn.GELU("tanh"), nn.Linear(inner, width))
         self.norm = nn.RMSNorm(width, eps=1e-5)
         self.heads = nn.ModuleList(nn.Linear(width, radix, bias=False) for radix in self.radices)
         self._init_weights()
+        self.text = None if spec.text is None else text_input(spec.text.width, width)
 
     def _init_weights(self) -> None:
         """Normals of deviation 0.02, smaller where the residual stream is added to; heads start at zero."""
@@ -122,9 +119,6 @@ class GPT(LikelihoodPrior):
                 nn.init.normal_(module.weight, std=0.02)
         if self.positions is not None:
             nn.init.normal_(self.positions, std=0.02)
-        for layer in self.text or ():
-            if isinstance(layer, nn.Linear):  # a text is read from the first step on
-                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
         for block in self.blocks:
             read = [] if block.reading is None else [block.reading.proj]
             for layer in (block.attn.proj, block.fc2, *read):
@@ -178,15 +172,7 @@ class GPT(LikelihoodPrior):
         Raises:
             ValueError: there are none.
         """
-        if self.text is None:
-            return None
-        if condition is None or condition.embeddings is None or condition.present is None:
-            raise ValueError("this prior is conditioned on texts; give their embeddings, a row's or the null text's")
-        both = [condition, condition.hidden(torch.ones_like(condition.null))] if guided else [condition]
-        vectors = self.text(torch.cat([each.embeddings for each in both if each.embeddings is not None]))
-        present = torch.cat([each.present for each in both if each.present is not None])
-        known = [block.reading.known(vectors) for block in self.blocks if block.reading is not None]
-        return Context(vectors, present, known)
+        return read(self.text, (block.reading for block in self.blocks), condition, guided)
 
     def features(
         self,

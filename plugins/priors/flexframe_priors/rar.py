@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from flexframe.nn.attention import attend
 from flexframe.nn.dropout import dropped, drops
 from flexframe.nn.priors import class_ids, gumbel
+from flexframe.nn.reading import Context, Reading, read, text_input
 from flexframe.parts import LikelihoodPrior, SymbolWalk
 from flexframe.rng import Rng
 from flexframe.tokens import Codes, Condition, Losses, prefix
@@ -50,9 +51,9 @@ class Attention(nn.Module):
 
 class Block(nn.Module):
     """A pre-norm block whose norms are shifted and scaled, and whose outputs are gated, by the condition (adaLN-zero,
-    arXiv 2212.09748)."""
+    arXiv 2212.09748); between its two layers it may read a text."""
 
-    def __init__(self, config: RARConfig) -> None:
+    def __init__(self, config: RARConfig, reads: bool = False) -> None:
         super().__init__()
         width = config.width
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
@@ -61,18 +62,29 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.fc1, self.fc2 = nn.Linear(width, config.hidden), nn.Linear(config.hidden, width)
         self.dropout = config.dropout
+        self.reading = Reading(width, config.heads) if reads else None
 
     def forward(
         self,
         x: Float[Tensor, "b n w"],
         condition: Float[Tensor, "b n w"],
         cache: Cache | None,
-        numbers: Int[Tensor, "b 4 2"] | None,
+        numbers: Int[Tensor, "b s 2"] | None,
+        known: Float[Tensor, "2 b h k d"] | None = None,
+        present: Bool[Tensor, "b k"] | None = None,
     ) -> Float[Tensor, "b n w"]:
-        weights, first, second, third = [None] * SITES if numbers is None else numbers.unbind(1)
+        """The block's output.
+
+        Args:
+            numbers: of the dropout of its layers.
+            known: keys and values of a text that it reads, of which some are `present`.
+        """
+        weights, first, second, third, fourth = [None] * (SITES + 1) if numbers is None else numbers.unbind(1)
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, -1)
         attended = self.attn(self.norm1(x) * (1 + scale1) + shift1, cache, weights)
         x = x + gate1 * dropped(attended, self.dropout, first)
+        if self.reading is not None and known is not None and present is not None:
+            x = x + dropped(self.reading(x, known, present), self.dropout, fourth)
         inner = dropped(F.gelu(self.fc1(self.norm2(x) * (1 + scale2) + shift2)), self.dropout, second)
         return x + gate2 * dropped(self.fc2(inner), self.dropout, third)
 
@@ -95,7 +107,7 @@ def init_weights(module: nn.Module) -> None:
     """Initialise one module, truncated normals of deviation 0.02, zero biases; what modulates starts at zero."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.trunc_normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
     if isinstance(module, Block | Head):
         nn.init.zeros_(module.modulation[1].weight)
@@ -109,7 +121,8 @@ def embedding(*shape: int) -> nn.Parameter:
 class RAR(LikelihoodPrior):
     """`[start | class | tokens in their order]`; the class's position and each token's gives the code that follows.
 
-    Absent tokens come last in every order, where no present one sees them.
+    Absent tokens come last in every order, where no present one sees them. A text is attended to in every block, and
+    in the place of the class, which modulates them, is the null one.
     """
 
     config: RARConfig
@@ -123,9 +136,18 @@ class RAR(LikelihoodPrior):
         self.positions = embedding(2 + spec.length, width)
         self.targets = embedding(spec.length, width)
         self.steps = embedding(2 + spec.length, width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(config, spec.text is not None) for _ in range(config.depth))
         self.head = Head(width, spec.entries)
         self.apply(init_weights)
+        self.text = None if spec.text is None else text_input(spec.text.width, width)
+
+    def context(self, condition: Condition | None, guided: bool = False) -> Context | None:
+        """The texts of a condition, where there is a conditioner; `guided`, those of its rows, and as many null ones.
+
+        Raises:
+            ValueError: there are none.
+        """
+        return read(self.text, (block.reading for block in self.blocks), condition, guided)
 
     def logits(
         self,
@@ -134,6 +156,7 @@ class RAR(LikelihoodPrior):
         order: Int[Tensor, "b k"],
         caches: list[Cache] | None = None,
         rng: Rng | None = None,
+        context: Context | None = None,
     ) -> Float[Tensor, "b n v"]:
         """Logits of each next code: m + 1 of them, or the last alone where caches hold the rest.
 
@@ -142,6 +165,7 @@ class RAR(LikelihoodPrior):
             classes: 0..classes-1, and the one past the last for null.
             order: the slots in that order, m of them at least.
             rng: draws of dropout; without them there is none.
+            context: the rows' texts, of a prior that reads some.
         """
         label, read = self.class_embedding(classes)[:, None], ids.shape[1]
         x = torch.cat([self.start.expand(len(ids), 1, -1), label, self.token_embedding(ids)], 1)
@@ -152,11 +176,14 @@ class RAR(LikelihoodPrior):
         condition = label + self.steps[: 2 + read]
         if caches is not None and caches[0].done:
             x, condition = x[:, caches[0].done :], condition[:, caches[0].done :]
-        numbers = [None] * len(self.blocks)
+        numbers: list[Tensor | None] = [None] * len(self.blocks)
         if rng is not None and (self.config.dropout or self.config.attention_dropout):
-            numbers = drops(rng, "rar/dropout", SITES * len(self.blocks)).split(SITES, 1)
+            own = drops(rng, "rar/dropout", SITES * len(self.blocks)).split(SITES, 1)
+            reads = drops(rng, "rar/reading", len(self.blocks))
+            numbers = [torch.cat([each, reads[:, i : i + 1]], 1) for i, each in enumerate(own)]
         for i, block in enumerate(self.blocks):
-            x = block(x, condition, None if caches is None else caches[i], numbers[i])
+            text = (None, None) if context is None else (context.known[i], context.present)
+            x = block(x, condition, None if caches is None else caches[i], numbers[i], *text)
         new = min(x.shape[1], 1 + read)  # the start's position gives nothing
         return self.head(x[:, -new:], condition[:, -new:])
 
@@ -169,11 +196,13 @@ class RAR(LikelihoodPrior):
         classes = class_ids(condition, self.spec.classes, len(ids), ids.device)
         order = self._raster(keep)
         if self.training:
-            dropped = rng.uniform("rar/class") < self.config.class_dropout
-            classes = torch.where(dropped, self.null, classes)
+            hidden = rng.uniform("rar/class") < self.config.class_dropout
+            classes = torch.where(hidden, self.null, classes)
+            condition = None if condition is None else condition.hidden(hidden)
             order = self.choose_order(keep, rng=rng)
         ids = ids.gather(1, order)
-        logits = self.logits(ids[:, :-1], classes, order, rng=rng if self.training else None)
+        draws, context = rng if self.training else None, self.context(condition)
+        logits = self.logits(ids[:, :-1], classes, order, rng=draws, context=context)
         losses = F.cross_entropy(logits.mT, ids, reduction="none")
         return {"codes": (losses * keep).sum(1) / keep.sum(1)}
 
@@ -196,7 +225,8 @@ class RAR(LikelihoodPrior):
         keep = codes.keep
         ids = codes.codes[..., 0].masked_fill(~keep, 0)
         classes = class_ids(condition, self.spec.classes, len(ids), ids.device)
-        log_probs = self.logits(ids[:, :-1], classes, self._raster(keep)).float().log_softmax(-1)
+        logits = self.logits(ids[:, :-1], classes, self._raster(keep), context=self.context(condition))
+        log_probs = logits.float().log_softmax(-1)
         return log_probs.gather(-1, ids[..., None])[..., 0].masked_fill(~keep, 0)
 
     def walk(self, condition: Condition | None, count: int) -> Walk:
@@ -216,11 +246,12 @@ class RAR(LikelihoodPrior):
         keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
         classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
         rows = torch.cat([classes, torch.full_like(classes, self.null)]) if sampling.guided else classes
+        context = self.context(condition, sampling.guided)
         order = self._raster(keep).repeat(len(rows) // max(len(keep), 1), 1)
         caches = [Cache(2 + keep.shape[1]) for _ in self.blocks] if sampling.cache else None
         ids = keep.new_zeros(len(keep), 0, dtype=torch.long)
         for done in range(keep.shape[1]):
-            logits = self.logits(ids.repeat(len(rows) // len(keep), 1), rows, order, caches)[:, -1]
+            logits = self.logits(ids.repeat(len(rows) // len(keep), 1), rows, order, caches, context=context)[:, -1]
             if sampling.guided:
                 given, free = logits.chunk(2)
                 logits = given + sampling.excess(done / self.spec.length) * (given - free)
@@ -241,6 +272,7 @@ class Walk(SymbolWalk):
     def __init__(self, prior: RAR, condition: Condition | None, count: int) -> None:
         self.prior, self.device = prior, prior.start.device
         self.rows = class_ids(condition, prior.spec.classes, count, self.device)
+        self.context = prior.context(condition)
         self.order = torch.arange(prior.spec.length, device=self.device).expand(count, -1)
         self.caches = [Cache(2 + prior.spec.length) for _ in prior.blocks]
 
@@ -252,4 +284,4 @@ class Walk(SymbolWalk):
 
     @torch.no_grad()
     def logits(self, symbols: Int[Tensor, "b m"]) -> Float[Tensor, "b v"]:
-        return self.prior.logits(symbols, self.rows, self.order, self.caches)[:, -1]
+        return self.prior.logits(symbols, self.rows, self.order, self.caches, context=self.context)[:, -1]

@@ -108,7 +108,8 @@ def test_a_prefix_beside_rotated_places_is_refused():
         generator("prefix", positions="rope")
 
 
-def test_priors_without_a_place_for_texts_say_so():
+def test_priors_without_a_place_for_texts_say_so(monkeypatch):
+    monkeypatch.setattr(catalogue().get("prior", "rar").config, "texts", False)
     raw = {"length": 6, "codebook_size": 20, "prior": {"type": "rar", "width": 32, "heads": 2}, "conditioner": "words"}
     with pytest.raises(ConfigError, match="conditioner: is 'words', and prior 'rar' has no place for a text"):
         GeneratorConfig.read(raw)

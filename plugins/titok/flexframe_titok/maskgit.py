@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flexframe.nn.priors import class_ids, gumbel
+from flexframe.nn.reading import Context
 from flexframe.parts import Prior
 from flexframe.rng import Rng
 from flexframe.tokens import Codes, Condition, Losses, prefix
@@ -23,6 +25,18 @@ from .maskgit_configs import MaskGITConfig, MaskGITSampling
 
 MASKED = 2 / math.pi
 """Mean share of tokens that training masks: the mean of an arc cosine over a quarter turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A condition as the forms read it."""
+
+    classes: Int[Tensor, " b"]
+    """The class of each row, null where it has none."""
+    context: Context | None = None
+    """The text of each row, of a prior that reads some."""
+    pair: Context | None = None
+    """These, and the null text as often, for guidance."""
 
 
 class MaskGIT(Prior):
@@ -55,17 +69,28 @@ class MaskGIT(Prior):
         hidden: Bool[Tensor, " b"] | None = None,
         sampling: MaskGITSampling | None = None,
     ) -> Any:
-        """Rows that the logits are told of a condition: the class of each row, null where it is hidden.
+        """What the logits are told of a condition, null in rows where it is hidden.
 
         Args:
             sampling: in use, its settings.
         """
         classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
-        return classes if hidden is None else torch.where(hidden, self.null, classes)
+        if hidden is not None:
+            classes = torch.where(hidden, self.null, classes)
+            condition = None if condition is None else condition.hidden(hidden)
+        context = self.context(condition, guided=sampling is not None)
+        if context is None or sampling is None:
+            return Given(classes, context)
+        return Given(classes, context.chunk(2)[0], context)
+
+    def context(self, condition: Condition | None, guided: bool) -> Context | None:
+        """The texts of a condition, of a form that reads some; `guided`, those of its rows, and as many null ones."""
+        return None
 
     def both(self, given: Any) -> Any:
         """Rows as they are given, and behind them as many null ones."""
-        return torch.cat([given, torch.full_like(given, self.null)])
+        assert isinstance(given, Given)
+        return Given(torch.cat([given.classes, torch.full_like(given.classes, self.null)]), given.pair)
 
     def with_class(self, ids: Int[Tensor, "b k"], classes: Int[Tensor, " b"]) -> Int[Tensor, "b n"]:
         """The sequence that a form reads: the class, then the ids."""

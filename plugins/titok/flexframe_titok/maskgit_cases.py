@@ -20,7 +20,7 @@ from flexframe_registry import ConfigError
 
 from . import maskgit_training
 from .layers import layer_of, output_of
-from .maskgit import MaskGIT
+from .maskgit import Given, MaskGIT
 from .maskgit_configs import MaskGITSampling
 
 STEPS = 4
@@ -64,12 +64,12 @@ def _compare_case(prior: MaskGIT, case: Mapping[str, Tensor], path: Path) -> Ite
         if name in ("ids", "condition"):
             continue
         if name == "logits_cond":
-            yield compare(path.stem, name, prior.logits(ids, classes, keep), golden)
+            yield compare(path.stem, name, prior.logits(ids, Given(classes), keep), golden)
         elif name == "logits_uncond":
-            yield compare(path.stem, name, prior.logits(ids, torch.full_like(classes, prior.null), keep), golden)
+            yield compare(path.stem, name, prior.logits(ids, Given(torch.full_like(classes, prior.null)), keep), golden)
         elif name == "embeddings_out" or re.fullmatch(r"block\d+_out", name):
             layer = prior.norm if name == "embeddings_out" else layer_of(prior, name)
-            out = output_of(layer, lambda: prior.logits(ids, classes, keep))
+            out = output_of(layer, lambda: prior.logits(ids, Given(classes), keep))
             yield compare(path.stem, name, out, golden)
         elif match := re.fullmatch(r"mask_seed(\d+)", name):
             yield compare(path.stem, name, _masked(prior, ids, int(match[1])), golden)
@@ -107,7 +107,7 @@ def _sampled(prior: MaskGIT, case: Mapping[str, Tensor], path: Path) -> Comparis
     tables = {f"maskgit/{own[match['what']]}.{match['step']}": table for match, table in drawn.items()}
     ids, classes = case["ids"], case["condition"]
     keep, rng = torch.ones_like(ids, dtype=torch.bool), TableRng(tables, len(ids))
-    filled = prior.fill(classes, keep, prior.spec.entries, rng=rng, sampling=sampling)
+    filled = prior.fill(Given(classes), keep, prior.spec.entries, rng=rng, sampling=sampling)
     return compare(path.stem, "ids", filled, ids, note=_told(sampling))
 
 
@@ -131,7 +131,7 @@ def _generated(prior: MaskGIT, classes: Tensor, keep: Tensor, sampling: MaskGITS
 
     It draws from all its logits, which for a head over the whole vocabulary are more than the codes.
     """
-    entries = prior.logits(keep.long(), classes, keep).shape[-1]
+    entries = prior.logits(keep.long(), Given(classes), keep).shape[-1]
     draws, tables = torch.Generator().manual_seed(seed), {}
     for step in range(sampling.steps):
         guided = sampling.guidance_schedule == "power-cosine" or sampling.excess(step / sampling.steps) != 0
@@ -139,4 +139,4 @@ def _generated(prior: MaskGIT, classes: Tensor, keep: Tensor, sampling: MaskGITS
             torch.rand(classes.shape, generator=draws)
         tables[f"maskgit/codes.{step}"] = torch.rand(*keep.shape, entries, generator=draws)
         tables[f"maskgit/confidence.{step}"] = torch.rand(keep.shape, generator=draws)
-    return prior.fill(classes, keep, entries, rng=TableRng(tables, len(keep)), sampling=sampling)
+    return prior.fill(Given(classes), keep, entries, rng=TableRng(tables, len(keep)), sampling=sampling)

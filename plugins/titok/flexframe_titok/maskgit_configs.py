@@ -65,6 +65,7 @@ class MaskGITConfig(PriorConfig):
     """Base of both forms: a bidirectional transformer that fills in masked codes."""
 
     sampling = MaskGITSampling
+    texts = True
 
     width: int = Field(768, ge=1)
     """Transformer width."""
@@ -79,7 +80,7 @@ class MaskGITConfig(PriorConfig):
     unmasked_weight: float = Field(0.1, ge=0, le=1)
     """Training: weight of the loss of a token that was not masked."""
     class_dropout: float = Field(0.1, ge=0, le=1)
-    """Training: probability that a row's class is hidden, for guidance."""
+    """Training: probability that a row's class, or its text, is hidden, for guidance."""
 
     @model_validator(mode="after")
     def _heads(self) -> MaskGITConfig:

@@ -15,7 +15,7 @@ from flexframe.testing.tables import TableRng
 from flexframe.tokens import Codes, Condition
 from flexframe_registry import ConfigError
 
-from .maskgit import MASKED, MaskGIT
+from .maskgit import MASKED, Given, MaskGIT
 
 INPUTS = {
     "maskgit/share": "mask_time_uniform", "maskgit/order": "mask_order_uniform", "maskgit/class": "label_drop_uniform",
@@ -48,7 +48,7 @@ def compare_step(
     loss = own.sum() * ids.shape[1] * (MASKED + (1 - MASKED) * rest) / weights
     loss.backward()
     with torch.no_grad():
-        logits = prior.logits(shown, dropped, keep)
+        logits = prior.logits(shown, Given(dropped), keep)
     right = (logits.argmax(-1) == ids)[masked].float().mean()
     results = {"mask": masked, "masked": shown, "logits": logits, "correct_tokens": right[None]}
     for name in sorted(case.keys() - {"ids", "condition", *INPUTS.values()}):

@@ -12,7 +12,7 @@ from flexframe.rng import Rng
 from flexframe.testing.tables import TableRng
 from flexframe.tokens import Codes, Condition, prefix
 from flexframe_registry import ConfigError, GeneratorConfig, cards
-from flexframe_titok.maskgit import MASKED
+from flexframe_titok.maskgit import MASKED, Given
 from flexframe_titok.maskgit_configs import MaskGITSampling
 
 FORMS = ["maskgit-bert", "maskgit-uvit"]
@@ -40,9 +40,9 @@ def watch(prior, monkeypatch):
     """The ids and classes of each evaluation."""
     seen, logits = [], prior.logits
 
-    def watched(ids, classes, keep, rng=None):
-        seen.append((ids.clone(), classes.clone()))
-        return logits(ids, classes, keep, rng)
+    def watched(ids, given, keep, rng=None):
+        seen.append((ids.clone(), given.classes.clone()))
+        return logits(ids, given, keep, rng)
 
     monkeypatch.setattr(prior, "logits", watched)
     return seen
@@ -78,7 +78,7 @@ def test_the_loss_is_the_smoothed_weighted_cross_entropy(form):
         found = model(Codes(ids[..., None], keep), condition, rng=rng)["codes"]
         masked = prior.choose_masked(keep, rng=rng)
         classes = torch.tensor([0, CLASSES, 2, 0])
-        logits = prior.logits(torch.where(masked, CODES, ids), classes, keep).log_softmax(-1)
+        logits = prior.logits(torch.where(masked, CODES, ids), Given(classes), keep).log_softmax(-1)
     for i, length in enumerate(keep.sum(1).tolist()):
         total = 0.0
         for k in range(length):
@@ -97,7 +97,7 @@ def test_over_a_large_batch_it_is_the_published_loss():
         ours = prior(Codes(ids[..., None], keep), None, rng=rng)["codes"].mean()
         masked = prior.choose_masked(keep, rng=rng)
         classes = torch.full((2000,), CLASSES)
-        logits = prior.logits(ids.masked_fill(masked, CODES), classes, keep)
+        logits = prior.logits(ids.masked_fill(masked, CODES), Given(classes), keep)
     losses = F.cross_entropy(logits.mT, ids, reduction="none", label_smoothing=0.1)
     weights = torch.where(masked, 1.0, 0.1)
     assert ours.item() == pytest.approx(float((losses * weights).sum() / weights.sum()), rel=0.02)
@@ -149,7 +149,7 @@ def test_one_step_without_guidance_takes_the_likeliest_codes(form):
     found = model.sample(labels, sampling={"steps": 1, "guidance": 0}).codes[..., 0]
     keep = torch.ones(4, LENGTH, dtype=torch.bool)
     with torch.no_grad():
-        logits = model.prior.logits(torch.full((4, LENGTH), CODES), labels, keep)
+        logits = model.prior.logits(torch.full((4, LENGTH), CODES), Given(labels), keep)
     assert torch.equal(found, logits[..., :CODES].argmax(-1))
 
 
@@ -174,8 +174,8 @@ def test_guidance_weighs_the_class_against_none(schedule, monkeypatch):
     found = model.sample(ROWS % CLASSES, sampling=settings).codes[..., 0]
     keep, masks = torch.ones(4, LENGTH, dtype=torch.bool), torch.full((4, LENGTH), CODES)
     with torch.no_grad():
-        given = model.prior.logits(masks, ROWS % CLASSES, keep)
-        free = model.prior.logits(masks, torch.full((4,), CLASSES), keep)
+        given = model.prior.logits(masks, Given(ROWS % CLASSES), keep)
+        free = model.prior.logits(masks, Given(torch.full((4,), CLASSES)), keep)
     excess = {"constant": 2.5, "linear": 0, "power-cosine": 0}[schedule]  # the other two start without
     assert len(seen[0][0]) == (8 if excess else 4)
     assert torch.equal(found, (given + excess * (given - free)).argmax(-1))

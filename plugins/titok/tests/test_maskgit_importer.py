@@ -17,6 +17,7 @@ from flexframe.models.generator import Generator
 from flexframe.store.load import load
 from flexframe.testing.refusals import parametrize_refusals
 from flexframe_registry import ConfigError, GeneratorConfig, cards
+from flexframe_titok.maskgit import Given
 from flexframe_titok.maskgit_cases import GENERATED, _generated, _masked
 from flexframe_titok.maskgit_importer import BERT, UVIT
 
@@ -98,8 +99,8 @@ def case_of(model):
     case = {
         "ids": ids,
         "condition": classes,
-        "logits_cond": prior.logits(ids, classes, keep),
-        "logits_uncond": prior.logits(ids, torch.full_like(classes, spec.classes), keep),
+        "logits_cond": prior.logits(ids, Given(classes), keep),
+        "logits_uncond": prior.logits(ids, Given(torch.full_like(classes, spec.classes)), keep),
         "mask_seed8": masked,
         "masked_seed8": torch.where(masked, spec.codebook_size, torch.where(ids == spec.codebook_size, 0, ids)),
     }
