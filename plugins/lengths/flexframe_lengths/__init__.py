@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from flexframe_registry import AllocatorConfig, Component, MaskerConfig, Spec, catalogue, hookimpl
-from flexframe_registry.kinds import PLACE
+from flexframe_registry.config import PLACE
 
 
 def powers_of_two(length: int) -> tuple[int, ...]:
