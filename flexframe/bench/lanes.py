@@ -136,6 +136,8 @@ class Made:
     labels: Sequence[int | None]
     attributes: Sequence[Mapping[str, int]] = ()
     remake: Remake | None = None
+    form: str | None = None
+    """The form of the captions that they were drawn from."""
 
 
 @dataclass

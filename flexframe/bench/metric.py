@@ -78,6 +78,8 @@ class Reconstructions:
     """Each image's, as its source knows them; empty where nobody told."""
     remake: Remake | None = None
     """The model that made them; None of samples."""
+    form: str | None = None
+    """The form of the captions of these images that samples were drawn from; None where there were none."""
 
 
 class Scratch:

@@ -21,7 +21,7 @@ from flexframe.bench.metric import Measure, Metric, Reconstructions, Scratch
 from flexframe.bench.partial import Partial
 from flexframe.bench.reconstructions import Reconstruct
 from flexframe.bench.task import Task
-from flexframe.data.source import AttributeClassifier, Sample, Source
+from flexframe.data.source import AttributeClassifier, CaptionReader, Sample, Source
 from flexframe.files import drop_parts, see_writable
 from flexframe.lock import writes
 from flexframe.models.tokenizer import Tokenizer
@@ -64,6 +64,12 @@ class Head(Source):
 
     def second_classifier(self) -> AttributeClassifier | None:
         return self.source.second_classifier()
+
+    def read_captions(self, indices: Sequence[int]) -> Sequence[Mapping[str, str]]:
+        return self.source.read_captions(indices)
+
+    def caption_reader(self) -> CaptionReader | None:
+        return self.source.caption_reader()
 
     def protocol(self) -> Mapping[str, Any]:
         return self.source.protocol()
@@ -345,10 +351,10 @@ class Pass:
             for made in entrant.make(some):
                 fake = protocol.to_uint8(made.images, self.suite.rounding)
                 exact = made.images if made.images.is_floating_point() else made.images.float() / 255
-                made.lane.take(
-                    Reconstructions(some.real, fake, exact, made.labels, made.tokens, made.attributes, made.remake),
-                    self._show(index),
+                taken = Reconstructions(
+                    some.real, fake, exact, made.labels, made.tokens, made.attributes, made.remake, made.form
                 )
+                made.lane.take(taken, self._show(index))
                 if self.progress is not None and bar is not None:
                     told = f"{entrant.name}, {made.lane.budget} tokens"
                     self.progress.update(bar, advance=len(index), description=told)

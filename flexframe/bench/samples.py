@@ -21,6 +21,7 @@ from flexframe.bench.gallery import Report
 from flexframe.bench.given import UNTOLD, Given, pixels
 from flexframe.bench.lanes import Entrant, Made, Some
 from flexframe.bench.metric import Metric
+from flexframe.bench.reconstructions import Rebuilder
 from flexframe.bench.runner import SAVE_SECONDS, measure
 from flexframe.bench.task import Task
 from flexframe.data.source import Source
@@ -30,7 +31,7 @@ from flexframe.models.fingerprint import weights
 from flexframe.models.generator import Generator, fits
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.pictures import sheet
-from flexframe_registry import ConfigError, GeneratorConfig, SamplingConfig, Spec, SuiteConfig
+from flexframe_registry import ConfigError, GeneratorConfig, SamplingConfig, Spec, SuiteConfig, catalogue
 
 Priors = Sequence[tuple[str, Generator, Tokenizer]]
 FOLDER = "samples"
@@ -53,7 +54,9 @@ def run(
 ) -> Report:
     """Draw as many samples as the suite has images, measure them, and write `out/results.json` and sheets of the first.
 
-    Neither `batch_size` nor the suite's count moves a sample. Interrupted, the same call goes on from what
+    A prior that reads texts draws from the captions of the suite's images, once of each form that they have, and beside
+    it stand its tokenizer's reconstructions of these images. Neither `batch_size` nor the suite's count moves a sample.
+    Interrupted, the same call goes on from what
     `out/partial` holds.
 
     Args:
@@ -71,10 +74,31 @@ def run(
             interrupted.
         ValueError: priors that cannot be compared, or a suite that wants more images than there are.
     """
-    task = Draw(priors, sampling, decoding, given)
+    task = Draw(priors, sampling, decoding, given, forms=forms_of(suite, priors))
     return measure(
         task, suite, out, name=name, batch_size=batch_size, device=device, progress=progress, save_seconds=save_seconds
     )
+
+
+@dataclass
+class Captions:
+    """Captions of one form, of the images that a suite comes to have."""
+
+    form: str
+    source: Source | None = None
+
+    def read(self, index: Sequence[int]) -> list[str]:
+        """The captions of some images.
+
+        Raises:
+            ConfigError: one has none of this form.
+        """
+        assert self.source is not None
+        found = [captions.get(self.form) for captions in self.source.read_captions(index)]
+        if None in found:
+            told = f"image {index[found.index(None)]} has no caption of form {self.form!r}, as the first one has"
+            raise ConfigError.at("data", f"{told}; give data whose images all have one")
+        return [text for text in found if text is not None]
 
 
 @dataclass
@@ -88,6 +112,8 @@ class Drawing(Entrant):
     decoding: SamplingConfig
     decoder: str
     """The hash of the tokenizer's tensors."""
+    captions: Captions | None = None
+    """What a prior of texts is asked."""
 
     @property
     def config(self) -> GeneratorConfig:
@@ -107,22 +133,23 @@ class Drawing(Entrant):
     def make(self, some: Some) -> Iterator[Made]:
         count, device, classes = len(some.index), some.real.device, self.prior.spec.classes
         labels = [None if classes is None else i % classes for i in some.index]
-        asked = None if classes is None else torch.tensor(labels)
+        asked: dict[str, Any] = {"count": count} if classes is None else {"labels": torch.tensor(labels)}
+        form = None if self.captions is None else self.captions.form
+        if self.captions is not None:
+            asked = {"texts": self.captions.read(some.index)}
         for lane in self.lanes:
             with self.watch.running(count, device):
-                drawn = self.prior.sample(
-                    asked, count=count if asked is None else None, lengths=lane.budget, rng=some.rng,
-                    sampling=self.sampling,
-                )  # fmt: skip
+                drawn = self.prior.sample(**asked, lengths=lane.budget, rng=some.rng, sampling=self.sampling)
             with lane.watch.running(count, device):
                 tokens = self.model.tokens(drawn.codes)
                 images = self.model.decode(tokens, rng=some.rng, sampling=self.decoding)
-            yield Made(lane, images, tokens, labels)
+            yield Made(lane, images, tokens, labels, form=form)
 
     def used(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
         return {
             **reconstructions.used(self.model, suite, device),
             "sampling": self._sampling(),
+            **self._asked(),
             "prior": {
                 "classes": self.config.classes,
                 "precision": str(next(self.prior.parameters()).dtype).removeprefix("torch."),
@@ -137,10 +164,14 @@ class Drawing(Entrant):
     def _sampling(self) -> dict[str, Any]:
         return {"prior": self.sampling.deciding(), "decoder": self.decoding.deciding()}
 
+    def _asked(self) -> dict[str, str]:
+        return {} if self.captions is None else {"texts": f"{self.captions.form} captions of the suite's images"}
+
     def identity(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
         return {
             "config": self.config.deciding(),
             "fingerprint": self.weights,
+            **self._asked(),
             "tokenizer": {
                 "id": self.model.id,
                 "config": self.model.config.model_dump(mode="json"),
@@ -176,6 +207,7 @@ class Draw(Task):
         sampling: settings of the priors, laid on their own.
         decoding: settings of the decoders, laid on their own.
         given: a display name, and samples that are there already: the first ones are measured as they are.
+        forms: of captions, that priors of texts are asked.
 
     Raises:
         ConfigError: a prior that is of another tokenizer's codes.
@@ -193,17 +225,29 @@ class Draw(Task):
         sampling: Mapping[str, Any] | None = None,
         decoding: Mapping[str, Any] | None = None,
         given: Sequence[tuple[str, Source]] = (),
+        forms: Sequence[str] = (),
     ) -> None:
         for _, prior, tokenizer in priors:
             fits(prior, tokenizer)
-        self.priors, self.sampling, self.decoding, self.given = priors, sampling, decoding, given
+        self.sampling, self.decoding, self.given = sampling, decoding, given
+        self.asked: list[tuple[str, Generator, Tokenizer, Captions | None]] = []
+        self.rebuilt: dict[str, Tokenizer] = {}
+        for name, prior, tokenizer in priors:
+            if prior.conditioner is None or not forms:
+                self.asked.append((name, prior, tokenizer, None))
+                continue
+            many = len(forms) > 1
+            self.asked += [(f"{name}, {f}" if many else name, prior, tokenizer, Captions(f)) for f in forms]
+            self.rebuilt[f"{tokenizer.id or name}, real tokens"] = tokenizer
 
     def sizes(self) -> Sequence[tuple[str, tuple[int, int]]]:
-        own = [(name, tokenizer.config.image_size) for name, _, tokenizer in self.priors]
+        own = [(name, tokenizer.config.image_size) for name, _, tokenizer, _ in self.asked]
+        own += [(name, tokenizer.config.image_size) for name, tokenizer in self.rebuilt.items()]
         return [*own, *((name, source.size) for name, source in self.given)]
 
     def budgets(self, suite: SuiteConfig) -> Mapping[str, Sequence[int]]:
-        own = {name: offered(prior, tokenizer) for name, prior, tokenizer in self.priors}
+        own = {name: offered(prior, tokenizer) for name, prior, tokenizer, _ in self.asked}
+        own |= {name: list(tokenizer.config.budgets) for name, tokenizer in self.rebuilt.items()}
         return {**(_chosen(suite, own) if own else {}), **{name: [UNTOLD] for name, _ in self.given}}
 
     def entrants(self, device: torch.device) -> Sequence[Entrant]:
@@ -216,12 +260,17 @@ class Draw(Task):
                 prior.sampling.laid(self.sampling, "sampling"),
                 tokenizer.sampling.laid(self.decoding, "decoder"),
                 weights(tokenizer.to(device).eval()),
+                captions,
             )
-            for name, prior, tokenizer in self.priors
+            for name, prior, tokenizer, captions in self.asked
         ]
+        drawn += [Rebuilder(name, weights(each.to(device).eval()), each) for name, each in self.rebuilt.items()]
         return [*drawn, *(Given(name, pixels(source), source) for name, source in self.given)]
 
     def see(self, source: Source) -> None:
+        for *_, captions in self.asked:
+            if captions is not None:
+                captions.source = source
         for name, own in self.given:
             if len(own) < len(source):
                 told = f"holds {len(own):,} samples, and the suite takes {len(source):,}; say count={len(own)} or fewer"
@@ -232,12 +281,13 @@ class Draw(Task):
 
     def finish(self, report: Report, entrants: Sequence[Entrant]) -> None:
         """Write a picture of the first samples for each prior and token count, `samples/<prior>-<tokens>.png`."""
-        for name, prior, _ in self.priors:
+        for name, prior, _, captions in self.asked:
             for budget, images in report.images.fake.get(name, {}).items():
-                tiles = [(image, _word(i, prior.config)) for i, image in enumerate(images)]
+                texts = None if captions is None else captions.read(range(len(images)))
+                tiles = [(image, texts[i] if texts else _word(i, prior.config)) for i, image in enumerate(images)]
                 if tiles:
                     across = math.ceil(math.sqrt(len(tiles)))
-                    path = report.out / FOLDER / f"{name.replace('/', '-')}-{budget}.png"
+                    path = report.out / FOLDER / f"{name.replace('/', '-').replace(', ', '-')}-{budget}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with replaced(path) as part:
                         sheet([tiles[i : i + across] for i in range(0, len(tiles), across)]).save(part, "PNG")
@@ -259,6 +309,15 @@ def of_samples(metrics: Sequence[Metric]) -> list[Metric]:
         told = f"{', '.join(without)}: compares an image with its own reconstruction, and a sample is of no image"
         raise ConfigError.at("metrics", f"{told}; name others, as metrics='[{rest}]'")
     return [metric for _, metric in pairs if metric is not None]
+
+
+def forms_of(suite: SuiteConfig, priors: Priors) -> tuple[str, ...]:
+    """The forms of captions that a suite's images have, where some prior reads texts."""
+    if not any(prior.conditioner is not None for _, prior, _ in priors):
+        return ()
+    source = catalogue().build(suite.data, priors[0][2].config.image_size, place="data")
+    source.want("any")
+    return tuple(source.read_captions([0])[0])
 
 
 def offered(prior: Generator, tokenizer: Tokenizer) -> list[int]:
@@ -285,6 +344,8 @@ def _chosen(suite: SuiteConfig, budgets: Mapping[str, Sequence[int]]) -> dict[st
 def unasked(prior: Generator, source: Source) -> str | None:
     """The reason why the classes that a prior is asked for are not those of a source's images, or None."""
     classes, own, theirs = prior.config.classes, prior.config.class_names, tuple(source.class_names())
+    if prior.conditioner is not None:
+        return "the prior reads texts and knows no classes, so that none was asked for; metric `asked` is of texts"
     if classes is None:
         return "the prior knows no classes, so that none was asked for"
     if theirs and (len(theirs) != classes or (own and own != theirs)):

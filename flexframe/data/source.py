@@ -66,6 +66,27 @@ class AttributeClassifier(ABC):
         """The facts of it: network, input size, hash of its weights, what it was trained on and how well it reads."""
 
 
+class CaptionReader(ABC):
+    """Reads off pictures whether they show what a caption asks. It comes with the source."""
+
+    forms: Mapping[str, Sequence[str]]
+    """By form of caption, the facts that it may ask; a fact that an image does not have is not asked of it."""
+
+    @abstractmethod
+    def truth(self, indices: Sequence[int]) -> Sequence[Mapping[str, Any]]:
+        """Facts of the source's images, by name."""
+
+    @abstractmethod
+    def shown(
+        self, images: UInt8[Tensor, "b 3 h w"], asked: Sequence[Mapping[str, Any]]
+    ) -> Sequence[Mapping[str, bool]]:
+        """Tell of each picture and each fact that is asked of it whether it shows it."""
+
+    @abstractmethod
+    def protocol(self) -> Mapping[str, Any]:
+        """The facts of it, as of an `AttributeClassifier`."""
+
+
 class Source(ABC, Generic[SourceC]):
     """A finite, indexable data set of images of one size, built as `(config, (height, width))`."""
 
@@ -113,6 +134,14 @@ class Source(ABC, Generic[SourceC]):
 
     def second_classifier(self) -> AttributeClassifier | None:
         """A classifier of another architecture, seed and training, for what the first one taught; or None.
+
+        Raises:
+            ValueError: it cannot be used here.
+        """
+        return None
+
+    def caption_reader(self) -> CaptionReader | None:
+        """The reader of what captions ask that comes with the source, or None.
 
         Raises:
             ValueError: it cannot be used here.

@@ -18,7 +18,7 @@ from flexframe.bench import protocol, runner, samples
 from flexframe.bench.explain import explain
 from flexframe.bench.table import columns, print_table
 from flexframe.commands.bench_samples import _as_they_are
-from flexframe.data.source import AttributeClassifier, Sample, Source
+from flexframe.data.source import AttributeClassifier, CaptionReader, Sample, Source
 from flexframe.data.tokenfile import TokenFile
 from flexframe.models import generator as generator_module
 from flexframe.models import modelfile
@@ -76,6 +76,7 @@ class FakeSampling(SamplingConfig):
 class FakeConfig(PriorConfig):
     type: Literal["fake"] = "fake"
     sampling = FakeSampling
+    texts = True
 
 
 class Fake(Prior):
@@ -92,7 +93,9 @@ class Fake(Prior):
         keep = prefix(lengths, int(lengths.max()))
         drawn = [rng.integers(f"fake/{k}", 4, (1,)) for k in range(keep.shape[1])]
         codes = torch.stack(drawn, 1)
-        if condition is not None:
+        if condition is not None and condition.texts is not None:
+            codes[:, 0, 0] = torch.tensor([NAMES.index(text.split()[-1]) for text in condition.texts])
+        elif condition is not None:
             codes[:, 0, 0] = (condition.labels + (rng.index % 4 == 3)) % 4
         return Codes(codes, keep)
 
@@ -113,6 +116,25 @@ class Reader(AttributeClassifier):
         return {"classifier": "by the mean"}
 
 
+class GreyReader(CaptionReader):
+    """Pictures show their grey; and never a number, of which every third image has none."""
+
+    forms = {"short": ("grey",), "long": ("grey", "number")}
+
+    def __init__(self, source):
+        self.source = source
+
+    def truth(self, indices):
+        return [{"grey": self.source[i].label, **({"number": i} if i % 3 else {})} for i in indices]
+
+    def shown(self, images, asked):
+        read = Reader()(images)["grey"].tolist()
+        return [{"grey": grey == facts["grey"], "number": False} for grey, facts in zip(read, asked, strict=True)]
+
+    def protocol(self):
+        return {"reader": "by the mean"}
+
+
 class Greys(Source):
     """Pictures of one grey, in an order of their own."""
 
@@ -129,6 +151,13 @@ class Greys(Source):
     def classifier(self):
         return Reader()
 
+    def read_captions(self, indices):
+        greys = [NAMES[self[i].label] for i in indices]
+        return [{"short": grey, "long": f"number {i % 2} {grey}"} for i, grey in zip(indices, greys, strict=True)]
+
+    def caption_reader(self):
+        return GreyReader(self)
+
     def protocol(self) -> Mapping[str, Any]:
         return {"resize": "none"}
 
@@ -138,7 +167,7 @@ def fakes(toys: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = {PaintConfig: "Paint", FakeConfig: "Fake", GreysConfig: "Greys"}
     found = Catalogue([*toys, *(Component(config, f"{__name__}:{name}") for config, name in mine.items())])
     registry = [sys.modules[f"flexframe_registry.{name}"] for name in ("manager", "slots")]
-    for module in (*registry, tokenizer_module, generator_module, runner, protocol, metrics_frechet):
+    for module in (*registry, tokenizer_module, generator_module, runner, protocol, samples, metrics_frechet):
         monkeypatch.setattr(module, "catalogue", lambda: found)
 
 
@@ -246,6 +275,39 @@ def test_kid_precision_recall_and_inception_score_have_numbers(inception: Any, t
     for name in ("kid@64", "precision@64", "recall@64", "is"):
         assert values(found, "a", name)["8"] is not None
     assert "samples" in found["measures"]["is"]["note"]
+
+
+def worded(**fields: Any) -> Generator:
+    return prior(classes=None, class_names=(), conditioner="toy", **fields)
+
+
+def test_a_prior_of_texts_draws_from_the_captions_of_the_images(tmp_path: Path) -> None:
+    suite = greys("asked", "classifier", budgets=[8], count=39)
+    found = samples.run(suite, [("a", worded(), tokenizer())], tmp_path).results
+    assert list(found["models"]) == ["a, short", "a, long", "toy/toy, real tokens"]
+    shown = {name: [values(found, name, m)["8"] for m in ("asked_short", "asked_long", "asked_grey", "asked_number")]
+             for name in found["models"]}  # fmt: skip
+    assert shown["a, short"] == [100, None, 100, None]
+    assert shown["a, long"] == [None, pytest.approx(100 / 3), 100, 0]
+    assert shown["toy/toy, real tokens"][3] == 0  # all forms are asked of the images' own tokens
+    assert None not in shown["toy/toy, real tokens"]
+    long = found["models"]["a, long"]["budgets"]["8"]["metrics"]
+    assert long["asked_grey"]["original"] == 100
+    assert "do not ask it" in long["asked_short"]["why"]
+    assert "reads texts" in long["accuracy"]["why"]
+    record = found["protocols"][long["asked_long"]["protocol"]]
+    assert record["use"]["texts"] == "long captions of the suite's images"
+    labels = [i * 7 // 5 % 4 for i in range(39)]
+    alike = sum(labels.count(label) - 1 for label in labels) / (39 * 38)
+    assert found["measures"]["asked_grey"]["chance"] == pytest.approx(100 * alike)
+    assert (tmp_path / "samples" / "a-long-8.png").is_file()
+
+
+def test_a_caption_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    captions = Greys.read_captions
+    monkeypatch.setattr(Greys, "read_captions", lambda self, i: [{} if 3 in i else each for each in captions(self, i)])
+    with pytest.raises(ConfigError, match=r"^data: image 0 has no caption of form 'short'"):
+        samples.run(greys("asked", budgets=[8]), [("a", worded(), tokenizer())], tmp_path)
 
 
 # --- what moves no number ----------------------------------------------------------------------------------------

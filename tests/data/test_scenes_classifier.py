@@ -50,6 +50,22 @@ def test_it_reads_held_out_scenes_as_its_file_says(path, level):
     assert told["shape"] > (95 if path == classifier.FILE or level < 2 else 80)
 
 
+def test_sizes_and_places_are_read_off_pixels():
+    """As metric `asked` counts them: right of the scenes themselves, and wrong where something else was asked."""
+    source = scenes(complexity=1)
+    reader, images = source.caption_reader(), torch.stack([s.image for s in source.samples(range(120))])
+    truth = reader.truth(range(120))
+
+    def share(name, asked):
+        known = [row[name] for row, facts in zip(reader.shown(images, asked), asked, strict=True) if name in facts]
+        return sum(known) / len(known)
+
+    for name, least in (("size", 0.97), ("other side", 0.85), ("other colour", 0.85), ("other size", 0.8)):
+        assert share(name, truth) >= least
+    for name, value in (("size", "small"), ("other side", "nowhere"), ("other size", "large")):
+        assert share(name, [facts if name not in facts else {**facts, name: value} for facts in truth]) < 0.05
+
+
 def test_the_second_shares_nothing_with_the_first():
     """What teaches must not judge: another architecture, another seed, and as good where models are measured."""
     first, second = (classifier.load(path) for path in (classifier.FILE, classifier.SECOND))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flexframe_registry import Component
+from flexframe_standard.metrics.asked_text_config import AskedTextConfig
 from flexframe_standard.metrics.bits_config import BitsConfig
 from flexframe_standard.metrics.classifier_config import ClassifierConfig
 from flexframe_standard.metrics.codebook_config import CodebookConfig
@@ -25,6 +26,7 @@ COMPONENTS = [
     Component(SeedSpreadConfig, "flexframe_standard.metrics.remade:SeedSpread"),
     Component(CodebookConfig, "flexframe_standard.metrics.codebook:Codebook"),
     Component(ClassifierConfig, "flexframe_standard.metrics.classifier:Classifier"),
+    Component(AskedTextConfig, "flexframe_standard.metrics.asked_text:AskedText"),
     Component(PlausibleConfig, "flexframe_standard.metrics.plausible:Plausible"),
     Component(FrechetConfig, "flexframe_standard.metrics.fid:Frechet"),
     Component(KidConfig, "flexframe_standard.metrics.kid:Kid"),

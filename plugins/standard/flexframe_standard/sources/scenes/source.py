@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from flexframe.data.source import AttributeClassifier, Sample, Source
+from flexframe.data.source import AttributeClassifier, CaptionReader, Sample, Source
 from flexframe_standard.sources.scenes.layout import draw
 from flexframe_standard.sources.scenes.render import VERSION, pixels, portions
 from flexframe_standard.sources.scenes.truth import Placed, captions, placed
@@ -74,6 +74,16 @@ class Scenes(Source[ScenesConfig]):
         from flexframe_standard.sources.scenes.classifier import SECOND, shipped
 
         return shipped(SECOND, self)
+
+    def caption_reader(self) -> CaptionReader:
+        """The second judge, and an exact check of sizes and places.
+
+        Raises:
+            ValueError: as of `second_classifier`.
+        """
+        from flexframe_standard.sources.scenes.asked import ScenesReader
+
+        return ScenesReader(self)
 
     def protocol(self) -> Mapping[str, Any]:
         """The renderer's version; nothing is resized."""

@@ -83,7 +83,11 @@ def _sized(thing: Placed) -> str:
 
 def _side(thing: Placed, other: Placed) -> str:
     """Where an object is beside another, along the axis on which they are further apart."""
-    across, down = other.x - thing.x, other.y - thing.y
+    return side_of(other.x - thing.x, other.y - thing.y)
+
+
+def side_of(across: float, down: float) -> str:
+    """The side where a thing lies that is so far to the right and so far down."""
     if abs(across) >= abs(down):
         return "left of" if across > 0 else "right of"
     return "above" if down > 0 else "below"
