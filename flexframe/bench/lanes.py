@@ -53,6 +53,10 @@ class Stopwatch:
         """The count so far, as plain data."""
         return {"images": self.images, "seconds": self.seconds}
 
+    def join(self, state: Mapping[str, Any]) -> None:
+        """Take in the count of another process: the rate is then that of one of them on average."""
+        self.images, self.seconds = self.images + state["images"], self.seconds + state["seconds"]
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on; the next batch warms up again."""
         self.images, self.seconds, self.first = state["images"], state["seconds"], None
@@ -75,10 +79,14 @@ class Lane:
     codes: Chain = field(default_factory=Chain)
     shown: list[Tensor] = field(default_factory=list)
     watch: Stopwatch = field(default_factory=Stopwatch)
+    rows: list[Tensor] | None = None
+    """The codes themselves, where this is a part of a suite behind the first: their hash follows from all before."""
 
     def take(self, batch: Reconstructions, show: int) -> None:
         """Measure a batch, and keep its first `show` reconstructions."""
         self.codes.add(batch.tokens.codes)
+        if self.rows is not None:
+            self.rows.append(batch.tokens.codes.cpu())
         self.shown.append(batch.fake[:show].cpu().clone())  # a view, even an empty one, would hold the batch
         for tally, why in self.tallies:
             if why is None:
@@ -93,7 +101,24 @@ class Lane:
             "codes": self.codes.link,
             "shown": torch.cat(self.shown) if self.shown else None,
             "watch": self.watch.state(),
+            **({} if self.rows is None else {"rows": torch.cat(self.rows)}),
         }
+
+    def join(self, state: Mapping[str, Any]) -> None:
+        """Take in the `state` of the same lane over the images behind this one's.
+
+        Raises:
+            KeyError: other metrics took part there.
+        """
+        if {str(i) for i, (_, why) in enumerate(self.tallies) if why is None} != set(state["tallies"]):
+            raise KeyError("other metrics take part")
+        for i, tally in state["tallies"].items():
+            self.tallies[int(i)][0].join(tally)
+        for name, values in state["per_image"].items():
+            self.per_image.setdefault(name, array("d")).extend(values.tolist())
+        self.codes.add(state["rows"])
+        self.shown += [] if state["shown"] is None else [state["shown"]]
+        self.watch.join(state["watch"])
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`.
@@ -109,6 +134,7 @@ class Lane:
             self.tallies[int(i)][0].restore(tally)
         self.per_image = {name: array("d", values.tolist()) for name, values in state["per_image"].items()}
         self.shown = [] if state["shown"] is None else [state["shown"]]
+        self.rows = [state["rows"]] if "rows" in state else None
         self.watch.restore(state["watch"])
 
 
@@ -192,6 +218,12 @@ class Entrant(ABC):
     def state(self) -> dict[str, Any]:
         """The lanes so far, as plain data and tensors."""
         return {"lanes": {str(lane.budget): lane.state() for lane in self.lanes}, "watch": self.watch.state()}
+
+    def join(self, state: Mapping[str, Any]) -> None:
+        """Take in a `state` over the images behind these."""
+        for lane in self.lanes:
+            lane.join(state["lanes"][str(lane.budget)])
+        self.watch.join(state["watch"])
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`."""

@@ -89,8 +89,10 @@ class Scratch:
     images' position, so that a batch that is measured again writes the same bytes to the same place.
     """
 
-    def __init__(self, own: Path | None = None, common: Path | None = None) -> None:
+    def __init__(self, own: Path | None = None, common: Path | None = None, start: int = 0) -> None:
         self._own, self._common = own, common
+        self.start = start
+        """The position of the tally's first image in the suite: several processes write to the same folders."""
 
     @property
     def own(self) -> Path:
@@ -169,7 +171,9 @@ class Tally(ABC, Generic[MetricT]):
 
     A subclass is a dataclass, and the fields that it adds are its state, with which an interrupted run goes on:
     numbers, tensors, or lists and mappings of these, constant in the number of images. What grows with them goes into
-    `scratch`; what depends on `spec` is a `field(init=False)` that `__post_init__` makes.
+    `scratch`, where the first image that this tally sees is at `scratch.start`; what depends on `spec` is a
+    `field(init=False)` that `__post_init__` makes. Where fields are no sums over images, `join` says how two go
+    together.
     """
 
     metric: MetricT
@@ -228,6 +232,27 @@ class Tally(ABC, Generic[MetricT]):
         for each in fields(self):
             if each.name not in COMMON:
                 setattr(self, each.name, state[each.name])
+
+    def join(self, state: Mapping[str, Any]) -> None:
+        """Take in the `state` of a tally of the same metric, model and budget over the images behind this one's: fields
+        are added, truths hold where both do, and mappings go entry by entry."""
+        for name, value in self.state().items():
+            setattr(self, name, added(value, state[name], name))
+
+
+def added(first: Any, later: Any, name: str) -> Any:
+    """Two values of a tally's field over disjoint images as one over all of them.
+
+    Raises:
+        TypeError: there is no sum of such values.
+    """
+    if isinstance(first, bool):
+        return first and later
+    if isinstance(first, Tensor | int | float):
+        return first + later
+    if isinstance(first, Mapping):
+        return {key: added(value, later[key], f"{name}.{key}") for key, value in first.items()}
+    raise TypeError(f"{name} is of {type(first).__name__}, which has no sum; let the tally's `join` say what it is")
 
 
 COMMON = {each.name for each in fields(Tally)}
@@ -314,6 +339,9 @@ class _Copied(Tally[LegacyMetric[Any]]):
 
     def protocol(self) -> Mapping[str, Any]:
         return self.own.protocol()
+
+    def join(self, state: Mapping[str, Any]) -> None:
+        raise TypeError(f"{type(self.own).__name__} counts in copies of itself; measure it in one process")
 
     def state(self) -> dict[str, Any]:
         return dict(self.own.state())

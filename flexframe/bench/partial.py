@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +34,40 @@ class Partial:
     Args:
         out: the benchmark's folder.
         rests_on: all that decides its numbers; the state of another one is refused.
+        number: of the process, where several share the images: they have a state each, and one scratch.
+        spans: the images of each.
     """
 
-    def __init__(self, out: Path, rests_on: Mapping[str, Any]) -> None:
-        self.folder, self.path = out / FOLDER, out / FOLDER / FILE
-        self.rests_on = json.loads(json.dumps(rests_on))
+    def __init__(self, out: Path, rests_on: Mapping[str, Any], number: int = 0, spans: Sequence[range] = ()) -> None:
+        self.folder, self.number, several = out / FOLDER, number, len(spans) > 1
+        self.path = self.folder / (f"state-{number + 1}-of-{len(spans)}.safetensors" if several else FILE)
+        self._out, self._all, self._spans = out, rests_on, spans
+        span = {"images of this process": [spans[number].start, spans[number].stop]} if several else {}
+        self.rests_on = json.loads(json.dumps({**rests_on, **span}))
 
-    def scratch(self, entrant: int, budget: int) -> Scratch:
-        """The folders of one lane."""
-        return Scratch(self.folder / f"model-{entrant}" / str(budget), self.folder / "originals")
+    def other(self, number: int) -> Partial:
+        """The state of another of the processes."""
+        return Partial(self._out, self._all, number, self._spans)
+
+    def scratch(self, entrant: int, budget: int, start: int = 0) -> Scratch:
+        """The folders of one lane, for a tally whose first image is at `start`."""
+        return Scratch(self.folder / f"model-{entrant}" / str(budget), self.folder / "originals", start)
 
     def read(self) -> dict[str, Any] | None:
         """The state that an interrupted run left, if one did.
 
         Raises:
-            ValueError: it is another benchmark's, or of another version, or damaged.
+            ValueError: it is another benchmark's, or of another version, or damaged, or of other processes.
         """
-        if not self.path.is_file():
-            self.drop()  # rows without a state are of no use
-            return None
         remedy = f"give another folder by -o, or delete {self.folder} to lose it"
+        if not self.path.is_file():
+            others = sorted(path.name for path in self.folder.glob("state*.safetensors")) if self.number == 0 else []
+            if any(_of(name) != _of(self.path.name) for name in others):
+                told = f"{self.folder} holds an interrupted run of another number of processes ({others[0]})"
+                raise ValueError(f"{told}; take as many to finish it, {remedy}")
+            if self.number == 0 and not others:
+                self.drop()  # rows without a state are of no use
+            return None
         try:
             if not sealed(self.path):
                 raise ValueError(CHANGED)
@@ -70,8 +85,9 @@ class Partial:
         """Replace the state. What metrics keep on disk is there before it says so."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.rglob("*"):
-            if path.is_file() and path != self.path:
-                sync(path)
+            if path.is_file() and path != self.path and not path.name.startswith("."):
+                with suppress(FileNotFoundError):  # of another process, which replaces it
+                    sync(path)
         tensors: dict[str, Tensor] = {}
         frozen = freeze(state, tensors)
         text = json.dumps({"rests_on": self.rests_on, "id": short_id(self.rests_on), "state": frozen})
@@ -82,6 +98,11 @@ class Partial:
     def drop(self) -> None:
         """Delete it: the run has ended."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _of(name: str) -> str:
+    """The end of a state's name that says of how many processes it is one."""
+    return name.partition("-of-")[2]
 
 
 def freeze(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:

@@ -9,7 +9,8 @@ from time import perf_counter
 import torch
 
 from flexframe.bench.metric import Scratch
-from flexframe.bench.runner import Head, Pass, common_size, lane
+from flexframe.bench.passes import Head, Pass, lane
+from flexframe.bench.runner import common_size
 from flexframe.bench.task import Task
 from flexframe_registry import SuiteConfig, catalogue
 

@@ -47,6 +47,9 @@ def bench(
     expect: Annotated[
         bool, typer.Option("--expect", help="Hold the numbers against what the models' cards say: exit code 1 if not.")
     ] = False,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that share the images, each on a GPU of its own where there are any.")
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Measure models on the same images at every token count they support, and write a page."""
@@ -63,7 +66,7 @@ def bench(
     for model in [*models, *(priors or [])]:
         find(model)  # a typo is told before anything is measured
     wanted = _expected(name, models, overrides, limit) if expect else {}
-    measure(name, measured, models, folder, batch_size, device, priors or [], threads, as_json)
+    measure(name, measured, models, folder, batch_size, device, priors or [], threads, as_json, processes)
     if expect:
         _hold(name, folder, wanted)
 
@@ -125,6 +128,7 @@ def measure(
     priors: Sequence[str] = (),
     threads: int | None = None,
     as_json: bool = False,
+    processes: int = 1,
 ) -> None:
     """Measure, print the table or what results.json holds, and write the page; with a picture of each class by `priors`
     on it."""
@@ -144,7 +148,10 @@ def measure(
     use(threads, *(model for _, model in entrants.models))
     measured = entrants.settled(measured)
     with Bars(say) as progress:
-        report = run(measured, entrants.models, folder, name=name, batch_size=batch_size, device=on, progress=progress)
+        report = run(
+            measured, entrants.models, folder, name=name, batch_size=batch_size, device=on, progress=progress,
+            processes=processes,
+        )  # fmt: skip
     if as_json:
         print_json(report.results)
     else:

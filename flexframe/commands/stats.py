@@ -59,7 +59,7 @@ def stats(
         images = images.resized(ways[ways.index(resize)])
     wanted = SuiteConfig.read({"data": "digits", "metrics": [_plain(each) for each in metrics or ["frechet"]]}).metrics
     on = pick_device(device)
-    from flexframe.bench.runner import Head
+    from flexframe.bench.passes import Head
     from flexframe.bench.statistics import write_statistics
     from flexframe.threads import use
     from flexframe_registry import catalogue

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from flexframe.bench import protocol, runner
+from flexframe.bench import protocol, runner, split
 from flexframe.bench.metric import Reconstructions
 from flexframe.data.source import Sample, Source
 from flexframe.models import tokenizer as tokenizer_module
@@ -143,7 +143,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalogue]:
     # by module object: the package's attribute `manager` is the function of that name
     registry = [sys.modules[f"flexframe_registry.{name}"] for name in ("manager", "slots")]
     with pytest.MonkeyPatch.context() as patch:
-        for module in (*registry, tokenizer_module, runner, protocol, support_vectors):
+        for module in (*registry, tokenizer_module, runner, split, protocol, support_vectors):
             patch.setattr(module, "catalogue", cache(lambda: found))  # as the real one, it can be cleared
         patch.setenv("FLEXFRAME_HOME", str(tmp_path_factory.mktemp("home")))
         yield found

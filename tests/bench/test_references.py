@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from flexframe.bench.explain import explain
-from flexframe.bench.runner import Head, run
+from flexframe.bench.passes import Head
+from flexframe.bench.runner import run
 from flexframe.bench.statistics import write_statistics
 from flexframe_registry import ConfigError, LatentSpec, Spec, SuiteConfig, TokenSpec
 

@@ -138,7 +138,7 @@ def test_a_disk_that_takes_nothing_is_told_before_anything_is_measured(
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/somewhere/tmp1a2b")
 
     monkeypatch.setattr("flexframe.files.TemporaryFile", refuses)
-    monkeypatch.setattr("flexframe.bench.runner.Pass.run", lambda *_: pytest.fail("it measures"))
+    monkeypatch.setattr("flexframe.bench.passes.Pass.run", lambda *_: pytest.fail("it measures"))
     with pytest.raises(OSError, match=r"Read-only file system: '.*out/results\.json'"):
         run(suite(count=8), [("a", tokenizer())], tmp_path / "out")
 

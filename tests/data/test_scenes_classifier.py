@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from flexframe.bench.explain import _differences
 from flexframe.bench.metric import Reconstructions
-from flexframe.bench.runner import Head
+from flexframe.bench.passes import Head
 from flexframe.tokens import Tokens
 from flexframe_registry import ConfigError, Spec, SuiteConfig, catalogue, suite
 from flexframe_registry.widths import LatentSpec, TokenSpec

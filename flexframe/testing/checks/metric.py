@@ -181,6 +181,23 @@ def check_metric_resumes(component: Component, fields: Fields) -> None:
         assert second.protocol() == whole.protocol(), f"{text}; its protocol is another one too"
 
 
+def check_metric_joins(component: Component, fields: Fields) -> None:
+    """Two processes that share the images come to the numbers of one: the second's tally joins the first's."""
+    for metric, source, spec in suites(component, fields):
+        halves = [reconstructions(source, spec, 0, IMAGES // 2), reconstructions(source, spec, IMAGES // 2)]
+        folders = Scratch()
+        whole, tallies = metric.start(spec), [
+            metric.start(spec, Scratch(folders.own, folders.common, at)) for at in (0, IMAGES // 2)
+        ]  # fmt: skip
+        for tally, half in zip(tallies, halves, strict=True):
+            whole.update(half)
+            tally.update(half)
+        tallies[0].join(tallies[1].state())
+        text = "joined tallies have other numbers than one of all images; say in `join` how their fields go together"
+        same(dict(tallies[0].compute()), dict(whole.compute()), text)
+
+
 CHECKS: tuple[Check, ...] = (
     check_metric_measures, check_metric_numbers, check_metric_tallies, check_metric_batches, check_metric_resumes,
+    check_metric_joins,
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -58,7 +59,8 @@ class Rows:
             )
         records = np.zeros(len(data), self._record)
         records["row"], records["crc"] = data, [zlib.crc32(row.tobytes()) for row in data]
-        with self.path.open("r+b" if self.path.exists() else "w+b") as file:
+        place = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)  # never cut off: another process may write to it too
+        with os.fdopen(place, "r+b") as file:
             file.seek(at * self._record.itemsize)
             file.write(records.tobytes())
 

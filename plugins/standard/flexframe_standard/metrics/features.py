@@ -53,14 +53,14 @@ class Stored(Tally[ComparedM]):
     finite: bool = True
 
     def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
-        metric, features = self.metric, self.metric.features
+        metric, features, at = self.metric, self.metric.features, self.scratch.start + self.count
         if self.finite:
             if metric.paired:  # first: the network remembers its last batch for the other metrics
-                features.originals(self.count, batch.real, self.scratch)
+                features.originals(at, batch.real, self.scratch)
                 self.finite = features.finite[metric.layer]
             rows = features.net(batch.fake)[metric.layer]
             self.finite = self.finite and bool(torch.isfinite(rows).all())
-            self.fake().write(self.count, rows.float())
+            self.fake().write(at, rows.float())
         self.count += len(batch.real)
         return {}
 

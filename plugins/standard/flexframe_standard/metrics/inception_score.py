@@ -40,7 +40,8 @@ class Splits(Tally["InceptionScore"]):
     def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
         logits = self.metric.features.net(batch.fake)[LOGITS].double().cpu()
         self.finite = self.finite and bool(torch.isfinite(logits).all())
-        split = self.metric.split[self.count : self.count + len(logits)]
+        at = self.scratch.start + self.count
+        split = self.metric.split[at : at + len(logits)]
         logs = logits.log_softmax(1)
         self.shares.index_add_(0, split, logs.exp())
         self.entropies.index_add_(0, split, (logs.exp() * logs).sum(1))
