@@ -91,6 +91,11 @@ class Row:
     """The file."""
     numbers: dict[int, float] = field(default_factory=dict)
     """By the column's place."""
+    spans: dict[int, float] = field(default_factory=dict)
+    """Of numbers that are means over seeds: half the width of their intervals."""
+    recipe: str = ""
+    seed: int | None = None
+    """Of its training, where its file says them."""
 
 
 @dataclass
@@ -116,6 +121,8 @@ class Board:
     def texts(self, row: Row) -> list[str]:
         """A row's cells."""
         numbers = [shown(row.numbers.get(place), column.measure) for place, column in enumerate(self.columns)]
+        for place, half in row.spans.items():
+            numbers[place] += f" ± {shown(half, self.columns[place].measure)}"
         return [row.model, str(row.tokens or NONE), shown_bits(row.bits), millions(row.parameters), *numbers]
 
     @property
@@ -220,6 +227,7 @@ def _take(board: Board, results: Mapping[str, Any], wanted: Wanted, origin: str)
             keys = [each.get("protocol", "") for each in there.values()]
             use = keys[0].partition(".")[2] if keys else ""
             row = Row(name, int(k), entry.get("bits"), total, str(model.get("fingerprint", "")), use, origin)
+            row.recipe, row.seed = recipe(model), ((model.get("trained") or {}).get("run") or {}).get("seed")
             for measure, number in there.items():
                 place = _column(board, measure, results, number, wanted)
                 if place is not None:
@@ -248,6 +256,16 @@ def _column(
             return place
     board.columns.append(Column(results["measures"][name], name, record, schema, [key]))
     return len(board.columns) - 1
+
+
+def recipe(model: Mapping[str, Any]) -> str:
+    """All of a model's config and training but the seed; nothing where its file does not say how it was trained."""
+    trained = model.get("trained") or {}
+    run = trained.get("run")
+    if not isinstance(run, Mapping) or "seed" not in run:
+        return ""
+    rest = {name: value for name, value in run.items() if name != "seed"}
+    return json.dumps([model.get("config"), rest, trained.get("step")], sort_keys=True)
 
 
 def _put(board: Board, row: Row) -> None:
@@ -356,7 +374,8 @@ def as_json(made: Sequence[Board], quoted: Sequence[Published]) -> str:
             "rows": [
                 {"model": r.model, "tokens": r.tokens or None, "bits": r.bits, "parameters": r.parameters,
                  "fingerprint": r.fingerprint, "file": r.origin,
-                 "numbers": [r.numbers.get(place) for place in range(len(board.columns))]}
+                 "numbers": [r.numbers.get(place) for place in range(len(board.columns))],
+                 **({"over_seeds": [r.spans.get(place) for place in range(len(board.columns))]} if r.spans else {})}
                 for r in board.rows
             ],
         }

@@ -241,14 +241,14 @@ class Tally(ABC, Generic[MetricT]):
 
 
 def added(first: Any, later: Any, name: str) -> Any:
-    """Two values of a tally's field over disjoint images as one over all of them.
+    """Two values of a tally's field over disjoint images as one over all of them; lists go one behind the other.
 
     Raises:
         TypeError: there is no sum of such values.
     """
     if isinstance(first, bool):
         return first and later
-    if isinstance(first, Tensor | int | float):
+    if isinstance(first, Tensor | int | float | list):
         return first + later
     if isinstance(first, Mapping):
         return {key: added(value, later[key], f"{name}.{key}") for key, value in first.items()}

@@ -43,6 +43,9 @@ def results(
     tokens: Annotated[str | None, typer.Option(help="Token counts, as 16 or 8..64 or 32.. .")] = None,
     bits: Annotated[str | None, typer.Option(help="Bits an image, as ..256.")] = None,
     parameters: Annotated[str | None, typer.Option(help="Parameters with codec, as ..50M.")] = None,
+    over_seeds: Annotated[
+        bool, typer.Option("--over-seeds", help="One row for runs of one recipe: means and what another seed changes.")
+    ] = False,
     published: Annotated[
         bool, typer.Option(help="Below, what cards quote of models of the same image size, as published.")
     ] = True,
@@ -58,6 +61,10 @@ def results(
     ends = {name: _span(name, text) for name, text in (("tokens", tokens), ("bits", bits), ("parameters", parameters))}
     wanted = board.Wanted(models or (), suites or (), protocols or (), measures or (), **ends, sort=sort)
     made = board.boards(board.find(places), wanted, to.absolute().parent if to else Path())
+    if over_seeds:
+        from flexframe.bench import seeds
+
+        seeds.over_seeds(made)
     quoted = board.published(wanted, [tuple(each.facts["image_size"]) for each in made]) if published else []
     writers = (board_text.markdown, board_text.comma, board_text.latex, board.as_json, board_text.page)
     text = dict(zip(FORMATS.values(), writers, strict=True))[form](made, quoted)

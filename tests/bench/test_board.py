@@ -16,6 +16,7 @@ from flexframe.bench import board_text
 from flexframe.bench.board import Board, Published, Wanted, as_json, boards, find
 from flexframe.bench.explain import explain
 from flexframe.bench.runner import run
+from flexframe.bench.seeds import over_seeds
 from flexframe_registry import ConfigError
 
 pytestmark = pytest.mark.slow
@@ -124,6 +125,34 @@ def test_a_protocol_is_filtered_by_the_beginning_of_its_id(folder: Path) -> None
     key = boards(find([folder]))[0].columns[3].ids[0]
     (found,) = boards(find([folder]), Wanted(protocols=(key[:5],)))
     assert [(row.model, list(row.numbers)) for row in found.rows] == [("fixed", [0])]
+
+
+def test_runs_of_one_recipe_are_a_row_with_what_another_seed_changes(
+    folder: Path, command: Any, tmp_path: Path
+) -> None:
+    found = read(folder / "b")
+    model = found["models"].pop("fixed")
+    psnr = (20.0, 21.0, 23.0)
+    for seed, value in enumerate((*psnr, 30.0)):
+        one = json.loads(json.dumps(model))
+        one["trained"] = {"step": 5, "run": {"seed": seed, "steps": 5 if seed < 3 else 6}}
+        one["budgets"]["8"]["metrics"]["psnr"]["value"], one["fingerprint"] = value, str(seed)
+        found["models"][f"runs/seed{seed}"] = one
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    (made,) = boards(find([tmp_path]))
+    over_seeds([made])
+    joined, other = sorted(made.rows, key=lambda row: row.numbers[0])
+    assert (joined.model, other.model) == ("runs/seed0 (3 seeds)", "runs/seed3")
+    assert joined.numbers[0] == pytest.approx(64 / 3)
+    deviation = (sum((each - 64 / 3) ** 2 for each in psnr) / 2) ** 0.5
+    assert joined.spans[0] == pytest.approx(4.302653 * deviation / 3**0.5, rel=1e-5)  # Student's t of 2
+    assert made.texts(joined)[4] == "21.33 ± 3.79"
+    assert other.spans == {}
+    answer = command("results", tmp_path, "--over-seeds", "--no-published")
+    assert "| runs/seed0 (3 seeds) | 8 |" in answer.out
+    assert "21.33 ± 3.79" in answer.out
+    assert json.loads(as_json([made], []))["measured"][0]["rows"][0]["over_seeds"][0] is not None
+    assert "no two models are of one recipe" in command("results", folder / "b", "--over-seeds").err
 
 
 @pytest.mark.parametrize("by", ["tokens", "bits", "parameters", "psnr"])

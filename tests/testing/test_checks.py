@@ -368,6 +368,11 @@ class AmnesicTally(Seen):
         super().restore({"seen": state["seen"][:-1]})
 
 
+class DeafTally(Seen):
+    def join(self, state):
+        pass
+
+
 class StrayTally(Seen):
     def update(self, batch):
         self.last = batch
@@ -394,6 +399,7 @@ Painting = darkness("Painting", PaintingTally)
 Crowded = darkness("Crowded", CrowdedTally, common=[])  # of all tallies
 Forgetful = darkness("Forgetful", ForgetfulTally, common=[])
 Amnesic = darkness("Amnesic", AmnesicTally)
+Deaf = darkness("Deaf", DeafTally)
 Stray = darkness("Stray", StrayTally)
 Averaging = darkness("Averaging", AveragingTally)
 Relative = darkness("Relative", RelativeTally)
@@ -417,6 +423,7 @@ def test_a_sound_metric_passes(part, check, monkeypatch):
         (Crowded, checks.check_metric_tallies, "its state must be its own"),
         (Forgetful, checks.check_metric_tallies, "its state must be its own"),
         (Amnesic, checks.check_metric_resumes, "make all that `update` changes fields"),
+        (Deaf, checks.check_metric_joins, "say in `join` how their fields go together"),
         (Averaging, checks.check_metric_batches, "not close"),
         (Relative, checks.check_metric_batches, "not close"),
     ],

@@ -49,6 +49,8 @@ FIELDS = {
     "source/images": {"path": str(PHOTOGRAPHS)},
     "source/tar": {"path": str(shard())},
     "metric/classifier": {"data": "digits", "limit": 100},
+    "metric/fd-dinov2": {"model": "/nowhere"},
+    "metric/cmmd": {"model": "/nowhere"},
     "feed/latents": {"path": "/nowhere"},
     "feed/token-file": {"path": "/nowhere"},
     "transform/shift": {"pixels": 2},

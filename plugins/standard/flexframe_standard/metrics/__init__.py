@@ -7,6 +7,7 @@ from flexframe_standard.metrics.asked_text_config import AskedTextConfig
 from flexframe_standard.metrics.bits_config import BitsConfig
 from flexframe_standard.metrics.classifier_config import ClassifierConfig
 from flexframe_standard.metrics.codebook_config import CodebookConfig
+from flexframe_standard.metrics.dists_config import DistsConfig
 from flexframe_standard.metrics.fid_config import FrechetConfig
 from flexframe_standard.metrics.inception_score_config import InceptionScoreConfig
 from flexframe_standard.metrics.kid_config import KidConfig
@@ -17,6 +18,7 @@ from flexframe_standard.metrics.precision_recall_config import PrecisionRecallCo
 from flexframe_standard.metrics.psnr_config import PsnrConfig
 from flexframe_standard.metrics.remade_config import ReEncodingConfig, SeedSpreadConfig
 from flexframe_standard.metrics.ssim_config import SsimConfig
+from flexframe_standard.metrics.vision_config import CmmdConfig, FdDinov2Config
 
 COMPONENTS = [
     Component(PsnrConfig, "flexframe_standard.metrics.psnr:Psnr"),
@@ -33,5 +35,8 @@ COMPONENTS = [
     Component(PrecisionRecallConfig, "flexframe_standard.metrics.precision_recall:PrecisionRecall"),
     Component(InceptionScoreConfig, "flexframe_standard.metrics.inception_score:InceptionScore"),
     Component(LpipsConfig, "flexframe_standard.metrics.lpips:Lpips"),
+    Component(DistsConfig, "flexframe_standard.metrics.dists:Dists"),
+    Component(FdDinov2Config, "flexframe_standard.metrics.vision:FdDinov2"),
+    Component(CmmdConfig, "flexframe_standard.metrics.vision:Cmmd"),
     Component(BitsConfig, "flexframe_standard.metrics.bits:Bits"),
 ]

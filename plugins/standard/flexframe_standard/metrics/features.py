@@ -15,12 +15,12 @@ from typing_extensions import TypeVar
 
 from flexframe.bench.metric import Metric, Reconstructions, Tally
 from flexframe.data.source import Source
-from flexframe_registry import Spec
+from flexframe_registry import MetricConfig, Spec
 from flexframe_standard.metrics.feature_files import Rows
-from flexframe_standard.metrics.inception import SPATIAL, shared
+from flexframe_standard.metrics.inception import SPATIAL, Features, inception
 from flexframe_standard.metrics.inception_config import LayerConfig
 
-LayerC = TypeVar("LayerC", bound=LayerConfig, default=LayerConfig)
+LayerC = TypeVar("LayerC", bound=MetricConfig, default=LayerConfig)
 ComparedM = TypeVar("ComparedM", bound="Compared[Any]", default="Compared[Any]")
 CHECK = "a check of the pipeline, not comparable to any published number"
 """The remark on distances in layers other than the last."""
@@ -94,14 +94,19 @@ class Compared(Metric[LayerC]):
     def __init__(self, config: LayerC, source: Source, task: Task = REBUILT) -> None:
         super().__init__(config, source)
         self.task = task
-        self.layer: str = config.layer
-        self.features = shared(source, config.weights)
+        self.features, self.layer = self.network()
         self.refused = self.refusal(len(source))
         if self.refused is None:
             self.features.want(self.layer, originals=self.paired)
 
     def of_samples(self) -> Compared[LayerC]:
         return type(self)(self.config, self.source, DRAWN)
+
+    def network(self) -> tuple[Features, str]:
+        """What makes the features, and the layer that they are of."""
+        config = self.config
+        assert isinstance(config, LayerConfig)
+        return inception(self.source, config.weights), config.layer
 
     @abstractmethod
     def refusal(self, count: int) -> str | None:

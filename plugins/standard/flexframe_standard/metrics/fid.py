@@ -71,7 +71,7 @@ class Reference:
     def moments(self, features: Features, layer: str, device: torch.device) -> Moments:
         """Moments of a layer's features of all images."""
         if self._moments is None:
-            self._moments = Moments(WIDTHS[layer])
+            self._moments = Moments(features.net.width(layer))
             for rows in self._read(features, layer, device):
                 self._moments.add(rows)
         return self._moments

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -59,12 +60,14 @@ class Moments:
         return {"mu": mean.numpy(), "sigma": covariance.numpy()}
 
 
-class Inception:
-    """The network, loaded when it is first asked for: one pass of a batch gives every layer that anybody wants."""
+class Extractor(ABC):
+    """A network whose features images are compared in, loaded when it is first asked for: one pass of a batch gives
+    every layer that anybody wants."""
 
-    def __init__(self, weights: str | None) -> None:
-        self.given = weights
-        self.path = Path(weights).expanduser() if weights else hub_file(FILE)
+    path: Path | str
+    """The place of its weights, for messages."""
+
+    def __init__(self) -> None:
         self.sha256: str | None = None
         self.layers: list[str] = []
         self._net: nn.Module | None = None
@@ -79,21 +82,13 @@ class Inception:
             self.layers.append(layer)
             self._net = self._last = None
 
-    def on_disk(self) -> bool:
-        """Say whether the weights are there without a download."""
-        return self.path.is_file()
-
     def unavailable(self) -> str | None:
-        """Load the network, fetching its weights if no file was named; the reason if that fails."""
+        """Load the network; the reason if that fails."""
         if self._net is None and self._why is None:
             try:
-                if not self.on_disk():
-                    self._fetch()
-                content = self.path.read_bytes()
-                self.sha256 = hashlib.sha256(content).hexdigest()
-                self._net = build(content, self.layers)
+                self._net = self.load()
             except Exception as error:  # whatever a file or a network does, the other numbers stand
-                self._why = f"{unread(error)}; {remedy(URL, 'weights')}"
+                self._why = f"{unread(error)}; {self.remedy()}"
         return self._why
 
     @torch.no_grad()
@@ -111,6 +106,58 @@ class Inception:
             features = self._net.to(self.device)(images)
             self._last = images, dict(zip(self.layers, features, strict=True))
         return self._last[1]
+
+    @abstractmethod
+    def load(self) -> nn.Module:
+        """The network, which gives the layers that are wanted of 8-bit images, in their order; sets `sha256`."""
+
+    @abstractmethod
+    def on_disk(self) -> bool:
+        """Say whether the weights are there without a download."""
+
+    @abstractmethod
+    def remedy(self) -> str:
+        """What to do where it cannot be loaded."""
+
+    @abstractmethod
+    def width(self, layer: str) -> int:
+        """Numbers of an image at a layer. Asked once it is loaded."""
+
+    @abstractmethod
+    def facts(self) -> Mapping[str, Any]:
+        """Its name, and versions of what it rests on."""
+
+
+class Inception(Extractor):
+    """torch-fidelity's network."""
+
+    path: Path
+
+    def __init__(self, weights: str | None) -> None:
+        super().__init__()
+        self.given = weights
+        self.path = Path(weights).expanduser() if weights else hub_file(FILE)
+
+    def on_disk(self) -> bool:
+        """Say whether the weights are there without a download."""
+        return self.path.is_file()
+
+    def load(self) -> nn.Module:
+        """The network, its weights fetched if no file was named."""
+        if not self.on_disk():
+            self._fetch()
+        content = self.path.read_bytes()
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        return build(content, self.layers)
+
+    def remedy(self) -> str:
+        return remedy(URL, "weights")
+
+    def width(self, layer: str) -> int:
+        return WIDTHS[layer]
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"extractor": EXTRACTOR, "torch-fidelity": version("torch-fidelity")}
 
     def _fetch(self) -> None:
         if self.given is not None:
@@ -176,8 +223,8 @@ class Features:
     except for images whose features an earlier run has kept.
     """
 
-    def __init__(self, weights: str | None) -> None:
-        self.net = Inception(weights)
+    def __init__(self, net: Extractor) -> None:
+        self.net = net
         self.layers: list[str] = []
         """Layers that are wanted of the originals too."""
         self.finite: dict[str, bool] = {}
@@ -198,16 +245,15 @@ class Features:
         device = device or self.net.device
         exact = {"float32": torch.get_float32_matmul_precision(), "tf32": torch.backends.cudnn.allow_tf32}
         return {
-            "extractor": EXTRACTOR,
+            **self.net.facts(),
             "layer": layer,
             "weights_sha256": self.net.sha256,
-            "torch-fidelity": version("torch-fidelity"),
             "extracted_on": {"device": device.type, **(exact if device.type == "cuda" else {})},
         }
 
     def rows(self, folder: Path, layer: str, what: str) -> Rows:
         """The file for this network's features of a layer in a folder."""
-        return Rows(folder / f"{what}-{str(self.net.sha256)[:12]}-{layer}.rows", WIDTHS[layer])
+        return Rows(folder / f"{what}-{str(self.net.sha256)[:12]}-{layer}.rows", self.net.width(layer))
 
     def originals(self, at: int, images: UInt8[Tensor, "b 3 h w"], scratch: Scratch) -> None:
         """Keep the features of originals `at` and after it. That others have handed them in already is usual.
@@ -242,7 +288,7 @@ class Features:
         """Moments of the first `count` originals."""
 
         def compute() -> Moments:
-            moments = Moments(WIDTHS[layer])
+            moments = Moments(self.net.width(layer))
             for block in self.reference(layer).blocks(count):
                 moments.add(block)
             return moments
@@ -282,9 +328,17 @@ class Features:
         return whole
 
 
-_SHARED: WeakKeyDictionary[Source, dict[str | None, Features]] = WeakKeyDictionary()
+_SHARED: WeakKeyDictionary[Source, dict[Any, Features]] = WeakKeyDictionary()
 
 
-def shared(source: Source, weights: str | None) -> Features:
-    """The one `Features` of these weights for all metrics over a source."""
-    return _SHARED.setdefault(source, {}).setdefault(weights, Features(weights))
+def shared(source: Source, key: Any, make: Callable[[], Extractor]) -> Features:
+    """The one `Features` of a network, told by `key`, for all metrics over a source."""
+    own = _SHARED.setdefault(source, {})
+    if key not in own:
+        own[key] = Features(make())
+    return own[key]
+
+
+def inception(source: Source, weights: str | None) -> Features:
+    """The one `Features` of Inception with these weights for all metrics over a source."""
+    return shared(source, ("inception", weights), lambda: Inception(weights))

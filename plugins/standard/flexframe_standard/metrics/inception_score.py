@@ -15,7 +15,7 @@ from flexframe.bench.metric import Measure, Metric, Reconstructions, Tally
 from flexframe.data.source import Source
 from flexframe_registry import Spec
 from flexframe_standard.metrics.features import DRAWN, REBUILT, Task
-from flexframe_standard.metrics.inception import LOGITS, WIDTHS, shared
+from flexframe_standard.metrics.inception import LOGITS, WIDTHS, inception
 from flexframe_standard.metrics.inception_score_config import InceptionScoreConfig
 
 
@@ -83,7 +83,7 @@ class InceptionScore(Metric[InceptionScoreConfig]):
     def __init__(self, config: InceptionScoreConfig, source: Source, task: Task = REBUILT) -> None:
         super().__init__(config, source)
         self.task = task
-        self.features = shared(source, config.weights)
+        self.features = inception(source, config.weights)
         self.refused = self._refusal(len(source))
         if self.refused is None:
             self.features.want(LOGITS, originals=False)
