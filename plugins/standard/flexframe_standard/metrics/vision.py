@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as pixels
+from torchvision.transforms import v2  # type: ignore[import-untyped]
+from torchvision.transforms.v2 import functional as pixels  # type: ignore[import-untyped]
 
 from flexframe.bench.metric import Measure
 from flexframe.data.source import Source
@@ -58,7 +58,7 @@ class Vision(Extractor):
         import transformers
 
         where = Path(self.path).expanduser() if self.on_disk() else fetch(str(self.path))[0]
-        transformers.utils.logging.disable_progress_bar()  # of tensors, in the middle of ours
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of tensors
         net = getattr(transformers, self.kind).from_pretrained(str(where), dtype=torch.float32, use_safetensors=True)
         self.sha256 = weights(net)
         self._width = int(self.wide(net.config))
