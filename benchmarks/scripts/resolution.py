@@ -59,7 +59,7 @@ def measure(model: str, photographs: str, sizes: Sequence[int], budgets: Sequenc
             rng, images = Rng(0, torch.tensor(rows)), real.float() / 255
             tokens = tokenizer.encode(images, rng=rng)
             latents = tokenizer.codec.encode(images, rng=rng)
-            found.setdefault("codec", []).append(psnr(real, tokenizer.codec.decode(latents, rng=rng).clamp(0, 1)))
+            found.setdefault("codec", []).append(psnr(real, tokenizer.codec.decode(latents).clamp(0, 1)))
             for k in budgets:
                 found.setdefault(str(k), []).append(psnr(real, tokenizer.decode(tokens.truncate(k), rng=rng)))
             print(f"{size} pixels: {rows.stop} of {len(source)}", flush=True)
