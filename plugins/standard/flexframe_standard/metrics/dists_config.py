@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from flexframe_registry.kinds import PLACE, Cause
+from flexframe_registry.config import PLACE
+from flexframe_registry.kinds import Cause
 from flexframe_standard.metrics.per_image_config import PerImageConfig
 
 

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from flexframe_registry import MetricConfig, SourceConfig
-from flexframe_registry.kinds import PLACE, Cause
+from flexframe_registry.config import PLACE
+from flexframe_registry.kinds import Cause
 from flexframe_registry.slots import Slot
 from flexframe_standard.metrics.inception_config import OF_A_REFERENCE, UNITS
 
