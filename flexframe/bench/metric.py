@@ -49,10 +49,17 @@ class Measure:
     """The number that guessing comes to, where there is one."""
     by: str = ""
     """Who measured, where several do: then the end of the label, behind a comma, as in `Shape right, second judge`."""
+    cost: bool = False
+    """Whether it is what an image costs, over which a page draws the other numbers, too."""
 
 
 class Remake(ABC):
     """A model at one token count, for metrics that let it work on: over the images of one batch."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the tokenizer whose tokens they are, which priors know; empty where it has none."""
+        return ""
 
     @abstractmethod
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:

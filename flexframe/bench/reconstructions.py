@@ -17,7 +17,7 @@ from flexframe.bench.lanes import Entrant, Made, Some
 from flexframe.bench.metric import Remake
 from flexframe.bench.task import Task
 from flexframe.data.source import Source
-from flexframe.models.fingerprint import weights
+from flexframe.models.fingerprint import fingerprint, weights
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe.tokens import Tokens
@@ -31,6 +31,10 @@ class _Again(Remake):
     model: Tokenizer
     budget: int
     rng: Rng
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.model)
 
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
         return self.model.shortened(self.model.encode(images, rng=self.rng), images, self.budget, rng=self.rng)

@@ -172,6 +172,7 @@ def assemble(
                 **({"repeats": m.repeats} if m.repeats else {}),
                 **({} if m.chance is None else {"chance": m.chance}),
                 **({"by": m.by} if m.by else {}),
+                **({"cost": True} if m.cost else {}),
             }
             for m in measures.values()
         },

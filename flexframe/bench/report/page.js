@@ -151,7 +151,7 @@
     ArrowDown: () => closeUp?.open && look(place + 1),
     z: () => (closeUp?.open ? closeUp.close() : look(place)),
     d: () => differ(!root.classList.contains("diff")),
-    t: () => axes.length && turn(root.dataset.axis === "bits" ? "tokens" : "bits"),
+    t: () => axes.length && turn(axes[(axes.findIndex((b) => b.dataset.axis === root.dataset.axis) + 1) % axes.length].dataset.axis),
     "?": () => (help.open ? help.close() : help.showModal()),
   };
   document.addEventListener("keydown", (event) => {
@@ -183,7 +183,7 @@
     const k = Number(asked.get("tokens"));
     show(asked.has("tokens") ? data.stops.filter((stop) => stop <= k).length - 1 : at);
     if (asked.has("diff")) differ(true);
-    if (["tokens", "bits"].includes(asked.get("axis"))) turn(asked.get("axis"));
+    if (axes.some((button) => button.dataset.axis === asked.get("axis"))) turn(asked.get("axis"));
     if (["dark", "light"].includes(asked.get("theme"))) paint(asked.get("theme"));
     const wanted = data.numbers.indexOf(Number(asked.get("image")));
     if (asked.has("image") && wanted >= 0) look(wanted);

@@ -83,6 +83,7 @@ def view(
         "charts": [_chart(numbers, column) for column in _in_turn(numbers.columns)],
         "described": [_chart(numbers, column) for column in numbers.columns if not column.directed],
         "books": _books(results),
+        "surprise": _surprise(results),
         "verdicts": judged,
         "CHARTS": CHARTS,
         "ROWS": ROWS,
@@ -306,7 +307,7 @@ def _chart(numbers: Numbers, column: Column) -> dict[str, Any]:
     """A number's charts over tokens and over bits."""
     series = {name: _series(numbers, column, name) for name in numbers.results["models"]}
     marks = {"originals": numbers.original(column), "by chance": column.chance}
-    axes = ("tokens", "bits")
+    axes = ("tokens", "bits", "coded")
     drawn = [chart for axis in axes if (chart := charts.draw(axis, series, column.measure, marks))]
     told = [f"{n}: " + "; ".join(p["tip"].split("\n")[1] for p in points) for n, points in series.items() if points]
     sure = any(p["interval"] for points in series.values() for p in points)
@@ -315,6 +316,7 @@ def _chart(numbers: Numbers, column: Column) -> dict[str, Any]:
 
 def _series(numbers: Numbers, column: Column, name: str) -> list[dict[str, Any]]:
     points = []
+    cost = next((each for each in numbers.columns if each.measure.get("cost") and each is not column), None)
     for k, entry in numbers.results["models"][name]["budgets"].items():
         value = numbers.value(column, name, int(k))
         if value is None:
@@ -326,8 +328,25 @@ def _series(numbers: Numbers, column: Column, name: str) -> list[dict[str, Any]]
         bound = "" if most is None else f"\nof at most {column.text(most)} over these images"
         tip = f"{name}\n{column.text(value, unit=True)} at {tokens(int(k))}{size}{span}{bound}"
         bits = entry["bits"] if entry["bits"] and math.isfinite(entry["bits"]) else None
-        points.append({"tokens": int(k), "bits": bits, "value": value, "tip": tip, "interval": sure, "most": most})
+        coded = None if cost is None else numbers.value(cost, name, int(k))
+        point = {"tokens": int(k), "bits": bits, "coded": coded, "value": value, "tip": tip, "interval": sure}
+        points.append({**point, "most": most})
     return points
+
+
+def _surprise(results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A chart of bits by token, of numbers that say some by position; of each model at its largest count."""
+    series: dict[str, list[dict[str, Any]]] = {}
+    measure: Mapping[str, Any] = {}
+    for name, model in results["models"].items():
+        series[name] = []
+        for number, found in model["budgets"][max(model["budgets"], key=int)]["metrics"].items():
+            for i, bits in enumerate(found.get("by_position", ()), 1):
+                measure = results["measures"][number]
+                tip = f"{name}\n{bits:.2f} bits of token {i}"
+                series[name].append({"tokens": i, "position": i, "value": bits, "tip": tip, "interval": None})
+    drawn = charts.draw("position", series, measure) if measure else None
+    return None if drawn is None else {"drawn": [drawn], "label": "Surprise by token", "summary": "Bits by token"}
 
 
 def _books(results: Mapping[str, Any]) -> list[dict[str, Any]]:

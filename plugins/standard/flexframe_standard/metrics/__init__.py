@@ -7,6 +7,7 @@ from flexframe_standard.metrics.asked_text_config import AskedTextConfig
 from flexframe_standard.metrics.bits_config import BitsConfig
 from flexframe_standard.metrics.classifier_config import ClassifierConfig
 from flexframe_standard.metrics.codebook_config import CodebookConfig
+from flexframe_standard.metrics.coded_bits_config import CodedBitsConfig
 from flexframe_standard.metrics.dists_config import DistsConfig
 from flexframe_standard.metrics.fid_config import FrechetConfig
 from flexframe_standard.metrics.inception_score_config import InceptionScoreConfig
@@ -39,4 +40,5 @@ COMPONENTS = [
     Component(FdDinov2Config, "flexframe_standard.metrics.vision:FdDinov2"),
     Component(CmmdConfig, "flexframe_standard.metrics.vision:Cmmd"),
     Component(BitsConfig, "flexframe_standard.metrics.bits:Bits"),
+    Component(CodedBitsConfig, "flexframe_standard.metrics.coded_bits:CodedBits"),
 ]
