@@ -73,6 +73,12 @@ def encode(
 
     tokenizer, name, way = open_tokenizer(model, device, resize, threads)
     rule = read_rule(lengths, allocator, chosen, tokenizer)
+    if prior is not None:
+        from flexframe.commands.pack import open_prior, packed
+        from flexframe.use.pack import see_that_it_packs
+
+        generator = open_prior(prior, device, threads)
+        see_that_it_packs(generator, tokenizer, name)
     with bar("encoding") as progress:
         encoded = run(
             tokenizer, images, tokens, model=name, rule=rule, resize=way, seed=seed, batch_size=batch_size,
@@ -87,10 +93,9 @@ def encode(
     told += f"; {encoded.broken:,} could not be read" if encoded.broken else ""
     out.print(told, markup=False, soft_wrap=True)
     if prior is not None:
-        from flexframe.commands.pack import open_prior, packed
         from flexframe.data.tokenfile import TokenFile
 
-        packed(TokenFile(tokens), open_prior(prior, device, threads), to)
+        packed(TokenFile(tokens), generator, to)
         tokens.unlink()
 
 

@@ -25,8 +25,9 @@ from torch import Tensor
 from flexframe.data.tokenfile import About, Row, Rows, TokenFile, write
 from flexframe.files import BLANK, check_seal, drop_parts, refuse_pointer, replaced, seal
 from flexframe.lock import writes
-from flexframe.models.fingerprint import weights
+from flexframe.models.fingerprint import fingerprint, weights
 from flexframe.models.generator import Generator
+from flexframe.models.tokenizer import Tokenizer
 from flexframe.parts import LikelihoodPrior, SymbolWalk
 from flexframe.provenance import processor
 from flexframe.tokens import Condition
@@ -205,14 +206,30 @@ def _rows(
         progress(stop, count)
 
 
-def _see_that_it_codes(generator: Generator, about: About, place: str) -> None:
+def see_that_it_packs(generator: Generator, tokenizer: Tokenizer, model: str) -> None:
+    """See that what a tokenizer encodes can be packed, before it does.
+
+    Args:
+        model: the tokenizer's name.
+
+    Raises:
+        ConfigError: constriction is not there; continuous tokens; a prior that codes none of these.
+    """
+    coder()
+    tokens = tokenizer.config.spec.tokens
+    told = {"model": model, "fingerprint": fingerprint(tokenizer), "codebook_size": tokens.codebook_size}
+    about = About.model_construct(**told, length=tokens.length, codebooks=tokens.codebooks)
+    _see_that_it_codes(generator, about, model, "makes")
+
+
+def _see_that_it_codes(generator: Generator, about: About, place: str, holds: str = "holds") -> None:
     config, name = generator.config, generator.id or "the prior"
     if about.codebook_size is None:
-        raise ConfigError.at(place, "holds continuous tokens, which have no bits; quantized ones can be coded")
+        raise ConfigError.at(place, f"{holds} continuous tokens, which have no bits; quantized ones can be coded")
     walks = isinstance(generator.prior, LikelihoodPrior) and type(generator.prior).walk is not LikelihoodPrior.walk
     if not walks:
         text = f"is a {config.prior.type!r}, which does not say how likely each symbol is given those before it"
-        raise ConfigError.at(name, f"{text}; pack with a prior that does,")
+        raise ConfigError.at(name, f"{text}; pack with one that does")
     own, theirs = (config.codebook_size, config.codebooks), (about.codebook_size, about.codebooks)
     if own != theirs or config.length < about.length or config.fingerprint not in (None, about.fingerprint):
         text = f"models the codes of another tokenizer than {about.model}, whose the tokens are"

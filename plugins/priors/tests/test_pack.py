@@ -1,8 +1,11 @@
 """Token files packed in the bits that a prior needs, and read back."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from flexframe.data.tokenfile import About, Row, TokenFile, write
 from flexframe.models.generator import Generator
@@ -103,3 +106,15 @@ def test_another_prior_and_other_chances_are_told(tmp_path, monkeypatch):
         file.write(bytes([byte[0] ^ 1]))
     with pytest.raises(ConfigError, match="pack the tokens again"):
         packing.unpack(tmp_path / "p", prior, tmp_path / "again")
+
+
+def test_what_cannot_be_packed_is_told_before_anything_is_encoded(command, tmp_path, monkeypatch):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    given = ("encode", tmp_path / "a.png", "-m", "titok/digits-tiny", "-o", tmp_path / "t", "--device", "cpu")
+    answer = command(*given, "-p", "gpt/scenes-64-titok-16")
+    assert answer.code == 2
+    assert "models the codes of another tokenizer than titok/digits-tiny" in answer.err.replace("\n", " ")
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    answer = command(*given, "-p", "gpt/scenes-64-titok-16")
+    assert "entropy coding needs constriction: pip install 'flexframe[pack]'" in answer.err.replace("\n", " ")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
