@@ -104,10 +104,12 @@ def from_notebook(notebook: dict[str, Any]) -> str:
 
 
 def _output(output: dict[str, Any]) -> str:
-    """What a cell gave: a picture where it has one, else its text."""
+    """What a cell gave: a picture where it has one, else its own HTML, else its text."""
     data = output.get("data", {})
     for kind in ("image/png", "image/jpeg"):
         if kind in data:
             return f'<img alt="" src="data:{kind};base64,{"".join(data[kind]).replace(chr(10), "")}">'
+    if "text/html" in data:
+        return f'<div class="output">{"".join(data["text/html"])}</div>'
     text = "".join(output.get("text") or data.get("text/plain", ())).replace("\r", "")
     return f"```text\n{text.rstrip()}\n```"

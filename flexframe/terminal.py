@@ -42,9 +42,13 @@ class Terminal(Console):
         highlight: bool = True,
         quiet: bool = False,
     ) -> None:
+        # in a notebook, and in a text that is kept, lines as in a log file: there rich would show what is meant for
+        # `file` as the cell's output, and kernels ask for colours, which it takes for a terminal that moves
+        kept = isinstance(file, io.StringIO) or "ipykernel" in sys.modules
         super().__init__(
-            file=file, stderr=stderr, width=width, highlight=highlight, quiet=quiet, markup=False, emoji=False
-        )
+            file=file, stderr=stderr, width=width, highlight=highlight, quiet=quiet, markup=False, emoji=False,
+            force_jupyter=False, force_terminal=False if kept else None,
+        )  # fmt: skip
 
     def render_str(self, text: str, **settings: Any) -> Text:
         """The text of a string; before it is a `Text`, which would drop some control characters in silence."""

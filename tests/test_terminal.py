@@ -112,3 +112,14 @@ def test_a_stream_without_a_letter_writes_it_out(monkeypatch):
 def test_warnings_are_one_line_of_what_they_say(capsys):
     show_warning("[/x] \x1b[2J")
     assert capsys.readouterr().err == "warning: [/x] \\x1b[2J\n"
+
+
+def test_in_a_notebook_what_is_meant_for_a_file_goes_there(monkeypatch):
+    """Rich would show it as a cell's output, and the file would stay empty; and kernels ask for colours."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    page = io.StringIO()
+    Terminal(file=page, width=40).print("a table", style="bold")
+    assert page.getvalue() == "a table\n"
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    assert not Terminal(stderr=True).is_terminal

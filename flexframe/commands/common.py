@@ -151,8 +151,8 @@ def ended_by(stop: SystemExit) -> str | None:
     where who reads the output has enough (`flexframe list | head`)."""
     if isinstance(stop.__context__, BrokenPipeError):
         return None
-    at = stop.__traceback__
-    while at is not None and at.tb_next is not None:
+    at, replaced = stop.__traceback__, getattr(sys.exit, "__code__", None)  # as W&B does, to see how a process ends
+    while at is not None and at.tb_next is not None and at.tb_next.tb_frame.f_code is not replaced:
         at = at.tb_next
     if at is None:
         return None

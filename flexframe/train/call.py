@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from flexframe.train.run import Run
 from flexframe_registry import ConfigError
 from flexframe_registry.cards import card as find_card
 from flexframe_registry.doubts import check, of_card
+
+WIDE = 240
+"""Columns of a line where output is no terminal."""
 
 
 def train(
@@ -46,7 +50,8 @@ def train(
             doubts and the run is strict.
         KeyboardInterrupt: it was stopped, by Ctrl-C or a signal; what was trained is saved, and `resume` goes on.
     """
-    terminal, on = Terminal(), threads.device(device)
+    terminal = Terminal(width=None if sys.stdout.isatty() else WIDE)
+    on = threads.device(device)
     if resume is not None:
         if out is not None:
             raise ConfigError.at("out", "a resumed run stays in its folder; leave it out")

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import typer.main
 from PIL import Image
 
@@ -29,6 +30,7 @@ from flexframe_registry.cards import card
 from flexframe_registry.doubts import obstacles, of_card
 from flexframe_registry.kinds import KINDS
 from flexframe_registry.options import settings_of
+from flexframe_registry.slots import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 HOWTOS = sorted(path for path in (ROOT / "docs" / "howto").glob("*.md") if "flexframe_mine" in path.read_text("utf-8"))
@@ -338,10 +340,32 @@ def _what_readers_have(folder: Path) -> None:
     (folder / "imported" / "card.yaml").write_text(json.dumps(card_of), encoding="utf-8")
 
 
+def _script(name: str) -> Any:
+    """A page's script as a module."""
+    about = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(about)
+    about.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_the_gallery_puts_every_quantizer_and_masker_to_use():
+    gallery = _script("gallery")
+    values = torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
+    for name, fields in gallery.QUANTIZERS.items():
+        few = fields | {"codebook_size": 8} if fields.get("codebook_size") == 1024 else fields
+        quantizer, back = gallery.fitted(resolve("quantizer", few), values)
+        left = values - gallery.with_one(gallery.through(quantizer, values)) @ back
+        assert left.square().mean() < (values - values.mean(0)).square().mean(), name
+    assert {*gallery.MASKERS} == {each.name for each in catalogue() if each.kind == "masker" and "toy" not in each.name}
+    assert gallery.maskers().size[0] == 3 * 264 + 8
+    assert {f"gallery-{name}" for name in ("quantizers", "lengths", "decoders", "maskers")} == {
+        path.stem for path in (ROOT / "docs").glob("gallery-*")
+    }
+
+
 def test_the_page_of_parts_is_what_is_installed():
-    about = importlib.util.spec_from_file_location("docs_parts", ROOT / "docs" / "parts.py")
-    parts = importlib.util.module_from_spec(about)
-    about.loader.exec_module(parts)
+    parts = _script("parts")
     installed = {each.name for each in importlib.metadata.distributions()}  # one of cards alone has no part
     missing = parts.distributions() - installed
     if missing:

@@ -1,17 +1,13 @@
-"""docs/quickstart.ipynb, cell by cell, as a kernel would run it: one namespace, `!` lines given to a shell.
+"""docs/quickstart.ipynb, cell by cell, as a kernel would run it, in one namespace.
 
-Without Jupyter, so that it runs where nothing but the development requirements is installed. The shell's lines are of
-the command line, which runs in this process.
+Without Jupyter, so that it runs where nothing but the development requirements is installed.
 """
 
 from __future__ import annotations
 
 import ast
 import json
-import os
 import re
-import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,53 +21,26 @@ LARGEST = 350_000
 """Characters of the file; its pictures are small."""
 
 
-Shell = Callable[[str], str]
-
-
-def run_cell(source: str, namespace: dict[str, Any], shell: Shell) -> tuple[Any, list[str]]:
-    """Run a cell: the value of its last expression, and what its shell lines printed."""
-    said, code = [], []
-    for line in source.splitlines():
-        if line.startswith("!"):  # a shell line stands after the Python that it uses
-            exec(compile("\n".join(code), "<cell>", "exec"), namespace)
-            said.append(shell(re.sub(r"\{(\w+)\}", lambda m: str(namespace[m[1]]), line[1:])))
-            code = []
-        else:
-            code.append(line)
-    body = ast.parse("\n".join(code)).body
+def run_cell(source: str, namespace: dict[str, Any]) -> Any:
+    """Run a cell: the value of its last expression."""
+    body = ast.parse(source).body
     last = body.pop() if body and isinstance(body[-1], ast.Expr) else None
     exec(compile(ast.Module(body, []), "<cell>", "exec"), namespace)
-    value = None if last is None else eval(compile(ast.Expression(last.value), "<cell>", "eval"), namespace)
-    return value, said
-
-
-@pytest.fixture
-def shell(command: Callable[..., Any]) -> Shell:
-    def run(line: str) -> str:
-        program, *words = shlex.split(line)
-        assert program == "flexframe"
-        answer = command(*words)
-        assert answer.code == 0, f"{line}: {answer.out}\n{answer.err}"
-        return answer.out
-
-    return run
+    return None if last is None else eval(compile(ast.Expression(last.value), "<cell>", "eval"), namespace)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # half a minute of a core's time, which a busy machine may be long in giving
 @pytest.mark.usefixtures("unchecked")
-def test_every_cell_runs_and_shows_what_the_text_says(shell, tmp_path, monkeypatch, capsys):
+def test_every_cell_runs_and_shows_what_the_text_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(os, "environ", os.environ.copy())  # a cell sets two variables
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     namespace: dict[str, Any] = {}
-    values, printed, said = [], [], []
+    values, printed = [], []
     for cell in CELLS:
         if cell["cell_type"] == "code":
-            value, lines = run_cell("".join(cell["source"]), namespace, shell)
-            values.append(value)
+            values.append(run_cell("".join(cell["source"]), namespace))
             printed.append(capsys.readouterr().out)
-            said += lines
     assert "flextok/scenes-64" in values[0]
     lengths = namespace["tok"].config.budgets
     (picture,) = [value for value in values if isinstance(value, Image.Image)]
@@ -80,11 +49,12 @@ def test_every_cell_runs_and_shows_what_the_text_says(shell, tmp_path, monkeypat
     assert len(psnr) == len(lengths)
     assert psnr == sorted(psnr), "more tokens are not closer to the original"
     assert "Did you mean 'residual-vq'?" in "".join(printed)
-    train, bench = said
-    losses = [float(number) for number in re.findall(r"  loss (\S+)", train)]
+    losses = [float(number) for number in re.findall(r"  loss (\S+)", "".join(printed))]
     assert losses[-1] < losses[0]
-    assert re.search(r"^ +8 +run ", bench, flags=re.MULTILINE)
-    assert (Path(namespace["out"]) / "bench" / "report.html").is_file()
+    assert re.search(r"^ +8 +run ", repr(values[-1]), flags=re.MULTILINE)
+    assert values[-1]._repr_html_().startswith("<div>")
+    assert values[-1].page == namespace["out"] / "bench" / "report.html"
+    assert values[-1].page.is_file()
 
 
 def test_the_file_is_a_whole_notebook_small_and_was_run_in_order():

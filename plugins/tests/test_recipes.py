@@ -1,5 +1,8 @@
 """Every recipe reads, and what one takes from another is there under the names it gives."""
 
+import os
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from flexframe.models.tokenizer import Tokenizer
 from flexframe_registry import cards
 from flexframe_registry.cards import card
 from flexframe_registry.doubts import obstacles, of_card
+from flexframe_registry.files import read_yaml
 
 FOLDER = Path(__file__).parents[2] / "benchmarks/recipes"
 RECIPES = [p for p in sorted(FOLDER.rglob("*.yaml")) if "\nrun:" in p.read_text()]
@@ -61,3 +65,25 @@ def test_titoks_second_stage_finds_what_it_begins_with():
     pixels = {k: v.shape for k, v in second.items() if k.startswith("decoder.pixels.")}
     assert taken == pixels
     assert first.keys() | taken.keys() == second.keys()
+
+
+def test_the_cloud_file_runs_the_head_to_head_until_it_is_done(tmp_path):
+    """By a script that is broken off once and then ends; what it is given is what the real one reads."""
+    path = FOLDER.parent / "gpu" / "02-tiny-imagenet-64.sky.yaml"
+    task, real = read_yaml(path), (path.parent / "02-tiny-imagenet-64.sh").read_text()
+    assert task["resources"]["use_spot"] is True
+    assert all(f"${{{name}}}" in str(task["file_mounts"]) for name in task["envs"])
+    for text in (task["setup"], task["run"], real):
+        assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+    script = tmp_path / "benchmarks" / "gpu" / "02-tiny-imagenet-64.sh"
+    for place, text in {
+        script: 'echo "$TRAIN $VAL $OUT $SECONDS_A_PART" >> told; [ $(wc -l < told) = 2 ] || exit 3',
+        tmp_path / "flexframe" / "bin" / "activate": "sleep() { :; }",
+    }.items():
+        place.parent.mkdir(parents=True)
+        place.write_text(text)
+    run = subprocess.run(["bash", "-c", task["run"]], cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)})
+    assert run.returncode == 0
+    told = (tmp_path / "told").read_text().splitlines()
+    assert told == ["/data/train-{00000..00014}.tar /data/val-{00000..00001}.tar /runs/tiny-imagenet-64 86400"] * 2
+    assert all(re.search(rf"\$\{{{name}:", real) for name in ("TRAIN", "VAL", "OUT", "SECONDS_A_PART"))

@@ -216,3 +216,18 @@ def test_the_version_in_python_is_the_distributions():
     import flexframe
 
     assert flexframe.__version__ == version("flexframe")
+
+
+def test_a_library_that_stands_in_for_exit_has_not_ended_the_process(monkeypatch):
+    """W&B puts a function of its own in its place, by which every command ends then."""
+    hook: dict[str, object] = {"end": sys.exit, "__name__": "wandb.sdk"}
+    exec("def exit(code=0):\n    end(code)", hook)
+    monkeypatch.setattr(sys, "exit", hook["exit"])
+    ours: dict[str, object] = {"sys": sys, "__name__": "typer.core"}
+    exec("def main():\n    sys.exit(0)", ours)
+    for call, place in ((ours["main"], None), (lambda: sys.exit(0), f"{__name__}, line ")):
+        with pytest.raises(SystemExit) as stop:
+            call()
+        stop.value.__traceback__ = stop.value.__traceback__.tb_next  # this function is none of the process's
+        told = common.ended_by(stop.value)
+        assert told is None if place is None else str(told).startswith(place)
