@@ -45,7 +45,7 @@ class PretrainedConfig(ConditionerConfig):
     `$FLEXFRAME_HOME/texts`."""
 
     frozen = True
-    packages: ClassVar[Mapping[str, str]] = {"transformers": "transformers"}
+    packages: ClassVar[Mapping[str, str]] = {"transformers": "'flexframe-priors[texts]'"}
 
     model: str
     """The encoder: a folder, or a name of the hub, of safetensors."""
