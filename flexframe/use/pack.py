@@ -217,7 +217,11 @@ def see_that_it_packs(generator: Generator, tokenizer: Tokenizer, model: str) ->
     """
     coder()
     tokens = tokenizer.config.spec.tokens
-    told = {"model": model, "fingerprint": fingerprint(tokenizer), "codebook_size": tokens.codebook_size}
+    told: dict[str, Any] = {
+        "model": model,
+        "fingerprint": fingerprint(tokenizer),
+        "codebook_size": tokens.codebook_size,
+    }
     about = About.model_construct(**told, length=tokens.length, codebooks=tokens.codebooks)
     _see_that_it_codes(generator, about, model, "makes")
 
