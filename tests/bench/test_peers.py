@@ -89,6 +89,7 @@ def test_all_numbers_are_those_of_torch_fidelitys_command(
     # on equal features it is 1e-6, as above; here norms folded into convolutions move features by their last digits, of
     # which a root is taken where 12 images leave covariances of rank 11
     assert found["fid@64"] == pytest.approx(told["frechet_inception_distance"], rel=1e-3)
-    assert found["kid@64"] == pytest.approx(told["kernel_inception_distance_mean"], rel=1e-4)
+    # its command sums the kernel in float32; in float64 it is 1e-6 (test_features.py)
+    assert found["kid@64"] == pytest.approx(told["kernel_inception_distance_mean"], rel=1e-3)
     assert found["precision@64"] == pytest.approx(told["precision"], abs=1e-9)
     assert found["recall@64"] == pytest.approx(told["recall"], abs=1e-9)
