@@ -36,6 +36,13 @@ def test_a_trained_card_tells_its_terms_its_curve_and_its_numbers(name):
     assert file.metrics["psnr_by_tokens"]
 
 
+def test_the_card_at_128_pixels_tells_its_curve_and_numbers_and_has_no_weights():
+    card = cards().get("flextok/photos-128")
+    steps = list(card.file.expected["loss"])
+    assert (steps[-1], card.file.weights) == (card.run.steps, None)
+    assert list(card.file.metrics["psnr_by_tokens"])[-1] == str(card.model.length)
+
+
 @pytest.mark.slow
 def test_the_readmes_command_trains_and_tells_how_to_see_whether_it_is_on_course(command, tmp_path):
     photos, run = tmp_path / "photos", tmp_path / "run"
