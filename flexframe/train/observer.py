@@ -49,15 +49,15 @@ class Observer(ABC, Generic[ObserverC]):
 
 def grouped(values: Mapping[str, float]) -> dict[str, float]:
     """Numbers of a line by names as trackers group them, by the word before the first slash: `train/loss` with the
-    losses of parts (`train/decoder/flow`), `val/loss` (the run's `held_out`), `optimizer/`, `codes/`, `speed/` and
-    `probe/`."""
+    losses of parts (`train/decoder/flow`), `val/loss` (the run's `held_out`), `optimizer/`, `grad_norm/` of parts,
+    `codes/`, `speed/` and `probe/`. No name begins another with a slash, for some trackers make folders of them."""
     return {_group(name): value for name, value in values.items()}
 
 
 def _group(name: str) -> str:
     head, _, rest = name.partition("/")
-    if head in GROUPS:
-        return "/".join([GROUPS[head], rest] if rest else [GROUPS[head]])
+    if name in GROUPS:
+        return GROUPS[name]
     if head.startswith("codes_"):
         return f"codes/{name.removeprefix('codes_')}"
-    return name if head == "probe" else f"train/{name}"
+    return name if head in ("probe", "grad_norm") and rest else f"train/{name}"

@@ -287,6 +287,8 @@ def test_the_tracker_of_the_page_is_told_of_a_run_and_of_its_going_on(forked, in
     ]  # fmt: skip
     assert [words[1] for words in told if words[0] == "line"] == [10, 20, 30]
     assert {"train/loss", "optimizer/lr", "codes/used", "speed/images_per_s"} <= {*told[3][2]}
+    names = {*told[3][2]}
+    assert not {name for name in names if any(other.startswith(f"{name}/") for other in names)}, "a file and a folder"
     assert [words[1:] for words in told if words[0] == "file"] == [
         ["step-00000020.png", "samples"], ["model.safetensors", None],
         ["step-00000030.png", "samples"], ["model.safetensors", None],

@@ -93,7 +93,7 @@ def test_a_missing_package_is_told_before_anything_is_made(create, monkeypatch, 
     [
         ("loss", "train/loss"), ("decoder/flow", "train/decoder/flow"), ("held_out", "val/loss"),
         ("lr", "optimizer/lr"), ("grad_norm", "optimizer/grad_norm"),
-        ("grad_norm/decoder", "optimizer/grad_norm/decoder"),
+        ("grad_norm/decoder", "grad_norm/decoder"),
         ("codes_used", "codes/used"), ("images_per_s", "speed/images_per_s"), ("probe/tokens", "probe/tokens"),
     ],
 )  # fmt: skip

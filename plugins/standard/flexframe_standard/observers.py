@@ -50,7 +50,7 @@ class Wandb(Observer[WandbConfig]):
         own = hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:12]
         self.run = self.package.init(
             project=config.project, entity=config.entity, name=config.name or folder.path.name, tags=list(config.tags),
-            id=own, resume="allow" if config.mode == "online" else None, mode=config.mode, dir=str(folder.path),
+            id=own, resume="allow", mode=config.mode, dir=str(folder.path),
             config=training.model_dump(mode="json"),
         )  # fmt: skip
 
