@@ -92,6 +92,7 @@ def metrics() -> Rows:
     from flexframe.bench.metric import Metric
     from flexframe.data.source import Sample, Source
     from flexframe_registry import LatentSpec, SourceConfig, Spec, TokenSpec
+    from flexframe_registry.config import is_place
 
     class Blank(Source):
         def __len__(self) -> int:
@@ -111,6 +112,11 @@ def metrics() -> Rows:
             yield name, f"needs settings of yours: {', '.join(lacking)}; not tried"
             continue
         fields = {"data": "digits"} if _required(component.config) else {}
+        places = [field.default for field in component.config.model_fields.values() if is_place(field)]
+        large = next((place for place in places if isinstance(place, str) and place), None)
+        if large is not None:
+            yield name, f"reads {large}, which is fetched where it is asked for; not tried"
+            continue
         try:
             metric: Metric = component.load()(
                 component.config.sized(None, **fields), Blank(SourceConfig(type=""), (256, 256))
