@@ -99,8 +99,19 @@ def from_notebook(notebook: dict[str, Any]) -> str:
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
         parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
-        parts += [_output(output) for output in cell.get("outputs", ())]
+        parts += [_output(output) for output in _joined(cell.get("outputs", ()))]
     return "\n\n".join(parts)
+
+
+def _joined(outputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Outputs, of which lines that were printed one after the other are one."""
+    joined = list[dict[str, Any]]()
+    for output in outputs:
+        if joined and output.get("name") and output.get("name") == joined[-1].get("name"):
+            joined[-1] = joined[-1] | {"text": [*joined[-1]["text"], *output["text"]]}
+        else:
+            joined.append(output)
+    return joined
 
 
 def _output(output: dict[str, Any]) -> str:
