@@ -76,6 +76,8 @@ def fetched(addresses: Sequence[str], hosts: Collection[str], folder: Path) -> l
     for address in addresses:
         refuse_host(address, hosts)
     places = [place(address, folder) for address in addresses]
+    if any(urlsplit(address).scheme == "s3" for address in addresses):
+        needed("s3fs", "s3", "An address of S3")
     missing = [each for each in zip(addresses, places, strict=True) if not each[1].is_file()]
     if missing:
         with waiting("fetching shards", len(missing)) as told, ThreadPoolExecutor(AT_ONCE) as pool:

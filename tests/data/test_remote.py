@@ -162,6 +162,7 @@ def test_s3_takes_its_library_and_reads_the_bucket_that_is_named(two, tmp_path, 
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(ImportError, match=r"An address of S3 needs s3fs, .*pip install 'flexframe\[s3\]'"):
         source("s3://lab/data/00.tar", hosts=["lab"], cache=str(tmp_path / "kept"))
+    assert not (tmp_path / "kept").exists()
 
     class Stream(io.BytesIO):
         size = two[0].stat().st_size
