@@ -248,18 +248,22 @@ class Tally(ABC, Generic[MetricT]):
 
 
 def added(first: Any, later: Any, name: str) -> Any:
-    """Two values of a tally's field over disjoint images as one over all of them; lists go one behind the other.
+    """Two values of a tally's field over disjoint images as one over all of them; an empty text is of no image.
 
     Raises:
-        TypeError: there is no sum of such values.
+        TypeError: there is no sum of such values, as of lists, which may be by image or by anything else.
     """
     if isinstance(first, bool):
         return first and later
-    if isinstance(first, Tensor | int | float | list):
+    if isinstance(first, Tensor | int | float):
         return first + later
     if isinstance(first, Mapping):
-        return {key: added(value, later[key], f"{name}.{key}") for key, value in first.items()}
-    raise TypeError(f"{name} is of {type(first).__name__}, which has no sum; let the tally's `join` say what it is")
+        both = {key: added(value, later[key], f"{name}.{key}") for key, value in first.items() if key in later}
+        return {**first, **later, **both}
+    if isinstance(first, str) and (first == later or "" in (first, later)):
+        return first or later
+    told = f"{name} is of {type(first).__name__}, which has no sum" if not isinstance(first, str) else f"{name} differs"
+    raise TypeError(f"{told}; let the tally's `join` say how two go together")
 
 
 COMMON = {each.name for each in fields(Tally)}

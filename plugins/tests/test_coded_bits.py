@@ -79,3 +79,14 @@ def test_priors_that_are_refused(tokenizer: Tokenizer, tmp_path: Path, fields: d
     name = prior(tokenizer, tmp_path / "prior.safetensors", **fields)
     with pytest.raises(ConfigError, match=told):
         runner.run(suite(name), [("one", tokenizer)], tmp_path / "out")
+
+
+def test_bits_of_two_processes_are_added_by_position(tokenizer: Tokenizer) -> None:
+    source = runner.catalogue().build(suite().data, (16, 16))
+    metric = runner.catalogue().build(suite("any").metrics[1], source)
+    first, second = (metric.start(tokenizer.spec) for _ in range(2))
+    first.bits, first.there, first.count = [3.0, 4.0], [2, 1], 2
+    second.bits, second.there, second.count, second.of = [1.0, 1.0, 2.0], [1, 1, 1], 1, "a hash"
+    first.join(second.state())
+    assert (first.bits, first.there, first.count, first.of) == ([4.0, 5.0, 2.0], [3, 2, 1], 3, "a hash")
+    assert first.compute()["coded_bits"] == pytest.approx(11 / 3)

@@ -282,6 +282,9 @@ class Seen(Tally):
         self.seen += values.tolist()
         return {"darkness": values}
 
+    def join(self, state):
+        self.seen += state["seen"]
+
     def compute(self):
         return {"darkness": sum(self.seen) / len(self.seen)}
 

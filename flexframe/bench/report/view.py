@@ -340,7 +340,8 @@ def _surprise(results: Mapping[str, Any]) -> dict[str, Any] | None:
     measure: Mapping[str, Any] = {}
     for name, model in results["models"].items():
         series[name] = []
-        for number, found in model["budgets"][max(model["budgets"], key=int)]["metrics"].items():
+        numbers = model["budgets"][max(model["budgets"], key=int)]["metrics"] if model["budgets"] else {}
+        for number, found in numbers.items():
             for i, bits in enumerate(found.get("by_position", ()), 1):
                 measure = results["measures"][number]
                 tip = f"{name}\n{bits:.2f} bits of token {i}"

@@ -28,9 +28,9 @@ class Answers(Tally["AskedText"]):
     form: str = ""
 
     def update(self, batch: Reconstructions) -> Mapping[str, Float[Tensor, " b"]]:
-        metric, rows = self.metric, range(self.count, self.count + len(batch.real))
-        self.count, self.form = rows.stop, batch.form or ""
-        asked = [metric.truth[i] for i in rows]
+        metric, first = self.metric, self.scratch.start + self.count
+        asked = [metric.truth[first + i] for i in range(len(batch.real))]
+        self.count, self.form = self.count + len(asked), batch.form or ""
         found = metric.answers(batch.fake, asked, batch.form)
         for mine, answers in (
             (self.right, found),

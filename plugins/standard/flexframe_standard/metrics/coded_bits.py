@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from math import log
 from typing import Any
 
@@ -46,6 +47,11 @@ class Surprise(Tally["CodedBits"]):
                 mine[i] += value
         self.count += len(each)
         return {"coded_bits": each.sum(1)}
+
+    def join(self, state: Mapping[str, Any]) -> None:
+        for name in ("bits", "there"):
+            setattr(self, name, [sum(pair) for pair in zip_longest(getattr(self, name), state[name], fillvalue=0)])
+        self.count, self.of = self.count + state["count"], self.of or state["of"]
 
     def compute(self) -> Mapping[str, float]:
         return {"coded_bits": sum(self.bits) / self.count if self.count else float("nan")}
