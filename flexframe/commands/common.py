@@ -10,7 +10,6 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from importlib.metadata import entry_points, version
 from typing import Any, NoReturn
 
 from flexframe.bench.names import names_and_settings as names_and_settings
@@ -214,6 +213,8 @@ def _advice(error: Exception) -> str:
 
 def versions() -> Iterator[str]:
     """flexframe's version and every plugin distribution's; no plugin is imported."""
+    from importlib.metadata import entry_points, version  # it reads e-mail headers, which `--help` need not wait for
+
     own = "flexframe"
     yield f"{own} {version(own)}"
     distributions = [point.dist for point in entry_points(group=own) if point.dist is not None]

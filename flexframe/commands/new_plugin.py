@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import distributions, entry_points
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,6 +84,8 @@ def _check(name: str) -> None:
 
 def _taken(name: str) -> str | None:
     """A sentence on who has the name, or one of the names that follow from it; None if it is free."""
+    from importlib.metadata import distributions, entry_points
+
     from flexframe_registry import cards, catalogue
 
     for point in entry_points(group=PROJECT):
