@@ -14,7 +14,7 @@ from flexframe.commands.doubts import tell
 from flexframe.commands.options import Device, Overrides
 
 EXAMPLES = (
-    "flexframe train flextok/digits-tiny quantizer=vq run.steps=20 -o runs/vq",
+    "flexframe train flextok/digits-tiny quantizer=bsq run.steps=20 -o runs/bsq",
     "flexframe train flextok/photos-64 'run.data={type: folder, path: photos}' -o runs/mine",
     "flexframe train --resume runs/mine",
 )

@@ -57,7 +57,7 @@ def test_a_codebook_learned_by_gradient_collapses_and_it_is_told_once(tmp_path, 
     assert names == ["collapse"]  # which explains that the tokens are ignored and the picture is the mean one
     assert "of 64 codes in use, perplexity" in said
     assert "bits of a token differ between images (healthy: above 0.25)" in said
-    assert "try quantizer.ema=true quantizer.dead_code_threshold=0.02, or quantizer=fsq" in said
+    assert "try quantizer.ema=true quantizer.decay=0.95 quantizer.dead_code_threshold=0.05, or quantizer=fsq" in said
 
 
 def test_a_codebook_of_several_is_judged_by_its_own_size():
