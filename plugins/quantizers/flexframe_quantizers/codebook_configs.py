@@ -41,8 +41,8 @@ class EmaFields(QuantizerConfig):
     Above 0 this waits for the device once a step, and draws from the global random state."""
 
     def revival(self, ema: bool) -> str:
-        """Settings that keep entries in use, as far as they are not set: from step 59 on, before the decoder has learned
-        to do without tokens, which at the usual decay is over before the first entry is replaced."""
+        """Settings that keep entries in use, as far as they are not set: from step 59 on, before the decoder has
+        learned to do without tokens, which at the usual decay is over before the first entry is replaced."""
         settings = ["quantizer.ema=true"] * (not ema)
         settings += ["quantizer.decay=0.95 quantizer.dead_code_threshold=0.05"] * (not self.dead_code_threshold)
         return " ".join(settings) or "a lower run.optimizer.lr"
