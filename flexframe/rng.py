@@ -53,7 +53,8 @@ def _schedule(key: tuple[int, int]) -> NDArray[np.uint64]:
 
 
 class Grid:
-    """Counters (position, name, index, occasion) on the CPU, whose words are those of `philox`.
+    """Counters (position, name, index, occasion) on the CPU, whose words are those of `philox`. A row has its index
+    and its name.
 
     Held as 64 bits that are words 0 and 1, or 2 and 3, the even one above. A round takes each half's even word times a
     constant into the other half, and its odd word above: an XOR of the product with the half shifted up by 32. In the
@@ -63,19 +64,25 @@ class Grid:
         size: counters at a time, at the most.
     """
 
-    def __init__(self, name: int, occasion: int, key: tuple[int, int], size: int) -> None:
+    def __init__(self, occasion: int, key: tuple[int, int], size: int) -> None:
         self.keys = _schedule(key)
-        self.name, self.occasion = np.uint64(name << 32), np.uint64(occasion << 32)
+        self.occasion = np.uint64(occasion << 32)
         self.held = np.empty((2, 2 * size), np.uint64)
 
-    def halves(self, position: NDArray[np.uint64], index: NDArray[np.uint64]) -> tuple[Half, Half]:
-        """Words 0 and 1, 2 and 3, the even one above: [2, indices, positions], and room for as many, until the next
+    @staticmethod
+    def rows(name: NDArray[np.uint64], index: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Rows as the other methods take them."""
+        keyed: NDArray[np.uint64] = index * _M1 ^ (name << _UP)
+        return keyed
+
+    def halves(self, position: NDArray[np.uint64], rows: NDArray[np.uint64]) -> tuple[Half, Half]:
+        """Words 0 and 1, 2 and 3, the even one above: [2, rows, positions], and room for as many, until the next
         call; both may be written over."""
-        shape = len(index), len(position)
+        shape = len(rows), len(position)
         size = 2 * shape[0] * shape[1]
         halves, products = (held[:size].reshape(2, *shape) for held in self.held)
         first, second = self.keys[0, :, 0], self.keys[1, :, 0]
-        by_index, by_position = index * _M1 ^ (self.name ^ first[0]), position * _M0 ^ (self.occasion ^ first[1])
+        by_index, by_position = rows ^ first[0], position * _M0 ^ (self.occasion ^ first[1])
         across = (by_position >> _UP) * _M1, (by_index >> _UP) * _M0
         above = (by_index << _UP) ^ second[0], (by_position << _UP) ^ second[1]
         np.bitwise_xor(across[0], above[0][:, None], out=halves[0])
@@ -88,9 +95,9 @@ class Grid:
             np.bitwise_xor(halves, products[::-1], out=halves)
         return halves, products
 
-    def words(self, position: NDArray[np.uint64], index: NDArray[np.uint64]) -> NDArray[np.uint32]:
-        """Words 0 to 3: [indices, positions, 4], until the next call; they may be written over."""
-        halves, turned = self.halves(position, index)
+    def words(self, position: NDArray[np.uint64], rows: NDArray[np.uint64]) -> NDArray[np.uint32]:
+        """Words 0 to 3: [rows, positions, 4], until the next call; they may be written over."""
+        halves, turned = self.halves(position, rows)
         np.right_shift(halves, _UP, out=turned)
         np.left_shift(halves, _UP, out=halves)
         np.bitwise_or(halves, turned, out=halves)  # the even word first, as a machine has them that is little-endian
@@ -131,11 +138,15 @@ class Rng:
 
     def uniform(self, purpose: str, shape: Sequence[int] = ()) -> Float[Tensor, b * shape]:
         """Uniform on [0, 1), float32, of 24 bits."""
-        return self._drawn(purpose, shape, torch.float32, _Uniform())
+        return self._drawn((purpose,), shape, torch.float32, _Uniform())[0]
+
+    def uniforms(self, purposes: Sequence[str], shape: Sequence[int] = ()) -> Float[Tensor, "p b ..."]:
+        """`uniform` under each of these purposes, at little more than the cost of one."""
+        return self._drawn(purposes, shape, torch.float32, _Uniform())
 
     def normal(self, purpose: str, shape: Sequence[int] = ()) -> Float[Tensor, b * shape]:
         """Standard normal, float32 (Box-Muller, in float64 where the device has it)."""
-        return self._drawn(purpose, shape, torch.float32, _Normal())
+        return self._drawn((purpose,), shape, torch.float32, _Normal())[0]
 
     def integers(self, purpose: str, high: int, shape: Sequence[int] = ()) -> Int[Tensor, b * shape]:
         """Uniform integers in [0, high).
@@ -145,43 +156,45 @@ class Rng:
         """
         if not 0 < high <= 2**31:
             raise ValueError(f"integers are drawn below a bound in 1..2**31, not {high}")
-        return self._drawn(purpose, shape, torch.int64, _Integers(high))
+        return self._drawn((purpose,), shape, torch.int64, _Integers(high))[0]
 
-    def _drawn(self, purpose: str, shape: Sequence[int], dtype: torch.dtype, kind: _Kind) -> Tensor:
-        """Draws of a kind, four of each counter."""
-        rows, count, name = len(self.index), math.prod(shape), crc32(purpose.encode())
-        drawn = torch.empty(rows, -(-count // 4), 4, dtype=dtype, device=self.index.device)
+    def _drawn(self, purposes: Sequence[str], shape: Sequence[int], dtype: torch.dtype, kind: _Kind) -> Tensor:
+        """Draws of a kind, four of each counter: the rows of each purpose."""
+        names, batch, count = [crc32(purpose.encode()) for purpose in purposes], len(self.index), math.prod(shape)
+        drawn = torch.empty(len(names) * batch, -(-count // 4), 4, dtype=dtype, device=self.index.device)
         index, occasion = self.index.long() & _LOW, self.step & _LOW
         key = (self.seed & _LOW, (self.seed >> 32) & _LOW)
         # what traces or counts operators gets operators
         if type(index) is not Tensor or index.device.type != "cpu" or torch.compiler.is_compiling():
-            words = self._by_operators(name, drawn.shape[1], index, occasion, key)
+            words = self._by_operators(names, drawn.shape[1], index, occasion, key)
             for word, draws in enumerate(kind.of(words)):  # one by one: torch is slow at a transpose of all
                 drawn[..., word], drawn[..., word + 2] = draws
         else:
-            _by_tiles(drawn, kind, name, index.numpy().astype(np.uint64), occasion, key)
-        return drawn.flatten(1)[:, :count].reshape(rows, *shape)
+            numbers = index.numpy().astype(np.uint64)
+            rows = Grid.rows(np.repeat(np.array(names, np.uint64), batch), np.tile(numbers, len(names)))
+            _by_tiles(drawn, kind, rows, occasion, key)
+        return drawn.flatten(1)[:, :count].reshape(len(names), batch, *shape)
 
     @staticmethod
-    def _by_operators(name: int, blocks: int, index: Tensor, occasion: int, key: tuple[int, int]) -> Tensor:
-        position = torch.arange(blocks, device=index.device).expand(len(index), -1)
-        constants = torch.full_like(position, name), torch.full_like(position, occasion)
-        c0, c1, c2, c3 = philox((position, constants[0], index[:, None].expand_as(position), constants[1]), key)
+    def _by_operators(names: list[int], blocks: int, index: Tensor, occasion: int, key: tuple[int, int]) -> Tensor:
+        rows = index.repeat(len(names))[:, None]
+        position = torch.arange(blocks, device=index.device).expand(len(rows), -1)
+        name = torch.cat([torch.full_like(index, each) for each in names])[:, None].expand_as(position)
+        constant = torch.full_like(position, occasion)
+        c0, c1, c2, c3 = philox((position, name, rows.expand_as(position), constant), key)
         return torch.stack([c0, c2, c1, c3]).view(2, 2, *position.shape)
 
 
-def _by_tiles(
-    drawn: Tensor, kind: _Kind, name: int, indices: NDArray[np.uint64], occasion: int, key: tuple[int, int]
-) -> None:
+def _by_tiles(drawn: Tensor, kind: _Kind, rows: NDArray[np.uint64], occasion: int, key: tuple[int, int]) -> None:
     """Fill draws on the CPU, some rows and counters at a time."""
     positions = np.arange(drawn.shape[1], dtype=np.uint64)
     width = min(len(positions), _TILE)
-    height = min(len(indices), _TILE // max(1, width))
-    grid = Grid(name, occasion, key, width * height)
-    for row in range(0, len(indices), max(1, height)):
+    height = min(len(rows), _TILE // max(1, width))
+    grid = Grid(occasion, key, width * height)
+    for row in range(0, len(rows), max(1, height)):
         for first in range(0, len(positions), max(1, width)):
             some, part = slice(row, row + height), slice(first, first + width)
-            kind.fill(drawn[some, part], grid, positions[part], indices[some])
+            kind.fill(drawn[some, part], grid, positions[part], rows[some])
 
 
 class _Kind(ABC):
@@ -192,7 +205,7 @@ class _Kind(ABC):
         """Draws 0 and 2, then 1 and 3, of words 0 and 2, 1 and 3: [2, 2, rows, blocks], which may be written over."""
 
     @abstractmethod
-    def fill(self, drawn: Tensor, grid: Grid, position: NDArray[np.uint64], index: NDArray[np.uint64]) -> None:
+    def fill(self, drawn: Tensor, grid: Grid, position: NDArray[np.uint64], rows: NDArray[np.uint64]) -> None:
         """Put the four draws of each counter into `drawn`: [rows, blocks, 4]."""
 
 
@@ -200,8 +213,8 @@ class _Uniform(_Kind):
     def of(self, words: Tensor) -> Iterable[Tensor]:
         return words.bitwise_right_shift_(8).float().mul_(2.0**-24)
 
-    def fill(self, drawn: Tensor, grid: Grid, position: NDArray[np.uint64], index: NDArray[np.uint64]) -> None:
-        words = grid.words(position, index)
+    def fill(self, drawn: Tensor, grid: Grid, position: NDArray[np.uint64], rows: NDArray[np.uint64]) -> None:
+        words = grid.words(position, rows)
         np.right_shift(words, np.uint32(8), out=words)
         drawn.copy_(torch.from_numpy(words.view(np.int32))).mul_(2.0**-24)
 
@@ -213,8 +226,8 @@ class _Integers(_Kind):
     def of(self, words: Tensor) -> Iterable[Tensor]:
         return words.mul_(self.high).bitwise_right_shift_(32)
 
-    def fill(self, drawn: Tensor, grid: Grid, position: NDArray[np.uint64], index: NDArray[np.uint64]) -> None:
-        drawn.copy_(torch.from_numpy(grid.words(position, index)))
+    def fill(self, drawn: Tensor, grid: Grid, position: NDArray[np.uint64], rows: NDArray[np.uint64]) -> None:
+        drawn.copy_(torch.from_numpy(grid.words(position, rows)))
         drawn.mul_(self.high).bitwise_right_shift_(32)
 
 
@@ -227,8 +240,8 @@ class _Normal(_Kind):
         numbers = words.bitwise_or_(_FROM_2_20).view(torch.float64).sub_(2.0**20)
         return _box_muller(numbers[0].add_(2.0**-33), numbers[1])
 
-    def fill(self, drawn: Tensor, grid: Grid, position: NDArray[np.uint64], index: NDArray[np.uint64]) -> None:
-        halves, above = grid.halves(position, index)
+    def fill(self, drawn: Tensor, grid: Grid, position: NDArray[np.uint64], rows: NDArray[np.uint64]) -> None:
+        halves, above = grid.halves(position, rows)
         np.right_shift(halves, _UP, out=above)
         np.bitwise_or(above, np.uint64(_FROM_2_20), out=above)
         np.bitwise_and(halves, np.uint64(_LOW), out=halves)

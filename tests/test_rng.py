@@ -53,6 +53,15 @@ def test_tiles_give_what_operators_give(rows, width):
         assert torch.equal(drawn, expected.as_subclass(torch.Tensor))
 
 
+@pytest.mark.parametrize(("rows", "width"), [(3, 70001), (20, 5), (0, 4)])
+def test_draws_of_several_purposes_are_those_of_each(rows, width):
+    rng, names = Rng(7, torch.arange(rows) * 1_000_003 - 5, 9), ("a", "b", "c/d.12")
+    expected = torch.stack([rng.uniform(name, (width,)) for name in names])
+    for index in (rng.index, rng.index.as_subclass(Operators)):
+        found = Rng(7, index, 9).uniforms(names, (width,)).as_subclass(torch.Tensor)
+        assert torch.equal(found, expected)
+
+
 def test_draws_write_over_nothing_that_was_drawn():
     rng = Rng(0, torch.arange(3))
     before = rng.normal("a", (5,))

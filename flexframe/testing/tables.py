@@ -24,6 +24,9 @@ class TableRng(Rng):
     def uniform(self, purpose: str, shape: Sequence[int] = ()) -> Tensor:
         return self._table(purpose, shape) if purpose in self.tables else super().uniform(purpose, shape)
 
+    def uniforms(self, purposes: Sequence[str], shape: Sequence[int] = ()) -> Tensor:
+        return torch.stack([self.uniform(purpose, shape) for purpose in purposes])
+
     def normal(self, purpose: str, shape: Sequence[int] = ()) -> Tensor:
         return self._table(purpose, shape) if purpose in self.tables else super().normal(purpose, shape)
 
