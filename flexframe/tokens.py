@@ -20,8 +20,10 @@ Losses = Mapping[str, Tensor]
 """By name: a value a sample (`b`), or a scalar for a statistic of the whole batch."""
 
 
-def prefix(lengths: Int[Tensor, " b"], slots: int) -> Bool[Tensor, "b k"]:
-    """True for the first `lengths[i]` of `slots` positions of row i."""
+def prefix(lengths: Int[Tensor, " b"], slots: int | None = None) -> Bool[Tensor, "b k"]:
+    """True for the first `lengths[i]` of `slots` positions of row i; as many as the longest row has if None."""
+    if slots is None:
+        slots = int(lengths.max()) if len(lengths) else 0
     return torch.arange(slots, device=lengths.device) < lengths[:, None]
 
 

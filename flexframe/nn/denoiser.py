@@ -195,6 +195,12 @@ def rank(keep: Bool[Tensor, "b k"], rng: Rng, purpose: str) -> Int[Tensor, "b k"
     return drawn.argsort(dim=1, stable=True).argsort(dim=1)
 
 
+def some(keep: Bool[Tensor, "b k"], share: Float[Tensor, " b"], rng: Rng, purpose: str) -> Bool[Tensor, "b k"]:
+    """A share of each row's tokens, up to a whole number of them and at least one, anywhere among those present."""
+    count = (keep.sum(1) * share).ceil().clamp(min=1)
+    return (rank(keep, rng, purpose) < count[:, None]) & keep
+
+
 def left_masked(lengths: Int[Tensor, " b"], masked: Int[Tensor, " b"], done: float) -> Int[Tensor, " b"]:
     """The number of each row's tokens that stay masked once a share `done` of the passes is behind.
 

@@ -9,13 +9,20 @@ from torch import Tensor
 from flexframe.tokens import Condition
 
 
-def class_ids(condition: Condition | None, classes: int | None, batch: int, device: torch.device) -> Int[Tensor, " b"]:
+def class_ids(
+    condition: Condition | None, classes: int | None, batch: int, device: torch.device, guided: bool = False
+) -> Int[Tensor, " n"]:
     """The class of each row; `classes`, which is one past the last, where a row has none.
+
+    Args:
+        guided: as many rows without a class stand behind them.
 
     Raises:
         ValueError: a row has a condition, and it is no label.
     """
     null = torch.full((batch,), classes or 0, device=device)
+    if guided:
+        return torch.cat([class_ids(condition, classes, batch, device), null])
     if condition is None or classes is None:
         return null
     if condition.labels is None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from flexframe.nn.denoiser import Denoiser, fill, rank
+from flexframe.nn.denoiser import Denoiser, fill, some
 from flexframe.nn.dropout import dropped, drops
 from flexframe.nn.priors import class_ids
 from flexframe.nn.reading import Context, Reading, read, text_input
@@ -161,8 +161,7 @@ class MAR(Prior):
         """Tokens that training masks: a share drawn from one side of a normal, anywhere among the present."""
         low = torch.special.ndtr(torch.tensor((self.config.least_masked - 1) / SPREAD, device=keep.device))
         share = 1 + SPREAD * torch.special.ndtri(low + (0.5 - low) * rng.uniform("mar/share"))
-        count = (keep.sum(1) * share).ceil().clamp(min=1)
-        return (rank(keep, rng, "mar/order") < count[:, None]) & keep
+        return some(keep, share, rng, "mar/order")
 
     # --- use -----------------------------------------------------------------------------------------------------
 
@@ -177,11 +176,10 @@ class MAR(Prior):
         on_token: Callable[[int], None] | None = None,
     ) -> Codes:
         assert isinstance(sampling, MARSampling)
-        keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
-        classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
+        keep = prefix(lengths)
         guided = sampling.guided and (self.spec.classes is not None or self.spec.text is not None)
         context = self.context(condition, guided)
-        rows = torch.cat([classes, torch.full_like(classes, self.null)]) if guided else classes
+        rows = class_ids(condition, self.spec.classes, len(keep), keep.device, guided)
 
         def say(tokens: Tensor, masked: Tensor) -> tuple[Tensor, Tensor | None]:
             given = tokens.to(self.input.weight.dtype), masked, keep

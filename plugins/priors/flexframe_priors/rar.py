@@ -243,9 +243,8 @@ class RAR(LikelihoodPrior):
         on_token: Callable[[int], None] | None = None,
     ) -> Codes:
         assert isinstance(sampling, RARSampling)
-        keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
-        classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
-        rows = torch.cat([classes, torch.full_like(classes, self.null)]) if sampling.guided else classes
+        keep = prefix(lengths)
+        rows = class_ids(condition, self.spec.classes, len(keep), keep.device, sampling.guided)
         context = self.context(condition, sampling.guided)
         order = self._raster(keep).repeat(len(rows) // max(len(keep), 1), 1)
         caches = [Cache(2 + keep.shape[1]) for _ in self.blocks] if sampling.cache else None

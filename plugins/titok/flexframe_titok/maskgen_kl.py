@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from flexframe.nn.denoiser import Denoiser, fill, rank
+from flexframe.nn.denoiser import Denoiser, fill, some
 from flexframe.parts import Prior
 from flexframe.rng import Rng
 from flexframe.tokens import Codes, Condition, Losses, prefix
@@ -68,8 +68,7 @@ class MaskGenKL(Prior):
     def choose_masked(self, keep: Bool[Tensor, "b k"], rng: Rng) -> Bool[Tensor, "b k"]:
         """Tokens that training masks: a share drawn on an arc cosine, at least one, anywhere among the present."""
         share = torch.acos(rng.uniform("maskgen/share")) / (math.pi / 2)
-        count = (keep.sum(1) * share).ceil().clamp(min=1)
-        return (rank(keep, rng, "maskgen/order") < count[:, None]) & keep
+        return some(keep, share, rng, "maskgen/order")
 
     # --- use -----------------------------------------------------------------------------------------------------
 
@@ -84,7 +83,7 @@ class MaskGenKL(Prior):
         on_token: Callable[[int], None] | None = None,
     ) -> Codes:
         assert isinstance(sampling, MaskGenKLSampling)
-        keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
+        keep = prefix(lengths)
         guided = sampling.guided and (self.spec.text is not None or self.spec.classes is not None)
         scores = torch.full((len(keep),), sampling.score, device=keep.device)
         given = self.reader.read(condition, scores, free=guided)

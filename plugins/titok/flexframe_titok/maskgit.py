@@ -141,7 +141,7 @@ class MaskGIT(Prior):
         on_token: Callable[[int], None] | None = None,
     ) -> Codes:
         assert isinstance(sampling, MaskGITSampling)
-        keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
+        keep = prefix(lengths)
         given = self.given(condition, keep, sampling=sampling)
         ids = self.fill(given, keep, self.spec.entries, rng=rng, sampling=sampling, on_token=on_token)
         return Codes(ids.masked_fill(~keep, 0)[..., None], keep)

@@ -289,7 +289,7 @@ class ToyPrior(LikelihoodPrior):
 
     @torch.no_grad()
     def sample(self, condition, lengths, *, rng, sampling, on_token=None):
-        keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
+        keep = prefix(lengths)
         ids = class_ids(condition, self.spec.classes, len(keep), keep.device)
         scores = self.chances(ids, keep.shape[1], condition)
         hidden = None if condition is None else condition.hidden(torch.ones_like(condition.null))
@@ -352,7 +352,7 @@ class ToyMeans(Prior):
 
     @torch.no_grad()
     def sample(self, condition, lengths, *, rng, sampling, on_token=None):
-        keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
+        keep = prefix(lengths)
         means = self.means(condition, keep.shape)
         if on_token is not None:
             on_token(keep.shape[1])
