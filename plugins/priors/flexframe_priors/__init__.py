@@ -121,6 +121,18 @@ class GPTSampling(SamplingConfig):
     """Scale: unconditional + guidance (conditional - unconditional), so 1 is none."""
     cache: bool = True
     """Keep keys and values of earlier codes; it moves no number beyond rounding."""
+    draft: str | None = None
+    """A smaller prior of the same codes, a card, folder or file, that draws some codes ahead; this one then sees all of
+    them at once and keeps those that it would have drawn. It moves no number beyond rounding."""
+    draft_length: int = Field(4, ge=1)
+    """Codes (with `split`: digits) that a draft draws ahead."""
+    later = frozenset({"draft", "draft_length"})
+
+    @model_validator(mode="after")
+    def _cached(self) -> GPTSampling:
+        if self.draft is not None and not self.cache:
+            raise ValueError("a draft draws ahead of a cache; leave cache at true, or give no draft")
+        return self
 
 
 class GPTConfig(PriorConfig):

@@ -20,8 +20,8 @@ from flexframe.rng import Rng
 from flexframe.tokens import Codes, Condition, Losses, prefix
 from flexframe_registry import CodesSpec, SamplingConfig
 
-from .cache import Cache
 from .denoising_configs import CausalDenoisingConfig, CausalDenoisingSampling
+from .steps import Layer, Steps, laid
 
 
 class Block(nn.Module):
@@ -40,12 +40,11 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b n w"],
-        cache: Cache | None,
         numbers: Int[Tensor, "b s 2"] | None,
         known: Float[Tensor, "2 b h k d"] | None = None,
         present: Bool[Tensor, "b k"] | None = None,
     ) -> Float[Tensor, "b n w"]:
-        """Without a cache, or with an empty one, positions attend causally; further ones are given one by one.
+        """The block's output.
 
         Args:
             numbers: of the dropout of its layers.
@@ -53,9 +52,7 @@ class Block(nn.Module):
         """
         first, second, third = (None, None, None) if numbers is None else numbers.unbind(1)
         query, key, value = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if cache is not None:
-            key, value = cache.extend(key, value)
-        mixed = attend(query, key, value, causal=key.shape[2] == x.shape[1])
+        mixed = attend(query, key, value, causal=True)
         x = x + dropped(self.proj(mixed.transpose(1, 2).flatten(2)), self.dropout, first)
         if self.reading is not None and known is not None and present is not None:
             x = x + dropped(self.reading(x, known, present), self.dropout, third)
@@ -116,14 +113,14 @@ class CausalDenoising(Prior):
         self,
         tokens: Float[Tensor, "b m d"],
         classes: Int[Tensor, " b"],
-        caches: list[Cache] | None = None,
+        steps: Steps | None = None,
         rng: Rng | None = None,
         context: Context | None = None,
     ) -> Float[Tensor, "b n w"]:
-        """Features for the head of tokens 0..m; of the last one alone where caches hold the others. With dropout where
-        its draws are given."""
+        """Features for the head of tokens 0..m; of the last one alone where steps were told of the others. With dropout
+        where its draws are given."""
         first = 0
-        if caches is not None and caches[0].done:
+        if steps is not None and steps.done:
             first = tokens.shape[1]
             x = self.embed(tokens[:, -1:], None, first)
         else:
@@ -133,10 +130,12 @@ class CausalDenoising(Prior):
             numbers = drops(rng, "causal-denoising/dropout", 1 + 2 * len(self.blocks))
             reads = drops(rng, "causal-denoising/reading", len(self.blocks))
             x = dropped(x, self.config.dropout, numbers[:, 0])
-        for i, block in enumerate(self.blocks):
+        if steps is not None:
+            x = steps(x) if context is None else steps(x, None, context.known, context.present)
+        for i, block in enumerate(() if steps is not None else self.blocks):
             own = None if numbers is None else torch.cat([numbers[:, 1 + 2 * i : 3 + 2 * i], reads[:, i : i + 1]], 1)
             text = (None, None) if context is None else (context.known[i], context.present)
-            x = block(x, None if caches is None else caches[i], own, *text)
+            x = block(x, own, *text)
         normed: Tensor = self.norm(x)
         return normed + self.places[first : first + x.shape[1]]
 
@@ -157,6 +156,14 @@ class CausalDenoising(Prior):
 
     # --- use -----------------------------------------------------------------------------------------------------
 
+    def _steps(self, count: int) -> Steps:
+        """The trunk for drawing so many tokens."""
+        blocks = laid(self.blocks)
+        layers = [
+            Layer(*(e.weight for e in (b.norm1, b.qkv, b.proj, b.norm2, b.fc1, b.fc2)), b.reading) for b in blocks
+        ]
+        return Steps(layers, blocks is not self.blocks, self.config.heads, count)
+
     @torch.no_grad()
     def sample(
         self,
@@ -169,17 +176,16 @@ class CausalDenoising(Prior):
     ) -> Codes:
         """A row's first tokens do not depend on its length: a shorter sample is the beginning of a longer one."""
         assert isinstance(sampling, CausalDenoisingSampling)
-        keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
-        classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
+        keep = prefix(lengths)
         guided = sampling.guided and (self.spec.classes is not None or self.spec.text is not None)
         context = self.context(condition, guided)
-        rows = torch.cat([classes, torch.full_like(classes, self.null)]) if guided else classes
+        rows = class_ids(condition, self.spec.classes, len(keep), keep.device, guided)
         count = keep.shape[1]
-        caches = [Cache(count) for _ in self.blocks] if sampling.cache else None
+        steps = self._steps(count) if sampling.cache and count else None
         tokens = torch.zeros(len(keep), count, self.spec.values, device=keep.device)
         for done in range(count):
             given = tokens[:, :done].to(self.input.weight.dtype)
-            said = self.said(given.repeat(2, 1, 1) if guided else given, rows, caches, context=context)[:, -1]
+            said = self.said(given.repeat(2, 1, 1) if guided else given, rows, steps, context=context)[:, -1]
             own, free = cast("tuple[Tensor, Tensor]", said.chunk(2)) if guided else (said, None)
             noise = self.head.draws(rng, f"causal-denoising/token.{done}", 1, sampling)[:, 0]
             scale = sampling.scale((done + 1) / self.spec.length)

@@ -60,7 +60,7 @@ def body(case: Case) -> Iterator[Comparison]:
 def _whole(prior: Any, tokens: Tensor, classes: Tensor, places: Tensor) -> Tensor:
     x = prior.embed(tokens, classes)
     for block in prior.blocks:
-        x = block(x, None, None)
+        x = block(x, None)
     out: Tensor = prior.norm(x) + places
     return out
 

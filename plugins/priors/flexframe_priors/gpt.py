@@ -11,15 +11,18 @@ from torch.nn import functional as F
 
 from flexframe.nn.attention import attend
 from flexframe.nn.dropout import dropped, drops
-from flexframe.nn.priors import class_ids, gumbel
+from flexframe.nn.priors import class_ids
 from flexframe.nn.reading import Context, Reading, read, text_input
 from flexframe.parts import LikelihoodPrior, SymbolWalk
 from flexframe.rng import Rng
+from flexframe.store.load import load
 from flexframe.tokens import Codes, Condition, Losses, prefix
-from flexframe_registry import CodesSpec, SamplingConfig
+from flexframe_registry import CodesSpec, ConfigError, SamplingConfig
 
 from . import GPTConfig, GPTSampling
 from .cache import Cache
+from .drawing import Chooser, Reader, fill
+from .steps import rotate, turns
 
 
 class Attention(nn.Module):
@@ -42,7 +45,9 @@ class Attention(nn.Module):
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if self.rotated:
             start = 0 if cache is None else cache.done
-            query, key = rotate(query, start), rotate(key, start)
+            places = torch.arange(start, start + x.shape[1], device=x.device)
+            by = turns(places, query.shape[-1], query.dtype)
+            query, key = rotate(query, *by), rotate(key, *by)
         if cache is not None:
             key, value = cache.extend(key, value)
         causal = seen is None and key.shape[2] == x.shape[1]
@@ -109,6 +114,7 @@ class GPT(LikelihoodPrior):
         self.blocks = nn.ModuleList(Block(config, crosses) for _ in range(config.depth))
         self.norm = nn.RMSNorm(width, eps=1e-5)
         self.heads = nn.ModuleList(nn.Linear(width, radix, bias=False) for radix in self.radices)
+        self._drafts: dict[str, GPT] = {}  # by name; no part of the model
         self._init_weights()
         self.text = None if spec.text is None else text_input(spec.text.width, width)
 
@@ -156,10 +162,12 @@ class GPT(LikelihoodPrior):
         """
         period = len(self.radices)
         first = start if classes is not None else start - 1  # number of the first of these digits
-        embedded = [self.embeddings[(first + i) % period](digits[:, i::period]) for i in range(period)]
-        x = digits.new_zeros(*digits.shape, self.config.width, dtype=self.classes.weight.dtype)
-        for i, each in enumerate(embedded):
-            x[:, i::period] = each
+        if digits.shape[1] == 1:
+            x = self.embeddings[first % period](digits)
+        else:
+            x = digits.new_zeros(*digits.shape, self.config.width, dtype=self.classes.weight.dtype)
+            for i in range(period):
+                x[:, i::period] = self.embeddings[(first + i) % period](digits[:, i::period])
         if classes is not None:
             x = torch.cat([self.classes(classes)[:, None], x], 1)
         if self.positions is not None:
@@ -253,6 +261,25 @@ class GPT(LikelihoodPrior):
         classes = class_ids(condition, self.spec.classes, len(codes.keep), codes.keep.device)
         return self._likelihoods(codes, classes, condition)
 
+    def _draft(self, name: str) -> GPT:
+        """The prior that draws ahead.
+
+        Raises:
+            ConfigError: it is another kind, or of other codes or classes.
+        """
+        if name not in self._drafts:
+            prior, own = load(name, kind="generator").prior, self.spec
+            place = "sampling.draft"
+            if not isinstance(prior, GPT) or prior.spec.text is not None:
+                raise ConfigError.at(place, f"{name} is no prior 'gpt' of classes or of nothing; name one")
+            if prior.radices != self.radices or prior.spec.codebooks != own.codebooks or prior.spec.length < own.length:
+                told = "is of other codes than this prior: codebooks, split and length must fit"
+                raise ConfigError.at(place, f"{name} {told}; name a prior of the same tokenizer")
+            if prior.spec.classes not in (None, own.classes):
+                raise ConfigError.at(place, f"{name} knows {prior.spec.classes} classes, this prior {own.classes}")
+            self._drafts[name] = prior.to(self.classes.weight).eval()
+        return self._drafts[name]
+
     def walk(self, condition: Condition | None, count: int) -> Walk:
         return Walk(self, condition, count)
 
@@ -268,24 +295,19 @@ class GPT(LikelihoodPrior):
     ) -> Codes:
         """A row's first tokens do not depend on its length: a shorter sample is the beginning of a longer one."""
         assert isinstance(sampling, GPTSampling)
-        keep = prefix(lengths, int(lengths.max()) if len(lengths) else 0)
-        classes = class_ids(condition, self.spec.classes, len(keep), keep.device)
-        guided = sampling.guidance != 1 and (self.spec.classes is not None or self.spec.text is not None)
-        context = self.context(condition, guided)
-        rows = torch.cat([classes, torch.full_like(classes, self.null)]) if guided else classes
+        keep = prefix(lengths)
         steps, period = keep.shape[1] * len(self.radices), len(self.radices)
-        before = 0 if context is None or context.known else context.present.shape[1]
-        caches = [Cache(before + steps) for _ in self.blocks] if sampling.cache else None
         digits = torch.zeros(len(keep), steps, dtype=torch.long, device=keep.device)
-        for done in range(steps):
-            given = digits[:, :done]
-            logits = self.next_logits(given.repeat(2, 1) if guided else given, rows, caches, context)
-            if guided:
-                conditional, free = logits.chunk(2)
-                logits = free + sampling.guidance * (conditional - free)
-            digits[:, done] = draw(logits, sampling, rng, f"gpt/digit.{done}")
-            if on_token is not None and (done + 1) % period == 0:
-                on_token((done + 1) // period)
+        draft = None
+        if sampling.draft is not None:
+            draft = Reader(self._draft(sampling.draft), condition, sampling, digits)
+
+        def told(done: int) -> None:
+            if on_token is not None and done % period == 0:
+                on_token(done // period)
+
+        reader = Reader(self, condition, sampling, digits)
+        fill(digits, reader, Chooser(self.radices, steps, sampling, rng), told, draft, sampling.draft_length)
         return Codes(self.codes(digits).masked_fill(~keep[..., None], 0), keep)
 
 
@@ -308,38 +330,3 @@ class Walk(SymbolWalk):
     @torch.no_grad()
     def logits(self, symbols: Int[Tensor, "b m"]) -> Float[Tensor, "b v"]:
         return self.prior.next_logits(symbols, self.rows, self.caches, self.context)
-
-
-def draw(logits: Float[Tensor, "b v"], sampling: GPTSampling, rng: Rng, purpose: str) -> Int[Tensor, " b"]:
-    """A value a row, by the settings. The argmax of logits and Gumbel noise is a draw from their softmax."""
-    if not sampling.temperature:
-        return logits.argmax(-1)
-    logits = truncate(logits / sampling.temperature, sampling.top_k, sampling.top_p)
-    return (logits + gumbel(rng.uniform(purpose, logits.shape[1:]))).argmax(-1)
-
-
-def truncate(logits: Float[Tensor, "b v"], top_k: int | None, top_p: float) -> Float[Tensor, "b v"]:
-    """Minus infinity for all but the `top_k` likeliest, of which then those remain that together have `top_p`.
-
-    At least one remains. The likeliest that alone or with those before it passes `top_p` is still among them.
-    """
-    if top_k is not None and top_k < logits.shape[-1]:
-        least = logits.topk(top_k).values[..., -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    if top_p < 1:
-        ordered, places = logits.sort(descending=True, stable=True)
-        chances = ordered.softmax(-1)
-        before = chances.cumsum(-1) - chances
-        beyond = torch.zeros_like(before, dtype=torch.bool).scatter(-1, places, before >= top_p)
-        logits = logits.masked_fill(beyond, -torch.inf)
-    return logits
-
-
-def rotate(x: Float[Tensor, "b h n d"], start: int) -> Float[Tensor, "b h n d"]:
-    """Pairs of channels rotated by their position times their frequency; positions count from `start`."""
-    half = x.shape[-1] // 2
-    frequencies = 10_000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angles = torch.arange(start, start + x.shape[2], device=x.device)[:, None] * frequencies
-    cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    one, two = x.chunk(2, -1)
-    return torch.cat([one * cosine - two * sine, one * sine + two * cosine], -1)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from flexframe.nn.attention import attend
 from flexframe.nn.dropout import dropped, drops
-from flexframe.nn.priors import class_ids, gumbel
+from flexframe.nn.priors import class_ids
 from flexframe.nn.reading import Context, Reading, read, text_input
 from flexframe.parts import LikelihoodPrior, SymbolWalk
 from flexframe.rng import Rng
@@ -20,6 +20,8 @@ from flexframe_registry import CodesSpec, SamplingConfig
 
 from . import RARConfig, RARSampling
 from .cache import Cache
+from .drawing import Noise
+from .steps import laid
 
 SITES = 4
 """Places of dropout in a block: attention's weights, what it gives, and the feed-forward layers' inner and outer."""
@@ -248,15 +250,15 @@ class RAR(LikelihoodPrior):
         context = self.context(condition, sampling.guided)
         order = self._raster(keep).repeat(len(rows) // max(len(keep), 1), 1)
         caches = [Cache(2 + keep.shape[1]) for _ in self.blocks] if sampling.cache else None
+        model, noise = laid(self), Noise(rng, "rar/token", (self.spec.entries,), keep.shape[1])
         ids = keep.new_zeros(len(keep), 0, dtype=torch.long)
         for done in range(keep.shape[1]):
-            logits = self.logits(ids.repeat(len(rows) // len(keep), 1), rows, order, caches, context=context)[:, -1]
+            logits = model.logits(ids.repeat(len(rows) // len(keep), 1), rows, order, caches, context=context)[:, -1]
             if sampling.guided:
                 given, free = logits.chunk(2)
                 logits = given + sampling.excess(done / self.spec.length) * (given - free)
             if sampling.temperature:
-                noise = gumbel(rng.uniform(f"rar/token.{done}", logits.shape[1:]))
-                logits = logits / sampling.temperature + noise
+                logits = logits / sampling.temperature + noise(done)
             ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
             if on_token is not None:
                 on_token(done + 1)

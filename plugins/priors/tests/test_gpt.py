@@ -12,7 +12,7 @@ from flexframe.testing.tables import TableRng
 from flexframe.tokens import Codes, Condition, prefix
 from flexframe_priors import GPTSampling
 from flexframe_priors.cache import Cache
-from flexframe_priors.gpt import truncate
+from flexframe_priors.drawing import Chooser, Reader, fill, truncate
 from flexframe_registry import ConfigError, GeneratorConfig
 
 LENGTH, CODES, CLASSES = 5, 12, 3
@@ -167,6 +167,77 @@ def test_cached_logits_are_the_others(model):
             cached = model.prior.next_logits(digits[:, :m], LABELS, caches)
             torch.testing.assert_close(cached, model.prior.next_logits(digits[:, :m], LABELS), atol=1e-5, rtol=1e-5)
     assert caches[0].keys.shape == (4, 3, digits.shape[1], 8)
+
+
+def test_sampling_leaves_the_weights_as_they_are(model):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.sample(LABELS)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def drafting(model, tmp_path, noise=0.0, name="draft"):
+    """A prior like the model, its weights moved a little, as a file."""
+    state = {key: value + noise * torch.randn_like(value) for key, value in model.state_dict().items()}
+    save(state, model.config, tmp_path / f"{name}.safetensors")
+    return str(tmp_path / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_draft_moves_no_code(model, tmp_path, settings):
+    """A digit's noise is its own, so that a draft is exact to the code, not only in distribution."""
+    model = model.double()
+    expected = model.sample(LABELS, sampling=settings).codes
+    for noise in (0.05, 1.0):
+        draft = {"draft": drafting(model, tmp_path, noise, str(noise)), "draft_length": 3}
+        assert torch.equal(model.sample(LABELS, sampling={**settings, **draft}).codes, expected)
+        alone = model.sample(LABELS[2:3], sampling={**settings, **draft}, rng=Rng(0, ROWS[2:3])).codes
+        assert torch.equal(alone, expected[2:3])
+
+
+@pytest.mark.parametrize(("noise", "most"), [(0.0, 2), (3.0, LENGTH)])
+def test_what_the_draft_draws_is_kept_where_it_is_right(noise, most, tmp_path):
+    model = generator().double()
+    draft = load(drafting(model, tmp_path, noise), kind="generator").double()
+    sampling, digits, drawn = GPTSampling(guidance=2.0), torch.zeros(4, LENGTH, dtype=torch.long), []
+    readers = [Reader(each.prior, condition(), sampling, digits) for each in (model, draft)]
+    calls = []
+
+    def read(given):
+        calls.append(given.shape[1])
+        return readers[0](given)
+
+    read.back = readers[0].back
+    choose = Chooser((CODES,), LENGTH, sampling, Rng(0, ROWS))
+    fill(digits, read, choose, drawn.append, readers[1], 3)
+    assert drawn == list(range(1, LENGTH + 1))
+    assert torch.equal(digits, model.sample(LABELS, sampling=sampling).codes[..., 0])
+    assert len(calls) <= most
+    assert noise == 0 or len(calls) > 2
+
+
+@pytest.mark.parametrize(
+    ("prior", "told"),
+    [
+        ({"split": [3, 4]}, "is of other codes than this prior"),
+        ({"classes": 2}, "knows 2 classes, this prior 3"),
+        ({"type": "rar", "hidden": 24}, "is no prior 'gpt'"),
+    ],
+)
+def test_drafts_that_do_not_fit_are_refused(prior, told, tmp_path):
+    draft = drafting(generator(**prior), tmp_path)
+    with pytest.raises(ConfigError, match=rf"^sampling.draft: .*{told}"):
+        generator().sample(LABELS, sampling={"draft": draft})
+
+
+def test_a_draft_without_a_cache_is_refused():
+    with pytest.raises(ConfigError, match="ahead of a cache"):
+        GPTSampling.read({"draft": "a", "cache": False}, "sampling")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_below_single_precision_draw_as_well(model, dtype):
+    found = model.to(dtype).sample(LABELS, sampling={"guidance": 2.0})
+    assert ((found.codes >= 0) & (found.codes < CODES)).all()
 
 
 def test_a_shorter_sample_is_the_beginning_of_a_longer_one(model):
