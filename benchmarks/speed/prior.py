@@ -6,7 +6,7 @@ Both draw the likeliest codes, and these must be equal: the class comes first, p
 same. Llama goes by `generate`, with its static and its dynamic cache. It is the time that the processor spent; a draw
 is timed as a whole, with all that it prepares. `matrices` are the bare products of one step's vectors with all weights
 of the blocks and of the head, as they lie in the model and as the prior lays them for a draw: below the latter no step
-can be. On a GPU it is the time by the clock, and `--graph` records the prior's step and replays it.
+can be. On a GPU (`--device cuda`) it is the time by the clock.
 """
 
 from __future__ import annotations
@@ -94,7 +94,6 @@ def sides(args: argparse.Namespace, batch: int, tokens: int) -> Mapping[str, tup
     other = llama(prior, args)
     labels = torch.arange(batch, device=args.device) % CLASSES
     ids = (args.codes + labels)[:, None]
-    graph = {"graph": True} if args.graph else {}
 
     def by_llama(cache: str) -> Tensor:
         found = other.generate(
@@ -104,7 +103,7 @@ def sides(args: argparse.Namespace, batch: int, tokens: int) -> Mapping[str, tup
         return found[:, 1:]
 
     def by_prior() -> Tensor:
-        return prior.sample(labels, lengths=tokens, sampling={"temperature": 0, **graph}).codes[..., 0]
+        return prior.sample(labels, lengths=tokens, sampling={"temperature": 0}).codes[..., 0]
 
     expected = by_prior()
     for cache in ("static", "dynamic"):
@@ -161,13 +160,12 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--graph", action="store_true")
     parser.add_argument("-o", "--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     about = {"processor": processor(torch.device(args.device)), "torch": torch.__version__, "threads": 1,
              "transformers": transformers_version, "width": args.width, "depth": args.depth, "codes": args.codes,
-             "dtype": args.dtype, "graph": args.graph}  # fmt: skip
+             "dtype": args.dtype}  # fmt: skip
     rows: list[dict[str, Any]] = []
     for tokens in args.tokens:
         for batch in args.batch:
