@@ -28,7 +28,7 @@ from transformers import __version__ as transformers_version
 from flexframe.files import write_json
 from flexframe.models.generator import Generator
 from flexframe.provenance import processor
-from flexframe_priors.steps import laid
+from flexframe_priors.steps import WORTH, laid
 from flexframe_registry import GeneratorConfig
 
 CLASSES = 10
@@ -115,7 +115,7 @@ def sides(args: argparse.Namespace, batch: int, tokens: int) -> Mapping[str, tup
         "static": (lambda: by_llama("static"), tokens),
         "dynamic": (lambda: by_llama("dynamic"), tokens),
         "matrices": (matrices(blocks, batch, labels.device), 1),
-        "matrices_laid": (matrices(laid(blocks), batch, labels.device), 1),
+        "matrices_laid": (matrices(laid(blocks, WORTH), batch, labels.device), 1),
     }
 
 

@@ -156,9 +156,9 @@ class CausalDenoising(Prior):
 
     # --- use -----------------------------------------------------------------------------------------------------
 
-    def _steps(self, count: int) -> Steps:
+    def _steps(self, rows: int, count: int) -> Steps:
         """The trunk for drawing so many tokens."""
-        blocks = laid(self.blocks)
+        blocks = laid(self.blocks, rows * count)
         layers = [
             Layer(*(e.weight for e in (b.norm1, b.qkv, b.proj, b.norm2, b.fc1, b.fc2)), b.reading) for b in blocks
         ]
@@ -181,7 +181,7 @@ class CausalDenoising(Prior):
         context = self.context(condition, guided)
         rows = class_ids(condition, self.spec.classes, len(keep), keep.device, guided)
         count = keep.shape[1]
-        steps = self._steps(count) if sampling.cache and count else None
+        steps = self._steps(len(rows), count) if sampling.cache and count else None
         tokens = torch.zeros(len(keep), count, self.spec.values, device=keep.device)
         for done in range(count):
             given = tokens[:, :done].to(self.input.weight.dtype)

@@ -19,6 +19,9 @@ from flexframe.nn.reading import Reading
 
 HUGE = 2 << 20
 """Bytes of a huge page."""
+WORTH = 128
+"""Positions, of all rows, from which on weights are copied first: on one core that takes as long as some fifteen steps
+of one row, and spares a quarter to a third of each (`benchmarks/speed/prior.py`)."""
 EPSILON = 1e-5
 """Of all norms here."""
 
@@ -42,11 +45,12 @@ def room(count: int, like: Tensor) -> Tensor:
     return whole[first : first + size].view(like.dtype)
 
 
-def laid(modules: ModuleT) -> ModuleT:
-    """On a CPU a copy of the modules, its weights one behind the other in `room`; elsewhere the modules."""
+def laid(modules: ModuleT, positions: int) -> ModuleT:
+    """Modules to read so many positions with, of all rows: on a CPU and where it pays, a copy whose weights lie one
+    behind the other in `room`; else the modules."""
     own = {id(p): p for p in modules.parameters()}
     first = next(iter(own.values()))
-    if first.device.type != "cpu" or any(p.dtype != first.dtype for p in own.values()):
+    if first.device.type != "cpu" or positions < WORTH or any(p.dtype != first.dtype for p in own.values()):
         return modules
     sizes = [-(-p.numel() // 16) * 16 for p in own.values()]  # each begins a line of a processor's memory
     parts = room(sum(sizes), first).split(sizes)

@@ -1,4 +1,4 @@
-"""Text encoders with random weights, as folders that transformers reads."""
+"""Text encoders with random weights, as folders that transformers reads; both ways of holding weights in use."""
 
 import pytest
 import torch
@@ -39,3 +39,11 @@ def encoders(tmp_path_factory):
     root = tmp_path_factory.mktemp("encoders")
     made = {kind: make(root / kind, kind) for kind in ("t5", "clip", "minilm")}
     return {**made, "other": make(root / "other", "t5", seed=1)}
+
+
+@pytest.fixture(params=[0, 10**9], ids=["laid", "in place"])
+def worth(request, monkeypatch):
+    """Weights are copied before they are used, or are not."""
+    from flexframe_priors import steps
+
+    monkeypatch.setattr(steps, "WORTH", request.param)

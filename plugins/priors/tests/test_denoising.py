@@ -83,6 +83,7 @@ def test_guidance_of_1_is_none_and_more_is_some(prior):
     assert not torch.allclose(free, plain, atol=1e-3)
 
 
+@pytest.mark.usefixtures("worth")
 def test_cached_and_uncached_draws_are_equal(causal):
     close(sample(causal, cache=False), sample(causal))
 

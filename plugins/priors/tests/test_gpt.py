@@ -149,6 +149,7 @@ def test_it_learns_which_class_has_which_codes():
 SETTINGS = [{"guidance": 3.0}, {"guidance": 1.5, "temperature": 0.8, "top_k": 5, "top_p": 0.9}, {"temperature": 0}]
 
 
+@pytest.mark.usefixtures("worth")
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_the_cache_moves_no_code(model, settings):
     model, lengths = model.double(), torch.tensor([5, 4, 1, 3])
@@ -169,6 +170,7 @@ def test_cached_logits_are_the_others(model):
     assert caches[0].keys.shape == (4, 3, digits.shape[1], 8)
 
 
+@pytest.mark.usefixtures("worth")
 def test_sampling_leaves_the_weights_as_they_are(model):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.sample(LABELS)

@@ -135,6 +135,7 @@ def test_it_learns_which_class_has_which_codes():
 # --- sampling ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("worth")
 @pytest.mark.parametrize("settings", [{}, {"guidance": 1.0}, {"guidance": 3.0, "power": 2.0, "temperature": 0.8}])
 @pytest.mark.parametrize("lengths", [7, [7, 4, 1, 6]])
 def test_the_cache_moves_no_code(settings, lengths):
