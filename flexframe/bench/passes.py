@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import PurePath
 from time import monotonic
 from typing import Any
@@ -127,23 +128,29 @@ class Pass:
         self.suffixes: Counter[str] = Counter()
         self.ids: list[str] = []
         self.shown: list[Tensor] = []
+        self._ahead: dict[range, Future[Sequence[Sample]]] = {}
 
     def seen(self) -> results.Seen:
         """Facts of the images so far."""
         return results.Seen(self.digest.hex(), self.labels, self.suffixes, self.ids)
 
     def run(self, partial: Partial, save_seconds: float) -> None:
-        """Measure all images that are not `done`."""
+        """Measure all images that are not `done`; the next ones are read while the models work."""
         lanes, stop = sum(len(entrant.lanes) for entrant in self.entrants), self.index.stop
         bar, before = None, self.done - self.index.start
         if self.progress is not None:
             bar = self.progress.add_task("measuring", total=lanes * len(self.index), completed=lanes * before)
         saved = monotonic()
-        for start in range(self.done, stop, self.size):
-            self.measure(range(start, min(start + self.size, stop)), bar)
-            if monotonic() - saved >= save_seconds and self.done < stop:
-                partial.write(self.state())
-                saved = monotonic()
+        parts = [range(start, min(start + self.size, stop)) for start in range(self.done, stop, self.size)]
+        with ThreadPoolExecutor(1) as reader:
+            for number, part in enumerate(parts):
+                following = parts[number + 1 : number + 2]
+                self._ahead |= {each: reader.submit(self.source.samples, each) for each in (part, *following)
+                                if each not in self._ahead}  # fmt: skip
+                self.measure(part, bar)
+                if monotonic() - saved >= save_seconds and self.done < stop:
+                    partial.write(self.state())
+                    saved = monotonic()
 
     def state(self) -> dict[str, Any]:
         """The way so far, as plain data and tensors."""
@@ -180,7 +187,8 @@ class Pass:
             self._read(range(start, min(start + self.size, index.stop)))
 
     def _read(self, index: range) -> tuple[Tensor, Sequence[Sample]]:
-        samples = self.source.samples(index)
+        ahead = self._ahead.pop(index, None)
+        samples = self.source.samples(index) if ahead is None else ahead.result()
         images = torch.stack([sample.image for sample in samples])
         self.digest.add(images)
         for sample in samples:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from flexframe.bench import protocol, rehearsal, runner
+from flexframe.bench.passes import Head
 from flexframe.bench.reconstructions import Reconstruct
 from flexframe.bench.rehearsal import rehearse
 from flexframe.bench.report import write
@@ -169,6 +171,28 @@ def test_progress_reaches_its_end(tokenizer: Any, suite: Any, tmp_path: Path) ->
     with Progress(console=Console(quiet=True)) as progress:
         run(suite(count=10), [("a", tokenizer())], tmp_path, batch_size=4, progress=progress)
     assert progress.finished
+
+
+def test_the_next_images_are_read_while_models_work(
+    tokenizer: Any, suite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, read, began = tokenizer(), list[int](), threading.Event()
+    samples, encode = Head.samples, type(model).encode
+
+    def noted(self: Any, indices: Any) -> Any:
+        read.append(indices[0])
+        if indices[0] == 4:
+            began.set()
+        return samples(self, indices)
+
+    def waiting(self: Any, images: Any, **rest: Any) -> Any:
+        assert began.wait(20), "the second batch is not read before the first one is encoded"
+        return encode(self, images, **rest)
+
+    monkeypatch.setattr(Head, "samples", noted)
+    monkeypatch.setattr(type(model), "encode", waiting)
+    run(suite("psnr", count=10, show=0), [("a", model)], tmp_path, batch_size=4)
+    assert read == [0, 4, 8]  # each once
 
 
 def test_uint8_rounds_half_to_even_and_clamps() -> None:
