@@ -22,13 +22,13 @@ class Captions:
         ConfigError: none of the first images has one.
     """
 
-    def __init__(self, source: Source, place: str = "run.data") -> None:
+    def __init__(self, source: Source, place: str = "run.data", remedy: str = "model.conditioner=null") -> None:
         source.want("captions")
         self.source = source
         count = min(len(source), LOOKED)
         if not any(source.read_captions(range(count))):
-            text = f"has no captions, of {count} images that were looked at, and the prior is conditioned on texts"
-            raise ConfigError.at(place, f"{text}; give data with captions, or model.conditioner=null")
+            text = f"has no captions, of {count} images that were looked at, and the model reads texts"
+            raise ConfigError.at(place, f"{text}; give data with captions, or {remedy}")
 
     def of(self, index: torch.Tensor, rng: Rng) -> Condition:
         """The condition of images of these numbers: texts, and null where an image has none."""

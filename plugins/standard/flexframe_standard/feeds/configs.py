@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from flexframe_registry import FeedConfig
+from flexframe_registry import ConditionerConfig, ConfigError, FeedConfig
 from flexframe_registry.config import ANEW, PLACE
+from flexframe_registry.slots import Slot
 
 
 class ImagesFeedConfig(FeedConfig):
@@ -22,6 +23,15 @@ class ImagesFeedConfig(FeedConfig):
     keep_latents: bool = False
     """Encode each image once with the frozen codec and keep its latents in memory (4 bytes a value, for all images).
     A codec that draws then draws once for each image."""
+    texts: Slot[ConditionerConfig] | None = None
+    """A frozen encoder of the data's captions, for a decoder that reads texts (TA-TiTok, arXiv 2501.07730)."""
+
+    @model_validator(mode="after")
+    def _frozen(self) -> ImagesFeedConfig:
+        if self.texts is not None and not self.texts.frozen:
+            told = f"{self.texts.type!r} learns with a prior, and there is none here"
+            raise ConfigError.at("texts", f"{told}; name an encoder that is frozen, as 't5', 'clip' or 'minilm'")
+        return self
 
     def fixed(self) -> str | None:
         return "keeps one latent an image (keep_latents)" if self.keep_latents else None

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from flexframe.data.captions import Captions
 from flexframe.data.held import hold
 from flexframe.data.loader import batches
 from flexframe.data.source import Source
+from flexframe.parts import Conditioner
+from flexframe.rng import Rng
 from flexframe.tokens import Batch
 from flexframe.train.feeds.base import Feed
 from flexframe_registry import TrainConfig, catalogue
@@ -24,7 +28,11 @@ class Images(Feed[ImagesFeedConfig]):
         super().__init__(config, training, device)
         assert isinstance(training.model, TokenizerConfig)
         self.source: Source = catalogue().build(training.run.data, training.model.image_size, place="run.data")
-        self.source.want("none")  # a tokenizer learns of images alone
+        self.source.want("none")  # a tokenizer learns of images alone, unless its decoder reads texts
+        self.captions: Captions | None = None
+        if config.texts is not None:
+            self.texts: Conditioner = catalogue().build(config.texts, place="run.feed.texts")
+            self.captions = Captions(self.source, remedy="leave run.feed.texts out")
         self.transforms = [catalogue().build(each) for each in training.run.transforms]
         self.held = hold(self.source, device) if config.preload else None
 
@@ -32,15 +40,27 @@ class Images(Feed[ImagesFeedConfig]):
         return len(self.source)
 
     def batches(self, start: int) -> Iterator[Batch]:
-        return batches(
+        found = batches(
             self.source, self.training.run, start, self.device, share=self.share, held=self.held,
             workers=self.config.workers, transforms=self.transforms,
         )  # fmt: skip
+        for step, batch in enumerate(found, start):
+            yield self._told(batch, step)
+
+    def _told(self, batch: Batch, step: int = 0) -> Batch:
+        """The batch with its captions embedded, where a decoder is to read them."""
+        if self.captions is None:
+            return batch
+        asked = self.captions.of(batch.index, Rng(self.training.run.seed, batch.index, step))
+        text = self.texts([each or "" for each in asked.texts or ()])
+        given = {"embeddings": text.embeddings, "present": text.present, "pooled": text.pooled}
+        own = {name: None if each is None else each.to(self.device) for name, each in given.items()}
+        return replace(batch, condition=replace(asked, **own))
 
     def examples(self, count: int) -> Batch | None:
         samples = self.source.samples(range(min(count, len(self.source))))
         images = torch.stack([sample.image for sample in samples]).to(self.device).float() / 255
-        return Batch(torch.arange(len(images), device=self.device), images)
+        return self._told(Batch(torch.arange(len(images), device=self.device), images))
 
     def inventory(self) -> Mapping[str, Any]:
         return self.source.inventory()
