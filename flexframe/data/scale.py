@@ -11,6 +11,8 @@ Numbers = tuple[float, ...]
 """A number for each value of a token."""
 DIGITS = 6
 """Significant digits that are kept: what a sum's order moves is beyond them."""
+LITTLE = 0.01
+"""Share of the variance of tokens between images, below which there is little to learn."""
 FAR = 2.0
 """How many times larger or smaller than 1 scaled tokens may be, as a whole, before a scale is another's."""
 
@@ -39,6 +41,19 @@ class Scale:
         mean, squares = self.sum / self.count, self.squares / self.count
         variance = squares - mean**2
         return _rounded(np.where(variance > 1e-12 * squares, np.sqrt(variance.clip(0)), 1.0))
+
+
+def hardly_vary(tokens: Float[np.ndarray, "n k d"], place: str) -> list[str]:
+    """A sentence where tokens of n images differ by slot and hardly by image, as where their decoder ignores them."""
+    if len(tokens) < 2:
+        return []
+    values = tokens.astype(np.float64)
+    whole, own = float(values.var((0, 1)).sum()), float(values.var(0).mean(0).sum())
+    share = own / whole if whole else 0.0
+    if share >= LITTLE:
+        return []
+    told = f"{place}: tokens hardly vary from image to image ({share:.2%} of their variance, the rest is between slots)"
+    return [f"{told}; a prior has next to nothing to learn of them: see that their decoder uses them (flexframe bench)"]
 
 
 def scaled(config: GeneratorConfig, mean: Numbers, deviation: Numbers, place: str) -> GeneratorConfig:

@@ -7,14 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console as Terminal
 
+from flexframe.data.scale import hardly_vary
 from flexframe.models.generator import Generator
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.store.load import load
 from flexframe.train.console import Console
+from flexframe.train.feeds.create import create_feed
 from flexframe.train.loop import train
 from flexframe.train.run import Run
 from flexframe.use.generate import generate
@@ -86,3 +89,16 @@ def test_priors_and_tokens_that_do_not_fit_are_refused(tokens: tuple[Tokenizer, 
     discrete = {"model": {"tokenizer": "titok/digits-tiny", "classes": 10, "prior": "mar"}, "run": {"data": "digits"}}
     with pytest.raises(ConfigError, match=r"'mar' models continuous tokens, and tokens of .* are codes of 4,096"):
         read_training(discrete)
+
+
+def test_tokens_that_hardly_vary_are_told(tokens: tuple[Tokenizer, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).normal(size=(50, 4, 3))
+    assert hardly_vary(values, "x") == []
+    spread = values + 100 * np.arange(4)[None, :, None]  # as where a decoder ignores tokens, and slots stand apart
+    assert hardly_vary(spread, "x")[0].startswith("x: tokens hardly vary from image to image (0.01% of their variance")
+    monkeypatch.setattr("flexframe.data.scale.LITTLE", 1.01)  # all do
+    raw = config(tokens[1], PRIORS["mar"])
+    on_the_way = raw.model_copy(update={"run": raw.run.model_copy(update={"feed": resolve("feed", "tokens")})})
+    for told, place in ((on_the_way, "run.data"), (raw, str(tokens[1] / "tokens.safetensors"))):
+        (found,) = create_feed(told, torch.device("cpu")).remarks()
+        assert found.startswith(f"{place}: tokens hardly vary from image to image (")

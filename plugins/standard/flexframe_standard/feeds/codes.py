@@ -16,7 +16,7 @@ from flexframe.data.captions import Captions
 from flexframe.data.held import hold
 from flexframe.data.inventory import changed_since
 from flexframe.data.loader import ahead, batches, conditioned, steps
-from flexframe.data.scale import Numbers, Scale, scaled
+from flexframe.data.scale import Numbers, Scale, hardly_vary, scaled
 from flexframe.data.source import Source
 from flexframe.data.tokenfile import TokenFile
 from flexframe.files import refuse_other
@@ -57,6 +57,7 @@ class Tokenized(Feed[TokensFeedConfig]):
         self.kept: dict[int, Tensor] | None = {} if config.keep_tokens else None
         self.count = _rest(len(source), config)
         self.held = hold(source, device) if config.preload else None
+        self.doubts: list[str] = []
         if model.dim is not None:
             self.training = _scaled(self.training, *self._measured(model.dim), "run.data")
 
@@ -91,19 +92,21 @@ class Tokenized(Feed[TokensFeedConfig]):
         return self.source.inventory()
 
     def remarks(self) -> Sequence[str]:
-        return self.source.remarks()
+        return [*self.source.remarks(), *self.doubts]
 
     def _measured(self, dim: int) -> tuple[Numbers, Numbers]:
         """Mean and deviation of the tokens of images that are trained on: of all, or of so many, evenly spaced."""
         rows, size = range(0, self.count, -(-self.count // MEASURED)), self.training.run.batch_size
-        scale = Scale(dim)
+        scale, seen = Scale(dim), list[np.ndarray]()
         for first in range(0, len(rows), size):
             numbers = rows[first : first + size]
             index = torch.tensor(numbers, device=self.device)
             images = torch.stack([each.image for each in self.source.samples(numbers)]).to(self.device).float() / 255
             coded = self._coded(Batch(index, images), Rng(self.training.run.seed, index), self.kept)
             assert coded.codes is not None
-            scale.add(coded.codes.codes.flatten(0, 1).cpu().numpy())
+            seen.append(coded.codes.codes.cpu().numpy())
+            scale.add(seen[-1].reshape(-1, dim))
+        self.doubts = hardly_vary(np.concatenate(seen), "run.data")
         return scale.mean, scale.deviation
 
     def _coded(self, batch: Batch, rng: Rng, kept: dict[int, Tensor] | None) -> Batch:
@@ -168,6 +171,12 @@ class Stored(Feed[TokenFileFeedConfig]):
         for each in (self.table.codes, self.table.lengths, self.table.labels):
             digest.update(np.ascontiguousarray(each).data)
         return {"count": len(self.file), "contents": digest.hexdigest()}
+
+    def remarks(self) -> Sequence[str]:
+        if self.file.about.codebook_size is not None:
+            return ()
+        whole = np.flatnonzero(self.table.lengths == self.file.longest)[:MEASURED]
+        return hardly_vary(self.table.codes[whole], str(self.file.path))
 
     def outdated(self) -> Sequence[str]:
         about = self.file.about
