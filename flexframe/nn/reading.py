@@ -40,8 +40,8 @@ class Context:
 
 
 class Reading(nn.Module):
-    """Attention to a text behind a norm of its own: 4 w^2 parameters. As Muse (arXiv 2301.00704), FlexTok (arXiv
-    2502.13967, section 4) and Fluid (arXiv 2410.13863) have it in every block of their generators."""
+    """Attention to a text behind a norm of its own: 4 w^2 parameters. Every block of a generator has it in arXiv
+    2301.00704 (Muse), 2502.13967 (section 4) and 2410.13863 (Fluid)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -54,7 +54,7 @@ class Images(Feed[ImagesFeedConfig]):
         asked = self.captions.of(batch.index, Rng(self.training.run.seed, batch.index, step))
         text = self.texts([each or "" for each in asked.texts or ()])
         given = {"embeddings": text.embeddings, "present": text.present, "pooled": text.pooled}
-        own = {name: None if each is None else each.to(self.device) for name, each in given.items()}
+        own: dict[str, Any] = {name: None if each is None else each.to(self.device) for name, each in given.items()}
         return replace(batch, condition=replace(asked, **own))
 
     def examples(self, count: int) -> Batch | None:
