@@ -87,8 +87,8 @@ def test_a_models_curve_rises_where_later_tokens_tell_more(
 
     # kept by content: another probe of the same images encodes nothing, other images do
     calls = []
-    whole = Tokenizer.encode
-    monkeypatch.setattr(Tokenizer, "encode", lambda *args, **rest: calls.append(1) or whole(*args, **rest))
+    whole = Tokenizer.described
+    monkeypatch.setattr(Tokenizer, "described", lambda *args, **rest: calls.append(1) or whole(*args, **rest))
     again = probe([("pca", tokenizer())], train, test, ["tokens"], Settings(neighbours=3))
     assert not calls
     linear_rows = [row["linear"] for row in found["rows"] if row["on"] == "tokens"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from flexframe.commands import new_plugin
+from flexframe_registry import cards
 from flexframe_registry.cardfile import CardFile
 from flexframe_registry.files import read_yaml
 
@@ -87,8 +88,9 @@ def test_a_bad_or_taken_name_is_one_error_and_writes_nothing(command, tmp_path, 
 
 
 def test_a_card_of_the_name_is_told(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(new_plugin, "entry_points", lambda group: [])
-    monkeypatch.setattr(new_plugin, "distributions", list)
+    assert "toy/digits-tiny" in cards().files  # found before plugins are hidden from the command
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [])
+    monkeypatch.setattr("importlib.metadata.distributions", list)
     monkeypatch.setattr(new_plugin, "find_spec", lambda package: None)
     answer = command("new-plugin", "toy", "-o", tmp_path / "x")
     assert "there is a card 'toy/digits-tiny' already" in answer.err
