@@ -58,7 +58,8 @@ def ship(run: Path, name: str, half: bool, expected: bool = False) -> None:
     card, path, paths = cards().get(name), cards().files[name], RunFolder(run)
     config = load(paths.model, kind=None).config
     if isinstance(config, GeneratorConfig):  # what training filled in is in the file, and need not be in the card
-        config = config.model_copy(update={"fingerprint": None, "class_names": ()})
+        measured = {name: None for name in ("mean", "deviation") if getattr(card.described, name) is None}
+        config = config.model_copy(update={"fingerprint": None, "class_names": (), **measured})
     if config != card.described:
         raise SystemExit(f"{run} trained another model than {name} describes; train the card as it is")
     weights = path.with_suffix(".safetensors")
