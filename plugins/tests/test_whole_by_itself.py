@@ -78,6 +78,7 @@ TRAINED = {
     "flexframe-objectives": set(),
     "flexframe-one-d-piece": {"one-d-piece/digits-tiny"},
     "flexframe-priors": {
+        "causal-denoising/scenes-64-text",
         "gpt/scenes-64-flextok",
         "gpt/scenes-64-text",
         "gpt/scenes-64-titok-16",
@@ -93,6 +94,7 @@ TRAINED = {
         "titok/photos-64-32",
         "titok/scenes-64-16",
         "titok/scenes-64-4",
+        "titok/scenes-64-4-kl",
     },
 }
 """Cards that are small enough."""
