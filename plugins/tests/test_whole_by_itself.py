@@ -27,6 +27,7 @@ INIT = {
     "flextok/scenes-64-vit": "{from: flextok/scenes-64, parts: [codec]}",
     "titok/scenes-64-16": "titok/scenes-64-16",
     "titok/scenes-64-4": "titok/scenes-64-4",
+    "titok/scenes-64-4-kl": "titok/scenes-64-4-kl",
 }
 """Of cards that do not say how they are trained, and whose frozen codec cannot start random: who has its weights."""
 WORK = """
