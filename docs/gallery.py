@@ -143,7 +143,7 @@ def nearest(values: Tensor, table: Tensor) -> Tensor:
 
 
 def lengths(folder: Path) -> Image.Image:
-    """What prefixes of a model that was trained with nested dropout hold, beside one of fixed length."""
+    """Show what prefixes of a model that was trained with nested dropout hold, beside one of fixed length."""
     flexible, fixed = flexframe.load("flextok/photos-64"), flexframe.load("titok/photos-64-32")
     images = torch.stack([photograph(folder, name, 64) for name in SMALL])
     counts = list(flexible.config.budgets)

@@ -115,7 +115,7 @@ def _joined(outputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _output(output: dict[str, Any]) -> str:
-    """What a cell gave: a picture where it has one, else its own HTML, else its text."""
+    """Give what a cell gave: a picture where it has one, else its own HTML, else its text."""
     data = output.get("data", {})
     for kind in ("image/png", "image/jpeg"):
         if kind in data:

@@ -77,8 +77,8 @@ STUDIES = {
 
 
 def decoded(study: Study, tokenizer: Any, prior: Any, parts: Sequence[tuple[Mapping[str, Any], int]]) -> dict[str, Any]:
-    """Of each image: squared error at each length in 8-bit steps, what heads read, bits under the prior at each length,
-    and what is known of its complexity."""
+    """Numbers of each image: squared error at each length in 8-bit steps, what heads read, bits under the prior at each
+    length, and what is known of its complexity."""
     rows: dict[str, list[np.ndarray]] = {}
     for raw, count in parts:
         source = catalogue().build(resolve("source", dict(raw)), tokenizer.config.image_size)
@@ -111,7 +111,7 @@ def _png(image: torch.Tensor) -> int:
 
 
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a file holds; made and kept there where it is not yet."""
+    """Content of a file; made and kept there where it is not yet."""
     if not path.exists():
         np.savez(path, **make())
     with np.load(path) as file:
@@ -200,7 +200,7 @@ def resampled(count: int, numbers: Callable[[np.ndarray], Mapping[str, float]]) 
 
 
 def measured(test: Mapping[str, Any], made: Mapping[str, Any], budgets: tuple[int, ...], bits: float) -> dict[str, Any]:
-    """All numbers of one set of images."""
+    """Measure one set of images, all its numbers."""
     count, psnr = len(test["errors"]), psnr_of(test["errors"])
     every, lengths = np.arange(count), np.array(budgets, dtype=np.float64)
 

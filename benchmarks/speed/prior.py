@@ -89,7 +89,7 @@ def matrices(modules: nn.Module, batch: int, device: torch.device) -> Callable[[
 
 
 def sides(args: argparse.Namespace, batch: int, tokens: int) -> Mapping[str, tuple[Callable[[], Any], int]]:
-    """What takes turns, and how many steps each call is."""
+    """Calls that take turns, and how many steps each is."""
     prior = ours(args)
     other = llama(prior, args)
     labels = torch.arange(batch, device=args.device) % CLASSES

@@ -259,7 +259,7 @@ def _column(
 
 
 def recipe(model: Mapping[str, Any]) -> str:
-    """All of a model's config and training but the seed; nothing where its file does not say how it was trained."""
+    """Give a model's config and training but the seed; nothing where its file does not say how it was trained."""
     trained = model.get("trained") or {}
     run = trained.get("run")
     if not isinstance(run, Mapping) or "seed" not in run:

@@ -214,7 +214,7 @@ def _metric(record: Mapping[str, Any]) -> type[MetricConfig] | None:
 
 
 def _unsaid(record: Mapping[str, Any]) -> dict[str, Leaf]:
-    """What an older number's metric was, where its record does not say it."""
+    """Name what an older number's metric was, where its record does not say it."""
     config = _metric(record)
     return {} if config is None else {f"measure.{path}": value for path, value in config.unsaid.items()}
 

@@ -80,7 +80,7 @@ def rests_on(
     entrants: Sequence[Entrant],
     device: torch.device,
 ) -> dict[str, Any]:
-    """All that decides the numbers, as far as it is known before the images are: the rest of a run must agree in it."""
+    """Facts that decide the numbers, known before the images are: the rest of a run must agree in them."""
     # a model's widths do not move what a metric says of itself
     tallies = [metric.start(entrants[0].spec) for metric in metrics]
     for tally in tallies:

@@ -113,7 +113,7 @@ class Drawing(Entrant):
     decoder: str
     """The hash of the tokenizer's tensors."""
     captions: Captions | None = None
-    """What a prior of texts is asked."""
+    """Captions that a prior of texts is asked."""
 
     @property
     def config(self) -> GeneratorConfig:

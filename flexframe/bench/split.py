@@ -29,7 +29,7 @@ from flexframe_registry import ConfigError, SuiteConfig, catalogue
 
 @dataclass(frozen=True)
 class Share:
-    """What all processes of a benchmark are told."""
+    """Work that all processes of a benchmark are told."""
 
     task: Task
     suite: SuiteConfig
@@ -67,7 +67,7 @@ def spans(count: int, batch_size: int, processes: int) -> list[range]:
 
 @contextmanager
 def others(share: Share, parts: Sequence[range]) -> Iterator[list[Other]]:
-    """All processes but the first, which is the caller's own; they are ended where the block is left early."""
+    """Start all processes but the first, which is the caller's own; they are ended where the block is left early."""
     context, made = multiprocessing.get_context("spawn"), list[Other]()
     try:
         for number, span in enumerate(parts[1:], 1):

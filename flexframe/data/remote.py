@@ -35,7 +35,7 @@ _PASSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 def is_address(path: str) -> bool:
-    """Whether a path is an address that can be fetched."""
+    """Tell whether a path is an address that can be fetched."""
     return urlsplit(path).scheme in SCHEMES
 
 
@@ -58,7 +58,7 @@ def shown(address: str) -> str:
 
 
 def place(address: str, folder: Path) -> Path:
-    """Where the copy of an address is kept below a folder: under its host, by its path."""
+    """Place of the copy of an address below a folder: under its host, by its path."""
     parts = urlsplit(address)
     names = [unquote(name) for name in parts.path.split("/") if name]
     if not names or any(name in (".", "..") or re.search(r"[/\\\0]", name) for name in names):

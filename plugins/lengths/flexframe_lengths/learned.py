@@ -85,7 +85,7 @@ def chosen(head: Head, inputs: Float[Tensor, "b f"], budgets: tuple[int, ...], s
 
 @torch.no_grad()
 def read(tokenizer: Tokenizer, images: Float[Tensor, "b 3 h w"], rng: Rng) -> Float[Tensor, "b f"]:
-    """What the head reads of images."""
+    """Features of images that the head reads."""
     features, tokens = tokenizer.described(images, rng=rng)
     spread = features.std(1, correction=0)
     return torch.cat([features.mean(1), spread, features[:, 0], tokens.values.float().flatten(1)], 1)

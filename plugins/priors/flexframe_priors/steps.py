@@ -102,7 +102,7 @@ class Steps:
         known: Sequence[Float[Tensor, "2 b h k d"]] = (),
         present: Bool[Tensor, "b k"] | None = None,
     ) -> Float[Tensor, "b n w"]:
-        """What the next n positions come to.
+        """Compute the next n positions.
 
         Args:
             seen: True where a query may attend to a key, these among them; those before it and itself if None.

@@ -71,7 +71,7 @@ class Structure(nn.Module):
         self.alpha, self.beta = (channels[name].float().flatten() for name in ("alpha", "beta"))
 
     def stages(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c y x"]]:
-        """What is compared."""
+        """Features that are compared."""
         x, found = (images - self.mean) / self.deviation, [images]
         for i, layer in enumerate(self.net):
             x = self._pooled(x) if isinstance(layer, nn.MaxPool2d) else layer(x)

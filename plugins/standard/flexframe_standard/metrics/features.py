@@ -103,7 +103,7 @@ class Compared(Metric[LayerC]):
         return type(self)(self.config, self.source, DRAWN)
 
     def network(self) -> tuple[Features, str]:
-        """What makes the features, and the layer that they are of."""
+        """Name what makes the features, and the layer that they are of."""
         config = self.config
         assert isinstance(config, LayerConfig)
         return inception(self.source, config.weights), config.layer

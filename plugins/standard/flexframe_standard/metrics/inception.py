@@ -117,7 +117,7 @@ class Extractor(ABC):
 
     @abstractmethod
     def remedy(self) -> str:
-        """What to do where it cannot be loaded."""
+        """Say what to do where it cannot be loaded."""
 
     @abstractmethod
     def width(self, layer: str) -> int:
