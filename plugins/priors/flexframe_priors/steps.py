@@ -23,7 +23,7 @@ WORTH = 128
 """Positions, of all rows, from which on weights are copied first: on one core that takes as long as some fifteen steps
 of one row, and spares a quarter to a third of each (`benchmarks/speed/prior.py`)."""
 EPSILON = 1e-5
-"""Of all norms here."""
+"""Epsilon of all norms here."""
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

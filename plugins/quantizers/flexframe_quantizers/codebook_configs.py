@@ -31,6 +31,10 @@ class CodebookConfig(QuantizerConfig):
         return "a lower run.optimizer.lr, or quantizer=fsq"
 
 
+EARLY = 0.97
+"""The slowest decay at which dead entries are replaced soon enough to be a remedy."""
+
+
 class EmaFields(QuantizerConfig):
     """Settings of a codebook that follows its features without a gradient."""
 
@@ -44,7 +48,8 @@ class EmaFields(QuantizerConfig):
         """Settings that keep entries in use, as far as they are not set: from step 59 on, before the decoder has
         learned to do without tokens, which at the usual decay is over before the first entry is replaced."""
         settings = ["quantizer.ema=true"] * (not ema)
-        settings += ["quantizer.decay=0.95 quantizer.dead_code_threshold=0.05"] * (not self.dead_code_threshold)
+        early = self.dead_code_threshold and self.decay <= EARLY
+        settings += ["quantizer.decay=0.95 quantizer.dead_code_threshold=0.05"] * (not early)
         return " ".join(settings) or "a lower run.optimizer.lr"
 
     def idle(self) -> Iterable[tuple[str, str]]:

@@ -345,3 +345,12 @@ def test_entropies_of_vq_are_those_of_a_softmax_over_squared_distances(l2_norm):
     )
     torch.testing.assert_close(losses["codebook_entropy"], 0.5 * (mean * (mean + 1e-5).log()).sum())
     assert "token_entropy" not in call(quantizer.eval(), values, keep).losses
+
+
+@pytest.mark.parametrize("kind", [VQConfig, ResidualVQConfig])
+def test_a_revival_that_comes_too_late_is_no_remedy(kind):
+    early = "quantizer.decay=0.95 quantizer.dead_code_threshold=0.05, or quantizer=fsq"
+    assert kind.sized("tiny", ema=True).remedy() == early
+    assert kind.sized("tiny", ema=True, dead_code_threshold=0.02).remedy() == early  # not before step 390
+    done = kind.sized("tiny", ema=True, decay=0.95, dead_code_threshold=0.05).remedy()
+    assert done == "a lower run.optimizer.lr, or quantizer=fsq"
