@@ -19,7 +19,7 @@ from torch import Tensor
 
 from flexframe.data.inventory import refuse_changed
 from flexframe.files import drop_parts, refuse_other, replaced, write_json
-from flexframe_registry import Config, ConfigError
+from flexframe_registry import Config, ConfigError, SourceConfig
 from flexframe_registry.files import CHANGED, read_json
 
 SUMS = "crc32"
@@ -72,7 +72,7 @@ class Shards:
         self._open: dict[int, Any] = {}
 
     @classmethod
-    def begin(cls, folder: Path, about: About) -> Shards:
+    def begin(cls, folder: Path, about: About, source: SourceConfig) -> Shards:
         """Make a folder to be filled, or take one to be filled on.
 
         Raises:
@@ -83,6 +83,7 @@ class Shards:
         if path.is_file():
             before = cls._about(path)
             was, now = (each.model_dump(mode="json", exclude={"images"}) for each in (before, about))
+            was["source"] = source.again(was["source"])
             refuse_other(path, "was begun otherwise", was, now, "repeat that command, or choose another -o")
             remedy = "put them back, or choose another -o"
             refuse_changed(path, "was begun with other images", before.images, about.images, remedy)

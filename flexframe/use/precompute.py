@@ -25,7 +25,7 @@ from flexframe.models.tokenizer import Tokenizer
 from flexframe.parts import Conditioner
 from flexframe.rng import Rng
 from flexframe.use.lengths import Fixed
-from flexframe_registry import ConfigError
+from flexframe_registry import ConfigError, SourceConfig
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def precompute_tokens(
     about = _about(tokenizer, source, model, seed)
     dtype, count = DTYPES[about.dtype], len(source)
     with TokenJournal(out.with_name(f"{out.name}.part")) as journal:
-        journal.begin(about.deciding())
+        journal.begin(about.deciding(), source.config)
         resumed = journal.done()
         progress(resumed, count)
         for numbers, samples in loaded(source, range(resumed, count), batch_size):
@@ -124,7 +124,7 @@ class TokenJournal(Journal):
     )
     WORK = "a precomputation"
 
-    def begin(self, settings: Mapping[str, Any]) -> None:
+    def begin(self, settings: Mapping[str, Any], source: SourceConfig) -> None:
         """Take down the settings, with the inventory of the `images`; or, where images are done, see that all is the
         same.
 
@@ -134,6 +134,7 @@ class TokenJournal(Journal):
         if self.done():
             before, remedy = json.loads(self.db.execute("SELECT value FROM settings").fetchone()[0]), "delete this file"
             was, now = ({**each, "images": None} for each in (before, settings))
+            was["source"] = source.again(was.get("source"))
             refuse_other(self.path, "was begun otherwise", was, now, f"repeat that command, or {remedy}")
             images = before.get("images"), settings["images"]
             refuse_changed(self.path, "was begun with other images", *images, f"put them back, or {remedy}")

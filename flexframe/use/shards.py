@@ -137,7 +137,7 @@ def _fill(
         images=dict(source.inventory()),
         flexframe=version("flexframe"),
     )
-    shards, resumed = Shards.begin(out, about), 0
+    shards, resumed = Shards.begin(out, about, source.config), 0
     for shard in range(about.shards):
         rows = shards.range(shard)
         if shards.path(shard).is_file():

@@ -83,6 +83,14 @@ class Config(BaseModel):
             mode="json", exclude={name for name in self.later if getattr(self, name) == fields[name].default}
         )
 
+    def again(self, recorded: Any) -> Any:
+        """Give what was recorded of such a config, by an earlier version too, as it is recorded today, with the fields
+        that came since at their defaults; what cannot be read as one of this type stays as it is."""
+        try:
+            return self.read(recorded).model_dump(mode="json")
+        except ConfigError:
+            return recorded
+
     @classmethod
     def documentation(cls) -> dict[str, str]:
         """The docstrings under the fields, by field. Read from the source when asked for, which a listing never does;

@@ -81,6 +81,23 @@ def test_what_stands_there_is_not_measured_again(
     assert told.endswith(f"delete {tmp_path / 'results.json'} to measure anew")
 
 
+def test_settings_that_came_since_are_at_their_defaults_in_results_of_before(
+    tokenizer: Any, suite: Any, decoded: list[int], tmp_path: Path
+) -> None:
+    asked, path = suite("psnr", count=20, show=0), tmp_path / "results.json"
+    run(asked, [("a", tokenizer())], tmp_path)
+    held = json.loads(path.read_text())
+    del held["checksum"], held["suite"]["rounding"], held["suite"]["data"]["split"]
+    decoded.clear()
+    path.write_text(json.dumps(held))
+    with pytest.raises(ConfigError, match=r"holds another benchmark.*split was .train. and is .val."):
+        run(asked, [("a", tokenizer())], tmp_path)
+    held["suite"]["data"]["split"] = "val"
+    path.write_text(json.dumps(held))
+    run(asked, [("a", tokenizer())], tmp_path)
+    assert not decoded
+
+
 def test_a_number_that_can_be_had_now_is_measured(
     tokenizer: Any, suite: Any, inception: Any, tmp_path: Path, decoded: list[int]
 ) -> None:

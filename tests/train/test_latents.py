@@ -133,6 +133,19 @@ def test_what_is_not_the_runs_is_refused(start, tmp_path):
     Run.create(config(path, **kept_in(out)), tmp_path / "run", CPU, {}).close()
 
 
+def test_settings_that_came_since_are_at_their_defaults_in_what_was_recorded_before(start, tmp_path):
+    path, out = start(), tmp_path / "latents"
+    fill(load_file(path).codec, out)
+    record = out / "latents.json"
+    held = json.loads(record.read_text())
+    del held["checksum"], held["source"]["split"]  # as a version wrote it that had no such setting
+    record.write_text(json.dumps(held))
+    assert fill(load_file(path).codec, out).resumed == 20
+    Run.create(config(path, objectives=[], **kept_in(out)), tmp_path / "run", CPU, {}).close()
+    with pytest.raises(ConfigError, match=r"made of: split was 'train' and is 'val'"):
+        Run.create(config(path, **kept_in(out), data={**DATA, "split": "val"}), tmp_path / "other", CPU, {})
+
+
 def test_a_precomputation_goes_on_where_it_stopped(start, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "BYTES", 7 * 4 * 8 * 8 * 4)
     codec, out = load_file(start()).codec, tmp_path / "latents"

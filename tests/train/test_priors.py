@@ -14,6 +14,7 @@ from flexframe.store.load import load
 from flexframe.testing.checks import redraw_zeros
 from flexframe.train.feeds.create import create_feed
 from flexframe.train.run import Run
+from flexframe.use import precompute
 from flexframe.use.precompute import precompute_tokens
 from flexframe_registry import ConfigError, TokenizerConfig, TrainConfig, catalogue, hookimpl, manager
 from flexframe_registry.cards import read_training
@@ -352,6 +353,28 @@ def test_tokens_of_other_data_are_refused(model, file):
     other = {**stored(file), "data": {**DATA, "count": 30}}
     with pytest.raises(ConfigError, match=r"run\.data: is not what .* was made of: count was 20 and is 30"):
         create_feed(config(model, other), CPU)
+
+
+def test_tokens_whose_source_was_recorded_before_a_setting_came_are_of_that_source(
+    tokenizer, model, tmp_path, monkeypatch
+):
+    source, out = catalogue().build(resolve("source", DATA), (16, 16)), tmp_path / "t.safetensors"
+    recorded = {key: value for key, value in source.config.model_dump(mode="json").items() if key != "split"}
+    about, make = precompute._about, lambda *given: about(*given).model_copy(update={"source": recorded})
+    with monkeypatch.context() as before:
+        before.setattr(precompute, "_about", make)
+        with pytest.raises(InterruptedError):
+            precompute_tokens(tokenizer, source, out, model=f"path:{model}", batch_size=5, progress=stop)
+    precompute_tokens(tokenizer, source, out, model=f"path:{model}", batch_size=5)
+    with monkeypatch.context() as before:
+        before.setattr(precompute, "_about", make)
+        kept = precompute_tokens(tokenizer, source, tmp_path / "whole.safetensors", model=f"path:{model}").path
+    assert len(create_feed(config(model, stored(kept)), CPU)) == 20
+
+
+def stop(done, of):
+    if done >= 10:
+        raise InterruptedError
 
 
 def test_tokens_train_a_prior_without_the_tokenizer_where_its_fingerprint_is_named(tokenizer, model, file):

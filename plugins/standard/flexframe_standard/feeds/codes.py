@@ -226,9 +226,9 @@ def _check_file(config: TrainConfig, model: GeneratorConfig, file: TokenFile) ->
     if model.tokenizer is not None and fingerprint(load(model.tokenizer)) != about.fingerprint:
         text = f"holds tokens of another tokenizer ({about.model}), or of {model.tokenizer} before it was trained anew"
         raise ConfigError.at(place, f"{text}; make it again: flexframe precompute tokens -m {model.tokenizer}")
-    data = config.run.data.model_dump(mode="json")
     if about.source is not None:
-        refuse_other("run.data", f"is not what {place} was made of", about.source, data, "set run.data to what it was")
+        was, now = config.run.data.again(about.source), config.run.data.model_dump(mode="json")
+        refuse_other("run.data", f"is not what {place} was made of", was, now, "set run.data to what it was")
 
 
 def _check_labels(labels: Sequence[int | None] | None, rows: Sequence[int], classes: int, place: str) -> None:

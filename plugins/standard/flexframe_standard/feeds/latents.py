@@ -29,10 +29,11 @@ from flexframe_standard.feeds.configs import LatentsFeedConfig
 
 def _check_source(training: TrainConfig, shards: Shards) -> None:
     """Raise `ConfigError` where a folder's contents are of other data than the run's."""
-    data, model, about = training.run.data.model_dump(mode="json"), training.model, shards.about
+    data, model, about = training.run.data, training.model, shards.about
     assert isinstance(model, TokenizerConfig)
     told = f"is not what the {about.kind} in {shards.folder} were made of"
-    refuse_other("run.data", told, about.source, data, "set run.data to what it was")
+    now = data.model_dump(mode="json")
+    refuse_other("run.data", told, data.again(about.source), now, "set run.data to what it was")
     if about.image_size != model.image_size:
         text = f"holds {about.kind} of images of {about.image_size}, and the model's are {model.image_size}"
         raise ConfigError.at(str(shards.folder), text)
