@@ -25,6 +25,8 @@ from rich.text import Text
 
 LINE_EVERY = 60.0
 """Seconds between lines of progress where there is no terminal."""
+WORTH = 300.0
+"""Seconds that must be left for such a line: what ends within minutes tells its results alone."""
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Characters that move or colour what a terminal shows, or turn the order of its letters."""
 
@@ -73,23 +75,27 @@ class Spinning(Status):
 
 
 class Lines:
-    """Progress for what is no terminal, as a log file: a line now and then, that says how long it may take yet."""
+    """Progress for what is no terminal, as a log file: a line now and then, that says how long it may take yet; none
+    where that is minutes."""
 
     def __init__(self, console: Console) -> None:
         self.console, self.began, self.last = console, monotonic(), monotonic()
         self.first: float | int | None = None
 
     def told(self, what: str, done: float | int, of: float | int) -> None:
-        """Say how much is done of all, if the last line is old enough."""
+        """Say how much is done of all, if the last line is old enough and enough is left."""
         now = monotonic()
         if self.first is None:  # what was done before this command began says nothing of its pace
             self.first, self.began = done, now
-        if now - self.last < LINE_EVERY or not of:
+        if now - self.last < LINE_EVERY or not of or done <= self.first:
+            return
+        left = (now - self.began) / (done - self.first) * (of - done)
+        if left < WORTH:
             return
         self.last = now
-        paced = (now - self.began) / (done - self.first) if done > self.first else None
-        left = f", {duration(paced * (of - done))} left" if paced is not None else ""
-        self.console.print(f"{what}: {done:,.10g} of {of:,.10g}, {done / of:.0%}{left}", soft_wrap=True)
+        self.console.print(
+            f"{what}: {done:,.10g} of {of:,.10g}, {done / of:.0%}, {duration(left)} left", soft_wrap=True
+        )
 
 
 class Bars(Progress):

@@ -177,13 +177,17 @@ def test_a_token_file_starts_no_download(command, tokens, tmp_path):
         assert not (tmp_path / "out").exists()
 
 
-def test_progress_is_a_line_a_minute_where_there_is_no_terminal(command, photos, model, tmp_path, monkeypatch):
+def test_progress_is_a_line_a_minute_where_there_is_no_terminal_and_much_is_left(
+    command, photos, model, tmp_path, monkeypatch
+):
     given = ("encode", photos, "-m", model, "--batch-size", 3, *CPU)
     assert command(*given, "-o", tmp_path / "quiet").err == ""
     monkeypatch.setattr(terminal, "LINE_EVERY", 0)
+    assert command(*given, "-o", tmp_path / "short").err == ""  # minutes past, and seconds left
+    monkeypatch.setattr(terminal, "WORTH", 0)
     told = command(*given, "-o", tmp_path / "t").err.splitlines()
-    assert [line.partition(", ")[0] for line in told] == [f"encoding: {done} of 7" for done in (0, 3, 6, 7)]
-    assert told[2].endswith(" s left")
+    assert [line.partition(", ")[0] for line in told] == [f"encoding: {done} of 7" for done in (3, 6, 7)]
+    assert told[1].endswith(" s left")
     assert command("--quiet", *given, "-o", tmp_path / "hushed").err == ""
 
 
