@@ -48,7 +48,9 @@ class Measure:
     chance: float | None = None
     """The number that guessing comes to, where there is one."""
     by: str = ""
-    """Who measured, where several do: then the end of the label, behind a comma, as in `Shape right, second judge`."""
+    """Who measured, where several can: then the end of the label, behind a comma, as in `Shape right, second judge`."""
+    who: str = ""
+    """What that is and where it comes from, for a reader who has its name."""
     cost: bool = False
     """Whether it is what an image costs, over which a page draws the other numbers, too."""
 

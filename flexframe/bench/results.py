@@ -3,8 +3,8 @@
 schema            2
 suite             the suite's name, version (of one that ships; 1 where it is not said) and config
 measures          by number: label, better ("higher", "lower", null), unit, digits, note; where there is one: `repeats`,
-                  the name of one whose numbers these may be once more, `chance`, what guessing comes to, and `by`, who
-                  measured
+                  the name of one whose numbers these may be once more, `chance`, what guessing comes to, `by`, who
+                  measured, and `who`, what that is and where it comes from
 budgets           all token counts that any model was measured at
 protocol          what all numbers have in common, for a page to show
 models.NAME
@@ -172,6 +172,7 @@ def assemble(
                 **({"repeats": m.repeats} if m.repeats else {}),
                 **({} if m.chance is None else {"chance": m.chance}),
                 **({"by": m.by} if m.by else {}),
+                **({"who": m.who} if m.who else {}),
                 **({"cost": True} if m.cost else {}),
             }
             for m in measures.values()

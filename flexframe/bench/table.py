@@ -1,8 +1,8 @@
-"""The numbers of a run as a table for a terminal of 100 columns: a column holds numbers of one protocol."""
+"""The numbers of a run as a table that fits its terminal: a column holds numbers of one protocol."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from flexframe.terminal import Terminal, visible
+
+PLAIN = 110
+"""Letters in a line of a table that goes to no terminal."""
+FEWEST = 3
+"""Numbers that the narrowest terminal is shown."""
 
 
 def columns(results: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -42,68 +47,115 @@ def measured(number: Mapping[str, Any]) -> str:
 
 
 def print_table(results: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print a row for each model and token count, then what could not be measured and why.
+    """Print a row for each model and token count, then once what the columns are, and what could not be measured and
+    why.
 
-    A terminal that is too narrow for all numbers gets the first ones, and is told which it does not show.
+    Where not all numbers have room, the first of each metric go before the others, and what is left out is named.
     """
     console = console or Terminal()
-    names_width = min(24, max(map(len, results["models"])))
-    all_columns = columns(results)
-    found_columns = all_columns[: max(3, (console.width - names_width - 22) // 11)]
-    split = {name for name, _ in found_columns if sum(name == other for other, _ in found_columns) > 1}
+    width = console.width if console.is_terminal else min(console.width, PLAIN)
+    names_width, all_columns = min(max(24, width // 4), max(map(len, results["models"]))), columns(results)
+    by_worth, unbound = in_turn(all_columns, results["measures"]), console.options.update_width(1000)
+    for room in range(len(by_worth), -1, -1):
+        found_columns = [column for column in all_columns if column in by_worth[:room]]
+        table = _table(results, found_columns, names_width)
+        if room <= FEWEST or console.measure(table, options=unbound).maximum <= width:
+            break
+    console.print(table, width=width)
+    for text in _notes(results, all_columns, found_columns):
+        console.print(Text(text), style="dim", highlight=False, width=width)
+
+
+def in_turn(all_columns: Sequence[tuple[str, str]], measures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Columns by how much they tell: the first of every metric, of what two judge the first, then the others."""
+    seen, first = set[str](), []
+    for name, key in all_columns:
+        if not seen & {key, short(measures[name])}:
+            first.append((name, key))
+        seen |= {key, short(measures[name])}
+    return [*first, *(column for column in all_columns if column not in first)]
+
+
+def short(measure: Mapping[str, Any]) -> str:
+    """A measure's label without who measured."""
+    return str(measure["label"]).removesuffix(f", {measure.get('by')}")
+
+
+def _table(results: Mapping[str, Any], found: Sequence[tuple[str, str]], names_width: int) -> Table:
+    split, labels = _split(found), [short(results["measures"][name]) for name, _ in found]
     table = Table(box=None, padding=(0, 1), pad_edge=False, collapse_padding=True, header_style="bold")
     table.add_column("tokens", justify="right")
-    table.add_column("model", overflow="fold", min_width=names_width)
+    table.add_column("model", overflow="fold", width=names_width)
     table.add_column("bits", justify="right")
-    for name, key in found_columns:
+    for name, key in found:
         measure = results["measures"][name]
+        label = short(measure) if labels.count(short(measure)) == 1 else measure["label"]
         unit = f" {measure['unit']}" if measure["unit"] else ""
         told = f" [{key}]" if name in split else ""
-        table.add_column(Text(f"{measure['label']}{unit}{told}"), justify="right", max_width=10)
+        table.add_column(Text(f"{label}{unit}{told}"), justify="right", max_width=10)
     table.add_column("decode img/s", justify="right", max_width=6)
     for budget in results["budgets"]:
-        best = {column: best_models(results, column[0], budget, column[1]) for column in found_columns}
+        best = {column: best_models(results, column[0], budget, column[1]) for column in found}
         offered = [(m, entry["budgets"][str(budget)]) for m, entry in results["models"].items()
                    if str(budget) in entry["budgets"]]  # fmt: skip
         for i, (model, entry) in enumerate(offered):
             first = "" if i else str(budget or "–")  # samples from elsewhere do not tell theirs
             cells = list[Text]()
-            for name, key in found_columns:
+            for name, key in found:
                 number = entry["metrics"].get(name, {})
                 alike = number.get("value") is not None and measured(number) == key
                 text = shown(number["value"] if alike else None, results["measures"][name])
                 cells.append(Text(text, "bold" if model in best[name, key] else ""))
             bits, speed = shown_bits(entry["bits"]), entry["speed"]["decode_images_per_second"]
             table.add_row(first, Text(visible(model)), bits, *cells, f"{speed:.0f}" if speed else "–")
-    console.print(table)
-    unseen = dict.fromkeys(results["measures"][name]["label"] for name, _ in all_columns[len(found_columns) :])
+    return table
+
+
+def _split(found: Sequence[tuple[str, str]]) -> set[str]:
+    """Measures that have several columns, one a protocol."""
+    names = [name for name, _ in found]
+    return {name for name in names if names.count(name) > 1}
+
+
+def _notes(
+    results: Mapping[str, Any], all_columns: Sequence[tuple[str, str]], found: Sequence[tuple[str, str]]
+) -> Iterator[str]:
+    """What stands below the table, each thing once."""
+    measures = results["measures"]
+    names = list(dict.fromkeys(name for name, _ in found))
+    told: dict[str, list[str]] = {}
+    for name in names:
+        told.setdefault(measures[name]["note"], []).append(name)
+    for note, those in told.items():
+        chances = {
+            short(measures[n]): shown(measures[n]["chance"], measures[n]) for n in those if "chance" in measures[n]
+        }
+        by_chance = ", ".join(value if len(those) == 1 else f"{label} {value}" for label, value in chances.items())
+        parts = [note, f"by chance {by_chance}" if chances else ""]
+        if any(parts):
+            yield f"{_called(measures, those)}: {'; '.join(filter(None, parts))}"
+    for by, who in dict.fromkeys((measures[n].get("by"), measures[n].get("who")) for n in names):
+        if by and who:
+            yield f"{by}: {who}"
+    unseen = list(dict.fromkeys(name for name, _ in all_columns if name not in names))
     if unseen:
-        told = f"not shown for want of width, but in results.json: {', '.join(unseen)}"
-        _note(console, told)
-    for model, lacking in not_offered(results).items():
-        _note(console, f"{model} is not offered at {', '.join(map(str, lacking))} tokens")
-    if split:
-        labels = ", ".join(results["measures"][name]["label"] for name in results["measures"] if name in split)
-        told = f"{labels}: measured under several protocols, which do not compare; see `flexframe explain`"
-        _note(console, told)
-    seen = dict.fromkeys(name for name, _ in found_columns)
-    measures = [results["measures"][name] for name in seen]
-    notes = [f"{measure['label']}: {told}" for measure in measures if (told := _told(measure))]
-    if notes:
-        _note(console, "; ".join(notes))
-    for why, names in reasons(results).items():
-        _note(console, f"{', '.join(names)}: not measured. {why}")
+        yield f"also measured, in results.json and not here for want of width: {_called(measures, unseen)}"
+    lacking = [f"{m} is not offered at {', '.join(map(str, k))} tokens" for m, k in not_offered(results).items()]
+    if lacking:
+        yield "; ".join(lacking)
+    if split := [name for name in measures if name in _split(found)]:
+        apart = "measured under several protocols, which do not compare; see `flexframe explain`"
+        yield f"{_called(measures, split)}: {apart}"
+    for why, labels in reasons(results).items():
+        yield f"{', '.join(labels)}: not measured. {why}"
 
 
-def _told(measure: Mapping[str, Any]) -> str:
-    """What is said of a measure's numbers: its note, and what comes by chance where it tells."""
-    chance = measure.get("chance")
-    by_chance = "" if chance is None else f"{chance:.{measure['digits']}f} by chance"
-    return ", ".join(part for part in (measure["note"], by_chance) if part)
-
-
-def _note(console: Console, text: str) -> None:
-    console.print(Text(text), style="dim", highlight=False)
+def _called(measures: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Measures by their labels, who measured once behind those that it did."""
+    by: dict[str, list[str]] = {}
+    for name in names:
+        by.setdefault(measures[name].get("by") or "", []).append(short(measures[name]))
+    return "; ".join(", ".join(labels) + (f" ({judge})" if judge else "") for judge, labels in by.items())
 
 
 def shown(value: float | None, measure: Mapping[str, Any]) -> str:

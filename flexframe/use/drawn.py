@@ -47,17 +47,20 @@ def draw(
 
 
 def judged(rows: Sequence[dict[str, Any]], source: Source) -> None:
-    """Write into each row of `draw`, as `accepted`, in which of its pictures the class asked for is seen.
+    """Write into each row of `draw`, as `accepted`, in which of its pictures the class asked for is seen, and as
+    `judge` by whom.
 
     It is seen by the source's second classifier, or by its first where it has one only; left out where neither can be
     used, or the classes are not those of the source.
     """
     try:
-        judge = source.second_classifier() or source.classifier()
+        second = source.second_classifier()
+        judge = second or source.classifier()
     except ValueError:
         return
     for row in rows:
         if judge is not None and row["labels"] == list(source.class_names()):
             pixels = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in row["files"]])
             pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+            row["judge"] = "first judge" if second is None else "second judge"
             row["accepted"] = (judge(pictures)[judge.label].cpu() == torch.arange(len(pictures))).tolist()

@@ -65,6 +65,8 @@ class Trained(Config):
     """Time that it took."""
     machine: str = ""
     """The machine that took so long, as `one core of an AMD EPYC of 2022`."""
+    taught_by: tuple[str, ...] = ()
+    """Judges, as metrics name them (`first judge`), that taught it: what they measure of it flatters."""
 
 
 class Expected(Config):

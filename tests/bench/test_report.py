@@ -492,6 +492,23 @@ def test_training_is_as_the_card_says_or_as_the_file_does() -> None:
     assert training.of({**results, "training": {"a": {"images": "5 (twice)", "minutes": 180}}}, "a").time == "3.0 h"
 
 
+def test_judges_are_named_with_whom_they_taught() -> None:
+    measures = {
+        "x": {"by": "first judge", "who": "a small network"},
+        "y": {"by": "second judge", "who": "another"},
+        "z": {"label": "PSNR"},
+    }
+    training_of = {"a": {"on": "scenes", "taught_by": ["first judge"]}, "b": {"on": "scenes"}}
+    results = {"measures": measures, "models": {"a": {}, "b": {}}, "training": training_of}
+    assert training.judges(results) == [
+        ("first judge", "a small network. It taught a, so that its numbers flatter there"),
+        ("second judge", "another. It taught none of these"),
+    ]
+    results["models"]["mine"] = {}  # of a run, which has no card
+    assert training.judges(results)[1][1] == "another. It taught none of these; of mine no card says"
+    assert training.judges({**results, "measures": {"z": measures["z"]}}) == []
+
+
 def test_columns_are_packed_into_tables_by_metric() -> None:
     protocols = "p", "s", *"cccccc", "j", *"dddddd", "k"
     columns = [Column(str(i), {}, protocol, True) for i, protocol in enumerate(protocols)]

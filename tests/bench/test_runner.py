@@ -7,6 +7,7 @@ import json
 import os
 import re
 import threading
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from flexframe.bench import protocol, rehearsal, runner
+from flexframe.bench import protocol, rehearsal, runner, table
 from flexframe.bench.passes import Head
 from flexframe.bench.reconstructions import Reconstruct
 from flexframe.bench.rehearsal import rehearse
@@ -223,6 +224,35 @@ def test_table_fits_a_terminal(report: Report) -> None:
     assert max(map(len, text.splitlines())) <= 100
     assert "fixed is not offered at 1, 3 tokens" in text
     assert "FID: not measured" in text
+
+
+@pytest.mark.parametrize("width", [240, 80])
+def test_table_of_many_numbers_fits_and_tells_each_thing_once(report: Report, width: int) -> None:
+    results = json.loads(json.dumps(report.results))
+    note, own = "share of pictures in which the judge reads it right", results["measures"]
+    results["measures"] = {}
+    for name in ("shape", "colour of what lies in front", "light", "number"):
+        for judge in ("first", "second"):
+            label = f"{name.title()} right, {judge} judge"
+            about = {"label": label, "better": "higher", "unit": "%", "digits": 1, "note": note, "chance": 12.5}
+            results["measures"][f"{judge}_{name}"] = {**about, "by": f"{judge} judge", "who": f"that of seed {judge}"}
+            for model in results["models"].values():
+                for entry in model["budgets"].values():
+                    entry["metrics"][f"{judge}_{name}"] = {"value": 50.0, "protocol": f"{judge}.use"}
+    results["measures"] |= own
+    results["models"]["runs/" + "long/" * 12 + "smooth"] = results["models"].pop("smooth")
+    console = Console(width=width, record=True, file=StringIO())  # no terminal, as a pipe is: 240 are its to use
+    print_table(results, console)
+    text = console.export_text()
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= min(width, table.PLAIN)
+    assert "…" not in text
+    plain = " ".join(text.split())
+    assert plain.count(note) == 1
+    assert plain.count("second judge: that of seed second") <= plain.count("first judge: that of seed first") == 1
+    assert "Shape right" in plain
+    assert "Number right" in plain.partition("also measured, in results.json and not here")[2]
+    assert "runs/long/" in text
+    assert "long/smooth" in text  # folded, not cut
 
 
 def test_best_is_marked_only_where_models_compete(report: Report) -> None:

@@ -458,7 +458,7 @@ def test_the_table_fits_a_terminal(tmp_path: Path) -> None:
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 100
     assert "asked for" in text
-    assert "25.0 by chance" in text
+    assert "by chance 25.0" in text
 
 
 def test_the_command(command: Any, tmp_path: Path) -> None:

@@ -167,7 +167,15 @@ def test_the_second_judge_has_numbers_of_its_own():
         values = each.update(reconstructions(source))
         assert set(values) == set(each.compute()) == {m.name for m in each.metric.measures()}
     assert set(second.compute()) == {f"second_{name}" for name in first.compute() if name != "agreement"}
-    assert {m.label for m in second.metric.measures()} >= {"Shape right, second judge", "Colour right, second judge"}
+    for judge, which, made in (("first", first, "convolutional"), ("second", second, "transformer")):
+        assert {m.label for m in which.metric.measures()} >= {
+            f"Shape right, {judge} judge",
+            f"Count right, {judge} judge",
+        }
+        assert {m.by for m in which.metric.measures()} == {f"{judge} judge"}
+        (who,) = {m.who for m in which.metric.measures()}
+        assert who.startswith(f"a classifier that ships with the images (scenes, {made}) trained on ")
+    assert who.endswith("it must teach no model")
     assert {m.name: round(m.chance, 1) for m in first.metric.measures() if m.chance} == {
         "accuracy": 10.0, "accuracy_palette": 12.5, "accuracy_background": 33.3, "accuracy_light": 20.0,
         "accuracy_colour": 12.5, "accuracy_count": 50.0,

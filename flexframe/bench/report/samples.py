@@ -7,6 +7,7 @@ length      tokens of a sample
 files       image files, one a sample; relative ones are looked for beside the page
 labels      what each was asked for (a class, a caption), as text; may be missing
 accepted    for each, whether a classifier sees the class asked for; may be missing
+judge       that classifier's name, as `second judge`; may be missing
 of          the tokenizer whose tokens the prior draws; may be missing
 about       one line: how they were drawn (seed, temperature, guidance, ...); may be missing
 """
@@ -27,7 +28,7 @@ from flexframe.bench.report.pictures import COLUMNS, uri
 MOST = 16
 """Samples of a row that are shown."""
 NEEDED = {"prior", "length", "files"}
-KNOWN = NEEDED | {"labels", "about", "accepted", "of"}
+KNOWN = NEEDED | {"labels", "about", "accepted", "judge", "of"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Row:
     """Samples in all."""
     accepted: Sequence[bool] | None = None
     """For each sample in all, whether a classifier sees the class asked for, where it was asked."""
+    judge: str = "classifier"
+    """The name of that classifier."""
 
     @property
     def right(self) -> int | None:
@@ -71,6 +74,11 @@ class Drawn:
     rows: Sequence[Row]
     of: str | None = None
     """The tokenizer whose tokens it draws, where that is told."""
+
+    @property
+    def judge(self) -> str:
+        """The name of the classifier that was asked what they show."""
+        return self.rows[0].judge
 
     @property
     def about(self) -> str:
@@ -104,6 +112,7 @@ def read(results: Mapping[str, Any], folder: Path) -> list[Drawn]:
         row = Row(
             entry["length"], uri(stack), labels[:MOST], str(entry.get("about") or ""), len(files) - len(pictures),
             height, width, count=len(files), accepted=entry.get("accepted"),
+            judge=str(entry.get("judge") or "classifier"),
         )  # fmt: skip
         if row.accepted is not None and len(row.accepted) != len(files):
             raise ValueError(f"{where} has {len(files)} files and {len(row.accepted)} in `accepted`; give one a file")

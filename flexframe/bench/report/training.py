@@ -1,7 +1,8 @@
-"""Training of each model, for a reader: images and time, as its card says, or else as far as its file does.
+"""Training of each model, for a reader: images and time, as its card says, or else as far as its file does; and the
+judges that measured, and which models these taught.
 
-`results["training"]` may hold by a model's name what its card says: on, images, minutes, machine. What it does not say
-is of the run that the model's file tells of, which is the last of its stages.
+`results["training"]` may hold by a model's name what its card says: on, images, minutes, machine, taught_by. What it
+does not say is of the run that the model's file tells of, which is the last of its stages.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from flexframe.bench.report.verdicts import listed
 
 LAST = "in its last run"
 ALL = "in all stages"
@@ -47,3 +50,17 @@ def of(results: Mapping[str, Any], name: str) -> Training:
         steps=f"{step:,} {LAST}" if step else "–",
         time=f"{time} of {said['machine']}" if minutes is not None and said.get("machine") else time,
     )
+
+
+def judges(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The judges that measured, by name: what each is, and which of the models it taught, as far as cards say."""
+    known = {about["by"]: about.get("who", "") for about in results["measures"].values() if about.get("by")}
+    said: Mapping[str, Mapping[str, Any]] = results.get("training") or {}
+    silent = [name for name in results["models"] if not said.get(name)]
+    told = []
+    for judge, who in known.items():
+        pupils = [name for name in results["models"] if judge in (said.get(name, {}).get("taught_by") or ())]
+        taught = f"taught {listed(pupils)}, so that its numbers flatter there" if pupils else "taught none of these"
+        of = f"; of {listed(silent)} no card says" if silent and not pupils else ""
+        told.append((judge, ". ".join(filter(None, [who, f"It {taught}{of}"]))))
+    return told

@@ -102,6 +102,7 @@ def view(
         "judged_tables": packed(judged.columns, IN_VERDICTS),
         "compared": lambda rows, places: [row for row in rows if any(row.cells[i] for i in places)],
         "judge": verdicts.judge_of(numbers),
+        "judges": training.judges(results),
         "continuous": [name for name in names if results["models"][name]["bits_per_token"] is None],
         "compared_ends": lambda values, places: any(values[i] for i in places),
         "repeated": [(measures[a]["label"], measures[b]["label"]) for a, b in numbers.repeated.items()],
@@ -211,7 +212,7 @@ def _axis(results: Mapping[str, Any]) -> str:
 def _drawing(prior: Drawn) -> str:
     """A sentence on what a classifier sees in the samples of a prior, by length."""
     told = [f"{row.right} of {row.count} at {tokens(row.length)}" for row in prior.rows if row.right is not None]
-    seen = f": a classifier sees the class asked for in {', '.join(told)}" if told else ""
+    seen = f": the {prior.judge} sees the class asked for in {', '.join(told)}" if told else ""
     return f"Samples of {prior.prior} are below{seen}."
 
 

@@ -48,10 +48,10 @@ class AskedClass(Metric[ClassifierConfig]):
 
     def measures(self) -> Sequence[Measure]:
         names = self.source.class_names()
-        note = f"share of samples in which {self.config.who} sees it"
+        by, note = self.config.by, f"share of samples in which {self.config.who} sees it"
         chance = 100 / len(names) if names else None
         label = f"Class asked for{self.config.said}"
-        return [Measure(self.name, label, "higher", "%", 1, note, chance=chance, by=self.config.by)]
+        return [Measure(self.name, label, "higher", "%", 1, note, chance=chance, by=by, who=self.judge.about)]
 
     def unavailable(self, spec: Spec) -> str | None:
         return self.judge.unavailable()

@@ -91,8 +91,8 @@ class Classifier(Metric[ClassifierConfig]):
 
     def measures(self) -> Sequence[Measure]:
         config, label = self.config, self.judge.label.capitalize()
-        right = f"share of reconstructions off which {config.who} reads it right"
-        kept = f"share of reconstructions off which {config.who} reads what it reads off the original"
+        right = f"share of the rebuilt pictures in which {config.who} reads it right"
+        kept = f"share of the rebuilt pictures in which {config.who} reads what it reads in the original"
         told = {
             "agreement": (f"{label} as in the original", kept, 0),
             "accuracy": (f"{label} right", right, len(self.source.class_names())),
@@ -101,7 +101,7 @@ class Classifier(Metric[ClassifierConfig]):
         return [
             Measure(
                 name, f"{called}{config.said}", "higher", "%", 1, note, "accuracy" if name == "agreement" else "",
-                chance=100 / values if values else None, by=config.by,
+                chance=100 / values if values else None, by=config.by, who=self.judge.about,
             )
             for name, (called, note, values) in self.named(told).items()
         ]  # fmt: skip

@@ -18,13 +18,8 @@ does not say, is the same number."""
 
 
 def by(judge: Which) -> str:
-    """A judge's name in labels; none of the first."""
-    return "" if judge is None else f"{judge} judge"
-
-
-def who(judge: Which) -> str:
-    """A judge in the words of a note."""
-    return "the classifier" if judge is None else f"the {judge} classifier, which must teach no model,"
+    """The name of one of a source's judges, in labels."""
+    return f"{judge or 'first'} judge"
 
 
 class ClassifierConfig(MetricConfig):
@@ -86,8 +81,8 @@ class ClassifierConfig(MetricConfig):
 
     @property
     def by(self) -> str:
-        """The judge's name in labels; none of the first."""
-        return by(self.judge)
+        """The judge's name in labels; none of one that is trained on `data`, which is the only one."""
+        return by(self.judge) if self.data is None else ""
 
     @property
     def said(self) -> str:
@@ -97,4 +92,4 @@ class ClassifierConfig(MetricConfig):
     @property
     def who(self) -> str:
         """The judge in the words of a note."""
-        return who(self.judge)
+        return f"the {self.by}" if self.data is None else f"a support vector machine trained on {self.data.type}"

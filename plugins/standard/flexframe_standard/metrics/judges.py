@@ -21,6 +21,8 @@ class Judge(ABC):
     """The name that it gives the label."""
     values: Mapping[str, int] = {}
     """The attributes that it reads beside the label, and how many values each takes."""
+    about = ""
+    """What it is and where it comes from, for a reader who knows its name; empty where the name says it."""
     _last: tuple[Tensor, Mapping[str, np.ndarray]] | None = None
 
     @abstractmethod
@@ -61,6 +63,10 @@ class SourceJudge(Judge):
         if self._classifier is not None:
             self.label = self._classifier.label
             self.values = {name: n for name, n in self._classifier.values.items() if name != self.label}
+            facts, must = self._classifier.protocol(), "may teach models" if which is None else "must teach no model"
+            learnt = f" trained on {facts['trained_on']}" if "trained_on" in facts else ""
+            self.about = f"a classifier that ships with the images ({facts.get('classifier', '')}){learnt}; it {must}"
+            self.about = self.about.replace(" ()", "")
 
     def read(self, images: UInt8[Tensor, "b 3 h w"]) -> Mapping[str, np.ndarray]:
         assert self._classifier is not None

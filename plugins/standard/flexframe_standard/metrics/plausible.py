@@ -12,7 +12,7 @@ from torch import Tensor
 from flexframe.bench.metric import Measure, Metric, Reconstructions, Tally
 from flexframe.data.source import Source
 from flexframe_registry import Spec
-from flexframe_standard.metrics.classifier_config import by, who
+from flexframe_standard.metrics.classifier_config import by
 from flexframe_standard.metrics.judges import SourceJudge
 from flexframe_standard.metrics.plausible_config import PlausibleConfig
 
@@ -54,12 +54,11 @@ class Plausible(Metric[PlausibleConfig]):
 
     def measures(self) -> Sequence[Measure]:
         named = by(self.config.judge)
-        label = f"Plausible, {named}" if named else "Plausible"
         note = (
-            f"share of pictures that look real to {who(self.config.judge)}: it is as sure of what they show as of nine "
-            "in ten real images, right or wrong"
-        ).replace(",:", ":")
-        return [Measure(self.name, label, "higher", "%", 1, note, by=named)]
+            f"share of pictures that look real to the {named}: it is as sure of what they show as of nine in ten real "
+            "images, right or wrong"
+        )
+        return [Measure(self.name, f"Plausible, {named}", "higher", "%", 1, note, by=named, who=self.judge.about)]
 
     def unavailable(self, spec: Spec) -> str | None:
         why = self.judge.unavailable()
