@@ -278,6 +278,13 @@ def test_verdicts_are_at_equal_tokens_or_equal_bits_and_name_who_is_apart() -> N
     assert told["c"][1].startswith("at 64 bits (4 and 8 tokens) not told apart from a by M (")
 
 
+def test_the_conclusion_stands_first(report: Report, text: str) -> None:
+    page = said(text)
+    assert page.index("On 40 images, by PSNR: only flex<b> works with fewer than 8 tokens (") < page.index(
+        "Each row is"
+    )
+
+
 def test_what_few_tokens_keep_and_what_comes_with_more_is_told() -> None:
     def of(*shares: float) -> dict[int, tuple[float | None, list[float]]]:
         return {
@@ -441,10 +448,32 @@ def test_settings_in_words_leave_out_what_is_off() -> None:
     assert view.settings({"steps": 5, "apg": False, "apg_eta": 0.0, "cut_off": 2}) == "steps 5, cut off 2"
 
 
-def test_markers_do_not_hide_each_other() -> None:
+def test_markers_do_not_hide_each_other_and_what_moved_is_told() -> None:
     series = {name: points((8, 64, 20.0)) for name in "abc"}
-    found = [line.points[0].x for line in charts.draw("tokens", series, MEASURE).lines]
+    drawn = charts.draw("tokens", series, MEASURE)
+    found = [line.points[0].x for line in drawn.lines]
     assert all(later - earlier >= 9 for earlier, later in pairwise(found))
+    assert drawn.moved == ["b at 8 tokens", "c at 8 tokens"]
+    apart = {"a": points((8, 64, 20.0)), "b": points((8, 64, 30.0))}
+    assert charts.draw("tokens", apart, MEASURE).moved == []
+
+
+def test_a_line_without_room_for_its_text_is_named_below_the_chart() -> None:
+    level = {"a": points((1, 2, 99.1), (32, 64, 99.1))}
+    drawn = charts.draw("bits", level, MEASURE, {"originals": 99.1, "by chance": 99.1})
+    assert [level.told for level in drawn.unlettered] == ["originals 99.10", "by chance 99.10"]
+    roomy = charts.draw("bits", {"a": points((1, 2, 10.0), (2, 4, 20.0))}, MEASURE, {"originals": 90.0})
+    assert roomy.unlettered == []
+
+
+def test_the_page_names_every_line_and_marker_out_of_place(report: Report, tmp_path: Path) -> None:
+    results = copy.deepcopy(report.results)
+    for model in results["models"].values():
+        for entry in model["budgets"].values():
+            entry["metrics"]["psnr"] |= {"value": 20.0, "original": 20.0}
+    text = said(write(results, report.images, tmp_path / "lines.html").read_text())
+    assert "Dotted: originals 20.00" in text
+    assert "Moved right of its place, where it would hide another marker: fixed at 8 tokens." in text
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,12 @@ class Level:
     tip: str
     place: tuple[float, float, str] | None = None
     """Where its text stands, and whether this is its `start` or `end`; None where there is no room for it."""
+    value: str = ""
+
+    @property
+    def told(self) -> str:
+        """Its text and value, for below the chart."""
+        return f"{self.text}{',' if ':' in self.text else ''} {self.value}".strip()
 
 
 @dataclass(frozen=True)
@@ -64,12 +70,19 @@ class Chart:
     absent: Sequence[str]
     """Models that have no place on this axis, and values that stand across it."""
     levels: Sequence[Level]
+    moved: Sequence[str]
+    """Markers that stand right of their place, which another one's has taken: whose, and at how many tokens."""
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
     right: int = WIDTH - RIGHT
     top: int = TOP
     bottom: int = HEIGHT - BOTTOM
+
+    @property
+    def unlettered(self) -> list[Level]:
+        """The levels whose texts found no room in the chart, from the highest."""
+        return sorted((level for level in self.levels if level.place is None), key=lambda level: level.y)
 
 
 def draw(
@@ -104,8 +117,8 @@ def draw(
     def y(value: float) -> float:
         return TOP + (top - value) / (top - bottom) * (HEIGHT - TOP - BOTTOM)
 
-    lines: list[Line] = []
-    for i, ps in enumerate(placed.values()):
+    lines, moved = list[Line](), list[str]()
+    for i, (name, ps) in enumerate(placed.items()):
         rising = sorted(ps, key=lambda p: p[axis])
         points = [
             Point(
@@ -117,16 +130,27 @@ def draw(
             for p in rising
         ]  # fmt: skip
         if points:
-            lines.append(Line(i, [aside(point, lines) for point in points]))
+            beside = [aside(point, lines) for point in points]
+            moved += [f"{name} at {p.tokens:,} tokens" for p, q in zip(beside, points, strict=True) if p.x != q.x]
+            lines.append(Line(i, beside))
     absent = [name for name, points in series.items() if points and not placed[name]]
     labels = x_labels(xs)
     x_ticks = [(x(v), f"{v:,g}") for v in labels]
     levels = [
-        Level(i, y(float(p["value"])), f"{list(series)[i]}: {p['tokens']:,} continuous tokens", p["tip"])
+        Level(
+            i,
+            y(float(p["value"])),
+            f"{list(series)[i]}: {p['tokens']:,} continuous tokens",
+            p["tip"],
+            value=f"{p['value']:,.{measure['digits']}f}",
+        )
         for i, p in across
     ]
-    levels += [Level(None, y(value), text, f"{text}: {value:,.{measure['digits']}f}") for text, value in shown.items()]
-    return Chart(axis, lines, x_ticks, [(y(v), text) for v, text in ticks], absent, lettered(levels, lines))
+    for text, value in shown.items():
+        written = f"{value:,.{measure['digits']}f}"
+        levels.append(Level(None, y(value), text, f"{text}: {written}", value=written))
+    y_ticks = [(y(v), text) for v, text in ticks]
+    return Chart(axis, lines, x_ticks, y_ticks, absent, lettered(levels, lines), moved)
 
 
 LETTER, ROOM = 6.6, 5

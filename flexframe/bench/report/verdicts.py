@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -24,8 +24,9 @@ MOST = 8
 class Row:
     """Two models at one expense."""
 
-    first: str
-    second: str
+    lanes: tuple[Lane, Lane]
+    bits: tuple[float | None, float | None]
+    """Bits of an image, of each."""
     at: str
     """The expense that is equal, `tokens` or `bits`."""
     equal: str
@@ -33,6 +34,16 @@ class Row:
     expense: float
     cells: Sequence[Comparison | None]
     """Comparisons in the order of the columns."""
+
+    @property
+    def first(self) -> str:
+        """The model that is compared."""
+        return self.lanes[0][0]
+
+    @property
+    def second(self) -> str:
+        """The model that it is compared with."""
+        return self.lanes[1][0]
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ def judge(numbers: Numbers) -> Verdicts:
     rows.sort(key=lambda row: (row.equal != "tokens", row.expense))
     told = [i for i, column in enumerate(_directed(numbers)) if any(row.cells[i] for row in rows)]
     columns = [_directed(numbers)[i] for i in told]
-    kept = [Row(r.first, r.second, r.at, r.equal, r.expense, [r.cells[i] for i in told]) for r in rows]
+    kept = [replace(row, cells=[row.cells[i] for i in told]) for row in rows]
     return Verdicts(columns, kept, apart)
 
 
@@ -115,10 +126,11 @@ def _kept(numbers: Numbers, name: str, shown: Sequence[Column]) -> list[str]:
     there = [each for each in known if each[1] - each[2] <= NEAR]
     told = []
     if there:
-        names, verb = _common([c.short for c, _, _ in there])
+        names, verb = common([c.short for c, _, _ in there])
         kept = _range(group[0], [value for _, _, value in there])
         whole = _range(group[0], [real for _, real, _ in there])
-        told.append(f"at {tokens(own[0])} {listed(names)} {verb}: {kept} of the pictures, and {whole} of the originals")
+        what = f"{listed(names)} {verb}".strip()
+        told.append(f"at {tokens(own[0])} {what}: {kept} of the pictures, and {whole} of the originals")
     counts, missed = spread(own, MOST), [each for each in known if each not in there]
     for column, real, _ in missed if len(own) > 1 else []:
         values = [column.text(numbers.value(column, name, k)) for k in counts]
@@ -135,11 +147,13 @@ def _range(column: Column, values: Sequence[float]) -> str:
     return f"{low} %" if low == high else f"{low} to {high} %"
 
 
-def _common(labels: Sequence[str]) -> tuple[list[str], str]:
-    """Labels in lower case without the words that all end with, and these words."""
+def common(labels: Sequence[str]) -> tuple[list[str], str]:
+    """Labels without the words that all end with, in lower case where there are such, and these words."""
     words = [label.lower().split() for label in labels]
     least = min(map(len, words)) - 1
     same = next((n for n in range(least, 0, -1) if len({tuple(each[-n:]) for each in words}) == 1), 0)
+    if not same:
+        return list(labels), ""
     return [" ".join(each[: len(each) - same]) for each in words], " ".join(words[0][len(words[0]) - same :])
 
 
@@ -187,26 +201,27 @@ def _meetings(models: Mapping[str, Any], first: str, second: str) -> Iterator[tu
             yield (first, int(k)), (second, int(k)), "tokens"
     for k, mine in ours.items():
         for other, entry in theirs.items():
-            if k != other and k not in theirs and other not in ours and _same(mine["bits"], entry["bits"]):
+            if k != other and k not in theirs and other not in ours and same_bits(mine["bits"], entry["bits"]):
                 yield (first, int(k)), (second, int(other)), "bits"
 
 
-def _same(a: float | None, b: float | None) -> bool:
+def same_bits(a: float | None, b: float | None) -> bool:
+    """Whether two numbers of bits count as equal; those of continuous tokens do not."""
     return a is not None and b is not None and abs(a - b) <= SAME_BITS * max(a, b)
 
 
 def _row(numbers: Numbers, first: Lane, second: Lane, equal: str) -> Row:
     models = numbers.results["models"]
-    bits = [models[name]["budgets"][str(k)]["bits"] for name, k in (first, second)]
+    bits = models[first[0]]["budgets"][str(first[1])]["bits"], models[second[0]]["budgets"][str(second[1])]["bits"]
     if equal == "bits":
         at, expense = f"{shown_bits(bits[0])} bits ({first[1]} and {second[1]} tokens)", bits[0]
-    elif _same(*bits):
+    elif same_bits(*bits):
         at, expense = f"{tokens(first[1])} ({shown_bits(bits[0])} bits an image)", first[1]
     else:
         told = " and ".join("continuous" if b is None else f"{shown_bits(b)} bits" for b in bits)
         at, expense = f"{tokens(first[1])} ({told})", first[1]
     cells = [numbers.compare(column, first, second) for column in _directed(numbers)]
-    return Row(first[0], second[0], at, equal, float(expense), cells)
+    return Row((first, second), bits, at, equal, float(expense), cells)
 
 
 def tokens(count: int) -> str:

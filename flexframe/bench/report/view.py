@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 from flexframe.bench import extremes, intervals
 from flexframe.bench.report import charts, training, verdicts
+from flexframe.bench.report.conclusion import conclusion
 from flexframe.bench.report.numbers import Column, Numbers
 from flexframe.bench.report.pictures import QUALITY, Sheets
 from flexframe.bench.report.samples import Drawn
@@ -67,6 +68,7 @@ def view(
         "left_out": left_out,
         "quality": QUALITY,
         "headline": _headline(results),
+        "conclusion": conclusion(numbers, judged),
         "hero": _hero(numbers, sheets, chosen),
         "rows": rows,
         "data": {
@@ -186,9 +188,10 @@ def _draws(results: Mapping[str, Any]) -> str:
         return ""
     one = len(drawing) == 1
     return (
-        f"{listed(drawing)} {'draws' if one else 'draw'} what the tokens leave open, one picture of many that would "
-        "fit, and where pixels are compared with pixels that costs. "
-        f"{listed(others)} always {'gives' if len(others) == 1 else 'give'} the same picture."
+        f"The decoder{'' if one else 's'} of {listed(drawing)} {'is' if one else 'are'} generative: what the tokens "
+        "leave open is drawn at random, one picture of many that would fit, which costs where pixels are compared with "
+        f"pixels. {'That' if len(others) == 1 else 'Those'} of {listed(others)} always "
+        f"{'gives' if len(others) == 1 else 'give'} the same picture."
     )
 
 
@@ -213,7 +216,7 @@ def _drawing(prior: Drawn) -> str:
     """A sentence on what a classifier sees in the samples of a prior, by length."""
     told = [f"{row.right} of {row.count} at {tokens(row.length)}" for row in prior.rows if row.right is not None]
     seen = f": the {prior.judge} sees the class asked for in {', '.join(told)}" if told else ""
-    return f"Samples of {prior.prior} are below{seen}."
+    return f"Samples that the prior {prior.prior} draws are below{seen}."
 
 
 def coded(text: str) -> Markup:
@@ -261,7 +264,7 @@ def _hero(numbers: Numbers, sheets: Sheets, chosen: Sequence[int]) -> dict[str, 
         size = "continuous tokens" if each is None else f"{shown_bits(each)} bits a token"
         codec, others = model["parameters"]["codec"], verdicts.clients(numbers.results, name)
         about = [f"{millions(model['parameters']['total'] + codec)} parameters{' with codec' if codec else ''}", size]
-        about += ["draws its pictures"] if model["sampling"] else []
+        about += ["decoder draws at random"] if model["sampling"] else []
         about += (
             [f"codec of {len(others)} others here" if len(others) > 1 else f"codec of {others[0]}"] if others else []
         )

@@ -68,7 +68,12 @@ class Codebook(Metric[CodebookConfig]):
     def measures(self) -> Sequence[Measure]:
         return [
             Measure("usage", "Codes used", unit="%", digits=1, note=f"of the codebook; {FEW}"),
-            Measure("perplexity", "Perplexity", digits=1, note=f"evenly used codes that would tell as much; {FEW}"),
+            Measure(
+                "perplexity",
+                "Perplexity",
+                digits=1,
+                note=f"the number of codes that would carry as much if all were used equally often; {FEW}",
+            ),
         ]
 
     def unavailable(self, spec: Spec) -> str | None:
