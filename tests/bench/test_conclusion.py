@@ -68,11 +68,19 @@ def concluded(values: Mapping[str, Mapping[int, tuple[float | None, float | None
         ),
         (
             {"a": {4: (64.0, 2)}, "b": {4: (64.0, 0)}, "c": {4: (64.0, 1)}},
-            "a is the best of 3 at 4 tokens (22.00 against 21.00 of c)",
+            "a is the best of 3 models at 4 tokens (22.00 against 21.00 of c)",
         ),
         (
             {"a": {4: (64.0, 2)}, "b": {4: (64.0, 0)}, "c": {4: (64.0, 2)}},
             "a and c are not told apart from each other, ahead of the rest, at 4 tokens",
+        ),
+        (
+            {
+                "a": {1: (16.0, 2), 2: (32.0, 0), 4: (64.0, 2), 8: (128.0, None), 16: (256.0, 2)},
+                "b": {1: (16.0, 0), 2: (32.0, 2), 4: (64.0, 0), 8: (128.0, 0), 16: (256.0, 0)},
+            },
+            "models meet at 5 numbers of tokens or bits, and the best is a at 3 of them, b at 1 of them, "
+            "nobody at 1, which are not decided",
         ),
     ],
 )  # fmt: skip
@@ -82,12 +90,12 @@ def test_the_page_opens_with_what_the_numbers_decide(values: Any, told: str) -> 
 
 def test_the_conclusion_on_one_model_says_whether_tokens_help() -> None:
     assert concluded({"a": {1: (16.0, 0), 8: (128.0, 3)}}) == (
-        "On these images, a comes to a M of 20.00 at 1 token and 23.00 at 8 tokens: more tokens help."
+        "On these images, the M of a is 20.00 at 1 token and 23.00 at 8 tokens: more tokens help."
     )
     assert concluded({"a": {1: (16.0, 0), 8: (128.0, 3)}}, "lower").endswith("23.00 at 8 tokens: more tokens harm.")
     open_ = concluded({"a": {1: (16.0, 0), 8: (128.0, None)}})
     assert open_.endswith("and 20.00 at 8 tokens, and whether more tokens help is not decided.")
-    assert "a M of 20.00 at 8 tokens (95 % interval 19." in concluded({"a": {8: (128.0, 0)}})
+    assert "the M of a is 20.00 at 8 tokens (95 % interval 19." in concluded({"a": {8: (128.0, 0)}})
 
 
 def test_the_conclusion_names_what_speaks_against_it_ceilings_and_what_cannot_be_decided() -> None:
@@ -112,9 +120,7 @@ def test_the_conclusion_names_what_speaks_against_it_ceilings_and_what_cannot_be
     )
     without = Numbers({**results, "per_image": {name: {} for name in "abc"}})
     told = conclusion(without, verdicts.judge(without))
-    assert told.startswith(
-        "On these images, by M: no two models share a M with an interval, so that nothing is decided"
-    )
+    assert told.startswith("On these images, by M: there are no intervals of M, so that nothing is decided")
     for model in results["models"].values():
         for entry in model["budgets"].values():
             entry["metrics"] = {"m": {"value": None, "why": "no weights"}}

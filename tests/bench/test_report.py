@@ -461,7 +461,10 @@ def test_markers_do_not_hide_each_other_and_what_moved_is_told() -> None:
 def test_a_line_without_room_for_its_text_is_named_below_the_chart() -> None:
     level = {"a": points((1, 2, 99.1), (32, 64, 99.1))}
     drawn = charts.draw("bits", level, MEASURE, {"originals": 99.1, "by chance": 99.1})
-    assert [level.told for level in drawn.unlettered] == ["originals 99.10", "by chance 99.10"]
+    assert drawn.unlettered == [(None, "originals 99.10"), (None, "by chance 99.10")]
+    level["b"] = points((2, None, 99.1), (4, None, 99.1))
+    drawn = charts.draw("bits", level, MEASURE)
+    assert drawn.unlettered == [(1, "b, of continuous tokens: 99.10 at 2, 99.10 at 4")]
     roomy = charts.draw("bits", {"a": points((1, 2, 10.0), (2, 4, 20.0))}, MEASURE, {"originals": 90.0})
     assert roomy.unlettered == []
 

@@ -52,11 +52,9 @@ class Level:
     place: tuple[float, float, str] | None = None
     """Where its text stands, and whether this is its `start` or `end`; None where there is no room for it."""
     value: str = ""
-
-    @property
-    def told(self) -> str:
-        """Its text and value, for below the chart."""
-        return f"{self.text}{',' if ':' in self.text else ''} {self.value}".strip()
+    of: str = ""
+    """The model's name, or the text where it is of none."""
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,16 @@ class Chart:
     bottom: int = HEIGHT - BOTTOM
 
     @property
-    def unlettered(self) -> list[Level]:
-        """The levels whose texts found no room in the chart, from the highest."""
-        return sorted((level for level in self.levels if level.place is None), key=lambda level: level.y)
+    def unlettered(self) -> list[tuple[int | None, str]]:
+        """The levels whose texts found no room in the chart, from the highest: a model's number, and what they are."""
+        told: dict[tuple[int | None, str], list[str]] = {}
+        for level in sorted((level for level in self.levels if level.place is None), key=lambda level: level.y):
+            at = "" if level.tokens is None else f" at {level.tokens:,}"
+            told.setdefault((level.model, level.of), []).append(level.value + at)
+        return [
+            (model, f"{of} {values[0]}" if model is None else f"{of}, of continuous tokens: {', '.join(values)}")
+            for (model, of), values in told.items()
+        ]
 
 
 def draw(
@@ -140,15 +145,17 @@ def draw(
         Level(
             i,
             y(float(p["value"])),
-            f"{list(series)[i]}: {p['tokens']:,} continuous tokens",
+            f"{list(series)[i]}: {p['tokens']:,} continuous token{'' if p['tokens'] == 1 else 's'}",
             p["tip"],
             value=f"{p['value']:,.{measure['digits']}f}",
+            of=list(series)[i],
+            tokens=p["tokens"],
         )
         for i, p in across
     ]
     for text, value in shown.items():
         written = f"{value:,.{measure['digits']}f}"
-        levels.append(Level(None, y(value), text, f"{text}: {written}", value=written))
+        levels.append(Level(None, y(value), text, f"{text}: {written}", value=written, of=text))
     y_ticks = [(y(v), text) for v, text in ticks]
     return Chart(axis, lines, x_ticks, y_ticks, absent, lettered(levels, lines), moved)
 

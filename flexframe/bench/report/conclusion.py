@@ -60,11 +60,7 @@ def conclusion(numbers: Numbers, judged: Verdicts) -> str:
     parts = [*_fewest(numbers, lead), *_won(numbers, lead, met), *cheaper, *_codecs(numbers, lead)]
     if not met:
         apart = len(judged.apart) == len(names) * (len(names) - 1) // 2
-        why = (
-            "no two models spend equal tokens or bits"
-            if apart
-            else f"no two models share a {lead.label} with an interval"
-        )
+        why = "no two models spend equal tokens or bits" if apart else f"there are no intervals of {lead.label}"
         spread = [f"{name} {_ends(numbers, lead, name)}" for name in names if _own(numbers, lead, name)]
         parts = [why + ("" if cheaper else ", so that nothing is decided between them"), *spread[: NAMED + 1], *cheaper]
     return f"On {images}, by {lead.label}: {'; '.join(parts)}."
@@ -87,7 +83,7 @@ def _ends(numbers: Numbers, lead: Column, name: str) -> str:
 
 def _alone(numbers: Numbers, lead: Column, name: str) -> str:
     own = _own(numbers, lead, name)
-    said = f"{name} comes to a {lead.label} of {_ends(numbers, lead, name)}"
+    said = f"the {lead.label} of {name} is {_ends(numbers, lead, name)}"
     if len(own) == 1:
         sure = numbers.interval(lead, name, own[0])
         return said + ("" if sure is None else f" (95 % interval {lead.text(sure.low)} to {lead.text(sure.high)})")
@@ -126,10 +122,10 @@ def _won(numbers: Numbers, lead: Column, met: Sequence[Met]) -> list[str]:
         for each in met:
             if each.winner is not None:
                 best[each.winner[0]] = best.get(each.winner[0], 0) + 1
-        told = [f"{name} at {n}" for name, n in sorted(best.items(), key=lambda pair: -pair[1])]
+        told = [f"{name} at {n} of them" for name, n in sorted(best.items(), key=lambda pair: -pair[1])]
         undecided = len(met) - sum(best.values())
-        rest = [f"{undecided} undecided"] if undecided else []
-        return [f"of {len(met)} expenses that models share, the best is " + ", ".join([*told, *rest])]
+        rest = [f"nobody at {undecided}, which are not decided"] if undecided else []
+        return [f"models meet at {len(met)} numbers of tokens or bits, and the best is {', '.join([*told, *rest])}"]
     return [_stretch(numbers, lead, run) for run in runs]
 
 
@@ -152,7 +148,7 @@ def _stretch(numbers: Numbers, lead: Column, run: Sequence[Met]) -> str:
         figures = f"({ours} against {theirs}{_unequal(first)})"
         return f"{name} is better than {rivals.pop()} at {where} {figures}{_contrary(numbers, lead, run)}"
     rival = f"of {rivals.pop()}" if len(rivals) == 1 else "of the next best"
-    return f"{name} is the best of {len(first.values)} at {where} ({ours} against {theirs} {rival})"
+    return f"{name} is the best of {len(first.values)} models at {where} ({ours} against {theirs} {rival})"
 
 
 def _unequal(met: Met) -> str:

@@ -34,7 +34,7 @@
       }
       lane.querySelector(".absent").hidden = Boolean(found);
     }
-    for (const point of all(".point")) point.classList.toggle("at", Number(point.dataset.k) === k);
+    for (const point of all(".point")) point.classList.toggle("at", data.models.length > 0 && Number(point.dataset.k) === k);
     for (const slider of all(".slider")) {
       const input = slider.querySelector("input");
       input.value = at;

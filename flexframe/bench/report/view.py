@@ -55,6 +55,7 @@ def view(
     judged = verdicts.judge(numbers)
     rows = [_row(numbers, name, sheets, chosen) for name in names] if sheets.count else []
     start = _start(results, chosen)
+    drawn_charts = [_chart(numbers, column) for column in _in_turn(numbers.columns)]
     return {
         "results": results,
         "names": names,
@@ -82,7 +83,8 @@ def view(
             "numbers": list(sheets.numbers),
             "unit": (numbers.lead.unit or numbers.lead.label) if numbers.lead else "",
         },
-        "charts": [_chart(numbers, column) for column in _in_turn(numbers.columns)],
+        "charts": drawn_charts,
+        "plain_levels": any(level.model is None for c in drawn_charts for d in c["drawn"] for level in d.levels),
         "described": [_chart(numbers, column) for column in numbers.columns if not column.directed],
         "books": _books(results),
         "surprise": _surprise(results),
