@@ -18,7 +18,7 @@ from typing_extensions import TypeVar
 
 from flexframe.rng import Rng
 from flexframe.tokens import Batch, Codes, Condition, Flow, Kept, Losses, Outputs, Quantized, Text, Tokens
-from flexframe_registry.config import ComponentConfig, SamplingConfig
+from flexframe_registry.config import ComponentConfig, Precision, SamplingConfig
 from flexframe_registry.kinds import (
     CodecConfig,
     ConditionerConfig,
@@ -83,6 +83,14 @@ class Part(nn.Module, ABC, Generic[C]):
 
 class Codec(Part[CodecConfig]):
     """A frozen map between images and the latents that the model works on."""
+
+    precision: Precision = "fp32"
+    """Arithmetic of `encode` and `moments`, by `arithmetic`. `bf16` is for encoding many images before training on
+    their latents, and no setting of the model: token ids are always those of fp32."""
+
+    def arithmetic(self, images: Tensor) -> torch.autocast:
+        """Return a region in which images are encoded in `precision`, whatever autocast is on around it."""
+        return torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     @abstractmethod
     def encode(self, images: Float[Tensor, "b 3 h w"], *, rng: Rng) -> Float[Tensor, "b c y x"]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Word = TypeVar("Word", bound=str)
 DTYPES: tuple[Literal["fp32", "fp16"], ...] = ("fp32", "fp16")
+PRECISIONS: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
 POSTERIORS: tuple[Literal["moments", "sample"], ...] = ("moments", "sample")
 
 TOKENS = (
@@ -143,6 +144,10 @@ def latents(
             help="Of a codec that draws: its `moments`, or one `sample` an image, half as large.",
         ),
     ] = "moments",
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Of the codec's arithmetic: fp32, or bf16, which is faster; not given: as the recipe says."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of samples.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes speed only.")] = 32,
     device: Device = "auto",
@@ -155,6 +160,7 @@ def latents(
     if (card is None) == (model is None) or (model is None) != (data is None):
         refuse("", "name the recipe of a run, or give --model and --data; one of the two ways")
     stored, drawn = _one_of("--dtype", dtype, DTYPES), _one_of("--posterior", posterior, POSTERIORS)
+    asked = None if precision is None else _one_of("--precision", precision, PRECISIONS)
     on = pick_device(device)
     from flexframe.threads import use
     from flexframe.use.shards import precompute_latents
@@ -165,6 +171,7 @@ def latents(
         assert model is not None
         assert data is not None
         name, codec, source = _of_a_model(model, data, size)
+    codec.precision = asked or codec.precision
     use(threads, codec)
     _remark(source)
     with bar("encoding") as progress:
@@ -281,6 +288,7 @@ def _of_the_run(card: str, overrides: list[str]) -> tuple[str, Any, Any]:
     with say.status("loading the codec"):
         model = Tokenizer(described)
         initialise(model, read_starts(config.run.init))
+        model.codec.precision = config.run.codec_precision
     source = catalogue().build(config.run.data, described.image_size, place="run.data")
     return f"{described.codec.type} of {card}", model.codec, source
 

@@ -133,6 +133,7 @@ class Trainee(Learner):
         super().__init__()
         model = TokenizerConfig.of(config.model, "model")
         self.model = Tokenizer(model)
+        self.model.codec.precision = config.run.codec_precision
         judges: list[Objective] = []
         for i, each in enumerate(config.objectives):
             try:

@@ -53,7 +53,7 @@ def precompute_latents(
     batch_size: int = 32,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Filled:
-    """Write a codec's latents of every image of a source to the folder `out`.
+    """Write a codec's latents of every image of a source to the folder `out`, in the codec's `precision`.
 
     Args:
         name: what the codec is called, for people.
@@ -73,6 +73,7 @@ def precompute_latents(
     kept = posterior if draws else "none"
     settings: dict[str, Any] = {"codec": name, "fingerprint": codec_fingerprint(codec), "posterior": kept}
     settings |= {"seed": seed} if kept == "sample" else {}
+    settings |= {"precision": codec.precision} if codec.precision != "fp32" else {}  # as folders of before have it
     return _fill("latents", {"latents": settings}, compute, source, out, device, dtype, batch_size, progress)
 
 

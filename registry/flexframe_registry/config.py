@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from .errors import ConfigError, explain
 from .widths import Spec
 
+Precision = Literal["fp32", "bf16"]
 Size = Literal["tiny", "small", "base", "large"]
 SIZES: tuple[Size, ...] = get_args(Size)
 PLACE: JsonDict = {"place": True}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from .config import ANEW, Config
+from .config import ANEW, Config, Precision
 from .errors import ConfigError, nearest
 from .kinds import (
     ENCODER,
@@ -81,8 +81,12 @@ class RunConfig(Config):
     """Stepping of weights: learning rate, its schedule, decay, clipping, and rates by part."""
     ema: float = Field(0.999, ge=0, lt=1)
     """Decay of the weight average that is exported; warmed up as min(ema, (1+s)/(10+s)). 0 exports the raw weights."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     """Autocast precision of forward passes; weights and optimizer stay fp32."""
+    codec_precision: Precision = "fp32"
+    """Precision in which the frozen codec encodes the images that a tokenizer trains on, here and in `flexframe
+    precompute latents`. `bf16` moves latents by about a hundredth of their deviation; it is for processors with units
+    for it. The model that comes out encodes in fp32."""
     compile: bool = False
     """Compile the model's blocks with torch.compile."""
     threads: int | None = Field(None, ge=1, json_schema_extra=ANEW)

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from flexframe_toy.parts import ToyCodec
 from PIL import Image
 from safetensors.torch import load_file as read_tensors
 from safetensors.torch import save_file
@@ -237,6 +238,35 @@ def test_commands_fill_a_folder_for_a_run(start, tmp_path, command, monkeypatch)
     batch = next(run.feed.batches(0))
     run.close()
     assert (batch.latents.dtype, batch.features["toy"].shape[1:]) == (torch.float32, (3,))
+
+
+def test_the_codecs_precision_is_the_runs_or_the_commands_and_is_recorded(start, tmp_path, command, go, monkeypatch):
+    seen, encode = [], ToyCodec.encode
+
+    def spied(self, images, *, rng):
+        seen.append(self.precision)
+        return encode(self, images, rng=rng)
+
+    monkeypatch.setattr(ToyCodec, "encode", spied)
+    recipe, out = tmp_path / "recipe.yaml", str(tmp_path / "latents")
+    found = config(start(), codec_precision="bf16", feed={"type": "images", "keep_latents": True}, steps=1)
+    about = {"summary": "a test", "licence": "none", "source": "a test", "model": MODEL}
+    recipe.write_text(json.dumps({**about, "run": found.model_dump(mode="json")["run"]}))
+    go(Run.create(found, tmp_path / "run", CPU, {}))
+    assert set(seen) == {"bf16"}
+    seen.clear()
+    assert command("precompute", "latents", str(recipe), "-o", out).code == 0
+    assert set(seen) == {"bf16"}
+    assert Shards.read(tmp_path / "latents", "latents").about.of["latents"]["precision"] == "bf16"
+    answer = command("precompute", "latents", str(recipe), "-o", out, "--precision", "fp32")
+    assert "begun otherwise: of.latents.precision was 'bf16' and is none" in answer.err
+    assert (
+        "--precision: is 'half'; it is one of fp32, bf16"
+        in command("precompute", "latents", str(recipe), "-o", out, "--precision", "half").err
+    )
+    seen.clear()
+    assert command("precompute", "latents", str(recipe), "-o", f"{out}32", "--precision", "fp32").code == 0
+    assert set(seen) == {"fp32"}
 
 
 def test_latents_are_refused_to_an_encoder_of_images(start, tmp_path, monkeypatch):

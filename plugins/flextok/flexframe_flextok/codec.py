@@ -14,7 +14,7 @@ from . import VAECodecConfig
 
 
 class VAECodec(Codec):
-    """Images to scaled latents and back, always in fp32, whatever autocast is on around it."""
+    """Images to scaled latents and back."""
 
     def __init__(self, config: VAECodecConfig, spec: Spec) -> None:
         super().__init__(config, spec)
@@ -36,9 +36,9 @@ class VAECodec(Codec):
 
     def posterior(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b c y x"], Float[Tensor, "b c y x"]]:
         """Mean and log-variance, unscaled."""
-        with torch.autocast(images.device.type, enabled=False):
+        with self.arithmetic(images):
             posterior = self.vae.encode(images.float() * 2 - 1).latent_dist
-        return posterior.mean, posterior.logvar
+        return posterior.mean.float(), posterior.logvar.float()
 
     def encode(self, images: Float[Tensor, "b 3 h w"], *, rng: Rng) -> Float[Tensor, "b c y x"]:
         moments = self.moments(images)

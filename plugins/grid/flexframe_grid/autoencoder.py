@@ -18,7 +18,7 @@ from . import AutoencoderCodecConfig
 
 
 class AutoencoderCodec(Codec):
-    """Images to scaled latents and back, always in fp32, whatever autocast is on around it. Nothing is drawn."""
+    """Images to scaled latents and back. Nothing is drawn."""
 
     config: AutoencoderCodecConfig
 
@@ -38,10 +38,10 @@ class AutoencoderCodec(Codec):
         }
 
     def encode(self, images: Float[Tensor, "b 3 h w"], *, rng: Rng) -> Float[Tensor, "b c y x"]:
-        with torch.autocast(images.device.type, enabled=False):
+        with self.arithmetic(images):
             features = self.encoder(F.pixel_unshuffle(images.float(), self.config.stem))
             means = self.project(features.movedim(1, -1)).movedim(-1, 1)
-        return means * self.config.scaling_factor
+        return means.float() * self.config.scaling_factor
 
     def decode(self, latents: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
         with torch.autocast(latents.device.type, enabled=False):
