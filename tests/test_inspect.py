@@ -13,8 +13,8 @@ from flexframe import doctor
 from flexframe.commands.describe import flops, size
 from flexframe.doctor import examine, offline
 from flexframe.models import modelfile
-from flexframe_registry import cards
-from flexframe_registry.manager import create_manager
+from flexframe_registry import cards, catalogue
+from flexframe_registry.manager import ONLY, create_manager, manager
 
 CARD = "toy/digits-tiny"
 
@@ -269,13 +269,22 @@ def test_doctor_command_prints_the_same(command, health, monkeypatch):
     assert [f["name"] for f in told["findings"]] == [each.name for each in health]
 
 
-@pytest.mark.slow
-def test_a_broken_plugin_is_told_and_the_exit_code_is_1(python, install):
+@pytest.fixture
+def anew():
+    """Plugins are looked for anew, and after the test again."""
+    for known in (cards, catalogue, manager):
+        known.cache_clear()
+    yield
+    for known in (cards, catalogue, manager):
+        known.cache_clear()
+
+
+def test_a_broken_plugin_is_told_and_the_exit_code_is_1(command, install, monkeypatch, anew):
     install("brokenplug", "raise RuntimeError('does not start')")
-    # not a fork: where autograd has begun its threads, a fork cannot go backward
-    done = python("from flexframe.cli import main; main()", "doctor", "--json", FLEXFRAME_PLUGINS="standard,brokenplug")
-    assert done.returncode == 1, done.stderr
-    told = json.loads(done.stdout)
+    monkeypatch.setenv(ONLY, "standard,brokenplug")
+    done = command("doctor", "--json")  # not a fork: where autograd has begun its threads, a fork cannot go backward
+    assert done.code == 1, done.err
+    told = json.loads(done.out)
     assert told["usable"] is False
     (broken,) = [each for each in told["findings"] if each["state"] == "broken"]
     assert (broken["section"], broken["name"]) == ("plugins", "brokenplug")

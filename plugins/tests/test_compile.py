@@ -1,9 +1,11 @@
 """Blocks of real models under the compiler."""
 
-import subprocess
+import os
 import sys
 
 import pytest
+
+from .nursery import Nursery
 
 COMPILED = """
 import torch
@@ -39,7 +41,7 @@ for again in (False, True):
 
 
 @pytest.mark.slow
-def test_blocks_are_compiled_also_where_they_are_recomputed():
+def test_blocks_are_compiled_also_where_they_are_recomputed(nursery: Nursery, tmp_path):
     """In a process of its own: what checks types in tests is not to be compiled."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=300, check=False)
+    done = nursery.run(["-c", COMPILED], filter(None, sys.path), tmp_path, os.environ, first=True)
     assert done.returncode == 0, done.stderr

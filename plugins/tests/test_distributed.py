@@ -37,9 +37,11 @@ SMALL = {"size": "tiny", "image_size": 16, "length": 6, "codec": "identity"}
 MODELS = {
     "flextok": SMALL | {"encoder": "registers", "quantizer": {"type": "fsq", "levels": [4, 4]}, "masker": "uniform",
                         "decoder": "flow"},
-    "titok": SMALL | {"encoder": "latent-tokens", "masker": "full", "decoder": "vit",
+    "titok": SMALL | {"encoder": {"type": "latent-tokens", "depth": 1}, "masker": "full",
+                      "decoder": {"type": "vit", "depth": 1},  # flextok's are deeper
                       "quantizer": {"type": "vq", "codebook_size": 16, "dim": 4, "l2_norm": False, "ema": True}},
-    "flowmo": SMALL | {"encoder": "mmdit", "masker": "full", "decoder": "mmdit",  # whose steps hold norms
+    "flowmo": SMALL | {"encoder": {"type": "mmdit", "depth": 1}, "masker": "full",  # whose steps hold norms
+                       "decoder": {"type": "mmdit", "depth": 1},
                        "quantizer": {"type": "lfq", "codebook_size": 16, "codebooks": 2, "entropy": 0}},
     "gpt": {"tokenizer": "titok/digits-tiny", "classes": 10,  # dropout is each process's own
             "prior": {"type": "gpt", "width": 16, "depth": 2, "heads": 2, "dropout": 0}},

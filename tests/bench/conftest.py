@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import runpy
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -19,6 +20,7 @@ from flexframe.data.source import Sample, Source
 from flexframe.models import tokenizer as tokenizer_module
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.parts import Decoder, Encoder, Quantizer
+from flexframe.testing.golden import shared
 from flexframe.tokens import Outputs, Quantized, Tokens
 from flexframe_registry import (
     Component,
@@ -270,6 +272,19 @@ def inception(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     weights.net = ToyInception
     return weights
+
+
+@pytest.fixture(scope="session")
+def real_inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The network's real weights up to the layer of width 768, NaN beyond."""
+    unpack = shared(Path(__file__)) / "data" / "unpack.py"
+    if not unpack.is_file():
+        pytest.skip("the Inception weights are not beside this checkout (data/unpack.py)")
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(unpack), "inception", "--to", str(path)])
+        runpy.run_path(str(unpack), run_name="__main__")
+    return path
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,6 @@ import hashlib
 import logging
 import math
 import pickle
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -420,43 +418,35 @@ def test_a_missing_file_is_named(over: Any, photographs: Any, tmp_path: Path) ->
 # --- the real network ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real weights up to the layer of width 768, NaN beyond."""
-    if not (SHARED / "unpack.py").is_file():
-        pytest.skip("the Inception weights are not beside this checkout (data/unpack.py)")
-    path = tmp_path_factory.mktemp("inception") / "weights.pth"
-    subprocess.run([sys.executable, SHARED / "unpack.py", "inception", "--to", path], check=True, capture_output=True)
-    return path
-
-
 @pytest.mark.slow
-def test_frechet_and_kid_with_real_weights(over: Any, feed: Any, photographs: Any, weights: Path) -> None:
+def test_frechet_and_kid_with_real_weights(over: Any, feed: Any, photographs: Any, real_inception: Path) -> None:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     source = photographs(6, (64, 64))
     fake = (source.images.float() * 0.8).byte()
-    config = {"layer": "64", "weights": str(weights)}
+    config = {"layer": "64", "weights": str(real_inception)}
     frechet = over({"type": "frechet", "few": True, **config}, source)
     kid = over({"type": "kid", "subsets": 1, "subset_size": 6, **config}, source)
     assert kid.features is frechet.features
-    net = FeatureExtractorInceptionV3("inception-v3-compat", ["64"], feature_extractor_weights_path=str(weights))
+    net = FeatureExtractorInceptionV3("inception-v3-compat", ["64"], feature_extractor_weights_path=str(real_inception))
     a, b = (net(images)[0].double().numpy() for images in (source.images, fake))
     tally = feed(frechet, fake, step=4)
     root = scipy.linalg.sqrtm(np.cov(a.T) @ np.cov(b.T) + 1e-14 * np.eye(64)).real
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
     assert tally.compute()["fid@64"] == pytest.approx(expected, rel=1e-3)
     assert feed(kid, fake, step=6).compute()["kid@64"] == pytest.approx(kernel_distance(b, a), rel=1e-5, abs=1e-9)
-    assert tally.protocol()["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert tally.protocol()["weights_sha256"] == hashlib.sha256(real_inception.read_bytes()).hexdigest()
 
 
 @pytest.mark.slow
-def test_a_quicker_network_is_torch_fidelitys_to_rounding(photographs: Any, weights: Path) -> None:
+def test_a_quicker_network_is_torch_fidelitys_to_rounding(photographs: Any, real_inception: Path) -> None:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     layers, images = ["64", "192", "768"], photographs(2, (64, 48)).images
-    theirs = FeatureExtractorInceptionV3("inception-v3-compat", layers, feature_extractor_weights_path=str(weights))
-    net = features.build(weights.read_bytes(), layers)
+    theirs = FeatureExtractorInceptionV3(
+        "inception-v3-compat", layers, feature_extractor_weights_path=str(real_inception)
+    )
+    net = features.build(real_inception.read_bytes(), layers)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in net.Mixed_5b.modules())
     for found, wanted in zip(net(images), theirs(images), strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=2e-6 * float(wanted.abs().max()))
@@ -484,7 +474,7 @@ def test_norms_are_folded_into_convolutions() -> None:
 
 
 def test_no_number_comes_from_weights_that_are_not_whole(
-    over: Any, photographs: Any, weights: Path, own_home: Path
+    over: Any, photographs: Any, real_inception: Path, own_home: Path
 ) -> None:
     from flexframe.bench.metric import Reconstructions
     from flexframe.tokens import Tokens
@@ -492,7 +482,7 @@ def test_no_number_comes_from_weights_that_are_not_whole(
     source = photographs(2)
     tokens = Tokens(torch.zeros(2, 4, 2), torch.ones(2, 4).bool(), torch.zeros(2, 4, 1).long())
     for config in ({"type": "frechet"}, {"type": "inception-score", "splits": 1}):
-        tally = over({**config, "few": True, "weights": str(weights)}, source).start(SPEC)
+        tally = over({**config, "few": True, "weights": str(real_inception)}, source).start(SPEC)
         assert tally.unavailable() is None
         tally.update(Reconstructions(source.images, source.images, source.images / 255, [None] * 2, tokens))
         assert "not finite" in tally.unavailable()
@@ -607,15 +597,15 @@ def test_blocks_move_no_number(
 
 
 @pytest.mark.slow
-def test_sfid_is_of_the_first_channels_of_the_branch_of_one_by_one(weights: Path) -> None:
+def test_sfid_is_of_the_first_channels_of_the_branch_of_one_by_one(real_inception: Path) -> None:
     """By numpy in float64, of what goes into the branch of the real network."""
-    net: Any = features.build(weights.read_bytes(), ["spatial", "64"])
+    net: Any = features.build(real_inception.read_bytes(), ["spatial", "64"])
     into: list[torch.Tensor] = []
     net.net.Mixed_6d.register_forward_hook(lambda module, given, made: into.append(given[0]))
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 40, 48), dtype=np.uint8))
     with torch.no_grad():
         found, first = net(images)
-        plain = features.build(weights.read_bytes(), ["64"])(images)[0]
+        plain = features.build(real_inception.read_bytes(), ["64"])(images)[0]
     conv = net.net.Mixed_6d.branch1x1.conv  # its norm is folded into it
     kernel, bias = (each.detach().double().numpy()[:7] for each in (conv.weight[:, :, 0, 0], conv.bias))
     made = (np.einsum("bchw,dc->bhwd", into[0].double().numpy(), kernel) + bias).clip(min=0).reshape(2, -1)

@@ -7,8 +7,6 @@ where sFID is from, is no package of PyPI: its features are compared in test_fea
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flexframe.testing.golden import shared
-
 pytestmark = pytest.mark.slow
 
-SHARED = shared(Path(__file__)) / "data"
 COUNT = 12
 
 
@@ -56,15 +51,9 @@ def test_kid_is_clean_fids_on_equal_features(tallies: Any) -> None:
 
 
 def test_all_numbers_are_those_of_torch_fidelitys_command(
-    over: Any, feed: Any, photographs: Any, tmp_path: Path
+    over: Any, feed: Any, photographs: Any, real_inception: Path, tmp_path: Path
 ) -> None:
     """On the same PNG files, with the real network up to layer 768."""
-    if not (SHARED / "unpack.py").is_file():
-        pytest.skip("the Inception weights are not beside this checkout (data/unpack.py)")
-    weights = tmp_path / "inception.pth"
-    subprocess.run(
-        [sys.executable, SHARED / "unpack.py", "inception", "--to", weights], check=True, capture_output=True
-    )
     source, fake = photographs(COUNT, (48, 48)), photographs(COUNT, (48, 48), seed=1).images
     for name, images in (("real", source.images), ("fake", fake)):
         (tmp_path / name).mkdir()
@@ -76,9 +65,10 @@ def test_all_numbers_are_those_of_torch_fidelitys_command(
         input1=str(tmp_path / "fake"), input2=str(tmp_path / "real"), cuda=False, cache=False, verbose=False,
         fid=True, kid=True, prc=True, kid_subsets=3, kid_subset_size=8, feature_layer_fid="64",
         feature_extractor="inception-v3-compat",
-        feature_layer_kid="64", feature_layer_prc="64", feature_extractor_weights_path=str(weights), batch_size=COUNT,
+        feature_layer_kid="64", feature_layer_prc="64",
+        feature_extractor_weights_path=str(real_inception), batch_size=COUNT,
     )  # fmt: skip
-    few = {"layer": "64", "weights": str(weights)}
+    few = {"layer": "64", "weights": str(real_inception)}
     configs: list[dict[str, Any]] = [
         {"type": "frechet", "few": True}, {"type": "kid", "subsets": 3, "subset_size": 8},
         {"type": "precision-recall", "few": True},
