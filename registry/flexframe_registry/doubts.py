@@ -51,7 +51,19 @@ def obstacles(config: TrainConfig) -> list[tuple[str, str]]:
     if usual and not _counting(config):  # one that names none has a loss of its own
         why = f"leave decoder {decoder.type!r} without a loss in all {config.run.steps} steps: it has none of its own"
         told.append(("run.objectives", f"{why}, and no objective counts; take run.objectives={usual[0]}"))
-    return told
+    return [*told, *_unmoved(config, [name for name in ("encoder", "quantizer") if name in learning])]
+
+
+def _unmoved(config: TrainConfig, learning: Sequence[str]) -> Problems:
+    """Parts before the tokens that learn beside an objective which takes the decoder's losses away and compares with
+    the tokens alone: nothing would move them but decay and revivals, away from what is taught."""
+    counting = _counting(config)
+    alone = next((each for each in counting if each.replaces and "tokens" in each.still()), None)
+    moved = any((each.needs() - each.still()) and not each.replaces for each in counting)
+    if alone is None or moved or not learning:
+        return []
+    text = f"leaves {' and '.join(learning)} to learn, and objective {alone.type!r} moves the decoder alone"
+    return [("run.freeze", f"{text}; take run.freeze=[encoder,quantizer]")]
 
 
 def check(config: TrainConfig, doubted: Problems) -> None:

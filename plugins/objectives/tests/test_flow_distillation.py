@@ -20,6 +20,7 @@ from flexframe.train.trainee import Trainee
 from flexframe_objectives import FlowDistillationConfig
 from flexframe_objectives.flow_distillation import FlowDistillation
 from flexframe_registry import ConfigError, LatentSpec, Spec, TokenSpec, TrainConfig, cards
+from flexframe_registry.doubts import obstacles
 
 SPEC = Spec(LatentSpec(2, 4, 6), 24, TokenSpec(8, 6, 1, 64))
 ROWS = torch.arange(64)
@@ -111,6 +112,16 @@ def test_the_teacher_is_frozen_in_no_state_and_stands_for_the_decoder_s_own_loss
     assert {"stride", "blocks", "head"} <= moved
     assert all(name.startswith("model.") for name in trainee.state_dict())
     assert objective.facts()["teacher"] == CARD
+
+
+def test_parts_that_nothing_moves_are_to_be_frozen():
+    assert obstacles(config()) == []
+    whole = config().model_dump(mode="json", by_alias=True)
+    whole["run"]["freeze"] = ["encoder"]
+    told = "leaves quantizer to learn, and objective 'flow-distillation' moves the decoder alone"
+    assert obstacles(TrainConfig.read(whole)) == [("run.freeze", f"{told}; take run.freeze=[encoder,quantizer]")]
+    whole["run"]["objectives"].append({"type": "repa", "teacher": "test_vit", "weights": "random", "tap": "block.0"})
+    assert obstacles(TrainConfig.read(whole)) == []
 
 
 def test_other_objectives_still_find_what_they_ask_the_decoder_for():
