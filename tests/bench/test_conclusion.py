@@ -35,7 +35,7 @@ def concluded(values: Mapping[str, Mapping[int, tuple[float | None, float | None
     [
         (  # a clear win at each length that two share, and one goes below
             {"a": {1: (16.0, -9), 4: (64.0, -4), 8: (128.0, -2)}, "b": {4: (64.0, 1), 8: (128.0, 3)}},
-            "only a works with fewer than 4 tokens (11.00 at 1); b is better than a at 4 to 8 tokens "
+            "only a makes a picture of fewer than 4 tokens (11.00 at 1); b is better than a at 4 to 8 tokens "
             "(21.00 to 23.00 against 16.00 to 18.00)",
         ),
         (  # curves that cross, and a length at which they are equal
@@ -63,7 +63,7 @@ def concluded(values: Mapping[str, Mapping[int, tuple[float | None, float | None
         ),
         (
             {"a": {4: (64.0, 2)}, "b": {8: (64.0, 0)}},
-            "only a works with fewer than 8 tokens (22.00 at 4); "
+            "only a makes a picture of fewer than 8 tokens (22.00 at 4); "
             "a is better than b at 64 bits, 4 and 8 tokens (22.00 against 20.00)",
         ),
         (
@@ -100,8 +100,10 @@ def test_the_conclusion_on_one_model_says_whether_tokens_help() -> None:
 
 def test_the_conclusion_names_what_speaks_against_it_ceilings_and_what_cannot_be_decided() -> None:
     results = forged({"a": {4: (64.0, list(BASE + 2))}, "b": {4: (64.0, list(BASE))}, "c": {9: (None, list(BASE + 5))}})
-    for name, label, better in (("n", "Shape right, other judge", 3.0), ("o", "Hue right, other judge", 2.0)):
-        about = {**results["measures"]["m"], "label": label, "by": "other judge", "unit": "%", "digits": 1}
+    judged = {"n": ("Shape right", 3.0), "o": ("Hue right", 2.0), "p": ("Count right", -4.0), "q": ("Light right", 0.0)}
+    for name, (label, better) in judged.items():
+        about = {**results["measures"]["m"], "by": "other judge", "unit": "%", "digits": 1}
+        about["label"] = f"{label}, other judge"
         results["measures"][name] = about
         for model, more in (("a", 0.0), ("b", better)):
             values = list(BASE + more)
@@ -115,8 +117,9 @@ def test_the_conclusion_names_what_speaks_against_it_ceilings_and_what_cannot_be
         results["models"][model]["codec_is"] = "c"
     numbers = Numbers(results)
     assert conclusion(numbers, verdicts.judge(numbers)) == (
-        "On these images, by M: a is better than b at 4 tokens (22.00 against 20.00), though worse by shape and hue "
-        "right (other judge); c, the codec of the others, is their ceiling (25.00)."
+        "On these images, by M: a is better than b at 4 tokens (22.00 against 20.00), ahead in 1 and behind in 2 of "
+        "the 4 other numbers (shape and hue as the other judge reads them); c, the codec of the others, bounds them at "
+        "25.00."
     )
     without = Numbers({**results, "per_image": {name: {} for name in "abc"}})
     told = conclusion(without, verdicts.judge(without))

@@ -113,7 +113,7 @@ def test_first_rows_show_every_model_at_every_count(text: str) -> None:
     cells = [a["data-k"] for tag, a in page.elements if tag == "span" and a.get("class") == "cell"]
     assert cells == ["1", "2", "4", "8", "8"]
     assert text.count("not offered at 4 tokens") == 1
-    assert "The same images, rebuilt by two models, each at its own number of tokens" in text
+    assert "The same images, rebuilt by two models, each at its own numbers of tokens" in text
 
 
 def test_gallery_holds_each_count_once_and_says_what_a_model_takes(text: str) -> None:
@@ -280,7 +280,7 @@ def test_verdicts_are_at_equal_tokens_or_equal_bits_and_name_who_is_apart() -> N
 
 def test_the_conclusion_stands_first(report: Report, text: str) -> None:
     page = said(text)
-    assert page.index("On 40 images, by PSNR: only flex<b> works with fewer than 8 tokens (") < page.index(
+    assert page.index("On 40 images, by PSNR: only flex<b> makes a picture of fewer than 8 tokens (") < page.index(
         "Each row is"
     )
 
@@ -310,7 +310,7 @@ def test_what_few_tokens_keep_and_what_comes_with_more_is_told() -> None:
     told = dict(verdicts.strengths(numbers, verdicts.judge(numbers)))
     assert told["a"][0] == "at 1 token light and hue right: 96.0 to 98.0 % of the pictures, and 99.0 % of the originals"
     assert "Shape right at 1 and 4 tokens: 10.0, 60.0 % (originals 99.0, by chance 10.0)" in told["a"]
-    assert told["b"][0] == "the codec of a: their ceiling, and no rival"
+    assert told["b"][0] == "the codec of a, which it bounds: no competitor of theirs"
     assert "Light right 80.0 % (originals 99.0)" in told["b"]
     assert verdicts.judge_of(numbers) == "other judge"
 

@@ -146,7 +146,7 @@ def _stretch(numbers: Numbers, lead: Column, run: Sequence[Met]) -> str:
     rivals, name = {lane[0] for _, lane, _ in pairs}, first.winner[0]
     if len(first.values) == 2:
         figures = f"({ours} against {theirs}{_unequal(first)})"
-        return f"{name} is better than {rivals.pop()} at {where} {figures}{_contrary(numbers, lead, run)}"
+        return f"{name} is better than {rivals.pop()} at {where} {figures}{_elsewhere(numbers, lead, run)}"
     rival = f"of {rivals.pop()}" if len(rivals) == 1 else "of the next best"
     return f"{name} is the best of {len(first.values)} models at {where} ({ours} against {theirs} {rival})"
 
@@ -160,23 +160,31 @@ def _unequal(met: Met) -> str:
     return f", {said} against {'continuous' if theirs is None else f'{shown_bits(theirs)} bits'}"
 
 
-def _contrary(numbers: Numbers, lead: Column, run: Sequence[Met]) -> str:
-    """The numbers by which the second is the better one of the two, at the whole stretch."""
+def _elsewhere(numbers: Numbers, lead: Column, run: Sequence[Met]) -> str:
+    """In how many of the other numbers the better one of two is ahead and behind, at the whole stretch; in which, where
+    it is behind in few."""
     if any(len(each.values) != 2 for each in run):
         return ""
-    against: list[Column] = []
+    ahead, behind, known = list[Column](), list[Column](), 0
     for column in (column for column in numbers.columns if column.directed and column is not lead):
         cells = [numbers.compare(column, each.winner, each.others[0]) for each in run if each.winner]
-        if all(cell is not None and cell.verdict == "worse" for cell in cells):
-            against.append(column)
-    if not against:
+        verdicts = {cell.verdict for cell in cells if cell is not None}
+        known += all(cell is not None for cell in cells)
+        ahead += [column] * (verdicts == {"better"})
+        behind += [column] * (verdicts == {"worse"})
+    if not ahead and not behind:
         return ""
-    if len(against) > NAMED:
-        return f", though worse by {len(against)} of the other numbers"
-    judges = {column.measure.get("by") for column in against}
-    names, ending = common([column.short if len(judges) == 1 else column.label for column in against])
-    judge = f" ({judges.pop()})" if len(judges) == 1 and None not in judges else ""
-    return f", though worse by {f'{listed(names)} {ending}'.strip()}{judge}"
+    counts = [f"{word} in {len(some)}" for word, some in (("ahead", ahead), ("behind", behind)) if some]
+    named = f" ({_named(behind)})" if 0 < len(behind) <= NAMED else ""
+    return f", {' and '.join(counts)} of the {known} other number{'s' * (known != 1)}{named}"
+
+
+def _named(columns: Sequence[Column]) -> str:
+    judges = {column.measure.get("by") for column in columns}
+    names, ending = common([column.short if len(judges) == 1 else column.label for column in columns])
+    if len(judges) == 1 and None not in judges:  # what all end with is that a judge finds it right
+        return f"{listed(names)} as the {judges.pop()} reads {'it' if len(names) == 1 else 'them'}"
+    return f"{listed(names)} {ending}".strip()
 
 
 def _cheaper(numbers: Numbers, lead: Column, judged: Verdicts) -> list[str]:
@@ -205,7 +213,7 @@ def _fewest(numbers: Numbers, lead: Column) -> list[str]:
     if not others or min(others) <= fewest:
         return []
     value = lead.text(numbers.value(lead, name, fewest), unit=True)
-    return [f"only {name} works with fewer than {tokens(min(others))} ({value} at {fewest})"]
+    return [f"only {name} makes a picture of fewer than {tokens(min(others))} ({value} at {fewest})"]
 
 
 def _codecs(numbers: Numbers, lead: Column) -> list[str]:
@@ -215,5 +223,5 @@ def _codecs(numbers: Numbers, lead: Column) -> list[str]:
         if (others := clients(numbers.results, name)) and (own := _own(numbers, lead, name)):
             whose = "the others" if len(others) == len(numbers.results["models"]) - 1 else listed(others)
             value = lead.text(numbers.value(lead, name, own[-1]), unit=True)
-            told.append(f"{name}, the codec of {whose}, is their ceiling ({value})")
+            told.append(f"{name}, the codec of {whose}, bounds them at {value}")
     return told

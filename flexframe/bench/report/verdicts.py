@@ -106,7 +106,7 @@ def clients(results: Mapping[str, Any], name: str) -> list[str]:
 
 def _codec_of(numbers: Numbers, name: str) -> list[str]:
     others = clients(numbers.results, name)
-    return [f"the codec of {listed(others)}: their ceiling, and no rival"] if others else []
+    return [f"the codec of {listed(others)}, which it bounds: no competitor of theirs"] if others else []
 
 
 def judge_of(numbers: Numbers) -> str:
@@ -182,11 +182,13 @@ def _against(numbers: Numbers, verdicts: Verdicts, name: str) -> list[str]:
         other = row.second if row.first == name else row.first
         if cell.verdict == "not distinguishable":
             ends = f"{column.signed(cell.low)} to {column.signed(cell.high)} {column.unit}".strip()
-            told.append(f"at {row.at} not told apart from {other} by {column.label} ({ends})")
+            told.append(f"at {row.at} not told apart from {other} by {column.label} (95 % interval {ends})")
         elif (cell.verdict == "better") == (row.first == name):
             low, high = sorted((abs(cell.low), abs(cell.high)))
             by = f"{column.text(abs(cell.difference), unit=True)} of {column.label}"
-            told.append(f"at {row.at} better than {other} by {by} ({column.text(low)} to {column.text(high)})")
+            told.append(
+                f"at {row.at} better than {other} by {by} (95 % interval {column.text(low)} to {column.text(high)})"
+            )
     return told
 
 

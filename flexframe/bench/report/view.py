@@ -234,7 +234,7 @@ def _headline(results: Mapping[str, Any]) -> str:
     words = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
     whose = next(iter(results["models"])) if count == 1 else f"{words.get(count, count)} models"
     if len({(min(own), max(own)) for own in spans if own}) > 1:
-        return f"The same images, rebuilt by {whose}, each at its own number of tokens"
+        return f"The same images, rebuilt by {whose}, each at its own numbers of tokens"
     return f"The same images, rebuilt by {whose} from {span}"
 
 

@@ -56,7 +56,7 @@ class Plausible(Metric[PlausibleConfig]):
         named = by(self.config.judge)
         note = (
             f"share of pictures that look real to the {named}: it is as sure of what they show as of nine in ten real "
-            "images, right or wrong"
+            "images that it was set by (not these), right or wrong"
         )
         return [Measure(self.name, f"Plausible, {named}", "higher", "%", 1, note, by=named, who=self.judge.about)]
 
