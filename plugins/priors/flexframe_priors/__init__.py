@@ -123,9 +123,10 @@ class GPTSampling(SamplingConfig):
     """Keep keys and values of earlier codes; it moves no number beyond rounding."""
     draft: str | None = None
     """A smaller prior of the same codes, a card, folder or file, that draws some codes ahead; this one then sees all of
-    them at once and keeps those that it would have drawn. It moves no number beyond rounding."""
-    draft_length: int = Field(4, ge=1)
-    """Codes (with `split`: digits) that a draft draws ahead."""
+    them at once and keeps those that it would have drawn. It moves no number beyond rounding. Without, the prior's own
+    weights in 8 bits are its draft where that pays: on a CPU, a row at a time, of 24 MB or more."""
+    draft_length: int = Field(4, ge=0)
+    """Codes (with `split`: digits) that a draft draws ahead; 0 is without one."""
     later = frozenset({"draft", "draft_length"})
 
     @model_validator(mode="after")

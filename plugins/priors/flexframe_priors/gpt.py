@@ -21,7 +21,7 @@ from flexframe_registry import CodesSpec, ConfigError, SamplingConfig
 
 from . import GPTConfig, GPTSampling
 from .cache import Cache
-from .drawing import Chooser, Reader, fill
+from .drawing import Chooser, Reader, Rough, fill
 from .steps import rotate, turns
 
 
@@ -298,15 +298,15 @@ class GPT(LikelihoodPrior):
         keep = prefix(lengths)
         steps, period = keep.shape[1] * len(self.radices), len(self.radices)
         digits = torch.zeros(len(keep), steps, dtype=torch.long, device=keep.device)
-        draft = None
-        if sampling.draft is not None:
-            draft = Reader(self._draft(sampling.draft), condition, sampling, digits)
 
         def told(done: int) -> None:
             if on_token is not None and done % period == 0:
                 on_token(done // period)
 
         reader = Reader(self, condition, sampling, digits)
+        draft: Reader | Rough | None = Rough(reader) if reader.rough else None
+        if sampling.draft is not None:
+            draft = Reader(self._draft(sampling.draft), condition, sampling, digits)
         fill(digits, reader, Chooser(self.radices, steps, sampling, rng), told, draft, sampling.draft_length)
         return Codes(self.codes(digits).masked_fill(~keep[..., None], 0), keep)
 

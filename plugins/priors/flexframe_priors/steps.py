@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -22,6 +23,12 @@ HUGE = 2 << 20
 WORTH = 128
 """Positions, of all rows, from which on weights are copied first: on one core that takes as long as some fifteen steps
 of one row, and spares a quarter to a third of each (`benchmarks/speed/prior.py`)."""
+LINE = 64
+"""Bytes of a line of a processor's memory."""
+AT_ONCE = 1 << 17
+"""Weights that are rounded at once, few enough that a processor keeps them."""
+TINY = 1e-30
+"""The least step of a row in 8 bits, where all is zero."""
 EPSILON = 1e-5
 """Epsilon of all norms here."""
 
@@ -52,13 +59,52 @@ def laid(modules: ModuleT, positions: int) -> ModuleT:
     first = next(iter(own.values()))
     if first.device.type != "cpu" or positions < WORTH or any(p.dtype != first.dtype for p in own.values()):
         return modules
-    sizes = [-(-p.numel() // 16) * 16 for p in own.values()]  # each begins a line of a processor's memory
+    line = LINE // first.element_size()
+    sizes = [-(-p.numel() // line) * line for p in own.values()]
     parts = room(sum(sizes), first).split(sizes)
     copies = {
         key: nn.Parameter(part[: p.numel()].view_as(p).copy_(p.detach()), requires_grad=False)
         for (key, p), part in zip(own.items(), parts, strict=True)
     }
     return deepcopy(modules, copies)
+
+
+class Rounded:
+    """A matrix in 8 bits, to multiply vectors with.
+
+    A row's largest value is some 126 of its steps.
+
+    Args:
+        values: zeros behind its columns make up whole lines, for torch's kernel reads no other.
+    """
+
+    def __init__(self, values: Int[Tensor, "x y"], steps: Float[Tensor, " x"], columns: int) -> None:
+        self.values, self.steps, self.beyond = values, steps, values.shape[1] - columns
+
+    def __call__(self, x: Float[Tensor, "b n w"]) -> Float[Tensor, "b n x"]:
+        flat = x.flatten(0, 1).bfloat16()
+        if self.beyond:
+            flat = F.pad(flat, (0, self.beyond))
+        return torch._weight_int8pack_mm(flat, self.values, self.steps).to(x.dtype).view(*x.shape[:2], -1)
+
+
+def rounded(weights: Sequence[Float[Tensor, "x w"]]) -> list[Rounded]:
+    """Matrices in 8 bits, one behind the other in `room`."""
+    columns = [-(-each.shape[1] // LINE) * LINE for each in weights]
+    sizes = [len(each) * count for each, count in zip(weights, columns, strict=True)]
+    parts = room(sum(sizes), torch.empty(0, dtype=torch.int8)).split(sizes)
+    found, held = [], weights[0].new_empty(max(AT_ONCE, *(each.shape[1] for each in weights)))
+    for weight, part, count in zip(weights, parts, columns, strict=True):
+        values, (rows, wide) = part.view(len(weight), count), weight.shape
+        values[:, wide:] = 0
+        steps = torch.empty(rows, 1, dtype=torch.bfloat16)
+        some = max(1, AT_ONCE // wide)
+        for own, step, to in zip(weight.split(some), steps.split(some), values.split(some), strict=True):
+            scratch = held[: own.numel()].view_as(own)
+            step.copy_(torch.abs(own, out=scratch).amax(1, keepdim=True).div_(126).clamp_min_(TINY))
+            to[:, :wide] = torch.div(own, step.float(), out=scratch).round_()
+        found.append(Rounded(values, steps[:, 0], wide))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +139,13 @@ class Steps:
             for layer in self.layers:
                 layer.qkv.mul_(layer.norm1 * len(layer.norm1) ** 0.5)
                 layer.fc1.mul_(layer.norm2 * len(layer.norm2) ** 0.5)
+        self.exact = [[partial(F.linear, weight=each) for each in matrices(layer)] for layer in self.layers]
+        self.rough: list[list[Rounded]] = []
+
+    def round(self) -> None:
+        """Make it ready for rough steps, with weights in 8 bits."""
+        every = iter(rounded([each for layer in self.layers for each in matrices(layer)]))
+        self.rough = [[next(every) for _ in matrices(layer)] for layer in self.layers]
 
     @torch.inference_mode()
     def __call__(
@@ -101,6 +154,7 @@ class Steps:
         seen: Bool[Tensor, "b 1 n m"] | None = None,
         known: Sequence[Float[Tensor, "2 b h k d"]] = (),
         present: Bool[Tensor, "b k"] | None = None,
+        rough: bool = False,
     ) -> Float[Tensor, "b n w"]:
         """Compute the next n positions.
 
@@ -108,6 +162,7 @@ class Steps:
             seen: True where a query may attend to a key, these among them; those before it and itself if None.
             known: keys and values of a text, by block, where blocks read one.
             present: which of these are.
+            rough: by weights in 8 bits; keys and values of these positions are as rough, until they are computed again.
         """
         count, start = x.shape[1], self.done
         self.done = end = start + count
@@ -115,23 +170,20 @@ class Steps:
         if seen is None and start and count > 1:
             seen = torch.ones(count, end, dtype=torch.bool, device=x.device).tril(start)
         causal, shape = seen is None and count > 1, (len(x), count, 3, self.heads, -1)
-        for i, layer in enumerate(self.layers):
-            made = F.linear(normed(layer.norm1), layer.qkv).view(*shape).permute(2, 0, 3, 1, 4)
+        products = self.rough if rough else self.exact
+        for i, (layer, (qkv, proj, fc1, fc2)) in enumerate(zip(self.layers, products, strict=True)):
+            made = qkv(normed(layer.norm1)).view(*shape).permute(2, 0, 3, 1, 4)
             if not i:
                 turn, new, kept = self._room(made, start, end)
-            query, key, value = made.unbind(0)
-            if turn is not None:
-                both = made[:2]
-                both = torch.addcmul(both * turn[0], both.roll(made.shape[-1] // 2, -1), turn[1])
-                query, key = both.unbind(0)
-            new[2 * i].copy_(key)
-            new[2 * i + 1].copy_(value)
-            mixed = attend(query, kept[2 * i], kept[2 * i + 1], seen, causal=causal)
-            x += F.linear(mixed.transpose(1, 2).flatten(2), layer.proj)
+            if turn is not None:  # values by 1 and 0
+                made = torch.addcmul(made * turn[0], made.roll(made.shape[-1] // 2, -1), turn[1])
+            new[i].copy_(made[1:])
+            mixed = attend(made[0], kept[2 * i], kept[2 * i + 1], seen, causal=causal)
+            x += proj(mixed.transpose(1, 2).flatten(2))
             if layer.reading is not None and known and present is not None:
                 x += layer.reading(x, known[i], present)
-            gate, inner = F.linear(normed(layer.norm2), layer.fc1).chunk(2, -1)
-            x += F.linear(F.silu(gate).mul_(inner), layer.fc2)
+            gate, inner = fc1(normed(layer.norm2)).chunk(2, -1)
+            x += fc2(F.silu(gate).mul_(inner))
         return x
 
     def _stream(self, x: Float[Tensor, "b n w"]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -150,17 +202,24 @@ class Steps:
     def _room(
         self, made: Float[Tensor, "3 b h n d"], start: int, end: int
     ) -> tuple[list[Tensor] | None, list[Tensor], list[Tensor]]:
-        """Cosines and sines of these positions, if they are rotated; keys and values, layer by layer, of these
-        positions and of all so far."""
+        """Cosines and sines of these positions, if they are rotated; keys and values of these, a pair a layer; those of
+        all so far, one after the other."""
         if not len(self.kept):
             _, rows, heads, _, width = made.shape
-            shape = 2 * len(self.layers), rows, heads, self.positions, width
+            shape = len(self.layers), 2, rows, heads, self.positions, width
             self.kept = room(torch.Size(shape).numel(), made).view(shape)
             if self.rotated:
                 cosine, sine = turns(torch.arange(self.positions, device=made.device), width, made.dtype)
-                self.turns = torch.stack([torch.cat([cosine, cosine], -1), torch.cat([-sine, sine], -1)])
-        turn = list(self.turns[:, start:end].unbind(0)) if self.rotated else None
-        return turn, list(self.kept[..., start:end, :].unbind(0)), list(self.kept[..., :end, :].unbind(0))
+                both = torch.stack([torch.cat([cosine, cosine], -1), torch.cat([-sine, sine], -1)])
+                same = torch.stack([torch.ones_like(both[0]), torch.zeros_like(both[0])])
+                self.turns = torch.stack([both, both, same], 1)[:, :, None, None]
+        turn = list(self.turns[..., start:end, :].unbind(0)) if self.rotated else None
+        return turn, list(self.kept[..., start:end, :].unbind(0)), list(self.kept.flatten(0, 1)[..., :end, :].unbind(0))
+
+
+def matrices(layer: Layer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A layer's matrices, as they are multiplied with."""
+    return layer.qkv, layer.proj, layer.fc1, layer.fc2
 
 
 def turns(places: Int[Tensor, " n"], width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
