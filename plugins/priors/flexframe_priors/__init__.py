@@ -127,10 +127,15 @@ class GPTSampling(SamplingConfig):
     weights in 8 bits are its draft where that pays: on a CPU, a row at a time, of 24 MB or more."""
     draft_length: int = Field(4, ge=0)
     """Codes (with `split`: digits) that a draft draws ahead; 0 is without one."""
-    later = frozenset({"draft", "draft_length"})
+    compile: bool = False
+    """Compile the step of one code with torch.compile; on CUDA it is then one graph. It moves no number beyond
+    rounding, and takes up to minutes at first."""
+    later = frozenset({"draft", "draft_length", "compile"})
 
     @model_validator(mode="after")
     def _cached(self) -> GPTSampling:
+        if self.compile and not self.cache:
+            raise ValueError("what is compiled is a step with a cache; leave cache at true, or compile at false")
         if self.draft is not None and not self.cache:
             raise ValueError("a draft draws ahead of a cache; leave cache at true, or give no draft")
         return self

@@ -59,7 +59,8 @@ class Reader:
             for each in blocks
         ]  # fmt: skip
         config, positions = prior.config, self.before + digits.shape[1]
-        self.steps = Steps(layers, copy is not trunk, config.heads, positions, config.positions == "rope")
+        rotated = config.positions == "rope"
+        self.steps = Steps(layers, copy is not trunk, config.heads, positions, rotated, sampling.compile)
         size = sum(p.numel() * p.element_size() for p in copy.parameters())
         ahead = sampling.draft is None and sampling.draft_length > 0
         if ahead and self.steps.folded and len(self.rows) <= FEW and size >= LARGE:

@@ -128,12 +128,25 @@ class Steps:
         own: they are a copy, and may be written to: norms' gains are folded into what reads them.
         positions: how many there can be.
         rotated: whether queries and keys are.
+        compiled: steps of one position are compiled; on CUDA they are one graph.
     """
 
-    def __init__(self, layers: Iterable[Layer], own: bool, heads: int, positions: int, rotated: bool = False) -> None:
+    def __init__(
+        self,
+        layers: Iterable[Layer],
+        own: bool,
+        heads: int,
+        positions: int,
+        rotated: bool = False,
+        compiled: bool = False,
+    ) -> None:
         self.layers, self.heads, self.positions, self.rotated = tuple(layers), heads, positions, rotated
         self.done, self.kept = 0, torch.empty(0)
         like = self.layers[0].qkv
+        self.compiled = None
+        if compiled:
+            mode = "reduce-overhead" if like.device.type == "cuda" else "default"
+            self.compiled = torch.compile(self._step, fullgraph=True, dynamic=False, mode=mode)
         self.folded = own and like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64)
         if self.folded:
             for layer in self.layers:
@@ -166,19 +179,68 @@ class Steps:
         """
         count, start = x.shape[1], self.done
         self.done = end = start + count
-        x, normed = self._stream(x)
+        if not len(self.kept):
+            self._room(x)
+        if self.compiled is not None and count == 1 and start:
+            place = torch.full((1,), start, device=x.device)
+            whole = (self.places <= place)[None, None] if seen is None else F.pad(seen, (0, self.positions - end))
+            out: Tensor = self.compiled(x, place, whole, list(known), present, rough)
+            return out
         if seen is None and start and count > 1:
             seen = torch.ones(count, end, dtype=torch.bool, device=x.device).tril(start)
+        new = self.kept[..., start:end, :].unbind(0)
+        kept = self.kept.flatten(0, 1)[..., :end, :].unbind(0)
+
+        def keep(i: int, pair: Tensor) -> tuple[Tensor, Tensor]:
+            new[i].copy_(pair)
+            return kept[2 * i], kept[2 * i + 1]
+
+        turn = self.turns[..., start:end, :] if self.rotated else None
+        return self._blocks(x, turn, keep, seen, known, present, rough)
+
+    def _step(
+        self,
+        x: Float[Tensor, "b 1 w"],
+        place: Int[Tensor, " 1"],
+        seen: Bool[Tensor, "b 1 1 m"],
+        known: Sequence[Float[Tensor, "2 b h k d"]],
+        present: Bool[Tensor, "b k"] | None,
+        rough: bool,
+    ) -> Float[Tensor, "b 1 w"]:
+        """One position, of shapes that are the same for each: it attends to all memory there is, `seen` of it."""
+
+        def keep(i: int, pair: Tensor) -> tuple[Tensor, Tensor]:
+            key, value = self.kept[i].index_copy_(3, place, pair).unbind(0)
+            return key, value
+
+        turn = self.turns.index_select(-2, place) if self.rotated else None
+        return self._blocks(x, turn, keep, seen, known, present, rough)
+
+    def _blocks(
+        self,
+        x: Float[Tensor, "b n w"],
+        turn: Float[Tensor, "2 3 1 1 n d"] | None,
+        keep: Callable[[int, Tensor], tuple[Tensor, Tensor]],
+        seen: Bool[Tensor, ...] | None,
+        known: Sequence[Float[Tensor, "2 b h k d"]],
+        present: Bool[Tensor, "b k"] | None,
+        rough: bool,
+    ) -> Float[Tensor, "b n w"]:
+        """All blocks.
+
+        Args:
+            turn: cosines and sines of these positions.
+            keep: lays down a block's keys and values of these positions, and gives all that it has.
+        """
+        count = x.shape[1]
+        x, normed = self._stream(x)
         causal, shape = seen is None and count > 1, (len(x), count, 3, self.heads, -1)
         products = self.rough if rough else self.exact
         for i, (layer, (qkv, proj, fc1, fc2)) in enumerate(zip(self.layers, products, strict=True)):
             made = qkv(normed(layer.norm1)).view(*shape).permute(2, 0, 3, 1, 4)
-            if not i:
-                turn, new, kept = self._room(made, start, end)
-            if turn is not None:  # values by 1 and 0
+            if turn is not None:
                 made = torch.addcmul(made * turn[0], made.roll(made.shape[-1] // 2, -1), turn[1])
-            new[i].copy_(made[1:])
-            mixed = attend(made[0], kept[2 * i], kept[2 * i + 1], seen, causal=causal)
+            mixed = attend(made[0], *keep(i, made[1:]), seen, causal=causal)
             x += proj(mixed.transpose(1, 2).flatten(2))
             if layer.reading is not None and known and present is not None:
                 x += layer.reading(x, known[i], present)
@@ -199,22 +261,26 @@ class Steps:
         stream = held[..., :-1]
         return stream, lambda _: stream / torch.linalg.vector_norm(held, dim=-1, keepdim=True)
 
-    def _room(
-        self, made: Float[Tensor, "3 b h n d"], start: int, end: int
-    ) -> tuple[list[Tensor] | None, list[Tensor], list[Tensor]]:
-        """Cosines and sines of these positions, if they are rotated; keys and values of these, a pair a layer; those of
-        all so far, one after the other."""
-        if not len(self.kept):
-            _, rows, heads, _, width = made.shape
-            shape = len(self.layers), 2, rows, heads, self.positions, width
-            self.kept = room(torch.Size(shape).numel(), made).view(shape)
-            if self.rotated:
-                cosine, sine = turns(torch.arange(self.positions, device=made.device), width, made.dtype)
-                both = torch.stack([torch.cat([cosine, cosine], -1), torch.cat([-sine, sine], -1)])
-                same = torch.stack([torch.ones_like(both[0]), torch.zeros_like(both[0])])
-                self.turns = torch.stack([both, both, same], 1)[:, :, None, None]
-        turn = list(self.turns[..., start:end, :].unbind(0)) if self.rotated else None
-        return turn, list(self.kept[..., start:end, :].unbind(0)), list(self.kept.flatten(0, 1)[..., :end, :].unbind(0))
+    def _room(self, x: Float[Tensor, "b n w"]) -> None:
+        """Memory of keys and values, a pair a layer, and the cosines and sines of all positions: of queries and keys,
+        and of values 1 and 0, so that all three are turned at once."""
+        width = len(self.layers[0].qkv) // 3 // self.heads
+        shape = len(self.layers), 2, len(x), self.heads, self.positions, width
+        self.kept = room(torch.Size(shape).numel(), x).view(shape)
+        self.places = torch.arange(self.positions, device=x.device)
+        if self.rotated:
+            cosine, sine = turns(self.places, width, x.dtype)
+            both = torch.stack([torch.cat([cosine, cosine], -1), torch.cat([-sine, sine], -1)])
+            same = torch.stack([torch.ones_like(both[0]), torch.zeros_like(both[0])])
+            self.turns = torch.stack([both, both, same], 1)[:, :, None, None]
+        if self.compiled is not None:
+            self.kept.zero_()  # what is masked is read, and must be finite
+        if self.compiled is not None and x.is_cuda:  # else a graph copies them at each step
+            weights = [each for layer in self.layers for each in matrices(layer)]
+            from torch._dynamo import mark_static_address  # loads the compiler
+
+            for each in (self.kept, self.turns if self.rotated else self.places, *weights):
+                mark_static_address(each, guard=False)
 
 
 def matrices(layer: Layer) -> tuple[Tensor, Tensor, Tensor, Tensor]:

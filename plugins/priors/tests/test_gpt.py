@@ -232,6 +232,19 @@ def test_weights_in_8_bits_draw_ahead_and_move_no_code(model, settings, rough):
         assert rough[True] == before
 
 
+@pytest.mark.usefixtures("worth")
+@pytest.mark.parametrize("settings", SETTINGS[1:], ids=str)
+def test_a_step_of_one_shape_moves_no_code(model, settings, monkeypatch):
+    """What is compiled; the compiler itself takes longer than a test may."""
+    made = []
+    monkeypatch.setattr(torch, "compile", lambda step, **how: made.append(how) or step)
+    model = model.double()
+    expected = model.sample(LABELS, sampling=settings).codes
+    assert not made
+    assert torch.equal(model.sample(LABELS, sampling={**settings, "compile": True}).codes, expected)
+    assert made == [{"fullgraph": True, "dynamic": False, "mode": "default"}]
+
+
 def test_a_matrix_in_8_bits_is_the_matrix_nearly():
     """Of any size: the kernel reads whole lines only."""
     torch.manual_seed(0)
@@ -259,6 +272,8 @@ def test_drafts_that_do_not_fit_are_refused(prior, told, tmp_path):
 def test_a_draft_without_a_cache_is_refused():
     with pytest.raises(ConfigError, match="ahead of a cache"):
         GPTSampling.read({"draft": "a", "cache": False}, "sampling")
+    with pytest.raises(ConfigError, match="leave cache at true"):
+        GPTSampling.read({"compile": True, "cache": False}, "sampling")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
