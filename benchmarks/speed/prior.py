@@ -114,7 +114,9 @@ def sides(args: argparse.Namespace, batch: int, tokens: int) -> Mapping[str, tup
         return found[:, 1:]
 
     def by_prior(**settings: Any) -> Tensor:
-        return prior.sample(labels, lengths=tokens, sampling={"temperature": 0, **settings}).codes[..., 0]
+        return prior.sample(
+            labels, lengths=tokens, sampling={"temperature": 0, "compile": args.compile, **settings}
+        ).codes[..., 0]
 
     expected = by_prior()
     if not torch.equal(by_prior(draft_length=0), expected):
@@ -172,6 +174,7 @@ def main() -> None:
     for name, value in (("width", 512), ("depth", 8), ("codes", 1024), ("rounds", 7)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--caches", nargs="+", default=["static", "dynamic"])
+    parser.add_argument("--compile", action="store_true", help="ours with its step compiled")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("-o", "--out", type=Path)
@@ -179,7 +182,7 @@ def main() -> None:
     torch.set_num_threads(1)
     about = {"processor": processor(torch.device(args.device)), "torch": torch.__version__, "threads": 1,
              "transformers": transformers_version, "width": args.width, "depth": args.depth, "codes": args.codes,
-             "dtype": args.dtype}  # fmt: skip
+             "dtype": args.dtype, "compiled": args.compile}  # fmt: skip
     rows: list[dict[str, Any]] = []
     for tokens in args.tokens:
         for batch in args.batch:

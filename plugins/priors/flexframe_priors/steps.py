@@ -141,7 +141,8 @@ class Steps:
         compiled: bool = False,
     ) -> None:
         self.layers, self.heads, self.positions, self.rotated = tuple(layers), heads, positions, rotated
-        self.done, self.kept = 0, torch.empty(0)
+        self.done = 0
+        self.kept: tuple[Tensor, ...] = ()
         like = self.layers[0].qkv
         self.compiled = None
         if compiled:
@@ -188,12 +189,11 @@ class Steps:
             return out
         if seen is None and start and count > 1:
             seen = torch.ones(count, end, dtype=torch.bool, device=x.device).tril(start)
-        new = self.kept[..., start:end, :].unbind(0)
-        kept = self.kept.flatten(0, 1)[..., :end, :].unbind(0)
 
         def keep(i: int, pair: Tensor) -> tuple[Tensor, Tensor]:
-            new[i].copy_(pair)
-            return kept[2 * i], kept[2 * i + 1]
+            every = self.kept[i][..., :end, :]
+            every[..., start:, :].copy_(pair)
+            return every[0], every[1]
 
         turn = self.turns[..., start:end, :] if self.rotated else None
         return self._blocks(x, turn, keep, seen, known, present, rough)
@@ -210,8 +210,8 @@ class Steps:
         """One position, of shapes that are the same for each: it attends to all memory there is, `seen` of it."""
 
         def keep(i: int, pair: Tensor) -> tuple[Tensor, Tensor]:
-            key, value = self.kept[i].index_copy_(3, place, pair).unbind(0)
-            return key, value
+            every = self.kept[i].index_copy_(3, place, pair)
+            return every[0], every[1]
 
         turn = self.turns.index_select(-2, place) if self.rotated else None
         return self._blocks(x, turn, keep, seen, known, present, rough)
@@ -266,20 +266,20 @@ class Steps:
         and of values 1 and 0, so that all three are turned at once."""
         width = len(self.layers[0].qkv) // 3 // self.heads
         shape = len(self.layers), 2, len(x), self.heads, self.positions, width
-        self.kept = room(torch.Size(shape).numel(), x).view(shape)
+        self.kept = room(torch.Size(shape).numel(), x).view(shape).unbind(0)
         self.places = torch.arange(self.positions, device=x.device)
         if self.rotated:
             cosine, sine = turns(self.places, width, x.dtype)
             both = torch.stack([torch.cat([cosine, cosine], -1), torch.cat([-sine, sine], -1)])
             same = torch.stack([torch.ones_like(both[0]), torch.zeros_like(both[0])])
             self.turns = torch.stack([both, both, same], 1)[:, :, None, None]
-        if self.compiled is not None:
-            self.kept.zero_()  # what is masked is read, and must be finite
+        if self.compiled is not None:  # each by itself, or all are copied; what is masked is read, and must be finite
+            self.kept = tuple(torch.zeros(each.shape, dtype=x.dtype, device=x.device) for each in self.kept)
         if self.compiled is not None and x.is_cuda:  # else a graph copies them at each step
             weights = [each for layer in self.layers for each in matrices(layer)]
             from torch._dynamo import mark_static_address  # loads the compiler
 
-            for each in (self.kept, self.turns if self.rotated else self.places, *weights):
+            for each in (*self.kept, self.turns if self.rotated else self.places, *weights):
                 mark_static_address(each, guard=False)
 
 
