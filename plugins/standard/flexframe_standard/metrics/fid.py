@@ -134,12 +134,12 @@ def _other(config: FrechetConfig, source: Source) -> Reference | Published | Non
 
 
 @dataclass
-class Distance(Stored["Frechet"]):
-    """Features of what a model made, and their distance at the end."""
+class Distance(Stored[Any]):
+    """Features of what a model made, and their distance at the end: to the metric's `other` images, if it has any."""
 
     def compute(self) -> Mapping[str, float]:
         metric, features, layer = self.metric, self.metric.features, self.metric.layer
-        fake = Moments(WIDTHS[layer])
+        fake = Moments(features.net.width(layer))
         for block in self.fake().blocks(self.count):
             fake.add(block)
         real: Moments | Statistics

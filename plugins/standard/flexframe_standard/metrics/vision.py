@@ -25,8 +25,8 @@ from flexframe.models.fingerprint import weights
 from flexframe.store.hub import fetch
 from flexframe_registry import catalogue
 from flexframe_standard.metrics.features import REBUILT, Compared, Stored, Task, parts
-from flexframe_standard.metrics.fid import Reference, frechet_distance, part_distance
-from flexframe_standard.metrics.inception import Extractor, Features, Moments, shared
+from flexframe_standard.metrics.fid import Distance, Reference
+from flexframe_standard.metrics.inception import Extractor, Features, shared
 from flexframe_standard.metrics.vision_config import CmmdConfig, FdDinov2Config, VisionConfig
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -173,35 +173,10 @@ class Seen(Compared[VisionConfig]):
 # --- FD-DINOv2 -------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Frechet(Stored["FdDinov2"]):
-    """Features of what a model made, and their distance at the end."""
-
-    def compute(self) -> Mapping[str, float]:
-        metric, features = self.metric, self.metric.features
-        fake = Moments(features.net.width(metric.layer))
-        for block in self.fake().blocks(self.count):
-            fake.add(block)
-        if metric.other is not None:
-            return {
-                metric.name: frechet_distance(metric.other.moments(features, metric.layer, features.net.device), fake)
-            }
-        features.keep(metric.layer, self.count)
-        return {metric.name: frechet_distance(features.moments(metric.layer, self.count), fake)}
-
-    def details(self) -> Mapping[str, Mapping[str, Any]]:
-        some = parts(self.count)
-        if not some or not self.metric.paired:
-            return {}
-        real, fake = self.pair()
-        values = [part_distance(fake[part], real[part]) for part in some]
-        return {self.metric.name: {"subsets": {"size": len(some[0]), "values": values}}}
-
-
 class FdDinov2(Seen):
     """The metric of `FdDinov2Config`."""
 
-    tally = Frechet
+    tally = Distance
     extractor, name, label = DINOv2, "fd-dinov2", "FD-DINOv2"
     config: FdDinov2Config
 
