@@ -44,4 +44,5 @@ notebook:
     jupyter execute --inplace docs/quickstart.ipynb
     python -c "import json, pathlib; p = pathlib.Path('docs/quickstart.ipynb'); n = json.loads(p.read_text()); \
         [o['data'].pop('image/png', None) for c in n['cells'] for o in c.get('outputs', ()) if 'image/jpeg' in o.get('data', ())]; \
+        [c['metadata'].pop('execution', None) for c in n['cells']]; \
         p.write_text(json.dumps(n, indent=1, ensure_ascii=False) + '\\n')"  # pictures once, as JPEG

@@ -54,7 +54,8 @@ def _head(report: Report) -> Markup:
 def _table(numbers: Numbers) -> Markup:
     results, right = numbers.results, Markup('<td style="text-align:right">{}</td>')
     names = ["model", "tokens", "bits", *(f"{c.label} {c.unit}".rstrip() for c in numbers.columns)]
-    head = Markup("").join(Markup("<th>{}</th>").format(name) for name in names)
+    sides = ["left", *("right" for _ in names[1:])]
+    head = Markup("").join(map(Markup('<th style="text-align:{}">{}</th>').format, sides, names))
     rows = []
     for name, model in results["models"].items():
         for budget, entry in model["budgets"].items():

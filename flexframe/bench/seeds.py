@@ -5,6 +5,7 @@ Imports no torch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean, stdev
@@ -41,5 +42,18 @@ def _joined(rows: Sequence[Row]) -> Row:
     several = {place: values for place, values in of.items() if len(values) > 1}
     spans = {place: student_t(len(v) - 1, LEVEL) * stdev(v) / len(v) ** 0.5 for place, v in several.items()}
     numbers = {place: fmean(values) for place, values in of.items()}
-    name = f"{first.model.partition(' (')[0]} ({len(rows)} seeds)"
-    return replace(first, model=name, numbers=numbers, spans=spans, fingerprint="", origin=first.origin)
+    return replace(
+        first,
+        model=f"{_common([row.model for row in rows])} ({len(rows)} seeds)",
+        numbers=numbers,
+        spans=spans,
+        fingerprint="",
+        origin=first.origin,
+    )
+
+
+def _common(models: Sequence[str]) -> str:
+    """Give the name of runs that differ by the number at its end alone; else the first one's."""
+    names = {name.partition(" (")[0]: None for name in models}
+    stems = {re.sub(r"[\W_]*\d+$", "", name) for name in names}
+    return stems.pop() if len(names) > 1 == len(stems) else next(iter(names))

@@ -48,7 +48,7 @@ def test_every_cell_runs_and_shows_what_the_text_says(tmp_path, monkeypatch, cap
     psnr = [float(number) for number in re.findall(r"(\S+) dB", "".join(printed))]
     assert len(psnr) == len(lengths)
     assert psnr == sorted(psnr), "more tokens are not closer to the original"
-    assert "Did you mean 'residual-vq'?" in "".join(printed)
+    assert "Did you mean 'residual-fsq'?" in "".join(printed)
     losses = [float(number) for number in re.findall(r"  loss (\S+)", "".join(printed))]
     assert losses[-1] < losses[0]
     assert re.search(r"^ +8 +run ", repr(values[-1]), flags=re.MULTILINE)

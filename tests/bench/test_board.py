@@ -142,14 +142,14 @@ def test_runs_of_one_recipe_are_a_row_with_what_another_seed_changes(
     (made,) = boards(find([tmp_path]))
     over_seeds([made])
     joined, other = sorted(made.rows, key=lambda row: row.numbers[0])
-    assert (joined.model, other.model) == ("runs/seed0 (3 seeds)", "runs/seed3")
+    assert (joined.model, other.model) == ("runs/seed (3 seeds)", "runs/seed3")
     assert joined.numbers[0] == pytest.approx(64 / 3)
     deviation = (sum((each - 64 / 3) ** 2 for each in psnr) / 2) ** 0.5
     assert joined.spans[0] == pytest.approx(4.302653 * deviation / 3**0.5, rel=1e-5)  # Student's t of 2
     assert made.texts(joined)[4] == "21.33 ± 3.79"
     assert other.spans == {}
     answer = command("results", tmp_path, "--over-seeds", "--no-published")
-    assert "| runs/seed0 (3 seeds) | 8 |" in answer.out
+    assert "| runs/seed (3 seeds) | 8 |" in answer.out
     assert "21.33 ± 3.79" in answer.out
     assert json.loads(as_json([made], []))["measured"][0]["rows"][0]["over_seeds"][0] is not None
     assert "no two models are of one recipe" in command("results", folder / "b", "--over-seeds").err
