@@ -122,7 +122,7 @@ def command(
     """Runs the command line in this process."""
     from flexframe import cli
 
-    monkeypatch.setattr(cli, "app", commands)
+    monkeypatch.setattr(cli, "_asked", lambda words: commands)
 
     def call(*args: object) -> Answer:
         monkeypatch.setattr(sys, "argv", ["flexframe", *map(str, args)])

@@ -11,7 +11,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Annotated, Any
 
 import typer
@@ -73,6 +74,7 @@ app = typer.Typer(
 
 def _add(command: Callable[..., None], **settings: Any) -> None:
     """Register a command, with the `EXAMPLES` of its module at the end of its help."""
+    settings = {"name": command.__name__.replace("_", "-")} | settings
     app.command(epilog=examples(sys.modules[command.__module__].EXAMPLES), **settings)(command)
 
 
@@ -114,7 +116,7 @@ def main() -> None:
     warnings.showwarning = show_warning
     warnings.filterwarnings("once", r"flexframe|FLEXFRAME", DeprecationWarning)  # which Python keeps to itself
     try:
-        app()
+        _asked(sys.argv[1:])()
     except BrokenPipeError:  # as in `flexframe list | head`: who reads has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -139,6 +141,17 @@ def main() -> None:
         complain.print("interrupted", style="red")
         _abandon(130)
         sys.exit(130)
+
+
+def _asked(words: Sequence[str]) -> typer.Typer:
+    """Give the app with the command alone that `words` name: typer builds each that it has, whichever is called."""
+    name = next((word for word in words if not word.startswith("-")), None)
+    found = [command for command in app.registered_commands if command.name == name]
+    if not found:
+        return app
+    alone = copy(app)
+    alone.registered_commands, alone.registered_groups = found, []
+    return alone
 
 
 def _abandon(code: int, say_why: Callable[[], object] = lambda: None) -> None:

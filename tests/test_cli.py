@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import typer
 from ruamel.yaml import YAML
 
 import flexframe
@@ -426,7 +427,7 @@ def test_the_kinds_of_the_command_line_are_those_of_the_registry():
 def test_a_plugin_that_ends_the_process_is_told(command, monkeypatch):
     strangers = {"__name__": "stranger.parts"}
     exec("import sys\ndef app():\n    sys.exit(0)", strangers)
-    monkeypatch.setattr(cli, "app", strangers["app"])
+    monkeypatch.setattr(cli, "_asked", lambda words: strangers["app"])
     done = command()
     told = "flexframe: stranger.parts, line 3 called sys.exit(0), so that the work is not done; it is of a plugin"
     assert (done.code, told in done.err, done.err.count("\n")) == (1, True, 1)
@@ -438,6 +439,18 @@ def test_a_reader_that_has_enough_is_no_plugin_that_ends_the_process(command, mo
         "import sys\ndef app():\n    try:\n        raise BrokenPipeError\n    except OSError:\n        sys.exit(1)",
         closed,
     )
-    monkeypatch.setattr(cli, "app", closed["app"])
+    monkeypatch.setattr(cli, "_asked", lambda words: closed["app"])
     done = command()
     assert (done.code, done.err) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [("list --json", ["list"]), ("--quiet bench-samples x", ["bench-samples"])]
+    + [(words, None) for words in ("precompute codes", "lst", "--help", "")],
+)
+def test_the_command_that_is_asked_for_is_built_alone(words: str, names: list[str] | None) -> None:
+    found = cli._asked(words.split())
+    built = typer.main.get_command(found)
+    assert isinstance(built, typer.core.TyperGroup)
+    assert list(built.commands) == (names or list(typer.main.get_command(cli.app).commands))

@@ -106,7 +106,7 @@ Run = Callable[..., Ended]
 @pytest.fixture
 def run(commands: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a command in this process."""
-    monkeypatch.setattr(cli, "app", commands)
+    monkeypatch.setattr(cli, "_asked", lambda words: commands)
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*words: object) -> Ended:
