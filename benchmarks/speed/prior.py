@@ -4,8 +4,7 @@
 
 Both draw the likeliest codes, and these must be equal: the class comes first, positions are rotated, weights are the
 same. Llama goes by `generate`, with its static and its dynamic cache. It is the time that the processor spent; a draw
-is timed as a whole, with all that it prepares. `undrafted` is ours a code at a time (`draft_length` 0), where the
-default lets weights in 8 bits draw ahead; `codes_a_pass` are those that a pass over all weights then gives. `matrices`
+is timed as a whole, with all that it prepares. `matrices`
 are the bare products of one step's vectors with all weights of the blocks and of the head, as they lie in the model and
 as the prior lays them for a draw: below the latter no step of one code can be. On a GPU (`--device cuda`) it is the
 time by the clock.
@@ -21,7 +20,6 @@ from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter, process_time
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +30,7 @@ from transformers import __version__ as transformers_version
 from flexframe.files import write_json
 from flexframe.models.generator import Generator
 from flexframe.provenance import processor
-from flexframe_priors.steps import WORTH, Steps, laid
+from flexframe_priors.steps import WORTH, laid
 from flexframe_registry import GeneratorConfig
 
 CLASSES = 10
@@ -92,13 +90,6 @@ def matrices(modules: nn.Module, batch: int, device: torch.device) -> Callable[[
     return products
 
 
-def passes(draw: Callable[[], Any]) -> int:
-    """How often a draw goes through all weights."""
-    with mock.patch.object(Steps, "__call__", autospec=True, side_effect=Steps.__call__) as called:
-        draw()
-    return sum(not each.kwargs.get("rough") for each in called.call_args_list)
-
-
 def sides(args: argparse.Namespace, batch: int, tokens: int) -> Mapping[str, tuple[Callable[[], Any], int]]:
     """Calls that take turns, and how many steps each is."""
     prior = ours(args)
@@ -113,21 +104,16 @@ def sides(args: argparse.Namespace, batch: int, tokens: int) -> Mapping[str, tup
         )  # fmt: skip
         return found[:, 1:]
 
-    def by_prior(**settings: Any) -> Tensor:
-        return prior.sample(
-            labels, lengths=tokens, sampling={"temperature": 0, "compile": args.compile, **settings}
-        ).codes[..., 0]
+    def by_prior() -> Tensor:
+        return prior.sample(labels, lengths=tokens, sampling={"temperature": 0, "compile": args.compile}).codes[..., 0]
 
     expected = by_prior()
-    if not torch.equal(by_prior(draft_length=0), expected):
-        raise SystemExit(f"batch {batch}, {tokens} tokens: a draft draws other codes")
     for cache in args.caches:
         if not torch.equal(by_llama(cache), expected):
             raise SystemExit(f"batch {batch}, {tokens} tokens: Llama with its {cache} cache draws other codes")
     blocks = nn.ModuleList([prior.prior.blocks, prior.prior.heads])
     return {
         "flexframe": (by_prior, tokens),
-        "undrafted": (lambda: by_prior(draft_length=0), tokens),
         **{cache: (partial(by_llama, cache), tokens) for cache in args.caches},
         "matrices": (matrices(blocks, batch, labels.device), 1),
         "matrices_laid": (matrices(laid(blocks, WORTH), batch, labels.device), 1),
@@ -160,7 +146,6 @@ def row(args: argparse.Namespace, batch: int, tokens: int) -> dict[str, Any]:
         "quartiles_ms": {name: [round(q, 3) for q in quantiles(each)[::2]] for name, each in laps.items()},
         **{f"{cache}_by_flexframe": round(of[cache] / of["flexframe"], 2) for cache in args.caches},
         "flexframe_by_matrices_laid": round(of["flexframe"] / of["matrices_laid"], 2),
-        "codes_a_pass": round(tokens / passes(calls["flexframe"][0]), 2),
         "load": round(os.getloadavg()[0], 1),
         "codes_equal": True,
     }

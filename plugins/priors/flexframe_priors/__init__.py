@@ -123,10 +123,9 @@ class GPTSampling(SamplingConfig):
     """Keep keys and values of earlier codes; it moves no number beyond rounding."""
     draft: str | None = None
     """A smaller prior of the same codes, a card, folder or file, that draws some codes ahead; this one then sees all of
-    them at once and keeps those that it would have drawn. It moves no number beyond rounding. Without, the prior's own
-    weights in 8 bits are its draft where that pays: on a CPU, a row at a time, of 24 MB or more."""
-    draft_length: int = Field(4, ge=0)
-    """Codes (with `split`: digits) that a draft draws ahead; 0 is without one."""
+    them at once and keeps those that it would have drawn. It moves no number beyond rounding."""
+    draft_length: int = Field(4, ge=1)
+    """Codes (with `split`: digits) that a draft draws ahead."""
     compile: bool = False
     """Compile the step of one code with torch.compile; on CUDA it is then one graph. It moves no number beyond
     rounding, and takes up to minutes at first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,16 +14,13 @@ from flexframe.rng import Rng
 from flexframe.tokens import Condition
 
 from . import GPTSampling
-from .steps import Layer, Steps, laid, rounded
+from .steps import Layer, Steps, laid
 
 if TYPE_CHECKING:
     from .gpt import GPT
 
 AHEAD = 1 << 20
 """Random numbers that are drawn at once, at the most."""
-FEW, LARGE = 2, 24e6
-"""Rows up to which, and bytes of weights from which on, a prior's own weights in 8 bits pay as its draft: rows wait for
-each other, and a small step takes as long with them (`benchmarks/speed/prior.py`)."""
 
 
 class Reader:
@@ -44,7 +41,6 @@ class Reader:
         self.rows = class_ids(condition, spec.classes, len(digits), digits.device, self.guided)
         self.context = prior.context(condition, self.guided)
         self.before = 0 if self.context is None or self.context.known else self.context.present.shape[1]
-        self.rough: Sequence[Callable[[Tensor], Tensor]] = ()
         if not sampling.cache:
             self.steps, self.heads = None, prior.heads
             return
@@ -61,18 +57,9 @@ class Reader:
         config, positions = prior.config, self.before + digits.shape[1]
         rotated = config.positions == "rope"
         self.steps = Steps(layers, copy is not trunk, config.heads, positions, rotated, sampling.compile)
-        size = sum(p.numel() * p.element_size() for p in copy.parameters())
-        ahead = sampling.draft is None and sampling.draft_length > 0
-        if ahead and self.steps.folded and len(self.rows) <= FEW and size >= LARGE:
-            self.steps.round()
-            self.rough = rounded([each.weight for each in self.heads])
 
-    def __call__(self, digits: Int[Tensor, "b m"], rough: bool = False) -> list[Float[Tensor, "b v"]]:
-        """Logits, guided, of the digits that follow those it was told of before and each of those it was not.
-
-        Args:
-            rough: by its weights in 8 bits, where it has them; it must then go `back`, and be told the same again.
-        """
+    def __call__(self, digits: Int[Tensor, "b m"]) -> list[Float[Tensor, "b v"]]:
+        """Logits, guided, of the digits that follow those it was told of before and each of those it was not."""
         prior, first = self.prior, self.done
         told = digits.repeat(2, 1) if self.guided else digits
         if self.steps is None:
@@ -86,8 +73,8 @@ class Reader:
             if self.before:
                 x = torch.cat([self.context.vectors.to(x.dtype), x], 1) if begins else x
                 seen = self.context.before(x.shape[1], self.steps.done + x.shape[1])
-        x = prior.norm(self.steps(x, seen, known, present, rough=rough)[:, -count:])
-        period, heads = len(prior.radices), self.rough if rough else self.heads
+        x = prior.norm(self.steps(x, seen, known, present)[:, -count:])
+        period, heads = len(prior.radices), self.heads
         said = [heads[(self.done - count + 1 + i) % period](x[:, i : i + 1])[:, 0] for i in range(count)]
         return [self._guide(each) for each in said]
 
@@ -104,25 +91,12 @@ class Reader:
         return free + self.scale * (conditional - free)
 
 
-class Rough:
-    """A reader's draft of its own weights in 8 bits, which has the reader's memory of what came before."""
-
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
-
-    def __call__(self, digits: Int[Tensor, "b m"]) -> list[Float[Tensor, "b v"]]:
-        return self.reader(digits, rough=True)
-
-    def back(self, done: int) -> None:
-        """Forget what the reader forgets."""
-
-
 def fill(
     digits: Int[Tensor, "b n"],
     reader: Reader,
     choose: Chooser,
     told: Callable[[int], None],
-    draft: Reader | Rough | None = None,
+    draft: Reader | None = None,
     ahead: int = 0,
 ) -> None:
     """Draw all digits, in their order.
@@ -133,16 +107,14 @@ def fill(
 
     Args:
         told: how many are drawn.
-        ahead: digits that the draft draws, from the second one on.
+        ahead: digits that the draft draws.
     """
     done, count = 0, digits.shape[1]
     while done < count:
-        guessed = min(ahead, count - done - 1) if draft is not None and done else 0
+        guessed = min(ahead, count - done - 1) if draft is not None else 0
         for i in range(done, done + guessed):
             assert draft is not None
             digits[:, i] = choose(draft(digits[:, :i])[-1], i)
-        if guessed:
-            reader.back(done - 1)
         for i, logits in enumerate(reader(digits[:, : done + guessed]), done):
             own = choose(logits, i)
             right = i < done + guessed and bool((own == digits[:, i]).all())

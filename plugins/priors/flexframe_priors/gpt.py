@@ -21,7 +21,7 @@ from flexframe_registry import CodesSpec, ConfigError, SamplingConfig
 
 from . import GPTConfig, GPTSampling
 from .cache import Cache
-from .drawing import Chooser, Reader, Rough, fill
+from .drawing import Chooser, Reader, fill
 from .steps import rotate, turns
 
 
@@ -304,7 +304,7 @@ class GPT(LikelihoodPrior):
                 on_token(done // period)
 
         reader = Reader(self, condition, sampling, digits)
-        draft: Reader | Rough | None = Rough(reader) if reader.rough else None
+        draft = None
         if sampling.draft is not None:
             draft = Reader(self._draft(sampling.draft), condition, sampling, digits)
         fill(digits, reader, Chooser(self.radices, steps, sampling, rng), told, draft, sampling.draft_length)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 import torch
@@ -25,10 +24,6 @@ WORTH = 128
 of one row, and spares a quarter to a third of each (`benchmarks/speed/prior.py`)."""
 LINE = 64
 """Bytes of a line of a processor's memory."""
-AT_ONCE = 1 << 17
-"""Weights that are rounded at once, few enough that a processor keeps them."""
-TINY = 1e-30
-"""The least step of a row in 8 bits, where all is zero."""
 EPSILON = 1e-5
 """Epsilon of all norms here."""
 
@@ -67,44 +62,6 @@ def laid(modules: ModuleT, positions: int) -> ModuleT:
         for (key, p), part in zip(own.items(), parts, strict=True)
     }
     return deepcopy(modules, copies)
-
-
-class Rounded:
-    """A matrix in 8 bits, to multiply vectors with.
-
-    A row's largest value is some 126 of its steps.
-
-    Args:
-        values: zeros behind its columns make up whole lines, for torch's kernel reads no other.
-    """
-
-    def __init__(self, values: Int[Tensor, "x y"], steps: Float[Tensor, " x"], columns: int) -> None:
-        self.values, self.steps, self.beyond = values, steps, values.shape[1] - columns
-
-    def __call__(self, x: Float[Tensor, "b n w"]) -> Float[Tensor, "b n x"]:
-        flat = x.flatten(0, 1).bfloat16()
-        if self.beyond:
-            flat = F.pad(flat, (0, self.beyond))
-        return torch._weight_int8pack_mm(flat, self.values, self.steps).to(x.dtype).view(*x.shape[:2], -1)
-
-
-def rounded(weights: Sequence[Float[Tensor, "x w"]]) -> list[Rounded]:
-    """Matrices in 8 bits, one behind the other in `room`."""
-    columns = [-(-each.shape[1] // LINE) * LINE for each in weights]
-    sizes = [len(each) * count for each, count in zip(weights, columns, strict=True)]
-    parts = room(sum(sizes), torch.empty(0, dtype=torch.int8)).split(sizes)
-    found, held = [], weights[0].new_empty(max(AT_ONCE, *(each.shape[1] for each in weights)))
-    for weight, part, count in zip(weights, parts, columns, strict=True):
-        values, (rows, wide) = part.view(len(weight), count), weight.shape
-        values[:, wide:] = 0
-        steps = torch.empty(rows, 1, dtype=torch.bfloat16)
-        some = max(1, AT_ONCE // wide)
-        for own, step, to in zip(weight.split(some), steps.split(some), values.split(some), strict=True):
-            scratch = held[: own.numel()].view_as(own)
-            step.copy_(torch.abs(own, out=scratch).amax(1, keepdim=True).div_(126).clamp_min_(TINY))
-            to[:, :wide] = torch.div(own, step.float(), out=scratch).round_()
-        found.append(Rounded(values, steps[:, 0], wide))
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +110,6 @@ class Steps:
             for layer in self.layers:
                 layer.qkv.mul_(layer.norm1 * len(layer.norm1) ** 0.5)
                 layer.fc1.mul_(layer.norm2 * len(layer.norm2) ** 0.5)
-        self.exact = [[partial(F.linear, weight=each) for each in matrices(layer)] for layer in self.layers]
-        self.rough: list[list[Rounded]] = []
-
-    def round(self) -> None:
-        """Make it ready for rough steps, with weights in 8 bits."""
-        every = iter(rounded([each for layer in self.layers for each in matrices(layer)]))
-        self.rough = [[next(every) for _ in matrices(layer)] for layer in self.layers]
 
     @torch.inference_mode()
     def __call__(
@@ -168,7 +118,6 @@ class Steps:
         seen: Bool[Tensor, "b 1 n m"] | None = None,
         known: Sequence[Float[Tensor, "2 b h k d"]] = (),
         present: Bool[Tensor, "b k"] | None = None,
-        rough: bool = False,
     ) -> Float[Tensor, "b n w"]:
         """Compute the next n positions.
 
@@ -176,7 +125,6 @@ class Steps:
             seen: True where a query may attend to a key, these among them; those before it and itself if None.
             known: keys and values of a text, by block, where blocks read one.
             present: which of these are.
-            rough: by weights in 8 bits; keys and values of these positions are as rough, until they are computed again.
         """
         count, start = x.shape[1], self.done
         self.done = end = start + count
@@ -185,7 +133,7 @@ class Steps:
         if self.compiled is not None and count == 1 and start:
             place = torch.full((1,), start, device=x.device)
             whole = (self.places <= place)[None, None] if seen is None else F.pad(seen, (0, self.positions - end))
-            out: Tensor = self.compiled(x, place, whole, list(known), present, rough)
+            out: Tensor = self.compiled(x, place, whole, list(known), present)
             return out
         if seen is None and start and count > 1:
             seen = torch.ones(count, end, dtype=torch.bool, device=x.device).tril(start)
@@ -196,7 +144,7 @@ class Steps:
             return every[0], every[1]
 
         turn = self.turns[..., start:end, :] if self.rotated else None
-        return self._blocks(x, turn, keep, seen, known, present, rough)
+        return self._blocks(x, turn, keep, seen, known, present)
 
     def _step(
         self,
@@ -205,7 +153,6 @@ class Steps:
         seen: Bool[Tensor, "b 1 1 m"],
         known: Sequence[Float[Tensor, "2 b h k d"]],
         present: Bool[Tensor, "b k"] | None,
-        rough: bool,
     ) -> Float[Tensor, "b 1 w"]:
         """One position, of shapes that are the same for each: it attends to all memory there is, `seen` of it."""
 
@@ -214,7 +161,7 @@ class Steps:
             return every[0], every[1]
 
         turn = self.turns.index_select(-2, place) if self.rotated else None
-        return self._blocks(x, turn, keep, seen, known, present, rough)
+        return self._blocks(x, turn, keep, seen, known, present)
 
     def _blocks(
         self,
@@ -224,7 +171,6 @@ class Steps:
         seen: Bool[Tensor, ...] | None,
         known: Sequence[Float[Tensor, "2 b h k d"]],
         present: Bool[Tensor, "b k"] | None,
-        rough: bool,
     ) -> Float[Tensor, "b n w"]:
         """All blocks.
 
@@ -235,17 +181,16 @@ class Steps:
         count = x.shape[1]
         x, normed = self._stream(x)
         causal, shape = seen is None and count > 1, (len(x), count, 3, self.heads, -1)
-        products = self.rough if rough else self.exact
-        for i, (layer, (qkv, proj, fc1, fc2)) in enumerate(zip(self.layers, products, strict=True)):
-            made = qkv(normed(layer.norm1)).view(*shape).permute(2, 0, 3, 1, 4)
+        for i, layer in enumerate(self.layers):
+            made = F.linear(normed(layer.norm1), layer.qkv).view(*shape).permute(2, 0, 3, 1, 4)
             if turn is not None:
                 made = torch.addcmul(made * turn[0], made.roll(made.shape[-1] // 2, -1), turn[1])
             mixed = attend(made[0], *keep(i, made[1:]), seen, causal=causal)
-            x += proj(mixed.transpose(1, 2).flatten(2))
+            x += F.linear(mixed.transpose(1, 2).flatten(2), layer.proj)
             if layer.reading is not None and known and present is not None:
                 x += layer.reading(x, known[i], present)
-            gate, inner = fc1(normed(layer.norm2)).chunk(2, -1)
-            x += fc2(F.silu(gate).mul_(inner))
+            gate, inner = F.linear(normed(layer.norm2), layer.fc1).chunk(2, -1)
+            x += F.linear(F.silu(gate).mul_(inner), layer.fc2)
         return x
 
     def _stream(self, x: Float[Tensor, "b n w"]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -276,16 +221,11 @@ class Steps:
         if self.compiled is not None:  # each by itself, or all are copied; what is masked is read, and must be finite
             self.kept = tuple(torch.zeros(each.shape, dtype=x.dtype, device=x.device) for each in self.kept)
         if self.compiled is not None and x.is_cuda:  # else a graph copies them at each step
-            weights = [each for layer in self.layers for each in matrices(layer)]
+            weights = [w for layer in self.layers for w in (layer.qkv, layer.proj, layer.fc1, layer.fc2)]
             from torch._dynamo import mark_static_address  # loads the compiler
 
             for each in (*self.kept, self.turns if self.rotated else self.places, *weights):
                 mark_static_address(each, guard=False)
-
-
-def matrices(layer: Layer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A layer's matrices, as they are multiplied with."""
-    return layer.qkv, layer.proj, layer.fc1, layer.fc2
 
 
 def turns(places: Int[Tensor, " n"], width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

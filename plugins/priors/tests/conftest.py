@@ -47,21 +47,3 @@ def worth(request, monkeypatch):
     from flexframe_priors import steps
 
     monkeypatch.setattr(steps, "WORTH", request.param)
-
-
-@pytest.fixture
-def rough(monkeypatch):
-    """Small weights too are drafted for in 8 bits; how often a prior in use was called, by whether that was rough."""
-    from flexframe_priors import drawing, steps
-
-    calls = {True: 0, False: 0}
-    whole = drawing.Reader.__call__
-
-    def counted(self, digits, rough=False):
-        calls[rough] += 1
-        return whole(self, digits, rough)
-
-    monkeypatch.setattr(drawing.Reader, "__call__", counted)
-    monkeypatch.setattr(steps, "WORTH", 0)
-    monkeypatch.setattr(drawing, "LARGE", 0)
-    return calls

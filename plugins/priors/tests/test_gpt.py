@@ -13,7 +13,6 @@ from flexframe.tokens import Codes, Condition, prefix
 from flexframe_priors import GPTSampling
 from flexframe_priors.cache import Cache
 from flexframe_priors.drawing import Chooser, Reader, fill, truncate
-from flexframe_priors.steps import rounded
 from flexframe_registry import ConfigError, GeneratorConfig
 
 LENGTH, CODES, CLASSES = 5, 12, 3
@@ -218,20 +217,6 @@ def test_what_the_draft_draws_is_kept_where_it_is_right(noise, most, tmp_path):
     assert noise == 0 or len(calls) > 2
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_weights_in_8_bits_draw_ahead_and_move_no_code(model, settings, rough):
-    model, rows, count = model.double(), ROWS[:1], LENGTH * len(model.prior.radices)
-    expected = model.sample(LABELS[:1], sampling={**settings, "draft_length": 0}).codes
-    assert rough == {True: 0, False: count}
-    assert torch.equal(model.sample(LABELS[:1], sampling={**settings, "draft_length": 3}).codes, expected)
-    assert rough[True] > 2
-    assert rough[False] < 2 * count, "all that was drawn ahead was wrong"
-    for elsewhere in ({"cache": False}, {"draft_length": 0}):
-        before = rough[True]
-        model.sample(LABELS[:1], sampling={**settings, **elsewhere}, rng=Rng(0, rows))
-        assert rough[True] == before
-
-
 @pytest.mark.usefixtures("worth")
 @pytest.mark.parametrize("settings", SETTINGS[1:], ids=str)
 def test_a_step_of_one_shape_moves_no_code(model, settings, monkeypatch):
@@ -243,16 +228,6 @@ def test_a_step_of_one_shape_moves_no_code(model, settings, monkeypatch):
     assert not made
     assert torch.equal(model.sample(LABELS, sampling={**settings, "compile": True}).codes, expected)
     assert made == [{"fullgraph": True, "dynamic": False, "mode": "default"}]
-
-
-def test_a_matrix_in_8_bits_is_the_matrix_nearly():
-    """Of any size: the kernel reads whole lines only."""
-    torch.manual_seed(0)
-    weights = [torch.randn(shape) for shape in ((7, 24), (125, 130), (3, 1))] + [torch.zeros(4, 9)]
-    for weight, found in zip(weights, rounded(weights), strict=True):
-        x = torch.randn(2, 3, weight.shape[1])
-        right = x @ weight.T
-        assert (found(x) - right).norm() <= 0.02 * right.norm()
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_words_in_another_order_are_another_text():
 
 
 @pytest.mark.parametrize("text", ["cross", "prefix"])
-def test_cached_keys_move_nothing_and_guidance_of_one_is_none(text, rough, monkeypatch):
+def test_cached_keys_move_nothing_and_guidance_of_one_is_none(text, monkeypatch):
     model = generator(text)
     for guidance in (1.0, 3.0):
         cached, plain = (
@@ -73,7 +73,6 @@ def test_cached_keys_move_nothing_and_guidance_of_one_is_none(text, rough, monke
         assert torch.equal(cached, plain)
     alone = model.sample(texts=TEXTS[1:], rng=Rng(0, torch.tensor([1])), sampling={"guidance": 3.0}).codes
     assert torch.equal(alone[0], plain[1])
-    assert rough[True], "the row by itself was not drafted"
     monkeypatch.setattr(torch, "compile", lambda step, **_: step)
     compiled = model.sample(texts=TEXTS, sampling={"compile": True, "guidance": 3.0}).codes
     assert torch.equal(compiled, plain)
