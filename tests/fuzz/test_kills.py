@@ -100,7 +100,7 @@ class Fork:
         except SystemExit as ended:
             code = int(ended.code or 0)
         sys.setprofile(None)
-        if calls is not None:
+        if calls is not None and not code:
             self.told.write_text(f"{calls.all} {calls.saving}")
         os._exit(code)
 
