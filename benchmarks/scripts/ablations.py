@@ -131,8 +131,9 @@ def precompute(folder: Path, settings: Sequence[str], device: str) -> None:
     """Make the latents and the teacher's features of the base's run; does nothing where they are there."""
     from flexframe.commands.precompute import features, latents
 
-    latents(str(BASE), [*settings], folder, None, None, None, "fp16", "sample", 0, 64, device)
-    features(str(BASE), [*settings], folder, "fp16", 64, device)
+    how: dict[str, Any] = {"dtype": "fp16", "batch_size": 64, "device": device}
+    latents(str(BASE), [*settings], folder, posterior="sample", seed=0, **how)
+    features(str(BASE), [*settings], folder, **how)
 
 
 def train(folder: Path, settings: Sequence[str], device: str) -> None:

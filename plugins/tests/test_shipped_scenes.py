@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import flexframe
+from flexframe.bench import call  # noqa: F401 - has the suites' function before a test puts another in its place
 from flexframe.commands import demo
 from flexframe.rng import Rng
 from flexframe_registry import cards, catalogue, suite
