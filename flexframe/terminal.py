@@ -25,8 +25,8 @@ from rich.text import Text
 
 LINE_EVERY = 60.0
 """Seconds between lines of progress where there is no terminal."""
-WORTH = 300.0
-"""Seconds that must be left for such a line: what ends within minutes tells its results alone."""
+WORTH = 60.0
+"""Seconds that must be left for such a line: what ends within one needs none."""
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Characters that move or colour what a terminal shows, or turn the order of its letters."""
 
@@ -76,7 +76,7 @@ class Spinning(Status):
 
 class Lines:
     """Progress for what is no terminal, as a log file: a line now and then, that says how long it may take yet; none
-    where that is minutes."""
+    where that is under a minute."""
 
     def __init__(self, console: Console) -> None:
         self.console, self.began, self.last = console, monotonic(), monotonic()

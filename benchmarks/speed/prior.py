@@ -4,10 +4,9 @@
 
 Both draw the likeliest codes, and these must be equal: the class comes first, positions are rotated, weights are the
 same. Llama goes by `generate`, with its static and its dynamic cache. It is the time that the processor spent; a draw
-is timed as a whole, with all that it prepares. `matrices`
-are the bare products of one step's vectors with all weights of the blocks and of the head, as they lie in the model and
-as the prior lays them for a draw: below the latter no step of one code can be. On a GPU (`--device cuda`) it is the
-time by the clock.
+is timed as a whole, with all that it prepares. `matrices` are the bare products of one step's vectors with all weights
+of the blocks and of the head, as they lie in the model and as the prior lays them for a draw: below the latter no step
+can be. On a GPU (`--device cuda`) it is the time by the clock.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ def standing(path: Path, suite: SuiteConfig, models: Mapping[str, Mapping[str, A
         name, date, theirs = held["suite"]["name"], held["manifest"]["date"][:10], held["models"]
         asked = {**suite.model_dump(mode="json", exclude={"note", "show"}), "models": dict(models)}
         own = {name: {key: theirs[name].get(key) for key in each} for name, each in models.items() if name in theirs}
-        recorded = {key: value for key, value in held["suite"].items() if key in SuiteConfig.model_fields}
-        was = {**{key: suite.again(recorded).get(key) for key in asked}, "models": own}
+        again = suite.again({key: value for key, value in held["suite"].items() if key in SuiteConfig.model_fields})
+        was = {**{key: again.get(key) for key in asked}, "models": own}
         whole = all(isinstance(held[part], dict) for part in (*PARTS, "protocol", "protocols", "measures"))
     except (KeyError, TypeError, AttributeError):
         raise ConfigError.at(str(path), REMEDY) from None

@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar in a terminal, elsewhere a line a minute of what takes long."""
+"""Progress on standard error: a bar in a terminal, elsewhere a line a minute of what takes longer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flexframe.terminal import Lines
 def bar(what: str) -> Iterator[Callable[[float | int, int], None]]:
     """A bar on standard error, moved by (done, of all); until it is first told, images are being listed.
 
-    Where standard error is no terminal, a line a minute while more than minutes are left.
+    Where standard error is no terminal, a line a minute while more than a minute is left.
     """
     if not say.is_terminal:
         lines = Lines(say)

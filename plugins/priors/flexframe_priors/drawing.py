@@ -74,9 +74,8 @@ class Reader:
                 x = torch.cat([self.context.vectors.to(x.dtype), x], 1) if begins else x
                 seen = self.context.before(x.shape[1], self.steps.done + x.shape[1])
         x = prior.norm(self.steps(x, seen, known, present)[:, -count:])
-        period, heads = len(prior.radices), self.heads
-        said = [heads[(self.done - count + 1 + i) % period](x[:, i : i + 1])[:, 0] for i in range(count)]
-        return [self._guide(each) for each in said]
+        period = len(prior.radices)
+        return [self._guide(self.heads[(self.done - count + 1 + i) % period](x[:, i])) for i in range(count)]
 
     def back(self, done: int) -> None:
         """Forget all but the first digits."""
