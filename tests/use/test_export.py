@@ -36,12 +36,12 @@ def exported(command, tokens, name, *given):
 
 
 def test_numpy_reads_the_whole_file_without_pickles(command, tokens):
-    held = np.load(exported(command, tokens, "t.npz"), allow_pickle=False)
-    assert np.array_equal(held["codes"], TokenFile(tokens).table().codes)
-    assert held["lengths"].tolist() == [3, 1, 3]
-    assert held["labels"].tolist() == [3, 4, 5]
-    assert held["ids"].tolist() == [f"photo {i}.png" for i in range(3)]
-    assert json.loads(str(held["about"]))["model"] == "card:toy/digits-tiny"
+    with np.load(exported(command, tokens, "t.npz"), allow_pickle=False) as held:
+        assert np.array_equal(held["codes"], TokenFile(tokens).table().codes)
+        assert held["lengths"].tolist() == [3, 1, 3]
+        assert held["labels"].tolist() == [3, 4, 5]
+        assert held["ids"].tolist() == [f"photo {i}.png" for i in range(3)]
+        assert json.loads(str(held["about"]))["model"] == "card:toy/digits-tiny"
 
 
 def test_lines_are_an_image_each(command, tokens):
