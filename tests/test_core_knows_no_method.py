@@ -48,6 +48,7 @@ def named(path: str, text: str) -> list[str]:
 FILES = [p for folder in FOLDERS for p in sorted((ROOT / folder).rglob("*")) if p.is_file() and p.suffix not in BINARY]
 
 
+@pytest.mark.slow
 def test_no_file_of_the_core_names_a_method():
     assert len(FILES) > 100
     told = {}

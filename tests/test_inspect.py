@@ -47,6 +47,7 @@ def unmeasured(monkeypatch):
     monkeypatch.setattr(profile, "measure", measure)
 
 
+@pytest.mark.slow
 def test_show_a_card_tells_all_that_is_promised(command, checked):
     answer = command("show", CARD, "--batch-size", 4)
     assert answer.code == 0, answer.err
@@ -380,6 +381,7 @@ def test_a_fault_of_a_plugin_is_one_line_that_names_it(forked, install, tmp_path
     assert "not expected" not in line
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_read_is_not_shown_as_if_it_could(command, tmp_path):
     path = tmp_path / "odd.yaml"
     path.write_text("base: toy/digits-tiny\nrun: {init: 5, data: {type: digits}}\n")

@@ -109,6 +109,7 @@ def test_codes_are_those_of_the_images_as_they_are_said_to_be_made(tiny, photos,
     assert torch.equal(rows.codes.long(), expected.long())
 
 
+@pytest.mark.slow
 def test_bench_brings_images_to_size_as_the_models_say(command, photos, save, tmp_path):
     suite = tmp_path / "own.yaml"
     suite.write_text("data: {type: images}\nmetrics: [psnr]\nshow: 0\n")
@@ -151,6 +152,7 @@ def test_bench_needs_to_be_told_where_the_images_are(command, save):
     assert "metrics.7: there are 5, numbered from 0" in found.err
 
 
+@pytest.mark.slow
 def test_a_tar_and_the_folder_unpacked_from_it_give_the_same_numbers(command, save, tmp_path):
     folder, numbers = tmp_path / "kodak", []
     folder.mkdir()
@@ -172,6 +174,7 @@ def test_a_tar_and_the_folder_unpacked_from_it_give_the_same_numbers(command, sa
         assert one[key] == other[key]
 
 
+@pytest.mark.slow
 def test_bench_leaves_broken_images_out_where_asked_and_says_so(command, photos, save, tmp_path):
     suite = tmp_path / "own.yaml"
     suite.write_text("data: {type: images}\nbudgets: [8]\nmetrics: [psnr]\nshow: 0\n")

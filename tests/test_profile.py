@@ -58,6 +58,7 @@ def test_a_model_without_a_codec_for_its_latents_is_fed_latents():
     assert found.costs["encode", "fp32"].flops["encoder"] > 0
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_is_told_and_the_others_go_on(monkeypatch):
     def fail(self, tokens, **given):
         raise RuntimeError("it is\nbroken")

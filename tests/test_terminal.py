@@ -70,6 +70,7 @@ def flexframe_cards():
 '''
 
 
+@pytest.mark.slow
 def test_listing_and_showing_take_any_docstring_and_summary(install, python, forked, tmp_path):
     install("oddplug", PLUGIN.replace("{esc}", "\\x1b"))
     (tmp_path / "cards" / "odd").mkdir(parents=True)

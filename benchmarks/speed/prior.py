@@ -115,7 +115,7 @@ def sides(args: argparse.Namespace, batch: int, tokens: int) -> Mapping[str, tup
         "flexframe": (by_prior, tokens),
         **{cache: (partial(by_llama, cache), tokens) for cache in args.caches},
         "matrices": (matrices(blocks, batch, labels.device), 1),
-        "matrices_laid": (matrices(laid(blocks, WORTH), batch, labels.device), 1),
+        "matrices_laid": (matrices(laid(blocks, batch, WORTH), batch, labels.device), 1),
     }
 
 

@@ -43,6 +43,7 @@ def digit() -> Image.Image:
     return Image.fromarray(source[0].image.permute(1, 2, 0).contiguous().numpy())
 
 
+@pytest.mark.slow
 def test_a_picture_is_rebuilt_at_the_nearest_length_below(flex: Entrant, digit: Image.Image) -> None:
     assert [flex.length(asked) for asked in (1, 3, 5, 8, 99)] == [1, 2, 4, 8, 8]
     picture, length = flex.at(digit, 3)

@@ -12,6 +12,7 @@ CPU = ("--device", "cpu")
 QUICK = ("run.steps=2", "run.batch_size=8", "run.optimizer.warmup=2", "run.log_every=1", "run.checkpoint_every=2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -32,6 +33,7 @@ def test_swaps_by_one_word_train_and_load(command, tmp_path, words):
     assert sum(p.numel() for p in model.parameters()) < 2_000_000
 
 
+@pytest.mark.slow
 def test_an_allocator_chooses_the_lengths_of_a_token_file(command, tmp_path):
     for i in range(2):
         Image.new("RGB", (16, 16), (90 * i, 40, 200)).save(tmp_path / f"{i}.png")
@@ -42,6 +44,7 @@ def test_an_allocator_chooses_the_lengths_of_a_token_file(command, tmp_path):
     assert TokenFile(tmp_path / "t.safetensors").rows(0, 2).lengths.tolist() == [4, 4]  # none reaches 99 dB
 
 
+@pytest.mark.slow
 def test_a_priors_own_settings_are_options_of_generate(command, tmp_path):
     prior = ("generate", "--prior", "gpt/scenes-64-flextok", "--class", "ring,1", "--length", 2, "--count", 2, *CPU)
     options = ("--temperature", 0.9, "--top-k", 8, "--top-p", 0.95, "--guidance", 1.5, "--no-cache")

@@ -43,6 +43,7 @@ def test_other_weights_go_back_to_where_an_import_takes_them_from(case, tmp_path
     assert any(not torch.equal(value.float(), source.tensors[name].float()) for name, value in made.items())
 
 
+@pytest.mark.slow
 @golden
 def test_an_import_is_exported_and_verified(command, tmp_path):
     case = GOLDEN / "gigatok" / "tokenizer"

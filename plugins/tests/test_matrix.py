@@ -95,6 +95,7 @@ def shared():
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", CHOSEN, ids="-".join)
 def test_cell(cell):
     try:

@@ -36,6 +36,7 @@ IMPORTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("folder", "size", "settings"), IMPORTS)
 def test_an_import_is_trained_on_at_its_own_size_and_another(command, tmp_path, go, folder, size, settings):
     source, made = GOLDEN / folder, tmp_path / "made"

@@ -53,6 +53,7 @@ def ink() -> type[Metric]:
     return Ink
 
 
+@pytest.mark.slow
 def test_it_measures_and_goes_on(
     toys: Catalogue, tokenizer: Any, suite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,6 +182,7 @@ def test_ssim_is_the_one_of_scipy_in_float64(metric: Any, pictures: torch.Tensor
     assert tally.protocol()["borders"] == {"crop": "left out", "mirror": "reflected and counted"}[borders]
 
 
+@pytest.mark.slow
 def test_mirrored_ssim_is_torchmetrics(metric: Any) -> None:
     pytest.importorskip("torchmetrics")
     from torchmetrics.functional.image import structural_similarity_index_measure as theirs
@@ -306,6 +307,7 @@ def test_ms_ssim_is_the_one_of_scipy_in_float64(metric: Any) -> None:
     assert "five scales of a window of 11 need 176" in metric("ms-ssim", Images(size=(200, 175))).unavailable()
 
 
+@pytest.mark.slow
 def test_ms_ssim_is_torchmetrics_where_their_borders_are_left_out(metric: Any) -> None:
     pytest.importorskip("torchmetrics")
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as theirs

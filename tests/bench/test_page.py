@@ -55,6 +55,7 @@ def shows(seen: np.ndarray, image: Tensor, tolerance: int = 2) -> bool:
     return bool(np.abs(found[inner] - wanted[inner]).max() <= tolerance)
 
 
+@pytest.mark.slow
 def test_moving_the_slider_changes_the_pictures_of_all_models(browser: Browser, report: Report) -> None:
     flex, fixed = report.images.fake["flex"], report.images.fake["fixed"]
     tile, other = TILE.format(model=0, nth=2), TILE.format(model=1, nth=2)
@@ -83,6 +84,7 @@ def test_moving_the_slider_changes_the_pictures_of_all_models(browser: Browser, 
     assert any(url.startswith("data:image") for url in browser.requests)
 
 
+@pytest.mark.slow
 def test_a_model_without_a_count_shows_its_nearest_below_and_says_so(
     window: Browser, tokenizer: Any, suite: Any, tmp_path: Path
 ) -> None:
@@ -103,6 +105,7 @@ def test_a_model_without_a_count_shows_its_nearest_below_and_says_so(
     assert "2 tokens, its nearest below 4" in second
 
 
+@pytest.mark.slow
 def test_difference_is_four_times_the_error(browser: Browser, report: Report) -> None:
     tile = TILE.format(model=0, nth=3)
     browser.key("d")
@@ -115,6 +118,7 @@ def test_difference_is_four_times_the_error(browser: Browser, report: Report) ->
     assert shows(browser.pixels(tile), report.images.fake["flex"][8][2])
 
 
+@pytest.mark.slow
 def test_zoom_follows_slider_and_keys(browser: Browser, report: Report) -> None:
     large = "#close-up figure:nth-child({}) .tile"
     browser.key("z")
@@ -131,6 +135,7 @@ def test_zoom_follows_slider_and_keys(browser: Browser, report: Report) -> None:
     assert shows(browser.pixels(large.format(1)), report.images.real[3])
 
 
+@pytest.mark.slow
 def test_help_axis_theme_and_first_image(browser: Browser, report: Report) -> None:
     browser.key("?")
     assert browser.run("document.querySelector('#help').open") is True
@@ -176,6 +181,7 @@ CONTRAST = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_narrow_windows_and_contrast(browser: Browser, scheme: str) -> None:
     browser.scheme(scheme)

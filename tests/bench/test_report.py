@@ -156,6 +156,7 @@ def test_large_pictures_are_webp_and_near(text: str) -> None:
     assert "WebP" not in text
 
 
+@pytest.mark.slow
 def test_a_page_over_the_limit_shows_fewer_pictures_and_says_so(report: Report, tmp_path: Path) -> None:
     noise = torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     heavy = Gallery(noise, {name: dict.fromkeys(rows, noise) for name, rows in report.images.fake.items()})

@@ -523,6 +523,7 @@ def written(folder: Path, images: torch.Tensor, labels: Sequence[int] | None = N
     return {"array": folder / "samples.npz", "files": folder / "files"}
 
 
+@pytest.mark.slow
 def test_samples_of_files_are_measured_as_they_are(tmp_path: Path, inception: Any, photographs: Any) -> None:
     images = photographs(40, (24, 24), seed=3).images
     places = written(tmp_path, images)
@@ -566,6 +567,7 @@ def test_too_few_samples_and_samples_of_another_size_are_refused(tmp_path: Path,
         samples.run(greys(metrics=["plausible"], count=4), [], tmp_path / "out", given=given)
 
 
+@pytest.mark.slow
 def test_the_command_measures_an_array(command: Any, tmp_path: Path, photographs: Any) -> None:
     place = written(tmp_path, photographs(8).images)["array"]
     data = "{type: scenes, complexity: 0, count: 8}"

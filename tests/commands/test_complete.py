@@ -35,6 +35,7 @@ def shell(script: str, home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=home, env=env, timeout=100, check=True)
 
 
+@pytest.mark.slow
 @bash
 def test_bash_completes_with_the_script_that_is_shown(tmp_path):
     asked = ["train toy/dig", "bench digits-s", "bench digits toy/pl"]
@@ -56,6 +57,7 @@ def test_completion_is_installed_for_bash(tmp_path):
     assert str(script) in (tmp_path / ".bashrc").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -45,6 +45,7 @@ def test_list_as_json_is_all_that_the_table_has(command):
     assert {row["kind"] for row in read(command("list", "suite", "--json"))} == {"suite"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
@@ -136,6 +137,7 @@ def test_training_in_quiet_says_its_last_line_alone(command, tmp_path):
     assert len(answer.out.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_benchmark_tells_a_log_file_how_far_it_is(command, tmp_path, tiny, monkeypatch):
     monkeypatch.setattr(terminal, "LINE_EVERY", 0)
     tiny.save(tmp_path / "model.safetensors")

@@ -403,6 +403,7 @@ def test_a_crop_that_is_computed_alone_is_the_crop_of_the_whole(way, shape, plac
     assert np.abs(alone - whole).max() <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", list(RESIZES))
 @pytest.mark.parametrize("shape", [(40_000_000, 2), (1, 80_000_000)])
 def test_a_thin_image_is_never_enlarged_in_whole(way, shape):

@@ -71,6 +71,7 @@ LONG = zlib.compress(b"A" * 2_000_000)
 ORIENTED = b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x tiff:Orientation="3"/>'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "chunks",
     [

@@ -50,6 +50,7 @@ def test_it_reads_held_out_scenes_as_its_file_says(path, level):
     assert told["shape"] > (95 if path == classifier.FILE or level < 2 else 80)
 
 
+@pytest.mark.slow
 def test_sizes_and_places_are_read_off_pixels():
     """As metric `asked` counts them: right of the scenes themselves, and wrong where something else was asked."""
     source = scenes(complexity=1)
@@ -143,6 +144,7 @@ def test_the_metric_gives_a_number_for_each_attribute():
     json.dumps(protocol)
 
 
+@pytest.mark.slow
 def test_what_is_lost_is_missed():
     """Grey pictures keep the shape and lose the colour; other scenes' pictures are read at about chance."""
     source = Head(scenes(complexity=1), 200)
@@ -208,6 +210,7 @@ def test_a_judge_of_the_source_is_not_trained():
 # --- plausible ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("judge", [None, "second"])
 def test_real_scenes_are_plausible_and_mixtures_are_not(judge, monkeypatch):
     monkeypatch.setattr(classifier, "CALIBRATION", 200)
@@ -235,6 +238,7 @@ def test_real_scenes_are_plausible_and_mixtures_are_not(judge, monkeypatch):
     json.dumps(protocol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("judge", [None, "second"])
 def test_the_threshold_of_the_shipped_suite_is_known_and_right(judge, monkeypatch):
     source = catalogue().build(suite("scenes-64").data, (64, 64), place="data")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import pytest
+
 from flexframe_registry import runfolder
 from flexframe_registry.runfolder import EMA, RunFolder, step_name
 
@@ -27,6 +29,7 @@ def test_the_finished_model_comes_first_then_the_newest_average(tmp_path: Path) 
     assert paths.sample(5) == tmp_path / "samples" / "step-00000005.png"
 
 
+@pytest.mark.slow
 def test_no_other_module_spells_a_name_that_is_a_runs_alone() -> None:
     own = RunFolder(Path())
     names = {own.manifest.name, own.log.name, own.end.name, runfolder.TRAINEE, runfolder.EMA, runfolder.OPTIMIZER,

@@ -28,6 +28,7 @@ def test_it_trains_a_card_and_returns_the_model_that_the_folder_holds(tmp_path: 
         flexframe.train(CARD, "run.steps=3", *SHORT, out=tmp_path / "run", device="cpu")
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_a_run_and_is_the_one_that_never_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,7 @@ def test_a_folder_without_runs_is_an_error(command, tmp_path):
     assert (found.code, "holds no runs" in found.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_curves_are_drawn_to_a_picture_with_a_panel_a_metric(command, folder):
     pictures = {}
     for name, options in {"all": [], "loss": ["--metric", "loss,b/y", "--smooth", "3", "--log-y", "--images"]}.items():

@@ -73,6 +73,7 @@ def losses(run):
     return torch.tensor([[json.loads(line).get(name, 0.0) for name in names] for line in lines])
 
 
+@pytest.mark.slow
 def test_latents_and_features_train_as_images_do(start, tmp_path, go, monkeypatch):
     monkeypatch.setattr(shards, "BYTES", 7 * 4 * 8 * 8 * 4)  # seven rows a shard
     path, out = start(), tmp_path / "latents"
@@ -91,6 +92,7 @@ def test_latents_and_features_train_as_images_do(start, tmp_path, go, monkeypatc
     assert torch.equal(batch.condition.labels, next(runs[0].feed.batches(0)).condition.labels)
 
 
+@pytest.mark.slow
 def test_a_codec_that_draws_draws_at_each_step_as_from_images(tmp_path, go, monkeypatch):
     def drawn(self, moments, *, rng):
         return moments + 0.3 * rng.normal("codec/test", moments.shape[1:])
@@ -147,6 +149,7 @@ def test_settings_that_came_since_are_at_their_defaults_in_what_was_recorded_bef
         Run.create(config(path, **kept_in(out), data={**DATA, "split": "val"}), tmp_path / "other", CPU, {})
 
 
+@pytest.mark.slow
 def test_a_precomputation_goes_on_where_it_stopped(start, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "BYTES", 7 * 4 * 8 * 8 * 4)
     codec, out = load_file(start()).codec, tmp_path / "latents"
@@ -196,6 +199,7 @@ def test_what_a_killed_precomputation_left_goes_and_that_of_another_kind_stays(s
     assert [part.exists() for part in left] == [False, False, False, True]  # a process may just write the features
 
 
+@pytest.mark.slow
 def test_other_images_are_refused_where_it_goes_on_and_where_it_is_trained_on(start, tmp_path):
     codec, out, photos = load_file(start()).codec, tmp_path / "latents", tmp_path / "photos"
     photos.mkdir()
@@ -223,6 +227,7 @@ def test_other_images_are_refused_where_it_goes_on_and_where_it_is_trained_on(st
         Run.create(again, tmp_path / "other", CPU, {})
 
 
+@pytest.mark.slow
 def test_commands_fill_a_folder_for_a_run(start, tmp_path, command, monkeypatch):
     recipe = tmp_path / "recipe.yaml"
     found = config(start()).model_dump(mode="json")
@@ -240,6 +245,7 @@ def test_commands_fill_a_folder_for_a_run(start, tmp_path, command, monkeypatch)
     assert (batch.latents.dtype, batch.features["toy"].shape[1:]) == (torch.float32, (3,))
 
 
+@pytest.mark.slow
 def test_the_codecs_precision_is_the_runs_or_the_commands_and_is_recorded(start, tmp_path, command, go, monkeypatch):
     seen, encode = [], ToyCodec.encode
 

@@ -132,6 +132,7 @@ def test_the_exported_model_is_the_weight_average(create, go):
     assert all(torch.equal(exported[name], value) for name, value in raw.trainee.model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(create, go):
     run = go(create("run", "run.steps=40", "run.log_every=10", "run.optimizer.lr=2e-3", "run.batch_size=16"))
     found = [line["loss"] for line in lines(run)]
@@ -155,6 +156,7 @@ def test_a_folder_without_a_run_cannot_be_resumed(tmp_path):
         resume(tmp_path)
 
 
+@pytest.mark.slow
 def test_only_the_last_checkpoints_are_kept(create, go):
     run = go(create("run", "run.steps=5", "run.checkpoint_every=1", "run.keep=3"))
     kept = sorted(p.name for p in (run.folder / "checkpoints").iterdir())
@@ -164,6 +166,7 @@ def test_only_the_last_checkpoints_are_kept(create, go):
 # --- the same again ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_config_are_equal_to_the_last_bit(create, go):
     assert_equal_runs(go(create("one", *LONGER)), go(create("two", *LONGER)))
 
@@ -175,6 +178,7 @@ def test_another_seed_is_another_run(create, go):
     assert lines(one)[0]["loss"] != lines(other)[0]["loss"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(create, go, forked, tmp_path):
     whole = go(create("whole", *LONGER))
     settings = ["run.batch_size=8", "run.log_every=1", "run.optimizer.warmup=2", "run.checkpoint_every=4", *LONGER]
@@ -193,6 +197,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(create, go, forked,
     assert_equal_runs(run, whole)
 
 
+@pytest.mark.slow
 def test_draws_inside_a_library_go_on_where_they_were(create, go, register):
     settings = (*LONGER, "run.steps=8", *DRAWING, "decoder=toy-plain")
     whole = go(create("whole", *settings))

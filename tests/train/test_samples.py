@@ -54,6 +54,7 @@ def test_pictures_are_drawn_and_training_does_not_notice(create, go):
     assert not (without.folder / "samples").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_samples_is_bit_exact(create, go):
     whole, run, plugin = go(create("whole", *SAMPLES)), create("cut", *SAMPLES), Stop()
     manager().register(plugin)

@@ -31,6 +31,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 def test_a_tokenizer_gives_the_references_numbers():
     found = check("flextok_tiny", verify_folder(TINY))
     names = ("decode", "encode", "fsq", "guidance", "mixed_sizes", "sample", "train")
@@ -40,6 +41,7 @@ def test_a_tokenizer_gives_the_references_numbers():
         print(f"{c.case:<18} {c.tensor:<72} {c.error:.1e}")
 
 
+@pytest.mark.slow
 def test_a_vae_gives_the_references_numbers():
     found = check("flextok_tiny_vae", verify_folder(VAE))
     assert len(found) == 11
@@ -47,6 +49,7 @@ def test_a_vae_gives_the_references_numbers():
         print(f"{c.case:<18} {c.tensor:<72} {c.error:.1e}")
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_images_to_images_as_a_user_does_it():
     golden, model = load_file(VAE / "case_vae.safetensors"), load(VAE)
@@ -127,6 +130,7 @@ def test_another_setting_fails(copied, path, value, fails):
     assert failed == set() if fails is None else fails in failed
 
 
+@pytest.mark.slow
 def test_a_tensor_that_nothing_compares_is_told(copied):
     rewrite(copied / "case_fsq.safetensors", lambda state: state.update(surprise=torch.zeros(1)))
     with pytest.raises(ConfigError, match=r"case_fsq.safetensors: has tensors that nothing here compares: surprise"):
@@ -136,6 +140,7 @@ def test_a_tensor_that_nothing_compares_is_told(copied):
         verify_folder(copied)
 
 
+@pytest.mark.slow
 def test_a_case_without_its_inputs_is_told(copied):
     rewrite(copied / "case_encode.safetensors", lambda state: state.pop("vae_latents"))
     with pytest.raises(ConfigError, match="has no 'vae_latents', from which its results were computed"):
@@ -149,6 +154,7 @@ def test_any_subset_of_cases_and_tensors_is_compared(copied):
     assert names == ["velocity_null", "velocity_null_mixed", "temb_sinusoid", "temb"]
 
 
+@pytest.mark.slow
 def test_a_length_that_the_case_does_not_hold_is_found(copied):
     only(copied, {"case_decode"})
 
@@ -170,6 +176,7 @@ def test_a_length_that_the_case_does_not_hold_is_found(copied):
     assert not next(c for c in verify_folder(copied) if c.tensor == "velocity_null_mixed").passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("null", [(False, True), (True, True), (False, False)], ids=str)
 @pytest.mark.parametrize("length", [4, 7])
 def test_any_mix_of_null_rows_is_found(copied, null, length):

@@ -60,6 +60,7 @@ def write_vae_case(folder, vae, scale):
     save_file({name: value.contiguous() for name, value in case.items()}, folder / "case_vae.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["vae.vae.", "vae."])
 def test_the_vaes_sizes_are_its_tensors(maker, autoencoder, prefix):
     vae = autoencoder(widths=(8, 16, 8), layers=2)

@@ -80,6 +80,7 @@ def test_parameters_of_the_published_trunks(name):
     assert (count(encoder.blocks), trunk, modulation) == TRUNKS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOTALS)
 def test_published_totals_are_ours_and_two_stored_position_tables(name):
     model = on_meta(name)

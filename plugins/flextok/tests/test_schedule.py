@@ -48,6 +48,7 @@ def test_it_is_saved_and_loaded_and_moves_the_picture(path):
     assert not torch.equal(images, model.decode(tokens, sampling={"guidance": 1.0}))
 
 
+@pytest.mark.slow
 def test_it_is_part_of_what_a_measured_number_is_of(path, tmp_path):
     suite = SuiteConfig.read({"data": "digits", "count": 4, "metrics": ["psnr"], "budgets": [4], "show": 0})
     results = runner.run(suite, [("a", flexframe.load(path))], tmp_path / "out").results

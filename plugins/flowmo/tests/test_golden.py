@@ -29,6 +29,7 @@ GIVEN = {
 }
 
 
+@pytest.mark.slow
 def test_every_tensor_of_every_case():
     found = check("flowmo/tokenizer", verify_folder(GOLDEN))
     compared = {(c.case, c.tensor) for c in found}
@@ -54,6 +55,7 @@ def test_pixels_to_tokens_and_back_as_a_user_does_it():
     assert torch.allclose(2 * images - 1, sample["reconstruct"], atol=5e-5)
 
 
+@pytest.mark.slow
 def test_a_file_as_published_has_two_state_dicts_and_no_config(tmp_path):
     tensors = load_file(GOLDEN / "model.safetensors")
     states = {"model_ema_state_dict": tensors, "model_state_dict": {name: value + 1 for name, value in tensors.items()}}
@@ -91,6 +93,7 @@ def test_a_card_says_which_state_dict_of_a_file_is_meant(tmp_path, monkeypatch):
     assert model.about["import"]["entry"] == "mean"
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_it_at_another_size_and_length(tmp_path, go):
     from flexframe.train.run import Run
     from flexframe_registry import cards

@@ -35,6 +35,7 @@ def batch():
     return Batch(torch.arange(3), torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_parameters_of_the_published_sizes(name):
     counted, width, published = SIZES[name]

@@ -31,6 +31,7 @@ def model():
     return flexframe.load(GOLDEN)
 
 
+@pytest.mark.slow
 def test_every_tensor_of_every_case():
     found = check("gigatok/tokenizer", verify_folder(GOLDEN))
     compared = {(c.case, c.tensor) for c in found}

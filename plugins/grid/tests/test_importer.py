@@ -312,6 +312,7 @@ def test_left_over_tensors_are_told_by_file(halves):
 DATA = shared(Path(__file__)) / "data"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (DATA / "taef2-encoder.safetensors").is_file(), reason=f"no TAEF2 at {DATA}; set FLEXFRAME_SHARED"
 )

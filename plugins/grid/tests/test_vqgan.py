@@ -219,6 +219,7 @@ def test_a_config_names_the_length_that_fits():
 # --- training ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_tiny_card_trains():
     torch.manual_seed(0)
     card = cards().get("grid/digits-tiny").train()

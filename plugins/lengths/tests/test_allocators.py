@@ -48,6 +48,7 @@ def choose(config, model, images):
     return allocator.choose(model, images, rng=Rng(5, torch.arange(len(images)))).tolist()
 
 
+@pytest.mark.slow
 def test_psnr_takes_the_first_budget_that_reaches_the_target_else_the_last(model, images, errors):
     psnr = 10 * torch.log10(255**2 / errors)
     target = 19.0
@@ -118,6 +119,7 @@ def test_where_tokens_hang_on_how_many_are_kept_images_are_encoded_for_each_budg
 # --- learned ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_head_learns_lengths_that_its_inputs_tell():
     inputs = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
     lengths = torch.tensor(BUDGETS)[(inputs[:, 0] * 1.5 + 2).long().clamp(0, 3)]

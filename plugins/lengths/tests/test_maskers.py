@@ -12,6 +12,7 @@ SPEC = Spec(LatentSpec(3, 16, 16, (0.0, 1.0)), 8, TokenSpec(8, 3, None, 1))
 PAIRS = [(Pow2, Pow2Config), (Uniform, UniformConfig), (UniformPow2, UniformPow2Config), (Doubling, DoublingConfig)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("masker", "config"), PAIRS)
 def test_one_length_a_batch_follows_the_same_law_and_is_really_that_short(masker, config) -> None:
     rows = torch.arange(5)

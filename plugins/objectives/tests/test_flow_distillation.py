@@ -134,6 +134,7 @@ def test_other_objectives_still_find_what_they_ask_the_decoder_for():
     assert losses.keys() == {"flow-distillation/velocity", "repa/cosine"}
 
 
+@pytest.mark.slow
 def test_a_run_resumes_to_the_bit_with_its_teacher_in_no_file(tmp_path):
     def go(run):
         train(run, Console(Terminal(file=io.StringIO())))

@@ -101,6 +101,7 @@ def test_a_pickle_of_more_than_tensors_is_not_opened(tmp_path):
         trainee({"type": "perceptual", "net": "test_convnext", "library": "timm", "weights": str(path)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
@@ -134,6 +135,7 @@ def test_judges_draw_nothing_from_the_run_and_two_of_a_kind_are_told_apart():
     assert judged.facts().keys() == {"perceptual.1", "perceptual.2"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [
     LPIPSConfig(net="squeeze", backbone="random"),
     PerceptualConfig(library="timm", net="convnext_atto", weights="random"),

@@ -85,6 +85,7 @@ def test_it_needs_one_teacher_and_one_that_has_a_classifier() -> None:
         built(source={"type": "digits"})
 
 
+@pytest.mark.slow
 def test_steps_bring_the_divergence_down_and_the_model_does_not_keep_the_head() -> None:
     model = {
         "image_size": 16, "length": 4, "codec": "identity",

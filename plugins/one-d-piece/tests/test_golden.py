@@ -34,6 +34,7 @@ def given(name, path):
     return INPUTS[name] | (begins.get(path.stem, set()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tokenizer", "generator"])
 def test_every_tensor_of_every_case(name):
     found = check(f"one_d_piece/{name}", verified(name))
@@ -55,6 +56,7 @@ def test_ids_masks_and_codes_are_exact_and_lengths_are_among_them():
     assert {c.tensor for c in found if c.case == "case_lengths"} > {"stage2_pixels_len1", "stage1_logits_len3"}
 
 
+@pytest.mark.slow
 def test_an_imported_model_is_one_of_any_length():
     model = flexframe.load(GOLDEN / "tokenizer")
     assert model.config.masker.model_dump() == {"type": "tail-drop", "quantize_all": True}

@@ -45,7 +45,7 @@ class Reader:
             self.steps, self.heads = None, prior.heads
             return
         trunk = nn.ModuleList([prior.blocks, prior.heads])
-        copy = laid(trunk, len(self.rows) * digits.shape[1])
+        copy = laid(trunk, len(self.rows), digits.shape[1])
         blocks, self.heads = copy
         layers = [
             Layer(

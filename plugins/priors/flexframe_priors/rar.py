@@ -250,7 +250,7 @@ class RAR(LikelihoodPrior):
         context = self.context(condition, sampling.guided)
         order = self._raster(keep).repeat(len(rows) // max(len(keep), 1), 1)
         caches = [Cache(2 + keep.shape[1]) for _ in self.blocks] if sampling.cache else None
-        model, noise = laid(self, order.numel()), Noise(rng, "rar/token", (self.spec.entries,), keep.shape[1])
+        model, noise = laid(self, *order.shape), Noise(rng, "rar/token", (self.spec.entries,), keep.shape[1])
         ids = keep.new_zeros(len(keep), 0, dtype=torch.long)
         for done in range(keep.shape[1]):
             logits = model.logits(ids.repeat(len(rows) // len(keep), 1), rows, order, caches, context=context)[:, -1]

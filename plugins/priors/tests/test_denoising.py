@@ -66,6 +66,7 @@ def close(one, other):
 # --- drawing -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_row_is_its_batch_of_one(prior):
     whole = sample(prior)
     for i in ROWS.tolist():
@@ -74,6 +75,7 @@ def test_a_row_is_its_batch_of_one(prior):
     assert not torch.allclose(whole[0, :3], whole[1, :3])
 
 
+@pytest.mark.slow
 def test_guidance_of_1_is_none_and_more_is_some(prior):
     plain = sample(prior, guidance=1.0)
     near = sample(prior, guidance=1.0 + 1e-9, guidance_schedule="constant")

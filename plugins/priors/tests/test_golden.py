@@ -18,6 +18,7 @@ GIVEN = re.compile(
 """What results were computed from."""
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize("name", CASES)
 def test_every_tensor_of_every_case(name):

@@ -126,6 +126,7 @@ def test_training_hides_classes():
     torch.testing.assert_close(hidden, without)
 
 
+@pytest.mark.slow
 def test_it_learns_which_class_has_which_codes():
     torch.manual_seed(0)
     raw = {"size": "tiny", "length": LENGTH, "codebook_size": CODES, "classes": CLASSES}
@@ -184,6 +185,7 @@ def drafting(model, tmp_path, noise=0.0, name="draft"):
     return str(tmp_path / f"{name}.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_a_draft_moves_no_code(model, tmp_path, settings):
     """A digit's noise is its own, so that a draft is exact to the code, not only in distribution."""

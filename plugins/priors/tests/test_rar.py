@@ -172,6 +172,7 @@ def test_at_temperature_0_each_code_is_the_likeliest():
     assert torch.equal(logits.argmax(-1), ids)
 
 
+@pytest.mark.slow
 def test_samples_have_the_models_frequencies():
     model, rows = generator(), torch.arange(20_000)
     found = model.sample(torch.zeros(len(rows), dtype=torch.long), lengths=1, sampling={"guidance": 1.0}).codes

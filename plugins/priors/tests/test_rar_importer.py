@@ -118,6 +118,7 @@ def put(*path, value):
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_any_shape_comes_back_and_compares(name, make):
     folder = make(name)

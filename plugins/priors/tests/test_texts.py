@@ -216,6 +216,7 @@ def tatitok(encoder, **feed):
     return read_training({"model": model, "run": run})
 
 
+@pytest.mark.slow
 def test_a_tokenizer_trains_with_texts(encoders, tmp_path):
     pytest.importorskip("flexframe_titok")
     run = Run.create(tatitok(encoders["t5"]), tmp_path / "run", torch.device("cpu"), {})

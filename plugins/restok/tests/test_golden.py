@@ -45,6 +45,7 @@ def rewritten(folder, **settings):
     (folder / "config.json").write_text(json.dumps(config))
 
 
+@pytest.mark.slow
 def test_every_tensor_of_every_case():
     found = check("restok/tokenizer", verify_folder(GOLDEN))
     compared = {(c.case, c.tensor) for c in found}
@@ -68,6 +69,7 @@ def test_images_to_codes_and_back_as_a_user_does_it(model):
     torch.testing.assert_close(shown, decoded["pixels_len4"].clamp(0, 1), atol=2e-4, rtol=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_form_of_use_gives_the_same_pixels(model, tmp_path, caplog):
     """Its config, and no tensors that serve training alone."""

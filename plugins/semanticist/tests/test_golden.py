@@ -34,6 +34,7 @@ GIVEN = {
 GIVEN |= {"vb_t", "spaced_t", "x_start", "drop_path_bernoulli", "cond_drop_uniform", "keep", "repa_target"}
 
 
+@pytest.mark.slow
 def test_every_tensor_of_every_case():
     found = check("semanticist/tokenizer", verify_folder(GOLDEN))
     compared = {(c.case, c.tensor) for c in found}

@@ -24,6 +24,7 @@ def verified(name):
     return verify_folder(GOLDEN / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vq_legacy", "vae", "maskgit_vit", "maskgit_uvit"])
 def test_every_tensor_of_every_case(name):
     found = check(f"titok/{name}", verified(name))

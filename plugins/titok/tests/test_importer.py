@@ -200,6 +200,7 @@ def test_names_go_there_and_back(made):
     assert all(torch.equal(back[name], state[name]) for name in state)
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_shape_is_imported_whole_its_heads_found_by_its_case(made):
     model, folder = made
     found = converted(folder)
@@ -234,6 +235,7 @@ def test_every_tensor_is_compared_and_a_perturbed_weight_fails(made):
         assert any(shown in tensor for tensor in failed), (name, failed)
 
 
+@pytest.mark.slow
 def test_a_tensor_that_nothing_is_compared_with_fails(made):
     _, folder = made
     case = load_file(folder / "case_eval.safetensors")
@@ -420,6 +422,7 @@ def test_a_published_width_under_another_name_has_the_published_heads(tmp_path):
     assert found.notes == ("encoder of unknown size 'odd': 8 heads, as the published size of width 512 has as many",)
 
 
+@pytest.mark.slow
 def test_a_known_size_counts_and_must_be_what_the_tensors_are(tmp_path):
     raw = copy.deepcopy(GUIDED_VAE)
     raw["encoder"] |= {"width": 512, "depth": 8, "heads": 8}

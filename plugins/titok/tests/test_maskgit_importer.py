@@ -260,6 +260,7 @@ def test_what_is_broken_or_hostile_is_refused(refusal, make):
     refusal(make())
 
 
+@pytest.mark.slow
 def test_a_case_that_nothing_compares_is_told(make):
     folder = make("uvit")
     case = load_file(folder / "case.safetensors")

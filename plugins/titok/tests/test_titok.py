@@ -99,6 +99,7 @@ def test_published_pixel_decoder():
         assert count(ConvDecoder(256, 128, (1, 1, 2, 2, 4), 2, 3)) == 30_478_339
 
 
+@pytest.mark.slow
 def test_the_tiny_card_trains():
     torch.manual_seed(0)
     config = cards().get("titok/digits-tiny").model
