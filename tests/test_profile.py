@@ -116,3 +116,21 @@ def test_frozen_parts_are_not_trained():
     assert less.costs["train", "fp32"].flops["forward"] == whole.costs["train", "fp32"].flops["forward"]
     assert less.costs["train", "fp32"].flops["backward"] < whole.costs["train", "fp32"].flops["backward"]
     assert less.training("fp32")["at once"] < whole.training("fp32")["at once"]
+
+
+def test_a_fork_of_a_process_that_measured_can_train(python):
+    done = python(
+        """
+        import os, torch
+        from flexframe.models.profile import fake_tensors, trial
+        assert trial() == ""
+        with fake_tensors():
+            pass
+        child = os.fork()
+        if not child:
+            torch.ones(2, requires_grad=True).sum().backward()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        """.replace("\n        ", "\n")
+    )
+    assert done.returncode == 0, done.stderr

@@ -34,6 +34,16 @@ _ASKED = frozenset({torch.ops.prim.device.default})
 """Operators that make nothing."""
 
 
+def fake_tensors() -> FakeTensorMode:
+    """Fake tensors, and real ones beside them.
+
+    The mode claims GPUs that are not there, and the first backward pass of a process starts a thread for each device;
+    a fork of a process with such threads can run no backward pass (torch 2.11 to 2.14). So one is run before.
+    """
+    torch.zeros((), requires_grad=True).backward()
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
 @dataclass(frozen=True, slots=True)
 class PartSize:
     """Numbers that a part holds, and their bytes as they are stored and with floats in bfloat16."""
@@ -122,7 +132,7 @@ def measure(
     on_stage("parameters")
     parts, sizes = build(config, frozen)
     costs = {}
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with fake_tensors():
         for part in parts.values():
             part.to_empty(device="cpu")
         run = Uses(config, parts, {s.kind: s.missing for s in sizes if s.missing}, batch_size, frozen).run
@@ -334,7 +344,7 @@ def trial() -> str:
     told = f"counting does not work with torch {torch.__version__}, whatever the model"
     for precision in PRECISIONS:
         try:
-            with FakeTensorMode(allow_non_fake_inputs=True):
+            with fake_tensors():
                 inputs, weight = torch.empty(1, 1, rows, width), torch.empty(width, width, requires_grad=True)
                 meter = Meter((), 1, precision == "bf16")
                 with meter.counter:

@@ -7,11 +7,10 @@ from functools import cache
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
-from flexframe.models.profile import PARTS, Meter, build, measure
+from flexframe.models.profile import PARTS, Meter, build, fake_tensors, measure
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.rng import Rng
 from flexframe.store.listing import count_parameters
@@ -152,7 +151,7 @@ def traced(model, settings, use):
     """Meter of a use of the real composition."""
     with torch.device("meta"):
         tokenizer = Tokenizer(model, settings)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with fake_tensors():
         tokenizer.to_empty(device="cpu").eval()
         tokens = tokenizer.tokenized(blank(model))
         meter = Meter([tokenizer], 1, False)

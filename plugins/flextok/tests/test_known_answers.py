@@ -93,6 +93,7 @@ def test_published_totals_are_ours_and_two_stored_position_tables(name):
 VAES = {"vae-c4": (4, 83_653_863), "vae-c8": (8, 83_709_419), "vae-c16": (16, 83_821_011)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VAES)
 def test_parameters_of_the_published_vaes(name):
     channels, total = VAES[name]

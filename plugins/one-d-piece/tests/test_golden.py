@@ -48,6 +48,7 @@ def test_every_tensor_of_every_case(name):
     assert {tensor for case, tensor in compared - wanted} <= {"gradient norms"}
 
 
+@pytest.mark.slow
 def test_ids_masks_and_codes_are_exact_and_lengths_are_among_them():
     found = [*verified("tokenizer"), *verified("generator")]
     whole = {(c.case, c.tensor) for c in found if c.exact and c.error == 0}

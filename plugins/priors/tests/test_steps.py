@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from flexframe_priors import steps
 from torch import nn
+
+from flexframe_priors import steps
 
 
 @pytest.mark.parametrize("rows", [1, 2])

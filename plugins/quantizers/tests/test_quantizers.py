@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
+from flexframe.models.profile import fake_tensors
 from flexframe.rng import Rng
 from flexframe_quantizers import (
     BSQConfig,
@@ -229,7 +229,7 @@ def test_autocast_changes_the_projection_only(config):
 def test_a_training_step_never_waits_for_the_device(config):
     if getattr(config, "dead_code_threshold", 0):
         pytest.skip("revival counts the dead entries, as its setting says")
-    quantizer, mode = build(config).train(), FakeTensorMode()
+    quantizer, mode = build(config).train(), fake_tensors()
     fake = {
         name: mode.from_tensor(tensor.detach())
         for name, tensor in [*quantizer.named_parameters(), *quantizer.named_buffers()]

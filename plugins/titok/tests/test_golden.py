@@ -37,6 +37,7 @@ def test_every_tensor_of_every_case(name):
     assert {tensor for case, tensor in compared - wanted} <= {"gradient norms"}
 
 
+@pytest.mark.slow
 def test_gradients_and_norms_are_among_them():
     found = verified("vq_legacy")
     gradients = [c for c in found if c.tensor.startswith("grad.") and c.case == "case_train_stage1"]
