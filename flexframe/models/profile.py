@@ -40,7 +40,7 @@ def fake_tensors() -> FakeTensorMode:
     The mode claims GPUs that are not there, and the first backward pass of a process starts a thread for each device;
     a fork of a process with such threads can run no backward pass (torch 2.11 to 2.14). So one is run before.
     """
-    torch.zeros((), requires_grad=True).backward()
+    torch.autograd.backward(torch.zeros((), requires_grad=True))
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
