@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--work", nargs="+", choices=("encode", "bench"), default=["encode", "bench"])
     parser.add_argument("-o", "--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -131,8 +132,8 @@ def main() -> None:
             encoding = sides_of_encode(model, name, images, folder, args.batch)
             if not torch.equal(encoding["bare"](), encoding["encode"]()):
                 raise ValueError(f"{name}: the command's token ids are not those of the bare loop")
-            measured = {"encode": in_turns(encoding, args.rounds),
-                        "bench": in_turns(sides_of_bench(model, name, images, args.batch), args.rounds)}  # fmt: skip
+            sides = {"encode": encoding, "bench": sides_of_bench(model, name, images, args.batch)}
+            measured = {work: in_turns(sides[work], args.rounds) for work in args.work}
             rows.append({"model": name, "images": len(images), "batch": args.batch, **measured})
             print(f"{name}, {len(images):,} images")
             for told in measured.values():
