@@ -185,6 +185,17 @@ def test_images_of_an_npz_are_those_of_its_array(tmp_path, write, order):
     assert source("arrays", path=str(tmp_path / "a.npz"), labels="none")[0].label is None
 
 
+def test_a_class_of_minus_one_is_none_and_other_classes_are_refused(tmp_path):
+    path = str(tmp_path / "a.npz")
+    np.savez(path, arr_0=drawn(), arr_1=np.array([3, -1, 0, 2, 1]))
+    assert source("arrays", path=path).read_labels(range(5)) == [3, None, 0, 2, 1]
+    for labels in (np.arange(4), np.arange(5.0), np.eye(5, dtype=int), np.array(list("abcde")), np.full(5, -2)):
+        np.savez(path, arr_0=drawn(), arr_1=labels)
+        with pytest.raises(ConfigError, match=r"labels: arr_1 of .*a\.npz is .*; classes are 5 whole .*labels=none"):
+            source("arrays", path=path)
+        assert source("arrays", path=path, labels="none")[0].label is None
+
+
 def test_an_array_of_another_size_is_resized_as_files_are(tmp_path):
     np.savez(tmp_path / "a.npz", drawn(side=24))
     for number, image in enumerate(drawn(side=24)):

@@ -62,6 +62,20 @@ def parquet(tmp_path):
     return tmp_path
 
 
+def test_captions_that_are_lists_are_refused_where_they_are_wanted(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = {"image": [encoded(0), encoded(1)], "label": [0, 1], "caption": [["a", "b"], ["c"]]}
+    parquet.write_table(arrow.table(rows), tmp_path / "a.parquet")
+    found = source("parquet", path=str(tmp_path))
+    with pytest.raises(BrokenImage, match=r"a\.parquet#000000: caption .* is list, and no text; name another column"):
+        found[0]
+    found.want("labels")
+    assert [found[i].label for i in range(2)] == [0, 1]
+    assert source("parquet", path=str(tmp_path), caption=None)[1].caption is None
+
+
 @pytest.mark.parametrize("path", ["", "train-*.parquet", "train-{0..1}.parquet"])
 def test_rows_of_parquet_files_are_images_in_order(parquet, path):
     found = source("parquet", path=str(parquet / path))

@@ -51,7 +51,7 @@ class Arrays(Files):
         return BytesIO(head + pixels.tobytes()), f"{self.path}[{number}]"
 
     def beside(self, number: int) -> tuple[int | None, str | None]:
-        return (None if self.labels is None else int(self.labels[number])), None
+        return (None if self.labels is None or self.labels[number] == -1 else int(self.labels[number])), None
 
     def listed(self) -> Iterator[tuple[str, int, int]]:
         about = self.path.stat()
@@ -126,9 +126,20 @@ def _array(path: Path, at: int) -> np.ndarray:
 
 
 def _labels(path: Path, count: int) -> np.ndarray | None:
-    """The class of each image, `arr_1`, where the file holds such numbers."""
+    """The class of each image, `arr_1`, where the file has it; -1 for none.
+
+    Raises:
+        ConfigError: it is something else.
+    """
     with np.load(path, allow_pickle=False) as file:
-        held = file["arr_1"] if "arr_1" in file.files else None
-    if held is None or held.shape != (count,) or held.dtype.kind not in "iu" or held.min() < 0:
-        return None
-    return np.asarray(held)
+        if "arr_1" not in file.files:
+            return None
+        try:
+            held = np.asarray(file["arr_1"])
+        except ValueError:  # it would have to be unpickled
+            held = np.empty(0, object)
+    if held.shape != (count,) or held.dtype.kind not in "iu" or held.min(initial=0) < -1:
+        wanted = f"classes are {count} whole numbers from 0, or -1 for none"
+        told = f"arr_1 of {path} is {held.dtype} of shape {held.shape}; {wanted}; labels=none leaves them out"
+        raise ConfigError.at("labels", told)
+    return held

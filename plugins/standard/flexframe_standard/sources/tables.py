@@ -83,7 +83,12 @@ class Table(Files):
         row = self.row(number)
         caption = None if self.caption is None else row[self.caption]
         label = None if self.facts == "captions" else self._number_of(row, number)
-        return label, caption if isinstance(caption, str) else None
+        if self.facts not in ("all", "captions"):
+            caption = None
+        if not isinstance(caption, str | None):
+            told = f"caption {str(caption)[:40]!r} is {type(caption).__name__}, and no text; name another column"
+            raise BrokenImage(f"{self.config.path}, {self.name(number)}: {told}, or caption=null for none")
+        return label, caption
 
     def _number_of(self, row: Mapping[str, Any], number: int) -> int | None:
         said = None if self.label is None else row[self.label]
