@@ -191,8 +191,12 @@ def test_a_class_of_minus_one_is_none_and_other_classes_are_refused(tmp_path):
     assert source("arrays", path=path).read_labels(range(5)) == [3, None, 0, 2, 1]
     for labels in (np.arange(4), np.arange(5.0), np.eye(5, dtype=int), np.array(list("abcde")), np.full(5, -2)):
         np.savez(path, arr_0=drawn(), arr_1=labels)
-        with pytest.raises(ConfigError, match=r"labels: arr_1 of .*a\.npz is .*; classes are 5 whole .*labels=none"):
-            source("arrays", path=path)
+        found = source("arrays", path=path)
+        with pytest.raises(BrokenImage, match=r"arr_1 of .*a\.npz is .*; classes are 5 whole .*labels=none"):
+            found[0]
+        found.want("any")  # as who measures pictures does
+        assert found[0].label is None
+        assert "count as without a label: arr_1 of" in found.remarks()[0]
         assert source("arrays", path=path, labels="none")[0].label is None
 
 

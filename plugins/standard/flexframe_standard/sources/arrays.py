@@ -13,6 +13,7 @@ from weakref import finalize
 
 import numpy as np
 
+from flexframe.data.images import BrokenImage
 from flexframe.files import refuse_pointer
 from flexframe_registry import ConfigError
 from flexframe_standard.sources.files_config import FilesConfig
@@ -51,7 +52,11 @@ class Arrays(Files):
         return BytesIO(head + pixels.tobytes()), f"{self.path}[{number}]"
 
     def beside(self, number: int) -> tuple[int | None, str | None]:
-        return (None if self.labels is None or self.labels[number] == -1 else int(self.labels[number])), None
+        if self.labels is None or self.facts in ("none", "captions"):
+            return None, None
+        if isinstance(self.labels, str):
+            raise BrokenImage(self.labels)
+        return (None if self.labels[number] == -1 else int(self.labels[number])), None
 
     def listed(self) -> Iterator[tuple[str, int, int]]:
         about = self.path.stat()
@@ -125,12 +130,8 @@ def _array(path: Path, at: int) -> np.ndarray:
         return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
 
 
-def _labels(path: Path, count: int) -> np.ndarray | None:
-    """The class of each image, `arr_1`, where the file has it; -1 for none.
-
-    Raises:
-        ConfigError: it is something else.
-    """
+def _labels(path: Path, count: int) -> np.ndarray | str | None:
+    """The class of each image, `arr_1`, -1 for none; None where the file has none, or what is wrong with it."""
     with np.load(path, allow_pickle=False) as file:
         if "arr_1" not in file.files:
             return None
@@ -140,6 +141,5 @@ def _labels(path: Path, count: int) -> np.ndarray | None:
             held = np.empty(0, object)
     if held.shape != (count,) or held.dtype.kind not in "iu" or held.min(initial=0) < -1:
         wanted = f"classes are {count} whole numbers from 0, or -1 for none"
-        told = f"arr_1 of {path} is {held.dtype} of shape {held.shape}; {wanted}; labels=none leaves them out"
-        raise ConfigError.at("labels", told)
+        return f"arr_1 of {path} is {held.dtype} of shape {held.shape}; {wanted}; labels=none leaves them out"
     return held
