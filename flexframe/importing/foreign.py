@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
+from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from flexframe.files import refuse_pointer
-from flexframe.importing.names import below, flat, renamed, unwrapped
+from flexframe.importing.names import AVERAGE, average_of, below, by_first, flat, renamed, unwrapped
 from flexframe.importing.plain import MAX_CONFIG, parse, plain, read_config
 from flexframe.importing.settings import Settings
 from flexframe_registry import ConfigError, ModelConfig
@@ -30,6 +31,8 @@ WEIGHTS = (
 )
 """Usual names; `NAME.index.json` lists the files of a checkpoint in several."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+SCRIPTS = (Namespace,)
+"""What training scripts put beside tensors, and holds nothing but values: it runs nothing when it is made or filled."""
 
 
 class TensorFile(Mapping[str, Tensor]):
@@ -40,9 +43,13 @@ class TensorFile(Mapping[str, Tensor]):
 
     Args:
         hidden: names, and beginnings of names up to a point, of tensors to go without.
-        entry: the mapping, or the beginning of names, that holds the tensors; the only mapping if empty.
+        entry: the mapping, or the beginning of names, that holds the tensors; if empty the only mapping, or the running
+            average (`model_ema`) where it and what it averages (`model`) are the only two.
         rename: what is put in the place of the beginnings of names.
     """
+
+    taken: str = ""
+    """The mapping, or the beginning of names, that was taken without being asked for."""
 
     def __init__(
         self,
@@ -61,10 +68,14 @@ class TensorFile(Mapping[str, Tensor]):
                 self.metadata |= handle.metadata() or {}
             held = {name: name for name in handle.keys()}  # noqa: SIM118 (a safetensors handle is no mapping)
             if isinstance(handle, dict):
-                handle = below(handle, entry, str(path)) if entry else flat(handle, str(path))
+                if entry:
+                    handle = below(handle, entry, str(path))
+                else:
+                    self.taken, handle = flat(handle, str(path))
                 held = {name: name for name in handle}
-            elif entry:
-                held = {n.removeprefix(f"{entry}."): n for n in held if n.startswith(f"{entry}.")}
+            elif within := entry or average_of(by_first(held)):
+                self.taken = "" if entry else within
+                held = {n.removeprefix(f"{within}."): n for n in held if n.startswith(f"{within}.")}
             for name, own in held.items():
                 if name in files:
                     raise ConfigError.at(str(path), f"holds {name!r}, which another file of the checkpoint holds too")
@@ -84,6 +95,14 @@ class TensorFile(Mapping[str, Tensor]):
         other = copy(self)
         other._where = {name.removeprefix(beginning): place for name, place in self._where.items()}
         return other
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence, where there was a choice of weights."""
+        if not self.taken.endswith(AVERAGE):
+            return ()
+        other = self.taken.removesuffix(AVERAGE)
+        return (f"of its weights the running average, {self.taken!r}, is taken; --entry {other} takes the others",)
 
     def __getitem__(self, name: str) -> Tensor:
         handle, own = self._where[name]
@@ -197,7 +216,7 @@ def open_foreign(
     for dotted, value in (assume or {}).items():
         _put(settings, dotted.split("."), value)
     given = dict(assume or {}), tuple(drop), origin or str(path), revision, card_model
-    return Foreign(path, tensors, settings, *given, dict(rename or {}), entry)
+    return Foreign(path, tensors, settings, *given, dict(rename or {}), entry, tensors.notes)
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -245,11 +264,12 @@ def _open(path: Path) -> Any:
         except (SafetensorError, OSError, ValueError) as error:
             raise ConfigError.at(str(path), f"is not a whole safetensors file ({error}); fetch it again") from None
     try:
-        with warnings.catch_warnings():  # of protocols that torch did not write
-            warnings.simplefilter("ignore", UserWarning)
+        with warnings.catch_warnings(), torch.serialization.safe_globals([*SCRIPTS]):
+            warnings.simplefilter("ignore", UserWarning)  # of protocols that torch did not write
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a broken or hostile stream makes the unpickler raise anything, and run nothing
-        text = f"is not a plain file of tensors, so nothing in it was run ({_why(error)}); ask for it as safetensors"
+        text = f"is not a plain file of tensors, so nothing in it was run ({_why(error)}); ask for it as safetensors, "
+        text += "or where you trust who made it write its tensors so yourself (docs/checkpoints.md)"
         raise ConfigError.at(str(path), text) from None
     if not isinstance(state, dict):
         raise ConfigError.at(str(path), "holds something else than tensors by name; ask for the bare state dict")

@@ -13,26 +13,41 @@ WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 """Modules that torch.compile, FSDP and activation checkpointing put around another, wherever in a name."""
 PARALLEL = "module."
 """Begins every name of a model within DataParallel or DDP."""
+AVERAGE = "_ema"
+"""Ends the name of a running average of weights, behind that of the weights."""
 DEEPEST = 4
 """Mappings within each other that are looked into."""
 LISTED = 6
 
 
-def flat(held: Mapping[str, Any], where: str) -> dict[str, Tensor]:
-    """The tensors of one file by name: those that it holds, or those of the one mapping of tensors within it.
+def flat(held: Mapping[str, Any], where: str) -> tuple[str, dict[str, Tensor]]:
+    """The tensors of one file by name: those that it holds, or those of the one mapping of tensors within it, or of two
+    the running average. Before them the path of that mapping.
 
     Raises:
         ConfigError: it holds several mappings of tensors, or none.
     """
     entries = dict(_entries(held))
     if len(entries) == 1:
-        return next(iter(entries.values()))
+        return next(iter(entries.items()))
+    if average := average_of(entries):
+        return average, entries[average]
     if not entries:
         mixed = ", ".join(_shown(name) for name in list(dict(_entries(held, pure=False)))[:LISTED] if name)
         advice = f"if they are under {mixed}, say so with --entry NAME" if mixed else "ask for the bare state dict"
         raise ConfigError.at(where, f"holds something else than tensors by name; {advice}")
     listed = ", ".join(_shown(name) for name in list(entries)[:LISTED])
     raise ConfigError.at(where, f"holds tensors under {listed}; say which with --entry NAME")
+
+
+def average_of(sets: Mapping[str, Collection[str]]) -> str:
+    """Of two sets of tensors the one that is the running average of the other, by its name (`model_ema` beside `model`)
+    and by the tensors' own, which are the same; empty where they are no such pair."""
+    if len(sets) != 2:
+        return ""
+    plain, average = sorted(sets)
+    same = set(sets[plain]) == set(sets[average]) and "" not in sets[plain]
+    return average if same and average == plain + AVERAGE else ""
 
 
 def below(held: Mapping[str, Any], entry: str, where: str) -> dict[str, Tensor]:
@@ -99,13 +114,19 @@ def beginning(names: Collection[str]) -> str:
     return f"{first.pop()}." if len(first) == 1 and all("." in name for name in names) else ""
 
 
-def alike(names: Collection[str], within: str = "") -> str:
-    """The first parts of names, quoted, below which are the same names, as those of a model and of its average; empty
-    where no two are alike. `within` is what the file has before all of them."""
+def by_first(names: Collection[str]) -> dict[str, set[str]]:
+    """The rest of each name behind its first part, by first part; empty where there is none."""
     rests: dict[str, set[str]] = {}
     for name in names:
         first, _, rest = name.partition(".")
         rests.setdefault(first, set()).add(rest)
+    return rests
+
+
+def alike(names: Collection[str], within: str = "") -> str:
+    """The first parts of names, quoted, below which are the same names, as those of a model and of its average; empty
+    where no two are alike. `within` is what the file has before all of them."""
+    rests = by_first(names)
     most = max(rests.values(), key=len, default=set())
     found = [first for first, rest in rests.items() if "" not in rest and 2 * len(rest & most) > len(most)]
     return ", ".join(_shown(within + first) for first in found) if len(found) > 1 else ""

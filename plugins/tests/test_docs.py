@@ -317,7 +317,7 @@ def _given(words: list[str], folder: Path, forked: Callable[..., Any]) -> list[s
 
 
 def _what_readers_have(folder: Path) -> None:
-    """The images, the shards, the suite, the recipe and the imported model that pages name as the reader's."""
+    """The images, shards, suite, recipe, checkpoint and imported model that pages name as the reader's."""
     rng = np.random.default_rng(0)
     for place in ("photos", "DIR", "HELD_OUT_DIR", "shards"):
         (folder / place).mkdir()
@@ -335,6 +335,7 @@ def _what_readers_have(folder: Path) -> None:
     recipe = {"base": "flextok/photos-64", "run": {"data": {"type": "tar", "path": "shards/train-{0000..0001}.tar"}}}
     (folder / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     weights = cards().get("flextok/digits-tiny").weights_path()
+    torch.save({"model_ema": {"weight": torch.zeros(1)}}, folder / "checkpoint-last.pth")
     (folder / "imported").mkdir()
     shutil.copy(weights, folder / "imported" / "model.safetensors")
     stated = {"path": "model.safetensors", "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
