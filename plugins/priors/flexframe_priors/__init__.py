@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from flexframe_registry import CodesSpec, Component, ImporterConfig, PriorConfig, SamplingConfig, hookimpl
 from flexframe_registry.cards import folders
 
-from .denoising_configs import CausalDenoisingConfig, EpsLlamaGenImporterConfig, MARConfig
+from .denoising_configs import CausalDenoisingConfig, EpsLlamaGenImporterConfig, MARConfig, MARImporterConfig
 from .texts_config import CLIPConfig, MiniLMConfig, T5Config, WordsConfig
 
 
@@ -217,6 +217,7 @@ def flexframe_components() -> Iterable[Component]:
         Component(CausalDenoisingConfig, "flexframe_priors.causal_denoising:CausalDenoising"),
         Component(MARConfig, "flexframe_priors.mar:MAR"),
         Component(EpsLlamaGenImporterConfig, "flexframe_priors.eps_llamagen_importer:EpsLlamaGenImporter"),
+        Component(MARImporterConfig, "flexframe_priors.mar_importer:MARImporter"),
         Component(WordsConfig, "flexframe_priors.words:Words"),
         Component(T5Config, "flexframe_priors.pretrained:T5"),
         Component(CLIPConfig, "flexframe_priors.pretrained:CLIP"),

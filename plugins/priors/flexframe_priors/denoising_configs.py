@@ -114,3 +114,9 @@ class EpsLlamaGenImporterConfig(ImporterConfig):
     """Checkpoints of visual-gen/semanticist's generators (`tennant/semanticist`), with config or without."""
 
     type: Literal["eps-llamagen"] = "eps-llamagen"
+
+
+class MARImporterConfig(ImporterConfig):
+    """Checkpoints of LTH14/mar's generators (MAR-B, -L and -H): `checkpoint-last.pth`, or the state by itself."""
+
+    type: Literal["mar"] = "mar"

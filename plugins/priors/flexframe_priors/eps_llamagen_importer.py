@@ -18,6 +18,7 @@ from flexframe.models.build import Model
 from flexframe_registry import ConfigError, GeneratorConfig
 
 from . import eps_llamagen_golden as golden
+from .head_names import HEAD, count
 
 MARKS = frozenset({"diffusion_pos_embed_learned", "pos_embed_learned", "cls_embedding.embedding_table.weight"})
 HEADS = {768: 12, 1024: 16, 1280: 20, 1536: 24}
@@ -35,14 +36,7 @@ RULES = (
     (r"\.attention\.wqkv\.", ".qkv."),
     (r"\.attention\.wo\.", ".proj."),
     (r"\.feed_forward\.w2\.", ".fc2."),
-    (r"^diffloss\.net\.time_embed\.", "head.time."),
-    (r"^diffloss\.net\.cond_embed\.", "head.said."),
-    (r"^diffloss\.net\.input_proj\.", "head.input."),
-    (r"^diffloss\.net\.final_layer\.linear\.", "head.output."),
-    (r"^diffloss\.net\.final_layer\.adaLN_modulation\.1\.", "head.modulation."),
-    (r"^diffloss\.net\.res_blocks\.", "head.layers."),
-    (r"\.in_ln\.", ".norm."),
-    (r"\.adaLN_modulation\.1\.", ".modulation."),
+    *HEAD,
 )
 """Patterns and what replaces them, applied in order."""
 GATE, INNER = ".feed_forward.w1.", ".feed_forward.w3."
@@ -90,7 +84,7 @@ def _config(source: Foreign) -> tuple[GeneratorConfig, dict[str, Any], tuple[str
         shape("cls_embedding.embedding_table.weight"),
     )
     head, (own, _) = "diffloss.net.", shape("diffloss.net.cond_embed.weight")
-    dim, depth = shape(f"{head}input_proj.weight")[1], _count(source, r"layers\.\d+\.")
+    dim, depth = shape(f"{head}input_proj.weight")[1], count(source, r"layers\.\d+\.")
     flow = shape(f"{head}final_layer.linear.bias")[0] == dim
     joined = shape(f"{head}final_layer.linear.weight")[1] == 2 * own
     heads = sizes.number("n_head", HEADS.get(width))
@@ -109,7 +103,7 @@ def _config(source: Foreign) -> tuple[GeneratorConfig, dict[str, Any], tuple[str
         "depth": depth,
         "heads": heads,
         "head_width": params.agreed("diffloss_w", own),
-        "head_depth": params.agreed("diffloss_d", _count(source, r"diffloss\.net\.res_blocks\.\d+\.")),
+        "head_depth": params.agreed("diffloss_d", count(source, r"diffloss\.net\.res_blocks\.\d+\.")),
         "condition": "joined" if joined else "added",
         "process": "flow" if flow else "diffusion",
         "repeats": params.number("diffusion_batch_mul", 4),
@@ -130,10 +124,6 @@ def _config(source: Foreign) -> tuple[GeneratorConfig, dict[str, Any], tuple[str
         raw["tokenizer"] = described.tokenizer
     notes = () if raw.get("tokenizer") else ("nothing names its tokenizer: give the one whose tokens it models",)
     return GeneratorConfig.read(raw, str(source.path)), sampling, notes
-
-
-def _count(source: Foreign, pattern: str) -> int:
-    return len({found[0] for name in source.tensors if (found := re.match(pattern, name))})
 
 
 def _below(settings: Settings) -> Settings:
