@@ -1,6 +1,6 @@
 """Milliseconds a token of the prior `gpt` and of transformers' Llama with the same weights, in turns in one process.
 
-    taskset -c 1 python benchmarks/speed/prior.py -o benchmarks/results/speed/prior.json
+    taskset -c 1 python benchmarks/speed/prior.py --compile -o benchmarks/results/speed/prior.json
 
 Both draw the likeliest codes, and these must be equal: the class comes first, positions are rotated, weights are the
 same. Llama goes by `generate`, with its static and its dynamic cache. It is the time that the processor spent; a draw
@@ -103,16 +103,19 @@ def sides(args: argparse.Namespace, batch: int, tokens: int) -> Mapping[str, tup
         )  # fmt: skip
         return found[:, 1:]
 
-    def by_prior() -> Tensor:
-        return prior.sample(labels, lengths=tokens, sampling={"temperature": 0, "compile": args.compile}).codes[..., 0]
+    def by_prior(compiled: bool) -> Tensor:
+        return prior.sample(labels, lengths=tokens, sampling={"temperature": 0, "compile": compiled}).codes[..., 0]
 
-    expected = by_prior()
+    expected = by_prior(False)
+    if args.compile and not torch.equal(by_prior(True), expected):
+        raise SystemExit(f"batch {batch}, {tokens} tokens: the compiled step draws other codes")
     for cache in args.caches:
         if not torch.equal(by_llama(cache), expected):
             raise SystemExit(f"batch {batch}, {tokens} tokens: Llama with its {cache} cache draws other codes")
     blocks = nn.ModuleList([prior.prior.blocks, prior.prior.heads])
     return {
-        "flexframe": (by_prior, tokens),
+        "flexframe": (partial(by_prior, False), tokens),
+        **({"compiled": (partial(by_prior, True), tokens)} if args.compile else {}),
         **{cache: (partial(by_llama, cache), tokens) for cache in args.caches},
         "matrices": (matrices(blocks, batch, labels.device), 1),
         "matrices_laid": (matrices(laid(blocks, batch, WORTH), batch, labels.device), 1),
@@ -138,13 +141,14 @@ def row(args: argparse.Namespace, batch: int, tokens: int) -> dict[str, Any]:
                 call()
                 laps[name].append(1000 * (clock(args.device) - begun) / steps)
     of = {name: median(each) for name, each in laps.items()}
+    ways = [way for way in ("flexframe", "compiled") if way in of]
     return {
         "batch": batch,
         "tokens": tokens,
         "ms_a_token": {name: round(value, 3) for name, value in of.items()},
         "quartiles_ms": {name: [round(q, 3) for q in quantiles(each)[::2]] for name, each in laps.items()},
-        **{f"{cache}_by_flexframe": round(of[cache] / of["flexframe"], 2) for cache in args.caches},
-        "flexframe_by_matrices_laid": round(of["flexframe"] / of["matrices_laid"], 2),
+        **{f"{cache}_by_{way}": round(of[cache] / of[way], 2) for way in ways for cache in args.caches},
+        **{f"{way}_by_matrices_laid": round(of[way] / of["matrices_laid"], 2) for way in ways},
         "load": round(os.getloadavg()[0], 1),
         "codes_equal": True,
     }
@@ -158,7 +162,7 @@ def main() -> None:
     for name, value in (("width", 512), ("depth", 8), ("codes", 1024), ("rounds", 7)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--caches", nargs="+", default=["static", "dynamic"])
-    parser.add_argument("--compile", action="store_true", help="ours with its step compiled")
+    parser.add_argument("--compile", action="store_true", help="ours with its step compiled, too")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("-o", "--out", type=Path)
@@ -166,7 +170,7 @@ def main() -> None:
     torch.set_num_threads(1)
     about = {"processor": processor(torch.device(args.device)), "torch": torch.__version__, "threads": 1,
              "transformers": transformers_version, "width": args.width, "depth": args.depth, "codes": args.codes,
-             "dtype": args.dtype, "compiled": args.compile}  # fmt: skip
+             "dtype": args.dtype}  # fmt: skip
     rows: list[dict[str, Any]] = []
     for tokens in args.tokens:
         for batch in args.batch:

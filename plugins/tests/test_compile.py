@@ -1,6 +1,7 @@
-"""Blocks of real models under the compiler."""
+"""Blocks of real models, and a step of a prior, under the compiler."""
 
 import os
+import shutil
 import sys
 
 import pytest
@@ -44,4 +45,54 @@ for again in (False, True):
 def test_blocks_are_compiled_also_where_they_are_recomputed(nursery: Nursery, tmp_path):
     """In a process of its own: what checks types in tests is not to be compiled."""
     done = nursery.run(["-c", COMPILED], filter(None, sys.path), tmp_path, os.environ, first=True)
+    assert done.returncode == 0, done.stderr
+
+
+DRAWN = """
+import torch
+from torch._dynamo.utils import counters
+from flexframe.models.generator import Generator
+from flexframe.rng import Rng
+from flexframe_registry import GeneratorConfig
+
+torch.set_num_threads(1)
+
+def generator(**raw):
+    torch.manual_seed(0)
+    prior = {"type": "gpt", "width": 48, "depth": 1, "heads": 3, **raw.pop("prior", {})}
+    model = Generator(GeneratorConfig.read({"length": 7, "codebook_size": 30, "prior": prior, **raw})).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+def graphs(model, rows, graphs=1, **given):
+    counters.clear()
+    for length in (7, 3, 7):
+        for seed in (0, 1):
+            rng = Rng(seed, torch.arange(rows))
+            one, other = (
+                model.sample(lengths=length, rng=rng, sampling={"guidance": 2.0, "compile": each}, **given).codes
+                for each in (False, True)
+            )
+            assert torch.equal(one, other), (rows, length, seed)
+            assert one.unique().numel() > 1
+    assert counters["stats"]["unique_graphs"] == graphs, (given, counters["stats"])
+
+rotated = generator(classes=4, prior={"positions": "rope"})
+graphs(rotated, 3, labels=torch.arange(3))
+with torch.no_grad():
+    rotated.prior.blocks[0].fc2.weight.neg_()
+graphs(rotated, 3, labels=torch.arange(3))
+for text in ("cross", "prefix"):
+    words = generator(conditioner={"type": "words", "width": 48, "depth": 1}, prior={"text": text})
+    graphs(words, 2, texts=["a star", "a large red ring"])
+    graphs(words, 2, 0, texts=["a large red ring before a wall", "a"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="the compiler needs a C++ compiler")
+def test_a_compiled_step_draws_the_same_codes(nursery: Nursery, tmp_path):
+    """Once compiled it serves all lengths and texts, and is compiled anew where weights changed."""
+    done = nursery.run(["-c", DRAWN], filter(None, sys.path), tmp_path, os.environ, first=True)
     assert done.returncode == 0, done.stderr

@@ -159,9 +159,7 @@ class CausalDenoising(Prior):
     def _steps(self, rows: int, count: int) -> Steps:
         """The trunk for drawing so many tokens."""
         blocks = laid(self.blocks, rows, count)
-        layers = [
-            Layer(*(e.weight for e in (b.norm1, b.qkv, b.proj, b.norm2, b.fc1, b.fc2)), b.reading) for b in blocks
-        ]
+        layers = [Layer(b.norm1, b.qkv, b.proj, b.norm2, b.fc1, b.fc2, b.reading) for b in blocks]
         return Steps(layers, blocks is not self.blocks, self.config.heads, count)
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from flexframe.rng import Rng
 from flexframe.tokens import Condition
 
 from . import GPTSampling
+from .compiled import compiled_step
 from .steps import Layer, Steps, laid
 
 if TYPE_CHECKING:
@@ -44,19 +45,17 @@ class Reader:
         if not sampling.cache:
             self.steps, self.heads = None, prior.heads
             return
+        config, count = prior.config, digits.shape[1]
         trunk = nn.ModuleList([prior.blocks, prior.heads])
-        copy = laid(trunk, len(self.rows), digits.shape[1])
+        copy = trunk if sampling.compile else laid(trunk, len(self.rows), count)
         blocks, self.heads = copy
-        layers = [
-            Layer(
-                each.norm1.weight, each.attn.qkv.weight, each.attn.proj.weight,
-                each.norm2.weight, each.fc1.weight, each.fc2.weight, each.reading,
-            )
-            for each in blocks
-        ]  # fmt: skip
-        config, positions = prior.config, self.before + digits.shape[1]
+        layers = [Layer(b.norm1, b.attn.qkv, b.attn.proj, b.norm2, b.fc1, b.fc2, b.reading) for b in blocks]
+        step = None
+        if sampling.compile:  # one for all lengths
+            step = compiled_step(prior, layers, config.heads, len(self.rows))
+            count = spec.length * len(prior.radices) + 1
         rotated = config.positions == "rope"
-        self.steps = Steps(layers, copy is not trunk, config.heads, positions, rotated, sampling.compile)
+        self.steps = Steps(layers, copy is not trunk, config.heads, self.before + count, rotated, step)
 
     def __call__(self, digits: Int[Tensor, "b m"]) -> list[Float[Tensor, "b v"]]:
         """Logits, guided, of the digits that follow those it was told of before and each of those it was not."""

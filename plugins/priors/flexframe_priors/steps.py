@@ -6,7 +6,6 @@ import mmap
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -70,17 +69,23 @@ def laid(modules: ModuleT, rows: int, positions: int) -> ModuleT:
     return deepcopy(modules, copies)
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(nn.Module):
     """A pre-norm block of causal attention and a SwiGLU feed-forward layer, by its weights."""
 
-    norm1: Float[Tensor, " w"]
-    qkv: Float[Tensor, "x w"]
-    proj: Float[Tensor, "w w"]
-    norm2: Float[Tensor, " w"]
-    fc1: Float[Tensor, "y w"]
-    fc2: Float[Tensor, "w z"]
-    reading: Reading | None = None
+    def __init__(
+        self,
+        norm1: nn.RMSNorm,
+        qkv: nn.Linear,
+        proj: nn.Linear,
+        norm2: nn.RMSNorm,
+        fc1: nn.Linear,
+        fc2: nn.Linear,
+        reading: Reading | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm1, self.qkv, self.proj = norm1.weight, qkv.weight, proj.weight
+        self.norm2, self.fc1, self.fc2 = norm2.weight, fc1.weight, fc2.weight
+        self.reading = reading
 
 
 class Steps:
@@ -91,32 +96,28 @@ class Steps:
         own: they are a copy, and may be written to: norms' gains are folded into what reads them.
         positions: how many there can be.
         rotated: whether queries and keys are.
-        compiled: steps of one position are compiled; on CUDA they are one graph.
+        compiled: these layers' step of one position, where it is compiled (`compiled_step`).
     """
 
     def __init__(
         self,
-        layers: Iterable[Layer],
+        layers: Sequence[Layer],
         own: bool,
         heads: int,
         positions: int,
         rotated: bool = False,
-        compiled: bool = False,
+        compiled: Callable[..., Tensor] | None = None,
     ) -> None:
         self.layers, self.heads, self.positions, self.rotated = tuple(layers), heads, positions, rotated
-        self.done = 0
+        self.compiled, self.done = compiled, 0
         self.kept: tuple[Tensor, ...] = ()
+        self.turns: Tensor | None = None
         like = self.layers[0].qkv
-        self.compiled = None
-        if compiled:
-            mode = "reduce-overhead" if like.device.type == "cuda" else "default"
-            self.compiled = torch.compile(self._step, fullgraph=True, dynamic=False, mode=mode)
         self.folded = own and like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64)
-        if self.folded:
-            scale = 1 if compiled else like.shape[1] ** 0.5  # a norm of two calls is not divided by it
+        if self.folded:  # a norm of two calls is not divided by the root of the width
             for layer in self.layers:
-                layer.qkv.mul_(layer.norm1 * scale)
-                layer.fc1.mul_(layer.norm2 * scale)
+                layer.qkv.mul_(layer.norm1 * like.shape[1] ** 0.5)
+                layer.fc1.mul_(layer.norm2 * like.shape[1] ** 0.5)
 
     @torch.inference_mode()
     def __call__(
@@ -138,10 +139,7 @@ class Steps:
         if not len(self.kept):
             self._room(x)
         if self.compiled is not None and count == 1 and start:
-            place = torch.full((1,), start, device=x.device)
-            whole = (self.places <= place)[None, None] if seen is None else F.pad(seen, (0, self.positions - end))
-            out: Tensor = self.compiled(x, place, whole, list(known), present)
-            return out
+            return self.compiled(x, self.places, end, self.turns, self.kept, seen, list(known), present)
         if seen is None and start and count > 1:
             seen = torch.ones(count, end, dtype=torch.bool, device=x.device).tril(start)
 
@@ -150,55 +148,9 @@ class Steps:
             every[..., start:, :].copy_(pair)
             return every[0], every[1]
 
-        turn = self.turns[..., start:end, :] if self.rotated else None
-        return self._blocks(x, turn, keep, seen, known, present)
-
-    def _step(
-        self,
-        x: Float[Tensor, "b 1 w"],
-        place: Int[Tensor, " 1"],
-        seen: Bool[Tensor, "b 1 1 m"],
-        known: Sequence[Float[Tensor, "2 b h k d"]],
-        present: Bool[Tensor, "b k"] | None,
-    ) -> Float[Tensor, "b 1 w"]:
-        """One position, of shapes that are the same for each: it attends to all memory there is, `seen` of it."""
-
-        def keep(i: int, pair: Tensor) -> tuple[Tensor, Tensor]:
-            every = self.kept[i].index_copy_(3, place, pair)
-            return every[0], every[1]
-
-        turn = self.turns.index_select(-2, place) if self.rotated else None
-        return self._blocks(x, turn, keep, seen, known, present)
-
-    def _blocks(
-        self,
-        x: Float[Tensor, "b n w"],
-        turn: Float[Tensor, "2 3 1 1 n d"] | None,
-        keep: Callable[[int, Tensor], tuple[Tensor, Tensor]],
-        seen: Bool[Tensor, ...] | None,
-        known: Sequence[Float[Tensor, "2 b h k d"]],
-        present: Bool[Tensor, "b k"] | None,
-    ) -> Float[Tensor, "b n w"]:
-        """All blocks.
-
-        Args:
-            turn: cosines and sines of these positions.
-            keep: lays down a block's keys and values of these positions, and gives all that it has.
-        """
-        count = x.shape[1]
+        turn = None if self.turns is None else self.turns[..., start:end, :]
         x, normed = self._stream(x)
-        causal, shape = seen is None and count > 1, (len(x), count, 3, self.heads, -1)
-        for i, layer in enumerate(self.layers):
-            made = F.linear(normed(layer.norm1), layer.qkv).view(*shape).permute(2, 0, 3, 1, 4)
-            if turn is not None:
-                made = torch.addcmul(made * turn[0], made.roll(made.shape[-1] // 2, -1), turn[1])
-            mixed = attend(made[0], *keep(i, made[1:]), seen, causal=causal)
-            x += F.linear(mixed.transpose(1, 2).flatten(2), layer.proj)
-            if layer.reading is not None and known and present is not None:
-                x += layer.reading(x, known[i], present)
-            gate, inner = F.linear(normed(layer.norm2), layer.fc1).chunk(2, -1)
-            x += F.linear(F.silu(gate).mul_(inner), layer.fc2)
-        return x
+        return through(self.layers, self.heads, x, normed, turn, keep, seen, known, present)
 
     def _stream(self, x: Float[Tensor, "b n w"]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The residual stream, to be added to, and its root mean square norm at any time.
@@ -206,12 +158,11 @@ class Steps:
         On a CPU each call counts, and torch's norm is seven. Beside the values stands one more, so that their norm has
         the epsilon in it.
         """
-        if not self.folded or self.compiled is not None:
-            x = x.clone()
-            return x, lambda gain: F.rms_norm(x, gain.shape, None if self.folded else gain, EPSILON)
+        if not self.folded:
+            return stream(x)
         held = F.pad(x, (0, 1), value=(x.shape[-1] * EPSILON) ** 0.5)
-        stream = held[..., :-1]
-        return stream, lambda _: stream / torch.linalg.vector_norm(held, dim=-1, keepdim=True)
+        values = held[..., :-1]
+        return values, lambda _: values / torch.linalg.vector_norm(held, dim=-1, keepdim=True)
 
     def _room(self, x: Float[Tensor, "b n w"]) -> None:
         """Memory of keys and values, a pair a layer, and the cosines and sines of all positions: of queries and keys,
@@ -228,11 +179,51 @@ class Steps:
         if self.compiled is not None:  # each by itself, or all are copied; what is masked is read, and must be finite
             self.kept = tuple(torch.zeros(each.shape, dtype=x.dtype, device=x.device) for each in self.kept)
         if self.compiled is not None and x.is_cuda:  # else a graph copies them at each step
-            weights = [w for layer in self.layers for w in (layer.qkv, layer.proj, layer.fc1, layer.fc2)]
             from torch._dynamo import mark_static_address  # loads the compiler
 
-            for each in (*self.kept, self.turns if self.rotated else self.places, *weights):
+            for each in (*self.kept, self.places if self.turns is None else self.turns):
                 mark_static_address(each, guard=False)
+
+
+def stream(x: Float[Tensor, "b n w"]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """A copy, to be added to, and its root mean square norm at any time, by the norm's gain."""
+    x = x.clone()
+    return x, lambda gain: F.rms_norm(x, gain.shape, gain, EPSILON)
+
+
+def through(
+    layers: Iterable[Layer],
+    heads: int,
+    x: Float[Tensor, "b n w"],
+    normed: Callable[[Tensor], Tensor],
+    turn: Float[Tensor, "2 3 1 1 n d"] | None,
+    keep: Callable[[int, Tensor], tuple[Tensor, Tensor]],
+    seen: Bool[Tensor, ...] | None,
+    known: Sequence[Float[Tensor, "2 b h k d"]],
+    present: Bool[Tensor, "b k"] | None,
+) -> Float[Tensor, "b n w"]:
+    """All blocks.
+
+    Args:
+        x: the residual stream; it is added to.
+        normed: its norm at any time.
+        turn: cosines and sines of these positions.
+        keep: lays down a block's keys and values of these positions, and gives all that it has.
+        seen: as `Steps` has it; None of several positions where they are the first.
+    """
+    count = x.shape[1]
+    causal, shape = seen is None and count > 1, (len(x), count, 3, heads, -1)
+    for i, layer in enumerate(layers):
+        made = F.linear(normed(layer.norm1), layer.qkv).view(*shape).permute(2, 0, 3, 1, 4)
+        if turn is not None:
+            made = torch.addcmul(made * turn[0], made.roll(made.shape[-1] // 2, -1), turn[1])
+        mixed = attend(made[0], *keep(i, made[1:]), seen, causal=causal)
+        x += F.linear(mixed.transpose(1, 2).flatten(2), layer.proj)
+        if layer.reading is not None and known and present is not None:
+            x += layer.reading(x, known[i], present)
+        gate, inner = F.linear(normed(layer.norm2), layer.fc1).chunk(2, -1)
+        x += F.linear(F.silu(gate).mul_(inner), layer.fc2)
+    return x
 
 
 def turns(places: Int[Tensor, " n"], width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from flexframe.rng import Rng
 from flexframe.store.load import load
 from flexframe.testing.tables import TableRng
 from flexframe.tokens import Codes, Condition, prefix
-from flexframe_priors import GPTSampling
+from flexframe_priors import GPTSampling, compiled
 from flexframe_priors.cache import Cache
 from flexframe_priors.drawing import Chooser, Reader, fill, truncate
 from flexframe_registry import ConfigError, GeneratorConfig
@@ -219,17 +219,46 @@ def test_what_the_draft_draws_is_kept_where_it_is_right(noise, most, tmp_path):
     assert noise == 0 or len(calls) > 2
 
 
-@pytest.mark.usefixtures("worth")
-@pytest.mark.parametrize("settings", SETTINGS[1:], ids=str)
-def test_a_step_of_one_shape_moves_no_code(model, settings, monkeypatch):
-    """What is compiled; the compiler itself takes longer than a test may."""
+@pytest.fixture
+def made(monkeypatch):
+    """What the compiler is told, which then is not run."""
     made = []
     monkeypatch.setattr(torch, "compile", lambda step, **how: made.append(how) or step)
+    monkeypatch.setattr(compiled, "need_compiler", lambda: None)
+    return made
+
+
+@pytest.mark.usefixtures("worth")
+@pytest.mark.parametrize("settings", SETTINGS[1:], ids=str)
+def test_what_is_compiled_moves_no_code(model, settings, made):
+    """The step that is given to the compiler, by itself; the compiler is in plugins/tests/test_compile.py."""
     model = model.double()
     expected = model.sample(LABELS, sampling=settings).codes
     assert not made
-    assert torch.equal(model.sample(LABELS, sampling={**settings, "compile": True}).codes, expected)
-    assert made == [{"fullgraph": True, "dynamic": False, "mode": "default"}]
+    for length in (LENGTH, 2, LENGTH):
+        found = model.sample(LABELS, lengths=length, sampling={**settings, "compile": True}).codes
+        assert torch.equal(found, expected[:, :length])
+    assert made == [{"fullgraph": True, "dynamic": False}]
+
+
+def test_a_step_is_compiled_once_for_the_same_weights_and_rows(model, made):
+    def draw(rows=4, **settings):
+        model.sample(LABELS[:rows], rng=Rng(0, ROWS[:rows]), sampling={"compile": True, **settings})
+        return len(made)
+
+    assert [draw(), draw(), draw(guidance=2.0), draw(3), draw()] == [1, 1, 2, 3, 3]
+    with torch.no_grad():
+        model.prior.blocks[0].fc1.weight.mul_(0.5)
+    assert [draw(), draw()] == [4, 4]
+    assert [each["options"] for each in made] == [compiled.KERNELS] * 4
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch):
+    from torch._inductor import cpp_builder
+
+    monkeypatch.setattr(cpp_builder.config.cpp, "cxx", (None, "/no/such/g++"))
+    with pytest.raises(ConfigError, match=r"^sampling.compile: needs a C\+\+ compiler; install g\+\+"):
+        generator().sample(LABELS, sampling={"compile": True})
 
 
 @pytest.mark.parametrize(
