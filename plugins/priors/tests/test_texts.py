@@ -1,6 +1,7 @@
 """Conditioners: learned words, and frozen encoders whose embeddings are kept by content."""
 
 import io
+import shutil
 from importlib.util import find_spec
 
 import pytest
@@ -144,6 +145,52 @@ def test_a_frozen_encoder_gives_what_transformers_gives(encoders, kind):
     if kind == "clip":
         torch.testing.assert_close(found.pooled[:1], out.pooler_output, atol=2e-3, rtol=2e-3)
     assert (found.pooled is None) == (kind == "t5")
+
+
+def test_clip_gives_the_layer_and_the_vector_that_are_asked_for(encoders):
+    """As MaskGen reads texts: the layer before the last, padding of piece 0 read, the whole's vector projected."""
+    import transformers
+
+    encoder = transformers.CLIPTextModelWithProjection.from_pretrained(encoders["clip"]).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(encoders["clip"])
+    pieces = [tokenizer(text, truncation=True, max_length=8).input_ids for text in TEXTS]
+    filled = torch.tensor([each + [0] * (8 - len(each)) for each in pieces])
+    with torch.no_grad():
+        out = encoder(input_ids=filled, output_hidden_states=True)
+    near = {"atol": 2e-3, "rtol": 2e-3}
+    found = frozen(encoders, "clip", layer="penultimate", projected=True, padded=True)(TEXTS)
+    assert found.present.all()
+    torch.testing.assert_close(found.embeddings, out.hidden_states[-2], **near)
+    torch.testing.assert_close(found.pooled, out.text_embeds, **near)
+    last = frozen(encoders, "clip", padded=True)(TEXTS)
+    torch.testing.assert_close(last.embeddings, out.last_hidden_state, **near)
+    plain = frozen(encoders, "clip")(TEXTS)
+    assert plain.present.sum(1).tolist() == [len(each) for each in pieces]
+    torch.testing.assert_close(plain.pooled, last.pooled, **near)
+    assert (found.pooled - last.pooled).abs().max() > 0.1
+    assert (found.embeddings - last.embeddings).abs().max() > 0.1
+
+
+def test_a_projection_to_another_width_is_refused(encoders):
+    with pytest.raises(ConfigError, match=r"^conditioner\.projected: projects .*wide's texts to 24, not to their own"):
+        frozen({"clip": encoders["wide"]}, "clip", projected=True)(TEXTS)
+    assert frozen({"clip": encoders["wide"]}, "clip")(TEXTS).pooled.shape == (2, 16)
+
+
+def test_tensors_that_are_not_there_are_told(encoders, tmp_path, capfd):
+    """transformers fills them with random numbers, and says so in a table."""
+    import transformers
+
+    folder = shutil.copytree(encoders["clip"], tmp_path / "clip")
+    transformers.CLIPTextModel.from_pretrained(folder).save_pretrained(folder)
+    capfd.readouterr()
+    assert frozen({"clip": folder}, "clip")(TEXTS).pooled.shape == (2, 16)
+    with pytest.raises(
+        ConfigError, match=r"lacks 1 tensors of CLIPTextModelWithProjection, as text_projection\.weight"
+    ):
+        frozen({"clip": folder}, "clip", projected=True)(TEXTS)
+    frozen(encoders, "clip")(["a star alone"])  # its file has a projection, and nobody asks for it
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_text_is_embedded_once_whoever_asks(encoders, monkeypatch):

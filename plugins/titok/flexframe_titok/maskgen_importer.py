@@ -74,10 +74,7 @@ class MaskGenImporter(Importer):
         reader = Reader(source)
         config, sampling = reader.read()
         state, names = reader.state(config)
-        notes = [
-            "it reads the layer before CLIP's last, of padded texts, and its projected pooled vector: embed texts so, "
-            "and give them as a condition's embeddings; the conditioner clip gives the last layer"
-        ]
+        notes = []
         if config.tokenizer is None:
             notes.append("nothing names its tokenizer: give the one whose tokens it models")
         return Imported(config, state, sampling, tuple(notes), names)
@@ -148,7 +145,8 @@ class Reader:
         if pooled != inner:
             told = f"has pooled texts {pooled} wide beside texts {inner} wide; only CLIP's, of one width, are supported"
             raise ConfigError.at(str(self.source.path), told)
-        raw["conditioner"] = {"type": "clip", "model": CLIP, "width": inner, "length": LENGTH}
+        texts = {"layer": "penultimate", "projected": True, "padded": True}
+        raw["conditioner"] = {"type": "clip", "model": CLIP, "width": inner, "length": LENGTH, **texts}
         return GeneratorConfig.read(raw, str(self.source.path)), sampling
 
     def integers(

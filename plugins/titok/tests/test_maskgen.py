@@ -138,5 +138,5 @@ def test_an_imported_one_is_saved_read_and_draws_in_the_tokenizers_range(tmp_pat
     again = load(tmp_path / "it", kind="generator")
     assert isinstance(again, Generator)
     assert again.config == found.config
-    assert again.config.conditioner.type == "clip"
+    assert (again.config.conditioner.form, again.config.conditioner.length) == ("-penultimate-projected-padded", 77)
     assert GeneratorConfig.read(again.config.model_dump(mode="json")) == found.config
