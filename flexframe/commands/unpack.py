@@ -9,7 +9,7 @@ import typer
 
 from flexframe.commands import complete
 from flexframe.commands.common import out, refuse
-from flexframe.commands.options import Device, Threads
+from flexframe.commands.options import Device
 from flexframe.commands.pack import open_prior
 from flexframe.commands.progress import bar
 from flexframe.lock import writes
@@ -28,16 +28,19 @@ def unpack(
         ),
     ] = None,
     device: Device = "auto",
-    threads: Threads = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of torch on a CPU; not given: as many as it was packed with.")
+    ] = None,
 ) -> None:
     """Write the token file that was packed, the same ids and names."""
     from flexframe.use.pack import read_how
     from flexframe.use.pack import unpack as run
 
-    name = read_how(packed).prior
+    how = read_how(packed)
+    name = how.prior
     if prior is None and name.startswith("hf:"):  # a data file starts no download
         refuse(str(packed), f"was packed with {name}; give --prior {name} to fetch and use it")
     where = prior or (name if name.startswith("path:") else f"card:{name}")
     with bar("unpacking") as progress:
-        count = run(packed, open_prior(where, device, threads), to, progress=progress)
+        count = run(packed, open_prior(where, device, threads or how.threads), to, progress=progress)
     out.print(f"{count:,} images in {to}", markup=False, soft_wrap=True)

@@ -52,6 +52,8 @@ class How(Config):
     block: int = Field(ge=1, le=65_536)
     torch: str
     processor: str
+    threads: int | None = Field(None, ge=1)
+    """Of torch on the CPU, which sums in another order with others; None on another device, and in files of before."""
     about: About
     """Of the token file."""
 
@@ -121,7 +123,7 @@ def pack(
         done += len(codes)
         progress(done, file.count)
     how = How(prior=prior, weights=weights(generator), labelled=labelled, block=BLOCK, torch=torch.__version__,
-              processor=processor(generator.device), about=about)  # fmt: skip
+              processor=processor(generator.device), threads=_threads(generator), about=about)  # fmt: skip
     _write(out, how, words, ends, sums, parts, labels)
     lengths = torch.cat([each.lengths for each in parts])
     assert about.codebook_size is not None
@@ -193,17 +195,27 @@ def _rows(
         walk = _walk(generator, stop - start, told)
         codes = _read(constriction, walk, tensors["words"][first : int(tensors["ends"][number])], lengths[start:stop])
         if _sum(codes, lengths[start:stop]) != tensors["sums"][number].tobytes():
-            here = f"torch {torch.__version__} on {processor(generator.device)}"
+            here = _machine(torch.__version__, processor(generator.device), _threads(generator))
             text = (
                 f"images {start} to {stop - 1} come to other ids: the prior's chances are not the same to the last bit"
             )
-            coded = f"here ({here}) as where they were coded (torch {how.torch} on {how.processor})"
-            raise ConfigError.at(str(path), f"{text} {coded}; unpack it there")
+            coded = f"here ({here}) as where they were coded ({_machine(how.torch, how.processor, how.threads)})"
+            raise ConfigError.at(str(path), f"{text} {coded}; unpack it as it was there")
         for i in range(start, stop):
             name = ids[id_ends[i - 1] if i else 0 : id_ends[i]].decode()
             label = None if labels is None or labels[i] < 0 else int(labels[i])
             yield Row(int(tensors["index"][i]), name, codes[i - start, : lengths[i]].numpy(), label)
         progress(stop, count)
+
+
+def _threads(generator: Generator) -> int | None:
+    """Torch's number of threads, where it is what a prior computes with."""
+    return torch.get_num_threads() if generator.device.type == "cpu" else None
+
+
+def _machine(version: str, device: str, threads: int | None) -> str:
+    """Words for what the chances hang on to the last bit."""
+    return f"torch {version} on {device}{f', threads {threads}' if threads else ''}"
 
 
 def see_that_it_packs(generator: Generator, tokenizer: Tokenizer, model: str) -> None:

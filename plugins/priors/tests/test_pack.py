@@ -108,6 +108,25 @@ def test_another_prior_and_other_chances_are_told(tmp_path, monkeypatch):
         packing.unpack(tmp_path / "p", prior, tmp_path / "again")
 
 
+def test_a_packed_file_is_read_by_as_many_threads_as_it_was_written_by(command, tmp_path, monkeypatch):
+    Image.new("RGB", (64, 64), (90, 30, 9)).save(tmp_path / "a.png")
+    ours = ("-m", "flextok/scenes-64", "-p", "gpt/scenes-64-flextok", "--lengths", 2, "--device", "cpu")
+    threads = torch.get_num_threads()
+    try:
+        done = command("encode", tmp_path / "a.png", *ours, "-o", tmp_path / "p", "--threads", 3)
+        assert done.code == 0, done.err
+        torch.set_num_threads(1)
+        assert packing.read_how(tmp_path / "p").threads == 3
+        assert command("unpack", tmp_path / "p", "-o", tmp_path / "t", "--device", "cpu").code == 0
+        assert torch.get_num_threads() == 3
+        monkeypatch.setattr(packing, "_sum", lambda codes, lengths: b"")
+        answer = command("unpack", tmp_path / "p", "-o", tmp_path / "v", "--device", "cpu", "--threads", 2)
+        assert "threads 2) as where they were coded" in answer.err.replace("\n", " ")
+        assert "threads 3); unpack it as it was there" in answer.err.replace("\n", " ")
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_what_cannot_be_packed_is_told_before_anything_is_encoded(command, tmp_path, monkeypatch):
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     given = ("encode", tmp_path / "a.png", "-m", "titok/digits-tiny", "-o", tmp_path / "t", "--device", "cpu")
