@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,7 @@ from flexframe.rng import Rng
 from flexframe.tokens import Condition
 from flexframe_registry import ConfigError
 
+log = logging.getLogger("flexframe")
 LOOKED = 64
 """Images among which one is to have a caption."""
 
@@ -26,9 +28,13 @@ class Captions:
         source.want("captions")
         self.source = source
         count = min(len(source), LOOKED)
-        if not any(source.read_captions(range(count))):
+        missing = sum(not each for each in source.read_captions(range(count)))
+        if missing == count:
             text = f"has no captions, of {count} images that were looked at, and the model reads texts"
             raise ConfigError.at(place, f"{text}; give data with captions, or {remedy}")
+        if missing:
+            told = "of the %d images that were looked at have no caption, and are learned without one"
+            log.warning(f"%s: %d {told}", place, missing, count)
 
     def of(self, index: torch.Tensor, rng: Rng) -> Condition:
         """The condition of images of these numbers: texts, and null where an image has none."""

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from flexframe.models import modelfile
@@ -15,6 +16,8 @@ from flexframe.testing.checks import redraw_zeros
 from flexframe.train.feeds.create import create_feed
 from flexframe.train.run import Run
 from flexframe.use import precompute
+from flexframe.use.encode import encode
+from flexframe.use.lengths import Fixed
 from flexframe.use.precompute import precompute_tokens
 from flexframe_registry import ConfigError, TokenizerConfig, TrainConfig, catalogue, hookimpl, manager
 from flexframe_registry.cards import read_training
@@ -164,6 +167,39 @@ def test_a_prior_that_reads_texts_trains_and_says_by_which_encoder(train, file):
 def test_data_without_captions_are_refused_for_a_prior_that_reads_texts(model):
     with pytest.raises(ConfigError, match=r"run\.data: has no captions, of 64 images that were looked at"):
         create_feed(config(model, {"data": "digits"}, **WORDED), CPU)
+
+
+def test_images_without_a_caption_are_told(model, tmp_path, caplog):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    Image.new("RGB", (16, 16)).save(tmp_path / "b.png")
+    (tmp_path / "a.txt").write_text("a star")
+    create_feed(config(model, {"data": {"type": "folder", "path": str(tmp_path)}}, **WORDED), CPU)
+    told = "run.data: 1 of the 2 images that were looked at have no caption, and are learned without one"
+    assert told in caplog.messages
+
+
+def test_captions_stand_beside_the_images_that_tokens_are_of(model, tokenizer, tmp_path, go):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in "abc":
+        Image.new("RGB", (16, 16)).save(photos / f"{name}.png")
+        (photos / f"{name}.txt").write_text(f"a {name}")
+    encode(tokenizer, [photos], tmp_path / "encoded", model="m", rule=Fixed(6))
+    data = {"type": "folder", "path": str(photos)}
+    with pytest.raises(
+        ConfigError, match=r"encoded: does not say which images its rows are, and the prior reads their"
+    ):
+        create_feed(config(model, {"data": data, **stored(tmp_path / "encoded")}, **WORDED), CPU)
+    source = catalogue().build(resolve("source", data), (16, 16))
+    precompute_tokens(tokenizer, source, tmp_path / "t", model="m")
+    settings = {"data": data, **stored(tmp_path / "t"), "batch_size": 2}
+    go(Run.create(config(model, settings, **WORDED), tmp_path / "run", CPU, {}))
+    (photos / "b.txt").write_text("a d")
+    with pytest.raises(ConfigError, match=r"its data have changed: .* some have other captions"):
+        Run.resume(tmp_path / "run", CPU, settings=["run.steps=8"])
+    (photos / "c.png").unlink()
+    with pytest.raises(ConfigError, match=r"run\.data: has 2 images, and .* rows of 3, so that captions would stand"):
+        create_feed(config(model, settings, **WORDED), CPU)
 
 
 # --- the run -----------------------------------------------------------------------------------------------------

@@ -145,8 +145,14 @@ class Stored(Feed[TokenFileFeedConfig]):
         super().__init__(config, described, device)
         self.captions = None
         if model.conditioner is not None:  # which no token file has
+            if file.about.source is None:
+                text = "does not say which images its rows are, and the prior reads their captions"
+                raise ConfigError.at(str(file.path), f"{text}; make it again: flexframe precompute tokens")
             source = catalogue().build(training.run.data, file.about.image_size, place="run.data")
             self.captions = Captions(source)
+            if len(source) != len(file):
+                text = f"has {len(source):,} images, and {file.path} rows of {len(file):,}"
+                raise ConfigError.at("run.data", f"{text}, so that captions would stand beside other images")
         self.table, self.length = file.table(), model.length
         if model.classes is not None:
             labels = [None if each < 0 else each for each in self.table.labels.tolist()]
@@ -170,7 +176,10 @@ class Stored(Feed[TokenFileFeedConfig]):
         digest = hashlib.sha256()
         for each in (self.table.codes, self.table.lengths, self.table.labels):
             digest.update(np.ascontiguousarray(each).data)
-        return {"count": len(self.file), "contents": digest.hexdigest()}
+        known = {"count": len(self.file), "contents": digest.hexdigest()}
+        if self.captions is None:
+            return known
+        return known | {"captions": self.captions.source.inventory().get("captions")}
 
     def remarks(self) -> Sequence[str]:
         if self.file.about.codebook_size is not None:
