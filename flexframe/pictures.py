@@ -12,6 +12,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from flexframe_registry import ConfigError
+
 PSNR_CAP = 100.0
 """Of equal images, in dB, as in `flexframe bench`."""
 
@@ -123,5 +125,15 @@ def _lines(text: str, font: Any, width: int) -> list[str]:
 
 
 def to_uint8(images: Tensor) -> UInt8[Tensor, "b 3 h w"]:
-    """Images in [0, 1] as 8-bit values on the CPU, rounded half to even."""
-    return (images.float() * 255).round().to(torch.uint8).cpu()
+    """Images in [0, 1] as 8-bit values on the CPU, rounded half to even.
+
+    Raises:
+        ConfigError: a value is not finite, which 8 bits would turn into black without a word.
+    """
+    values = images.float()
+    if not bool(values.isfinite().all()):
+        text = (
+            "hold values that are not finite, so that they would be black; a setting of sampling is out of all bounds"
+        )
+        raise ConfigError.at("pictures", f"{text}, or the precision is too low for this model")
+    return (values * 255).round().to(torch.uint8).cpu()

@@ -16,6 +16,7 @@ from flexframe.commands.sampling import read_sampling
 from flexframe.lock import writes
 
 if TYPE_CHECKING:
+    from flexframe_registry import GeneratorConfig
     from flexframe_registry.kinds import DecoderConfig, PriorConfig
 
 EXAMPLES = (
@@ -100,20 +101,30 @@ def generate(
             generator, tokenizer, folder, classes=chosen, texts=words, count=count, length=_one(wanted), until=until,
             seed=seed, sampling=sampling, decoding=decoding, batch_size=batch_size, force=force,
         )  # fmt: skip
+        _told(config, chosen, words, count)
         return
     with bar("drawing") as progress:
         generated = work.generate(
             generator, tokenizer, folder, classes=chosen, texts=words, count=count, lengths=wanted, seed=seed,
             sampling=sampling, decoding=decoding, batch_size=batch_size, force=force, progress=progress,
         )  # fmt: skip
-    if config.classes is not None and not chosen:
-        say.print("drawn without a class; --class names one", style="dim")
-    if config.conditioner is not None and not words:
-        say.print("drawn without a text; --text says what to show", style="dim")
+    _told(config, chosen, words, count)
     if not generated.strip:
         say.print(f"no strip: {tokenizer.id} has one length, so that fewer tokens are no picture", style="dim")
     at = ", ".join(map(str, generated.lengths))
     out.print(f"{generated.count:,} pictures of {at} tokens in {generated.folder}", markup=False, soft_wrap=True)
+
+
+def _told(config: GeneratorConfig, classes: Sequence[int], texts: Sequence[str], count: int) -> None:
+    """Tell what was not asked, and what was asked and not drawn."""
+    if config.classes is not None and not classes:
+        say.print("drawn without a class; --class names one", style="dim")
+    if config.conditioner is not None and not texts:
+        say.print("drawn without a text; --text says what to show", style="dim")
+    for given, what in ((classes, "classes"), (texts, "texts")):
+        if len(given) > count:
+            told = f"the last {len(given) - count:,} of {len(given):,} {what} were not drawn, for --count is {count:,}"
+            say.print(f"{told}; --count {len(given)} draws one of each", style="yellow")
 
 
 def _one(lengths: Sequence[int]) -> int | None:

@@ -54,7 +54,10 @@ def _draw(run: Run, state: dict[str, torch.Tensor], alive: Callable[[], None]) -
     decoded = {}
     for length in lengths(model):
         short = model.shortened(tokens, images, length, rng=rng)
-        decoded[length] = to_uint8(model.decode(short, rng=rng, on_step=lambda *_: alive()))
+        pictures = model.decode(short, rng=rng, on_step=lambda *_: alive())
+        decoded[length] = to_uint8(
+            pictures.nan_to_num()
+        )  # black ones end no run, which tells by itself what is not finite
         alive()
     strips = []
     for i, number in enumerate(batch.index.tolist()):

@@ -24,6 +24,7 @@ from flexframe.models.tokenizer import Tokenizer
 from flexframe.pictures import to_uint8, whole_png
 from flexframe.rng import Rng
 from flexframe.tokens import Tokens
+from flexframe.use.lengths import fewest
 from flexframe_registry import ConfigError
 from flexframe_registry.files import read_json
 
@@ -80,6 +81,9 @@ def decode(
     if length is not None and length < file.longest and not file.about.prefixes:
         text = f"{length} of {file.longest}: this model's tokens hang on how many are kept, so the first ones are no"
         raise ConfigError.at("--length", f"{text} image; encode the images again with --lengths {length}")
+    if length is not None and length < fewest(tokenizer):
+        text = f"{length}: this model was trained at {fewest(tokenizer)} tokens alone: fewer are no image; leave it out"
+        raise ConfigError.at("--length", text)
     file.check()
     named = names(file)
     settings = tokenizer.sampling.laid(sampling)

@@ -163,7 +163,7 @@ def generate(
     progress(0, job.total)
 
     rows: list[Row] = []
-    first: Tensor | None = None
+    first: list[Tensor] = []
     for length in lengths:
         shown: list[tuple[Picture, str]] = []
         for numbers, codes, images in job.pictures(length):
@@ -171,14 +171,14 @@ def generate(
                 save(image, folder / _name(length, number), folder)
             shown += [(i, job.word(n)) for n, i in zip(numbers, images, strict=True)][: SHOWN - len(shown)]
             rows += [Row(n, _name(length, n), c, job.label(n)) for n, c in zip(numbers, codes.numpy(), strict=True)]
-            if length == lengths[-1] and numbers[0] == 0:
-                first = codes[:STRIPS]
+            if length == lengths[-1] and numbers[0] < STRIPS:
+                first.append(codes[: STRIPS - numbers[0]])
         across = math.ceil(math.sqrt(len(shown)))
         with replaced(folder / f"grid-{length}.png") as part:
             sheet([shown[i : i + across] for i in range(0, len(shown), across)]).save(part, "PNG")
-    if columns and first is not None:
+    if columns:
         with replaced(folder / "strip.png") as part:
-            sheet(job.strip(first, columns)).save(part, "PNG")
+            sheet(job.strip(torch.cat(first), columns)).save(part, "PNG")
     write(folder / "tokens.safetensors", about(job, lengths), lambda: rows)
     return Generated(folder, count, lengths, bool(columns))
 

@@ -17,6 +17,7 @@ from flexframe.use.decode import compatible, decode, names
 from flexframe.use.encode import encode
 from flexframe.use.lengths import Listed
 from flexframe_registry import ConfigError, cards
+from flexframe_registry.slots import resolve
 
 from .test_tokenfile import about
 
@@ -130,6 +131,13 @@ def test_settings_of_another_decoder_are_refused(run):
 def test_a_length_that_is_none_is_told(run, length):
     with pytest.raises(ConfigError, match=rf"--length: {length} is not within 1\.\.8, the longest of"):
         run(length=length)
+
+
+def test_fewer_tokens_than_a_model_of_one_length_was_trained_at_are_refused(run, tiny):
+    fixed = Tokenizer(tiny.config.model_copy(update={"masker": resolve("masker", "full")})).eval()
+    with pytest.raises(ConfigError, match=r"--length: 4: this model was trained at 8 tokens alone: fewer are no image"):
+        run(tokenizer=fixed, length=4, force=True)
+    assert run(tokenizer=fixed, length=8, force=True).count == 7
 
 
 # --- the right model ---------------------------------------------------------------------------------------------

@@ -268,6 +268,7 @@ def test_neither_the_batch_size_nor_the_count_moves_a_picture(generator, tokeniz
     one, two, other = (TokenFile(tmp_path / name / "tokens.safetensors").table() for name in ("one", "two", "seed"))
     assert (one.codes == two.codes).all()
     assert (one.codes != other.codes).any()
+    assert pixels(tmp_path / "one" / "strip.png").shape == pixels(tmp_path / "two" / "strip.png").shape
     for i in range(3):
         name = f"6/{i:05d}.png"
         for folder in ("two", "three"):

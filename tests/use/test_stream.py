@@ -11,7 +11,7 @@ from flexframe.use.generate import generate
 from flexframe.use.stream import stream
 from flexframe_registry import ConfigError
 
-from .test_generate import generator, make_tokenizer, tokenizer  # noqa: F401  (fixtures)
+from .test_generate import files, generator, make_tokenizer, tokenizer  # noqa: F401  (fixtures)
 
 
 def pixels(folder, number):
@@ -79,3 +79,22 @@ def test_what_cannot_be_streamed_is_told(generator, tokenizer, tmp_path, monkeyp
     monkeypatch.setattr(module, "_drawn", otherwise)
     with pytest.raises(ConfigError, match="does not begin a longer sequence as a shorter one"):
         stream(generator, tokenizer, tmp_path / "b", count=1)
+
+
+@pytest.mark.parametrize("way", [(), ("--stream",)])
+def test_what_was_asked_and_not_drawn_is_told(command, files, tmp_path, way):  # noqa: F811
+    given = ("generate", "-p", files[1], "--class", "all", *way)
+    some = command(*given, "--count", 2, "-o", tmp_path / "some")
+    assert "the last 1 of 3 classes were not drawn, for --count is 2; --count 3 draws one of each" in some.err
+    assert "were not drawn" not in command(*given, "--count", 3, "-o", tmp_path / "all").err
+
+
+def test_pictures_that_are_not_finite_are_refused(generator, tokenizer, tmp_path):  # noqa: F811
+    with torch.no_grad():
+        broken = make_tokenizer()
+        for parameter in broken.decoder.parameters():
+            parameter.fill_(torch.nan)
+    for draw in (generate, stream):
+        with pytest.raises(ConfigError, match="pictures: hold values that are not finite, so that they would be black"):
+            draw(generator, broken, tmp_path / draw.__name__, count=1, force=True)
+        assert not list((tmp_path / draw.__name__).rglob("*.png"))
