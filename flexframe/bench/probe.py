@@ -183,7 +183,7 @@ def _at(held: Mapping[str, Tensor], what: What, k: int) -> Tensor:
 
 
 def _whole(model: Tokenizer, mark: str, images: Labelled, seed: int) -> dict[str, Tensor]:
-    key = json.dumps([mark, images.sha256, seed, str(next(model.parameters()).dtype), torch.__version__])
+    key = json.dumps([mark, images.sha256, seed, f"torch.{model.precision}", torch.__version__])
     path = home() / "probes" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
     if path.is_file():
         try:

@@ -184,7 +184,7 @@ def used(model: Tokenizer, suite: SuiteConfig, device: torch.device) -> dict[str
         "seed": suite.seed,
         **({} if model.config.encoder.prefixes() else {"tokens": "encoded anew for each number"}),
         "sampling": model.sampling.deciding(),
-        "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "precision": model.precision,
         "device": device.type,
         **({"matmul": exact} if device.type == "cuda" else {}),
         "providers": protocol.providers(model.config.parts.values()),
@@ -192,9 +192,13 @@ def used(model: Tokenizer, suite: SuiteConfig, device: torch.device) -> dict[str
 
 
 def is_codec(model: Tokenizer, of: Tokenizer) -> bool:
-    """Say whether all weights of a tokenizer's codec are a model's own: then it rebuilds no better than that model."""
+    """Say whether all weights of a tokenizer's codec are a model's own, or all that it has: then the tokenizer rebuilds
+    no better than that model."""
     own: dict[tuple[int, ...], list[Tensor]] = {}
-    for part in (model.encoder, model.quantizer, model.decoder):
+    parts: tuple[nn.Module, ...] = (model.encoder, model.quantizer, model.decoder)
+    if not any(True for part in parts for _ in part.parameters()):
+        parts = (model.codec,)  # it is its codec by itself
+    for part in parts:
         for value in part.parameters():
             own.setdefault(tuple(value.shape), []).append(value)
     codec = [(value, own.get(tuple(value.shape), [])) for value in of.codec.parameters()]

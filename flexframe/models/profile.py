@@ -131,6 +131,7 @@ def measure(
     }
     on_stage("parameters")
     parts, sizes = build(config, frozen)
+    still = "" if any(size.trainable or size.missing for size in sizes) else "there is nothing to train"
     costs = {}
     with fake_tensors():
         for part in parts.values():
@@ -139,7 +140,8 @@ def measure(
         for use, precision in product(uses, precisions):
             if (use, precision) != ("pass", "bf16"):  # its FLOPs are the same, and its memory is in `decode`
                 on_stage(f"{use}, {precision}")
-                measured = run(*ways[use], bf16=precision == "bf16") if not broken else Cost({}, 0, failed=broken)
+                failed = broken or (still if use == "train" else "")
+                measured = Cost({}, 0, failed=failed) if failed else run(*ways[use], bf16=precision == "bf16")
                 costs[use, precision] = measured
     return Profile(tuple(sizes), batch_size, costs)
 

@@ -72,8 +72,8 @@ class Tokenizer(nn.Module, Published):
 
     @property
     def device(self) -> torch.device:
-        """The device of its weights."""
-        return next(self.parameters()).device
+        """The device of its weights; the CPU where it has none."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     @property
     def precision(self) -> str:

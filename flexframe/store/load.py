@@ -17,7 +17,7 @@ from flexframe.models.generator import Generator
 from flexframe.models.modelfile import header_of, read
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.store.places import Place, fetch, locate, log
-from flexframe_registry import ConfigError, ModelConfig, TokenizerConfig, lost
+from flexframe_registry import CodecModelConfig, ConfigError, ModelConfig, TokenizerConfig, lost
 from flexframe_registry.files import put, split_override
 from flexframe_registry.models import ModelKind, read_model
 
@@ -152,14 +152,16 @@ def imported(
     """
     path, commit = fetch(place)
     if path.is_file() and header_of(path) is not None:
-        if assume or drop or rename or entry:
-            text = "is a model of our own format: it has nothing to assume, to drop, to rename or to enter"
+        if assume or drop or rename or entry or importer:
+            text = "is a model of our own format: it has nothing to assume, to drop, to rename or to enter, "
+            text += "and no importer reads it"
             raise ConfigError.at(str(path), text)
         header, state = read(path)
         _see_finite(state, path)
         with lost.named(path):
             config = read_model(header["kind"], header["config"], str(path))
-        return Imported(config, state, header["sampling"]), header["about"]
+        own = Imported(config, state, header["sampling"])
+        return replace(own, config=_around(config, place)), header["about"]
     described = None if place.card is None else place.card.described
     weights = None if place.card is None else place.card.weighted().file.weights
     entry = entry or (weights.entry if weights is not None else "")
@@ -168,8 +170,25 @@ def imported(
     source, reader = understood(opened, importer)
     checkpoint = reader.convert(source)
     _see_finite(checkpoint.state, path)
-    checkpoint = replace(checkpoint, notes=(*source.notes, *checkpoint.notes))
+    notes, config = (*source.notes, *checkpoint.notes), _around(checkpoint.config, place)
+    if config is not checkpoint.config:
+        notes = (*notes, *source.unlike_card(config))
+    checkpoint = replace(checkpoint, config=config, notes=notes)
     return checkpoint, about_import(source, checkpoint)
+
+
+def _around(config: ModelConfig, place: Place) -> ModelConfig:
+    """The tokenizer that a card describes around a codec, where its weights are that codec's alone: the card's but for
+    the codec, which is as its checkpoint has it. Any other config as it is.
+
+    Raises:
+        ConfigError: the card's other parts do not fit the codec.
+    """
+    card = place.card
+    if card is None or not isinstance(config, CodecModelConfig) or not isinstance(card.described, TokenizerConfig):
+        return config
+    raw = card.described.model_dump(mode="json") | {"codec": config.codec.model_dump(mode="json")}
+    return TokenizerConfig.read(raw, card.id)
 
 
 def _see_finite(state: Mapping[str, Tensor], path: Path) -> None:

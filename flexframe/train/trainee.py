@@ -82,8 +82,11 @@ class Learner(nn.Module, ABC):
         """Keep parts, or modules within them, from learning.
 
         Raises:
-            ConfigError: the model has no such module, or nothing is left to train.
+            ConfigError: the model has no such module, or nothing is left to train, if anything ever was.
         """
+        if not any(p.requires_grad for p in self.model.parameters()):
+            whose = "no part has parameters but the codec, which is frozen"
+            raise ConfigError.at("model", f"has nothing to train: {whose}; use it as it is, or take other parts")
         self.frozen = [find_module(self.model, name, "run.freeze") for name in names]
         for module in self.frozen:
             module.requires_grad_(False)

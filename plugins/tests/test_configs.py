@@ -33,7 +33,7 @@ def names(kind):
     return [c.name for c in catalogue() if c.kind == kind and not c.provider.startswith("flexframe-toy ")]
 
 
-@pytest.mark.parametrize("decoder", names("decoder"))
+@pytest.mark.parametrize("decoder", sorted({*names("decoder")} - {"cells"}))  # which takes tokens of one width alone
 @pytest.mark.parametrize("quantizer", names("quantizer"))
 def test_a_swap_in_a_tiny_card_stays_tiny(quantizer, decoder):
     found = cards().get(CARD).train([f"quantizer={quantizer}", f"decoder={decoder}", "length=16"]).model  # 4 x 4 cells

@@ -13,6 +13,7 @@ import torch
 
 from flexframe.rng import Rng
 from flexframe.testing.checks import assert_gradients, reached, redraw_zeros, sampling
+from flexframe.testing.checks.materials import LATENTS
 from flexframe.tokens import Batch
 from flexframe.train.trainee import Trainee, total
 from flexframe_registry import ConfigError, TrainConfig, catalogue
@@ -21,7 +22,10 @@ from flexframe_registry.catalogue import Catalogue
 KINDS = ("encoder", "quantizer", "masker", "decoder")
 REAL = [component for component in catalogue() if not component.provider.startswith("flexframe-toy ")]
 """Without the toys of the core's tests, where both run together."""
-CELLS = list(product(*(sorted(c.name for c in REAL if c.kind == kind) for kind in KINDS)))
+PARTICULAR = {c.name for c in REAL if c.kind == "decoder" and c.config.sized("tiny").token_dim(LATENTS) is not None}
+"""Decoders that take tokens of one width alone, which their own tests give them."""
+PARTS = {kind: sorted(c.name for c in REAL if c.kind == kind) for kind in KINDS}
+CELLS = list(product(*({**PARTS, "decoder": sorted({*PARTS["decoder"]} - PARTICULAR)}).values()))
 BATCH = 4
 SIZE = (8, 16)  # as many cells of 4 x 4 as tokens, so that parts with a grid fit
 
@@ -71,7 +75,8 @@ def sample(cells):
 CHOSEN = CELLS if os.environ.get("FLEXFRAME_MATRIX") == "whole" else sample(CELLS)
 
 
-def test_any_two_parts_meet():
+def test_any_two_parts_meet_but_those_of_one_width():
+    assert {"cells"} == PARTICULAR
     assert set().union(*map(pairs, CHOSEN)) == set().union(*map(pairs, CELLS))
 
 
@@ -129,6 +134,10 @@ def test_cell(cell):
 
     trainee = Trainee(config)
     redraw_zeros(trainee)
+    with torch.no_grad():
+        for name, weight in trainee.model.quantizer.named_parameters():
+            if name.endswith("project.weight"):  # as it is drawn, tokens so narrow may all be rounded to the code of 0
+                weight *= 10
     unused = [f"model.{kind}.{name}" for kind in KINDS for name in getattr(config.model, kind).unused()]
 
     def forward(step):

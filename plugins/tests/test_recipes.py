@@ -45,8 +45,8 @@ def test_nothing_is_doubted_about_it(path):
 def test_nothing_is_doubted_about_a_card(name):
     """As its own run trains it; where it has none, on whatever data for as long as published models take."""
     chosen = cards().get(name)
-    if chosen.file.kind == "codec":
-        return
+    if chosen.file.kind == "codec" or chosen.file.model.get("decoder") == "cells":
+        return  # nothing of it is trained
     config = chosen.train([] if chosen.file.run else ["run.data=digits", "run.steps=200000"])
     assert [*obstacles(config), *of_card(chosen, config)] == []
 

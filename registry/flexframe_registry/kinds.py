@@ -98,6 +98,11 @@ class DecoderConfig(ComponentConfig):
     contract = "flexframe.parts:Decoder"
     sampling: ClassVar[type[SamplingConfig]] = SamplingConfig
 
+    def token_dim(self, latents: LatentSpec) -> int | None:
+        """Values of a token, of a decoder that takes tokens of one width alone and refuses others in `check`; None
+        takes any."""
+        return None
+
     def provides(self) -> frozenset[str]:
         """Names of what its outputs hold for objectives: `reconstruction`, `logits`, features by tap; and `flow`, where
         the decoder is a rectified flow and shows it."""

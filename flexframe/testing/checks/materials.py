@@ -58,6 +58,8 @@ def spec_of(config: ComponentConfig, masked: bool = True) -> Spec:
     taps = dict[str, int]()
     if isinstance(config, ObjectiveConfig):
         taps = dict.fromkeys(config.needs() - OUTPUTS, TAP)
+    if isinstance(config, DecoderConfig):
+        tokens = dataclasses.replace(tokens, dim=config.token_dim(latents) or tokens.dim)
     spec = Spec(latents, features, dataclasses.replace(tokens, masked=masked), taps)
     config.check(spec)
     return spec
@@ -83,7 +85,8 @@ def small_model() -> TokenizerConfig:
     missing = [kind for kind in ("encoder", "quantizer", "decoder", "masker") if not known.names(kind)]
     if missing:
         raise LookupError(f"this is checked with a tokenizer, and no {missing[0]} is installed; install one")
-    parts = {kind: known.names(kind)[0] for kind in ("encoder", "quantizer", "decoder")}
+    any_width = [c.name for c in known if c.kind == "decoder" and tiny(c, {}).token_dim(LATENTS) is None]
+    parts = {kind: known.names(kind)[0] for kind in ("encoder", "quantizer")} | {"decoder": min(any_width)}
     raw = {"size": "tiny", "image_size": SIZE, "length": LENGTH, **parts}
     models = [TokenizerConfig.read({**raw, "masker": name}) for name in known.names("masker")]
     return max(models, key=lambda model: len(model.budgets))
@@ -172,7 +175,9 @@ def assert_gradients(
         if (step or met) and wanting <= set(unused):
             break
         part.zero_grad(set_to_none=True)
-        torch.autograd.backward(forward(step))
+        total = forward(step)
+        if total.requires_grad:  # of a part without parameters it need not
+            torch.autograd.backward(total)
         wanting -= reached(part)
     assert wanting <= set(unused), (
         f"no gradient reaches {sorted(wanting - set(unused))}; declare it in `unused`, or use it"

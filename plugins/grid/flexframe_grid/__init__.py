@@ -98,6 +98,72 @@ class VQGANDecoderConfig(VQGANConfig, DecoderConfig):
             yield "stem", f"{text}, which alone keeps photographs below 30 dB; take a smaller stem, or widen `hidden`"
 
 
+class CellsConfig(ComponentConfig):
+    """Base of the encoder and the decoder of latents as they are. Neither has a parameter."""
+
+    sizes = {"tiny": {"patch": 4}}
+
+    patch: int = Field(1, ge=1)
+    """Side of the squares of latents that are one token, as DiT's patches (arXiv 2212.09748); their values are a
+    token's, channel by channel."""
+
+    def check(self, spec: Spec) -> None:
+        height, width = spec.latents.height, spec.latents.width
+        if height % self.patch or width % self.patch:
+            text = f"latents of {height} x {width} are not divided by patches of {self.patch} x {self.patch}"
+            raise ValueError(f"{text}; change `patch` or the image size")
+        rows, columns = height // self.patch, width // self.patch
+        if spec.tokens.length != rows * columns:
+            text = f"latents of {height} x {width} in patches of {self.patch} x {self.patch} are {rows} x {columns}"
+            raise ValueError(f"{text} tokens: set length to {rows * columns}, not {spec.tokens.length}")
+
+    def values(self, latents: LatentSpec) -> int:
+        """Values of a token on these latents."""
+        return latents.channels * self.patch**2
+
+
+class CellsEncoderConfig(CellsConfig, EncoderConfig):
+    """A codec's latents as they are: a token for each cell, row by row. With quantizer `none` and decoder `cells` the
+    tokenizer is its codec by itself, and there is nothing to train."""
+
+    type: Literal["cells"] = "cells"
+    sizes = {"tiny": {"patch": 4, "channels": 3}}
+
+    channels: int = Field(16, ge=1)
+    """Channels of the codec's latents: 3 of `identity`."""
+
+    def features(self) -> int:
+        return self.channels * self.patch**2
+
+    def check(self, spec: Spec) -> None:
+        if self.channels != spec.latents.channels:
+            raise ValueError(f"the latents have {spec.latents.channels} channels: set `channels` to that")
+        super().check(spec)
+
+
+class CellsDecoderConfig(CellsConfig, DecoderConfig):
+    """Tokens as the latents that they are, each in its cell, row by row; an absent one's is the middle of the latents'
+    range, 0 where they have none."""
+
+    type: Literal["cells"] = "cells"
+
+    def token_dim(self, latents: LatentSpec) -> int:
+        return self.values(latents)
+
+    def provides(self) -> frozenset[str]:
+        return frozenset({"reconstruction"})
+
+    def usual_objectives(self) -> tuple[str, ...]:
+        return ("mse",)
+
+    def check(self, spec: Spec) -> None:
+        super().check(spec)
+        dim, channels = self.values(spec.latents), spec.latents.channels
+        if spec.tokens.dim != dim:
+            text = f"{channels} channels in patches of {self.patch} x {self.patch} are {dim} values a token"
+            raise ValueError(f"{text}, and tokens have {spec.tokens.dim}; take quantizer none, or set its dim to {dim}")
+
+
 class AutoencoderCodecConfig(NetworkConfig, CodecConfig):
     """The networks of a trained grid tokenizer as a frozen codec; latents are the quantizer's means, nothing is drawn.
 
@@ -159,15 +225,25 @@ class TAEF2ImporterConfig(ImporterConfig):
     type: Literal["taef2"] = "taef2"
 
 
+class CellsImporterConfig(ImporterConfig):
+    """A codec as a tokenizer by itself, a token a cell: whatever another importer reads as a codec. It is asked for by
+    name, `--as cells`; `--assume image_size=128` says another size than 256 pixels."""
+
+    type: Literal["cells"] = "cells"
+
+
 @hookimpl
 def flexframe_components() -> Iterable[Component]:
     """List the plugin's components."""
     return [
         Component(VQGANEncoderConfig, "flexframe_grid.vqgan:GridEncoder"),
         Component(VQGANDecoderConfig, "flexframe_grid.vqgan:GridDecoder"),
+        Component(CellsEncoderConfig, "flexframe_grid.cells:CellsEncoder"),
+        Component(CellsDecoderConfig, "flexframe_grid.cells:CellsDecoder"),
         Component(AutoencoderCodecConfig, "flexframe_grid.autoencoder:AutoencoderCodec"),
         Component(TAEF2CodecConfig, "flexframe_grid.taef2:TAEF2Codec"),
         Component(MaskGITVQGANImporterConfig, "flexframe_grid.importer:MaskGITVQGANImporter"),
+        Component(CellsImporterConfig, "flexframe_grid.importer:CellsImporter"),
         Component(TAEF2ImporterConfig, "flexframe_grid.importer:TAEF2Importer"),
     ]
 

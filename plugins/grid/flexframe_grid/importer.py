@@ -1,9 +1,10 @@
-"""Checkpoints of MaskGIT-VQGAN as a tokenizer, and of TAEF2 as a codec."""
+"""Checkpoints of MaskGIT-VQGAN as a tokenizer, of TAEF2 as a codec, and of any codec as a tokenizer by itself."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from flexframe.importing import ATOL, Comparison, Foreign, Imported, Settings, TensorFile, compare
+from flexframe.importing import ATOL, Comparison, Foreign, Imported, Settings, TensorFile, compare, understood
 from flexframe.importing.importer import Importer
 from flexframe.models.build import Model, assemble
 from flexframe.models.tokenizer import Tokenizer
@@ -237,3 +238,33 @@ def halves(source: Foreign) -> dict[str, Path]:
         text = f"holds one half of TAEF2; put the other beside it, as {there} where this one's name says {here}"
         raise ConfigError.at(str(opened), text)
     return {here: opened, there: other}
+
+
+# --- any codec ---------------------------------------------------------------------------------------------------
+
+
+class CellsImporter(Importer):
+    """See `CellsImporterConfig`. It takes what another importer makes of the checkpoint, and adds no tensor."""
+
+    def recognises(self, source: Foreign) -> bool:
+        return False  # a codec alone is a codec, unless one asks for more
+
+    def convert(self, source: Foreign) -> Imported:
+        settings = dict(source.settings)
+        given = {name: settings.pop(name) for name in ("image_size",) if name in settings}
+        inner, reader = understood(replace(source, settings=settings))
+        found: Imported = reader.convert(inner)
+        if not isinstance(found.config, CodecModelConfig):
+            text = f"holds a {found.config.kind}, and --as cells is for a codec alone; leave it out"
+            raise ConfigError.at(str(source.path), text)
+        raw = found.config.model_dump(mode="json") | given
+        codec = CodecModelConfig.read(raw, str(source.path))
+        try:
+            latents = codec.latents
+        except ValueError as error:
+            raise ConfigError.at("image_size", f"{error}; --assume image_size=SIDE") from None
+        cells: dict[str, Any] = {"type": "cells", "channels": latents.channels}
+        raw |= {"length": latents.height * latents.width, "encoder": cells, "quantizer": "none", "decoder": "cells"}
+        config = TokenizerConfig.read(raw, str(source.path))
+        notes = (*inner.notes[len(source.notes) :], *found.notes)
+        return replace(found, config=config, notes=(*notes, *source.unlike_card(config)))
