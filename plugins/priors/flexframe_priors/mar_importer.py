@@ -44,7 +44,9 @@ PUBLISHED = {768: (12, 2.9), 1024: (16, 3.0), 1280: (16, 3.2)}
 LENGTH, PASSES = 256, 256
 """Tokens of the published ones, and passes that they are drawn in."""
 SCALE = 0.2325
-"""What the published ones multiply latents by; it is in no file."""
+"""What the published ones multiply latents by. It is in no file; here it is the codec's, and so in the tokens."""
+TOKENIZER, VALUES = "grid/kl16", 16
+"""The VAE of the published ones by itself, as a card, and the values of its tokens."""
 PICTURES = ("img_size", "vae_stride", "patch_size", "vae_embed_dim", "grad_checkpointing")
 """Settings that come to no more than the tokens' number and width, or to nothing."""
 
@@ -117,11 +119,12 @@ def _config(source: Foreign) -> tuple[GeneratorConfig, dict[str, Any], tuple[str
     if not scale > 0:
         raise ConfigError.at("scale_factor", f"is {scale:g}; expected the number above 0 that latents are times")
     sampling = _sampling(settings, length, width)
-    raw = {"length": length, "dim": dim, "mean": [0.0], "deviation": [1 / scale]}
+    raw = {"length": length, "dim": dim, "mean": [0.0], "deviation": [1.0]}  # the scale is in the tokens
     raw |= {"classes": settings.agreed("class_num", classes), "prior": prior}
     settings.finish()
     described = source.card_model
-    raw["tokenizer"] = described.tokenizer if isinstance(described, GeneratorConfig) else None
+    usual = TOKENIZER if (length, dim, scale) == (LENGTH, VALUES, SCALE) else None
+    raw["tokenizer"] = described.tokenizer if isinstance(described, GeneratorConfig) else usual
     config = GeneratorConfig.read(raw, str(source.path))
     return config, sampling, _notes(source, config, scale)
 
@@ -130,10 +133,13 @@ def _notes(source: Foreign, config: GeneratorConfig, scale: float) -> tuple[str,
     notes: tuple[str, ...] = ()
     if source.tensors.taken == "model":
         notes = ("it holds no running average of its weights, model_ema: these are as training's last step left them",)
-    if config.tokenizer is not None:
-        return notes
-    text = f"nothing names its tokenizer: its tokens are the cells of a VAE, row by row, times {scale:g}"
-    return (*notes, f"{text}; name one of {config.length} tokens of {config.dim} values, or decode them by that VAE")
+    tokens = f"the cells of a VAE, row by row, times {scale:g}, which is the scaling_factor of its codec"
+    if config.tokenizer is None:
+        told = f"nothing names its tokenizer: its tokens are {tokens}"
+        return (*notes, f"{told}; name one of {config.length} tokens of {config.dim} values")
+    if scale != SCALE or not isinstance(source.card_model, GeneratorConfig):
+        notes = (*notes, f"its tokenizer is taken to be {config.tokenizer}: its tokens are {tokens}")
+    return notes
 
 
 def _sampling(settings: Settings, length: int, width: int) -> dict[str, Any]:

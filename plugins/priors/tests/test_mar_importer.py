@@ -9,7 +9,9 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import save_file
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from flexframe.models.generator import Generator
 from flexframe.nn.init import redraw_zeros
@@ -44,7 +46,7 @@ BACK = (
 def model_of(width=32, seed=5, **changed):
     torch.manual_seed(seed)
     prior = {"type": "mar", "width": width, "depth": 2, "heads": HEADS, "buffer": BUFFER, "head_width": 24}
-    raw = {"length": LENGTH, "dim": DIM, "classes": CLASSES, "mean": [0.0], "deviation": [1 / 0.2325], **changed}
+    raw = {"length": LENGTH, "dim": DIM, "classes": CLASSES, "mean": [0.0], "deviation": [1.0], **changed}
     model = Generator(GeneratorConfig.read({**raw, "prior": {**prior, "head_depth": 2}}))
     redraw_zeros(model)
     for parameter in model.prior.parameters():  # norms and biases too
@@ -202,7 +204,7 @@ def test_an_imported_head_draws_what_the_second_form_does(guidance, model, tmp_p
 
 def same(found, model):
     assert found.config.prior == model.config.prior
-    assert found.config.deviation == (1 / 0.2325,)
+    assert (found.config.mean, found.config.deviation) == ((0.0,), (1.0,))
     for name, tensor in model.state_dict().items():
         assert torch.equal(found.state_dict()[name], tensor), name
 
@@ -219,8 +221,8 @@ def test_of_a_published_file_the_average_is_taken(model, tmp_path):
     same(found, model)
     assert found.about["import"]["notes"] == [
         "of its weights the running average, 'model_ema', is taken; --entry model takes the others",
-        "nothing names its tokenizer: its tokens are the cells of a VAE, row by row, times 0.2325; name one of 9 "
-        "tokens of 3 values, or decode them by that VAE",
+        "nothing names its tokenizer: its tokens are the cells of a VAE, row by row, times 0.2325, which is the "
+        "scaling_factor of its codec; name one of 9 tokens of 3 values",
     ]
     found = load(path, kind="generator", assume={"encoder_num_heads": HEADS}, entry="model")
     same(found, model_of(seed=6))
@@ -244,12 +246,19 @@ def test_a_state_by_itself_is_the_model(model, tmp_path):
 def test_a_published_size_needs_nothing_said(tmp_path):
     torch.manual_seed(0)
     prior = {"type": "mar", "width": 768, "depth": 1, "heads": 12, "head_width": 24, "head_depth": 1}
-    raw = {"length": 256, "dim": 16, "classes": 1000, "deviation": [1 / 0.2325], "mean": [0.0], "prior": prior}
+    raw = {"length": 256, "dim": 16, "classes": 1000, "deviation": [1.0], "mean": [0.0], "prior": prior}
     model = Generator(GeneratorConfig.read(raw))
     save_file(exported(model), tmp_path / "model.safetensors")
     found = load(tmp_path / "model.safetensors", kind="generator")
     same(found, model)
     assert (found.sampling.steps, found.sampling.passes, found.sampling.guidance) == (100, 256, 2.9)
+    assert found.config.tokenizer == "grid/kl16"
+    assert found.about["import"]["notes"] == [
+        "its tokenizer is taken to be grid/kl16: its tokens are the cells of a VAE, row by row, times 0.2325, which is "
+        "the scaling_factor of its codec"
+    ]
+    found = load(tmp_path / "model.safetensors", kind="generator", assume={"scale_factor": 0.5})
+    assert found.config.tokenizer is None  # another VAE's
 
 
 @pytest.mark.slow
@@ -265,6 +274,43 @@ def test_an_import_is_shown_and_draws_digits_by_a_tokenizer_that_fits(command, t
     )
     assert drawn.code == 0, drawn.err
     assert sorted(path.name for path in (tmp_path / "drawn" / "4").glob("*.png")) == ["00000.png", "00001.png"]
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_an_import_and_its_vae_by_itself_draw_pictures(command, tmp_path):
+    """From two foreign files to pictures, which are those of the VAE's own decoder by its own scale."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(4, 4, 4),
+        layers_per_block=1,
+        latent_channels=DIM,
+        norm_num_groups=2,
+        scaling_factor=0.2325,
+    ).eval()
+    vae.save_pretrained(tmp_path / "vae")
+    path = published(tmp_path / "checkpoint-last.pth", model_of())
+    for words in (
+        (tmp_path / "vae", "-o", tmp_path / "kl", "--as", "cells", "--assume", "image_size=12"),
+        (path, "-o", tmp_path / "mar", "--assume", f"encoder_num_heads={HEADS}"),
+    ):
+        done = command("import", *words)
+        assert done.code == 0, done.err
+    few = ("--set", "sampling.passes=2", "--set", "sampling.steps=2", "--seed", "0")
+    given = ("--prior", tmp_path / "mar", "--class", "3", "--count", "2", *few, "-o", tmp_path / "drawn")
+    drawn = command("generate", "-m", tmp_path / "kl", *given)
+    assert drawn.code == 0, drawn.err
+    pictures = [pil_to_tensor(Image.open(each)) for each in sorted((tmp_path / "drawn" / "9").glob("*.png"))]
+    generator = load(tmp_path / "mar", kind="generator")
+    sampling = {"passes": 2, "steps": 2}
+    cells = generator.sample(torch.tensor([3, 3]), rng=Rng(0, torch.arange(2)), sampling=sampling).codes
+    theirs = vae.decode(cells.mT.unflatten(-1, (3, 3)) / 0.2325).sample / 2 + 0.5
+    difference = torch.stack(pictures).float() - 255 * theirs.clamp(0, 1)
+    assert float(difference.abs().max()) < 0.51  # rounded
+    assert float(theirs.clamp(0, 1).std()) > 0.01
 
 
 # --- what does not fit -------------------------------------------------------------------------------------------
