@@ -131,6 +131,7 @@ def card(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_there_is_nothing_to_train_and_that_is_told(card, command, tmp_path):
     done = command("train", card, "-o", tmp_path / "run")
     assert done.code == 2
@@ -140,6 +141,15 @@ def test_there_is_nothing_to_train_and_that_is_told(card, command, tmp_path):
     shown = command("show", card)
     assert shown.code == 0, shown.err
     assert "train cannot be measured: there is nothing to train" in shown.out
+
+
+@pytest.mark.slow
+def test_with_a_quantizer_that_learns_it_is_trained(card, command, tmp_path):
+    settings = ("quantizer={type: kl, dim: 48}", "run.objectives=[mse]")
+    done = command("train", card, *settings, "-o", tmp_path / "run")
+    assert done.code == 0, done.err
+    names = {name for name, _ in load(tmp_path / "run").named_parameters()}
+    assert names == {"quantizer.project.weight", "quantizer.project.bias"}
 
 
 @pytest.mark.slow
@@ -167,6 +177,7 @@ def test_a_model_without_parameters_goes_through_every_command(card, command, tm
 # --- weights -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_card_is_the_codec_that_ships():
     model, codec = flexframe.load("grid/taef2-cells"), flexframe.load("grid/taef2", kind="codec")
     assert model.config.codec == codec.config.codec
