@@ -22,7 +22,7 @@ from flexframe.bench.partial import Partial
 from flexframe.bench.task import Task
 from flexframe.data.source import AttributeClassifier, CaptionReader, Sample, Source
 from flexframe.rng import Rng
-from flexframe_registry import SuiteConfig
+from flexframe_registry import ConfigError, SuiteConfig
 
 log = logging.getLogger(__name__)
 
@@ -211,6 +211,10 @@ class Pass:
         some = Some(index, images.to(self.device), samples, draws)
         for entrant in self.entrants:
             for made in entrant.make(some):
+                if not bool(made.images.isfinite().all()):
+                    text = f"pictures of images {index[0]:,} to {index[-1]:,} from {made.lane.budget} tokens"
+                    remedy = "mend its sampling settings or compute in higher precision, or leave the model out"
+                    raise ConfigError.at(entrant.name, f"{text} hold values that are not finite; {remedy}")
                 fake = protocol.to_uint8(made.images, self.suite.rounding)
                 exact = made.images if made.images.is_floating_point() else made.images.float() / 255
                 taken = Reconstructions(

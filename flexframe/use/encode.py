@@ -27,6 +27,7 @@ from flexframe.use.journal import ImageJournal, counted
 from flexframe.use.lengths import Rule
 from flexframe_registry import ConfigError
 
+LEAVE = ", or go on without it by --skip-broken (once files are changed, an encoding begins anew)"
 SHOWN = 20
 """Broken images that a summary names."""
 Work = list[tuple[int, Entry, int | None]]
@@ -88,13 +89,13 @@ def encode(
         count, resumed = len(journal), journal.done()
         earlier = next(journal.broken(), None)
         if earlier is not None and not skip_broken:
-            raise BrokenImage(earlier)
+            raise BrokenImage(f"{earlier}{LEAVE}")
         progress(resumed, count)
         try:
             for work, images in _loaded(journal, batch_size, tokenizer.config.image_size, resize, workers):
                 broken = [image for image in images if isinstance(image, BrokenImage)]
                 if broken and not skip_broken:
-                    raise broken[0]
+                    raise BrokenImage(f"{broken[0]}{LEAVE}")
                 journal.put(_encode(tokenizer, work, images, rule, about))
                 progress(work[-1][0] + 1, count)
         finally:

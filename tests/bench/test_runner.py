@@ -127,6 +127,13 @@ def test_models_of_unlike_sizes_are_refused(tokenizer: Any, suite: Any, tmp_path
         run(suite(), [], tmp_path)
 
 
+def test_pictures_that_are_not_finite_end_it_at_once_and_are_told(tokenizer: Any, suite: Any, tmp_path: Path) -> None:
+    broken = tokenizer()
+    broken.decoder.mean = torch.full_like(broken.decoder.mean, torch.nan)
+    with pytest.raises(ConfigError, match=r"b: pictures of images 0 to 3 from 1 tokens hold values that"):
+        run(suite(count=8), [("a", tokenizer()), ("b", broken)], tmp_path, batch_size=4)
+
+
 def test_suites_that_cannot_be_are_refused(tokenizer: Any, suite: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="wants 1000 images and the source has 359"):
         run(suite(count=1000), [("a", tokenizer())], tmp_path)
