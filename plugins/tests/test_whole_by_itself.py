@@ -52,7 +52,8 @@ for name, path in cards().files.items():
     with torch.device("meta"):
         model = build(card.described)
     built.append(name)
-    if sum(p.numel() for p in model.parameters()) > largest or card.described.kind == "codec":
+    still = not any(p.requires_grad for p in model.parameters())  # a codec, by itself or as a tokenizer
+    if still or sum(p.numel() for p in model.parameters()) > largest:
         continue
     scenes = ("run.data={type: scenes, complexity: 1}",)  # where a card leaves its images to the user, or names none
     run = scenes if "path" in (card.file.run or {}).get("data", {}) else ()
