@@ -270,7 +270,8 @@ def _usage(model: Model, repo: str) -> str:
     name = f"hf:{repo}" if "/" in repo else repo
     if isinstance(model, Tokenizer):
         code = f'tok = flexframe.load("{name}")\ntokens = tok.encode(images)  # float b 3 H W in [0, 1]\n'
-        code += "images = tok.decode(tokens, rng=0)"
+        told = "" if model.config.decoder.texts() is None else "texts=texts, "
+        code += f"images = tok.decode(tokens, {told}rng=0)"
     elif isinstance(model, Generator):
         code = f'prior = flexframe.load("{name}", kind="generator")\ncodes = prior.sample(count=4, rng=0)'
     else:

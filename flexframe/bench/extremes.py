@@ -73,6 +73,7 @@ def rebuild(
     device: torch.device,
     batch_size: int = 64,
     rounded: Callable[[Tensor], Tensor] = protocol.to_uint8,
+    told: Callable[[Tokenizer, Sequence[int]], Mapping[str, Any]] = lambda *_: {},
 ) -> tuple[Tensor, dict[str, dict[int, Tensor]]]:
     """These images of a source, and each model's reconstructions at its token counts, as in the run: 8-bit, on the CPU.
 
@@ -80,6 +81,7 @@ def rebuild(
         models: by name, a model and the token counts.
         indices: positions in the source; each draws what it drew in the run.
         rounded: makes 8-bit images of reconstructions, as in the run.
+        told: arguments of a model's `decode` for these positions.
     """
     originals: list[Tensor] = []
     fake: dict[str, dict[int, list[Tensor]]] = {n: {k: [] for k in counts} for n, (_, counts) in models.items()}
@@ -90,7 +92,8 @@ def rebuild(
         rng = Rng(seed, torch.tensor(chosen, device=device))
         for name, (model, counts) in models.items():
             given = images.to(device).float() / 255
-            tokens = model.encode(given, rng=rng)
+            tokens, more = model.encode(given, rng=rng), told(model, chosen)
             for k in counts:
-                fake[name][k].append(rounded(model.decode(model.shortened(tokens, given, k, rng=rng), rng=rng)).cpu())
+                short = model.shortened(tokens, given, k, rng=rng)
+                fake[name][k].append(rounded(model.decode(short, **more, rng=rng)).cpu())
     return torch.cat(originals), {n: {k: torch.cat(batches) for k, batches in kept.items()} for n, kept in fake.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,6 +23,54 @@ from flexframe.rng import Rng
 from flexframe.tokens import Tokens
 from flexframe_registry import ConfigError, Spec, SuiteConfig, TokenizerConfig
 
+LOOKED = 64
+"""Images among which one is to have a caption."""
+
+
+@dataclass
+class Texts:
+    """The texts of a suite's images, for models whose decoder reads some: of each the caption that says most, or where
+    there is none, `A photo of a <class>.`, as TA-TiTok is measured (arXiv 2501.07730)."""
+
+    source: Source | None = None
+
+    def see(self, source: Source, models: Iterable[Tokenizer]) -> None:
+        """Take the texts from this source.
+
+        Raises:
+            ConfigError: it has none, and a model reads some; or nothing embeds them for it.
+        """
+        self.source = source
+        for model in models:
+            if model.config.decoder.texts() is None:
+                continue
+            place = model.id or "the model"
+            if model.conditioner is None:
+                told = "reads texts, and names no encoder of them; set its `conditioner`, as {type: clip, padded: true}"
+                raise ConfigError.at(place, told)
+            if self.rule is None:
+                told = "decodes with texts, and the suite's images have neither captions nor named classes"
+                raise ConfigError.at(place, f"{told}; give data that have, or leave the model out")
+
+    @property
+    def rule(self) -> str | None:
+        """What the texts are, in a protocol's words; None where there are none."""
+        assert self.source is not None
+        if any(self.source.read_captions(range(min(len(self.source), LOOKED)))):
+            return "the caption of each image that says most"
+        return "A photo of a <class>." if self.source.class_names() else None
+
+    def of(self, model: Tokenizer, index: Sequence[int]) -> dict[str, Any]:
+        """The argument `texts` of a model's `decode` for these images; nothing where it reads none."""
+        if model.conditioner is None or self.source is None:
+            return {}
+        found = [[*each.values()][-1] if each else None for each in self.source.read_captions(index)]
+        names = self.source.class_names()
+        if not any(found) and names:
+            labels = [sample.label for sample in self.source.samples(index)]
+            found = [None if label is None else f"A photo of a {names[label]}." for label in labels]
+        return {"texts": found}
+
 
 @dataclass(frozen=True)
 class _Again(Remake):
@@ -31,6 +79,7 @@ class _Again(Remake):
     model: Tokenizer
     budget: int
     rng: Rng
+    told: Mapping[str, Any]
 
     @property
     def fingerprint(self) -> str:
@@ -41,7 +90,7 @@ class _Again(Remake):
 
     def decode(self, tokens: Tokens, draw: int = 0) -> Float[Tensor, "b 3 h w"]:
         rng = Rng((self.rng.seed + draw) % 2**63, self.rng.index) if draw else self.rng
-        return self.model.decode(tokens, rng=rng)
+        return self.model.decode(tokens, **self.told, rng=rng)
 
 
 @dataclass
@@ -49,6 +98,7 @@ class Rebuilder(Entrant):
     """A tokenizer that rebuilds the suite's images."""
 
     model: Tokenizer
+    texts: Texts = field(kw_only=True)
     codec_is: str | None = field(default=None, kw_only=True)
     """The model beside it whose weights its codec has."""
 
@@ -67,21 +117,22 @@ class Rebuilder(Entrant):
     def make(self, some: Some) -> Iterator[Made]:
         count, device = len(some.index), some.real.device
         labels, attributes = [s.label for s in some.samples], [s.attributes for s in some.samples]
-        given = some.real.float() / 255
+        given, told = some.real.float() / 255, self.texts.of(self.model, some.index)
         with self.watch.running(count, device):
             tokens = self.model.encode(given, rng=some.rng)
         for lane in self.lanes:
             short = self.model.shortened(tokens, given, lane.budget, rng=some.rng)
             with lane.watch.running(count, device):
-                images = self.model.decode(short, rng=some.rng)
-            yield Made(lane, images, short, labels, attributes, _Again(self.model, lane.budget, some.rng))
+                images = self.model.decode(short, **told, rng=some.rng)
+            yield Made(lane, images, short, labels, attributes, _Again(self.model, lane.budget, some.rng, told))
 
     def used(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
-        return used(self.model, suite, device)
+        rule = self.texts.rule if self.model.conditioner is not None else None
+        return {**used(self.model, suite, device), **({"texts": rule} if rule else {})}
 
     def identity(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
         sampling = self.model.sampling.deciding()
-        return {"config": self.config.model_dump(mode="json"), "fingerprint": self.weights, "sampling": sampling}
+        return {"config": described(self.config), "fingerprint": self.weights, "sampling": sampling}
 
     def entry(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
         return {
@@ -106,7 +157,10 @@ class Reconstruct(Task):
     record = {"task": "reconstruction of the suite's own images"}
 
     def __init__(self, models: Sequence[tuple[str, Tokenizer]]) -> None:
-        self._models = models
+        self._models, self._texts = models, Texts()
+
+    def see(self, source: Source) -> None:
+        self._texts.see(source, (model for _, model in self._models))
 
     def sizes(self) -> Sequence[tuple[str, tuple[int, int]]]:
         return [(name, model.config.image_size) for name, model in self._models]
@@ -129,7 +183,9 @@ class Reconstruct(Task):
         return chosen
 
     def entrants(self, device: torch.device) -> Sequence[Entrant]:
-        made = [Rebuilder(name, weights(model.to(device).eval()), model) for name, model in self._models]
+        made = [
+            Rebuilder(name, weights(model.to(device).eval()), model, texts=self._texts) for name, model in self._models
+        ]
         for each in made:
             beside = (other.name for other in made if other is not each and is_codec(other.model, each.model))
             each.codec_is = next(beside, None)
@@ -154,7 +210,9 @@ class Reconstruct(Task):
     ) -> tuple[Tensor, Mapping[str, Mapping[int, Tensor]]]:
         own, rounded = dict(self._models), partial(protocol.to_uint8, rounding=suite.rounding)
         models = {entrant.name: (own[entrant.name], [lane.budget for lane in entrant.lanes]) for entrant in entrants}
-        return extremes.rebuild(source, models, indices, seed=suite.seed, device=device, rounded=rounded)
+        return extremes.rebuild(
+            source, models, indices, seed=suite.seed, device=device, rounded=rounded, told=self._texts.of
+        )
 
     def further(
         self,
@@ -169,6 +227,11 @@ class Reconstruct(Task):
         if not suite.show or not wanted:
             return None
         return Gallery(*self._rebuilt(suite, source, entrants, device, wanted), numbers=wanted)
+
+
+def described(config: TokenizerConfig) -> dict[str, Any]:
+    """A config as plain data, as it was before tokenizers had a conditioner where there is none."""
+    return config.model_dump(mode="json", exclude=None if config.conditioner else {"conditioner"})
 
 
 def _counts(budgets: Sequence[int]) -> str:

@@ -28,7 +28,7 @@ from flexframe.data.source import Source
 from flexframe.files import replaced
 from flexframe.lock import writes
 from flexframe.models.fingerprint import weights
-from flexframe.models.generator import Generator, fits
+from flexframe.models.generator import Generator, fits, needs_texts
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.pictures import sheet
 from flexframe_registry import ConfigError, GeneratorConfig, SamplingConfig, Spec, SuiteConfig, catalogue
@@ -142,7 +142,8 @@ class Drawing(Entrant):
                 drawn = self.prior.sample(**asked, lengths=lane.budget, rng=some.rng, sampling=self.sampling)
             with lane.watch.running(count, device):
                 tokens = self.model.tokens(drawn.codes)
-                images = self.model.decode(tokens, rng=some.rng, sampling=self.decoding)
+                told = {"texts": asked["texts"]} if self.model.conditioner is not None else {}
+                images = self.model.decode(tokens, **told, rng=some.rng, sampling=self.decoding)
             yield Made(lane, images, tokens, labels, form=form)
 
     def used(self, suite: SuiteConfig, device: torch.device) -> dict[str, Any]:
@@ -156,7 +157,7 @@ class Drawing(Entrant):
                 "providers": protocol.providers([self.config.prior]),
             },
             "tokenizer": {
-                "config": protocol.short_id(self.model.config.model_dump(mode="json")),
+                "config": protocol.short_id(reconstructions.described(self.model.config)),
                 "weights": self.decoder,
             },
         }
@@ -174,7 +175,7 @@ class Drawing(Entrant):
             **self._asked(),
             "tokenizer": {
                 "id": self.model.id,
-                "config": self.model.config.model_dump(mode="json"),
+                "config": reconstructions.described(self.model.config),
                 "fingerprint": self.decoder,
                 "trained": dict(self.model.about),
             },
@@ -229,9 +230,11 @@ class Draw(Task):
     ) -> None:
         for _, prior, tokenizer in priors:
             fits(prior, tokenizer)
+            needs_texts(tokenizer, forms if prior.conditioner is not None else (), "give data with captions")
         self.sampling, self.decoding, self.given = sampling, decoding, given
         self.asked: list[tuple[str, Generator, Tokenizer, Captions | None]] = []
         self.rebuilt: dict[str, Tokenizer] = {}
+        self.texts = reconstructions.Texts()
         for name, prior, tokenizer in priors:
             if prior.conditioner is None or not forms:
                 self.asked.append((name, prior, tokenizer, None))
@@ -264,10 +267,14 @@ class Draw(Task):
             )
             for name, prior, tokenizer, captions in self.asked
         ]
-        drawn += [Rebuilder(name, weights(each.to(device).eval()), each) for name, each in self.rebuilt.items()]
+        drawn += [
+            Rebuilder(name, weights(each.to(device).eval()), each, texts=self.texts)
+            for name, each in self.rebuilt.items()
+        ]
         return [*drawn, *(Given(name, pixels(source), source) for name, source in self.given)]
 
     def see(self, source: Source) -> None:
+        self.texts.see(source, self.rebuilt.values())
         for *_, captions in self.asked:
             if captions is not None:
                 captions.source = source

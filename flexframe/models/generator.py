@@ -31,6 +31,25 @@ def fits(generator: Generator, tokenizer: Tokenizer, force: bool = False) -> Non
         raise ConfigError.at(generator.id, f"{text}; name the right one with --model, or generate with --force")
 
 
+def needs_texts(tokenizer: Tokenizer, texts: Sequence[str], remedy: str) -> None:
+    """Refuse to decode without texts where the decoder reads some.
+
+    Args:
+        remedy: what gives some.
+
+    Raises:
+        ConfigError: there are none, or nothing embeds them.
+    """
+    if tokenizer.config.decoder.texts() is None:
+        return
+    place = tokenizer.id or "the tokenizer"
+    if not texts:
+        raise ConfigError.at(place, f"its decoder reads texts, and there are none; {remedy}")
+    if tokenizer.conditioner is None:
+        told = "its decoder reads texts, and it names no encoder of them; set its `conditioner`"
+        raise ConfigError.at(place, told)
+
+
 @final
 class Generator(nn.Module, Published):
     """A prior over the codes of a tokenizer, ready to train or to draw from."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from flexframe.models import shown
 from flexframe.models.precision import exact, precision, use
 from flexframe.models.published import Published
-from flexframe.parts import Codec, Decoder, Encoder, LengthMasker, OnStep, Quantizer
+from flexframe.parts import Codec, Conditioner, Decoder, Encoder, LengthMasker, OnStep, Quantizer
 from flexframe.rng import Rng, as_rng
 from flexframe.tokens import Batch, Codes, Condition, Outputs, Tokens, prefix
 from flexframe_registry import ModelConfig, SamplingConfig, TokenizerConfig, catalogue
@@ -43,6 +43,7 @@ class Tokenizer(nn.Module, Published):
     masker: LengthMasker
     quantizer: Quantizer
     decoder: Decoder
+    conditioner: Conditioner | None
 
     def __init__(self, config: TokenizerConfig, sampling: Mapping[str, Any] | None = None) -> None:
         super().__init__()
@@ -56,6 +57,7 @@ class Tokenizer(nn.Module, Published):
         self.masker = build(config.masker, self.spec)
         self.quantizer = build(config.quantizer, self.spec)
         self.decoder = build(config.decoder, self.spec)
+        self.conditioner = None if config.conditioner is None else build(config.conditioner)
 
     def train(self, mode: bool = True) -> Tokenizer:
         """Set the mode of all parts but the codec, which stays in evaluation."""
@@ -251,6 +253,7 @@ class Tokenizer(nn.Module, Published):
         self,
         tokens: Tokens,
         *,
+        texts: Sequence[str | None] | None = None,
         condition: Condition | None = None,
         size: tuple[int, int] | None = None,
         rng: Random = None,
@@ -262,6 +265,8 @@ class Tokenizer(nn.Module, Published):
         Gradients are on where the caller has them on and the tokens' values require one.
 
         Args:
+            texts: a text a row, or None for none, where the decoder reads texts and a conditioner embeds them.
+            condition: instead: embeddings that were made before.
             size: height and width in pixels; if None that of the images that the tokens are of, else the model's own.
             rng: for decoders that draw; a seed, a generator, an `Rng`, or None for seed 0.
             sampling: the decoder's settings, or a mapping that is laid on the model's own.
@@ -269,8 +274,8 @@ class Tokenizer(nn.Module, Published):
 
         Raises:
             ConfigError: a setting that the decoder has not.
-            ValueError: no tokens; whole settings of another decoder; a size or a condition that the decoder does not
-                take.
+            ValueError: no tokens; whole settings of another decoder; a size, texts or a condition that the decoder does
+                not take.
         """
         if not isinstance(tokens, Tokens):
             text = "`tokens(codes)` of the same model makes them of ids"
@@ -279,6 +284,11 @@ class Tokenizer(nn.Module, Published):
         if size is not None and (not isinstance(size, Sequence) or len(size) != 2 or min(size) < 1):
             raise ValueError(f"a size is height and width in pixels, (64, 96), not {size!r}")
         settings = self.sampling.laid(sampling)
+        if texts is not None:
+            if condition is not None or len(texts) != len(tokens):
+                text = "a condition beside them" if condition is not None else f"{len(texts)} of them"
+                raise ValueError(f"texts are one a row of {len(tokens)}, and by themselves; there is {text}")
+            condition = self.told(texts)
         latents = self.config.codec.latents(*(size or tokens.size or self.config.image_size))
         rows = as_rng(rng, len(tokens), tokens.values.device)
         told = {} if on_step is None or not _tells(self.decoder) else {"on_step": on_step}
@@ -288,6 +298,24 @@ class Tokenizer(nn.Module, Published):
             )
             images = self.codec.decode(decoded)
         return images.float().clamp(0, 1)
+
+    def told(self, texts: Sequence[str | None]) -> Condition:
+        """What the decoder reads of texts, one a row, of which some may be None.
+
+        Raises:
+            ConfigError: the encoder of texts cannot be had.
+            ValueError: nothing here embeds texts.
+        """
+        if self.conditioner is None:
+            reads = self.config.decoder.texts() is not None
+            told = "no conditioner is set; give a condition with embeddings" if reads else "it reads none; give none"
+            raise ValueError(f"{self.id or 'this tokenizer'} is given texts, and {told}")
+        text, like = self.conditioner([each or "" for each in texts]), next(self.decoder.parameters())
+        null = torch.tensor([each is None for each in texts], dtype=torch.bool, device=like.device)
+        embeddings, pooled = (None if each is None else each.to(like) for each in (text.embeddings, text.pooled))
+        return Condition(
+            null, texts=tuple(texts), embeddings=embeddings, present=text.present.to(like.device), pooled=pooled
+        )
 
     # --- within --------------------------------------------------------------------------------------------------
 

@@ -51,13 +51,12 @@ def _draw(run: Run, state: dict[str, torch.Tensor], alive: Callable[[], None]) -
         images = model.codec.decode(batch.latents).clamp(0, 1)
     rng = Rng(run.config.run.seed, batch.index)
     tokens, originals = model.encode(images, rng=rng), to_uint8(images)
-    decoded = {}
+    decoded, told = {}, batch.condition if model.config.decoder.texts() is not None else None
     for length in lengths(model):
         short = model.shortened(tokens, images, length, rng=rng)
-        pictures = model.decode(short, rng=rng, on_step=lambda *_: alive())
-        decoded[length] = to_uint8(
-            pictures.nan_to_num()
-        )  # black ones end no run, which tells by itself what is not finite
+        pictures = model.decode(short, condition=told, rng=rng, on_step=lambda *_: alive())
+        # black ones end no run, which tells by itself what is not finite
+        decoded[length] = to_uint8(pictures.nan_to_num())
         alive()
     strips = []
     for i, number in enumerate(batch.index.tolist()):

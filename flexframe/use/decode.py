@@ -20,6 +20,7 @@ from flexframe.data.tokenfile import Rows, TokenFile
 from flexframe.files import drop_parts, refuse_other, replaced, sha256, write_json
 from flexframe.lock import writes
 from flexframe.models.fingerprint import fingerprint, weights
+from flexframe.models.generator import needs_texts
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.pictures import to_uint8, whole_png
 from flexframe.rng import Rng
@@ -76,6 +77,7 @@ def decode(
         ConfigError: a broken file, another model, a folder with other things in it.
     """
     compatible(file, tokenizer, force)
+    needs_texts(tokenizer, (), "a file of tokens holds none: `decode(tokens, texts=[...])` in Python takes them")
     if length is not None and not 1 <= length <= file.longest:
         raise ConfigError.at("--length", f"{length} is not within 1..{file.longest}, the longest of {file.path}")
     if length is not None and length < file.longest and not file.about.prefixes:

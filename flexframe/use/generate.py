@@ -17,7 +17,7 @@ from flexframe.data.tokenfile import About, Row, write
 from flexframe.files import drop_parts, refuse_other, replaced, write_json
 from flexframe.lock import writes
 from flexframe.models.fingerprint import fingerprint, weights
-from flexframe.models.generator import Generator, fits
+from flexframe.models.generator import Generator, fits, needs_texts
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.pictures import Picture, sheet, to_uint8
 from flexframe.rng import Rng
@@ -135,6 +135,7 @@ def generate(
         ConfigError: a prior of another tokenizer's codes, lengths that do not fit, a folder with other things in it.
     """
     fits(generator, tokenizer, force)
+    needs_texts(tokenizer, texts, "give --text")
     lengths = tuple(sorted(set(lengths))) or (generator.spec.length,)
     if lengths[0] < 1 or lengths[-1] > generator.spec.length:
         span = f"{lengths[0]}..{lengths[-1]}"
@@ -251,7 +252,7 @@ class Job:
             codes = self.generator.sample(
                 **self.given(numbers), lengths=length, rng=rng, sampling=self.sampling, on_token=on_token
             ).codes
-            yield numbers, codes.cpu(), self.decode(codes, rng)
+            yield numbers, codes.cpu(), self.decode(codes, rng, numbers)
             self.done += len(numbers)
             self.progress(self.done, self.total)
 
@@ -261,17 +262,18 @@ class Job:
         rng = Rng(self.seed, torch.arange(len(codes), device=self.tokenizer.device))
         for length in columns:
             told = f"{length} token{'s' if length > 1 else ''}"
-            for number, image in enumerate(self.decode(codes[:, :length], rng)):
+            for number, image in enumerate(self.decode(codes[:, :length], rng, range(len(codes)))):
                 named = ", ".join(filter(None, (self.word(number), told)))
                 rows[number].append((image, told if rows[number] else named))
             self.done += len(codes)
             self.progress(self.done, self.total)
         return rows
 
-    def decode(self, codes: Tensor, rng: Rng) -> UInt8[Tensor, "b 3 h w"]:
-        """Pictures of codes."""
+    def decode(self, codes: Tensor, rng: Rng, numbers: Sequence[int]) -> UInt8[Tensor, "b 3 h w"]:
+        """Pictures of codes, which are of these numbers."""
         tokens = self.tokenizer.tokens(codes.to(self.tokenizer.device))
-        return to_uint8(self.tokenizer.decode(tokens, rng=rng, sampling=self.decoding))
+        told = None if self.tokenizer.conditioner is None else [self.word(n) for n in numbers]
+        return to_uint8(self.tokenizer.decode(tokens, texts=told, rng=rng, sampling=self.decoding))
 
 
 def _name(length: int, number: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from flexframe.models.generator import needs_texts
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.pictures import Strip, psnr_of, to_uint8
 from flexframe.rng import Rng
@@ -49,6 +50,7 @@ def reconstruct(
     Returns:
         A strip for each image, and the number of images that there are.
     """
+    needs_texts(tokenizer, (), "`flexframe bench` takes the captions of its images, `decode(..., texts=[...])` yours")
     lengths = tuple(dict.fromkeys(lengths or usual_lengths(tokenizer)))
     seen = 0
 

@@ -17,7 +17,7 @@ from flexframe.data.tokenfile import Row, write
 from flexframe.files import replaced
 from flexframe.lock import writes
 from flexframe.models.fingerprint import fingerprint, weights
-from flexframe.models.generator import Generator, fits
+from flexframe.models.generator import Generator, fits, needs_texts
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.pictures import sheet
 from flexframe.rng import Rng
@@ -74,6 +74,7 @@ def stream(
         ConfigError: as `generate`; a tokenizer of one length; a prior whose longer sequences begin otherwise.
     """
     fits(generator, tokenizer, force)
+    needs_texts(tokenizer, texts, "give --text")
     most = length or generator.spec.length
     if not 1 <= most <= generator.spec.length:
         raise ConfigError.at("--length", f"{most} is not within 1..{generator.spec.length}, the prior's")
@@ -143,7 +144,7 @@ def _drawn(job: Job, numbers: Sequence[int], length: int) -> tuple[Tensor, Tenso
     """Codes and pictures of these numbers at a length."""
     rng = Rng(job.seed, torch.tensor(numbers, device=job.generator.device))
     codes = job.generator.sample(**job.given(numbers), lengths=length, rng=rng, sampling=job.sampling).codes
-    return codes.cpu(), job.decode(codes, rng)
+    return codes.cpu(), job.decode(codes, rng, numbers)
 
 
 def _change(before: Tensor, after: Tensor) -> float:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from .config import ComponentConfig, Config, SamplingConfig
+from .errors import ConfigError
 from .widths import CodesSpec, LatentSpec, Spec, TargetSpec, TextSpec, TokenSpec
 
 Resize = Literal["torchvision-bicubic", "torchvision-bilinear", "adm"]
@@ -107,6 +108,10 @@ class DecoderConfig(ComponentConfig):
         """Names of what its outputs hold for objectives: `reconstruction`, `logits`, features by tap; and `flow`, where
         the decoder is a rectified flow and shows it."""
         return frozenset()
+
+    def texts(self) -> TextSpec | None:
+        """The widths of the texts that it reads beside tokens, the most vectors of one among them; None of none."""
+        return None
 
     def knows_strides(self) -> bool:
         """Tell whether its flow is told how long a step its velocity is for."""
@@ -359,7 +364,7 @@ class PriorConfig(ComponentConfig):
 
 
 class ConditionerConfig(ComponentConfig):
-    """Base of conditioners' configs: texts to what a prior is conditioned on."""
+    """Base of conditioners' configs: texts to what a prior is conditioned on, or a decoder reads."""
 
     kind = "conditioner"
     contract = "flexframe.parts:Conditioner"
@@ -372,6 +377,23 @@ class ConditionerConfig(ComponentConfig):
     def text(self) -> TextSpec:
         """The widths of what it gives."""
         raise NotImplementedError(f"{type(self).__name__}.text")
+
+    def check_reader(self, decoder: DecoderConfig) -> None:
+        """See that a tokenizer's decoder can read what it gives.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        read, given = decoder.texts(), self.text()
+        if read is None:
+            text = f"is {self.type!r}, and decoder {decoder.type!r} reads no texts as it is set; leave it out"
+            raise ConfigError.at("conditioner", text)
+        if not self.frozen:
+            text = f"{self.type!r} learns with a prior, and there is none here"
+            raise ConfigError.at("conditioner", f"{text}; name an encoder that is frozen, as 't5', 'clip' or 'minilm'")
+        if given.width != read.width or given.length > read.length:
+            text = f"gives up to {given.length} vectors {given.width} wide, and decoder {decoder.type!r} reads up to"
+            raise ConfigError.at("conditioner", f"{text} {read.length} of {read.width}; set the one like the other")
 
 
 class ImporterConfig(ComponentConfig):

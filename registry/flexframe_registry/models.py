@@ -119,6 +119,7 @@ class TokenizerConfig(ModelConfig):
     kind = "tokenizer"
     target = "flexframe.models.tokenizer:Tokenizer"
     trainee = "flexframe.train.trainee:Trainee"
+    later = frozenset({"conditioner"})
 
     size: Size | None = None
     """Size of parts whose own fields are not given: `tiny`, `small`, `base` or `large`."""
@@ -136,6 +137,8 @@ class TokenizerConfig(ModelConfig):
     """The rule by which training keeps some tokens only."""
     decoder: Slot[DecoderConfig]
     """Tokens to latents."""
+    conditioner: Slot[ConditionerConfig] | None = None
+    """The frozen encoder of the texts that the decoder reads; training fills it in. None where it reads none."""
 
     @model_validator(mode="before")
     @classmethod
@@ -168,6 +171,8 @@ class TokenizerConfig(ModelConfig):
                 raise
             except ValueError as error:
                 raise ConfigError.at(name, str(error)) from None
+        if self.conditioner is not None:
+            self.conditioner.check_reader(self.decoder)
         return self
 
     def following(self, source: ModelConfig, names: Iterable[str]) -> Self:
@@ -229,6 +234,9 @@ class TokenizerConfig(ModelConfig):
         facts = [("tokens", f"up to {tokens.length:,}, each {tokens.dim} numbers, {codes}")]
         if bits:
             facts.append(("bits", f"{bits:.4g} a token, {bits * tokens.length:,.0f} an image at full length"))
+        if (read := self.decoder.texts()) is not None:
+            by = "yours" if self.conditioner is None else self.conditioner.type
+            facts.append(("text", f"up to {read.length:,} vectors of {read.width:,} numbers, by {by}"))
         return [*_pixels(self.image_size, self.spec.latents), *facts]
 
 

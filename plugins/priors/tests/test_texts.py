@@ -1,24 +1,17 @@
 """Conditioners: learned words, and frozen encoders whose embeddings are kept by content."""
 
-import io
 import shutil
 from importlib.util import find_spec
 
 import pytest
 import torch
-from rich.console import Console as Terminal
 
 from flexframe.models.generator import Generator
 from flexframe.rng import Rng
-from flexframe.store.load import load
 from flexframe.tokens import Codes, Condition
-from flexframe.train.console import Console
-from flexframe.train.loop import train
-from flexframe.train.run import Run
 from flexframe_priors import compiled, pretrained
 from flexframe_priors.words import words
 from flexframe_registry import ConfigError, GeneratorConfig, catalogue
-from flexframe_registry.cards import read_training
 from flexframe_registry.slots import resolve
 
 TEXTS = ["a red star", "a large blue ring left of a small star"]
@@ -249,44 +242,3 @@ def test_a_broken_cache_is_told(encoders, tmp_path):
     file.write_bytes(b"no database at all, but longer than nothing")
     with pytest.raises(ConfigError, match=r"t5-8-.*\.sqlite: cannot be used .*; delete it"):
         found(TEXTS)
-
-
-# --- a tokenizer whose decoder reads texts -----------------------------------------------------------------------
-
-
-def tatitok(encoder, **feed):
-    model = {
-        "image_size": 16, "length": 4, "codec": "identity", "quantizer": {"type": "kl", "dim": 4}, "masker": "full",
-        "encoder": {"type": "latent-tokens", "width": 32, "depth": 1, "heads": 2, "patch": 4},
-        "decoder": {"type": "vit", "width": 32, "depth": 1, "heads": 2, "patch": 4, "text": {"width": 16, "length": 8}},
-    }  # fmt: skip
-    texts = {"type": "t5", "model": str(encoder), "width": 16, "length": 8}
-    run = {"data": {"type": "scenes", "complexity": 1, "count": 16}, "steps": 3, "batch_size": 4,
-           "feed": {"type": "images", "texts": texts} | feed, "optimizer": {"lr": 1e-2, "warmup": 1}}  # fmt: skip
-    return read_training({"model": model, "run": run})
-
-
-@pytest.mark.slow
-def test_a_tokenizer_trains_with_texts(encoders, tmp_path):
-    pytest.importorskip("flexframe_titok")
-    run = Run.create(tatitok(encoders["t5"]), tmp_path / "run", torch.device("cpu"), {})
-    before = run.trainee.model.decoder.text_guidance_proj.weight.clone()
-    train(run, Console(Terminal(file=io.StringIO())))
-    model = load(tmp_path / "run")
-    torch.manual_seed(0)
-    tokens = model.encode(torch.rand(2, 3, 16, 16))
-    text = frozen(encoders)(TEXTS)
-    given = [Condition(torch.zeros(2, dtype=torch.bool), None, each, text.present)
-             for each in (text.embeddings, text.embeddings.flip(0))]  # fmt: skip
-    one, other = (model.decode(tokens, condition=each) for each in given)
-    assert not torch.equal(model.decoder.text_guidance_proj.weight, before)
-    assert not torch.equal(one, other)
-
-
-@pytest.mark.parametrize(
-    ("feed", "told"),
-    [({"texts": "words"}, "texts: 'words' learns with a prior, and there is none here; name an encoder that is froz")],
-)
-def test_encoders_for_a_tokenizer_that_are_refused(encoders, feed, told):
-    with pytest.raises(ConfigError, match=told):
-        tatitok(encoders["t5"], **feed)

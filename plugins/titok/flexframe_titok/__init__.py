@@ -8,12 +8,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from flexframe_registry import Component, Config, DecoderConfig, EncoderConfig, ImporterConfig, Spec, hookimpl
+from flexframe_registry import Component, Config, DecoderConfig, EncoderConfig, ImporterConfig, Spec, TextSpec, hookimpl
 from flexframe_registry.cards import folders
 
 from .maskgen_configs import MaskGenImporterConfig, MaskGenKLConfig, MaskGenVQConfig
 from .maskgit_configs import BERTMaskGITConfig, MaskGITImporterConfig, UViTMaskGITConfig
 
+CLIP = "openai/clip-vit-large-patch14-336"
+"""The CLIP whose texts TA-TiTok and MaskGen read."""
 SMALL = {"width": 512, "depth": 8, "heads": 8, "patch": 16}
 BASE = {"width": 768, "depth": 12, "heads": 12, "patch": 16}
 LARGE = {"width": 1024, "depth": 24, "heads": 16, "patch": 16}
@@ -100,6 +102,9 @@ class MaskTokenDecoderConfig(DecoderConfig):
     """Stage 2 of the head `proxy-codes`, which turns its logits into pixels; without it, logits are all there is."""
     text: TextConfig | None = None
     """Guidance by the embeddings of a text, which training and use must then be given; None without."""
+
+    def texts(self) -> TextSpec | None:
+        return None if self.text is None else TextSpec(self.text.length, self.text.width)
 
     @property
     def gives(self) -> Literal["reconstruction", "logits"]:

@@ -17,9 +17,9 @@ from flexframe.importing import Comparison, Foreign, Imported, Settings, TensorF
 from flexframe.importing.importer import Importer
 from flexframe.models.build import Model, assemble
 from flexframe.nn.convolutional import shape_of
-from flexframe_registry import ConfigError, TokenizerConfig
+from flexframe_registry import ConfigError, TokenizerConfig, catalogue
 
-from . import BASE, LARGE, SMALL, golden
+from . import BASE, CLIP, LARGE, SMALL, golden
 from .reference import UNUSED, convert, translate
 
 SIZES = {"small": SMALL, "base": BASE, "large": LARGE}
@@ -48,10 +48,19 @@ class TiTokImporter(Importer):
                 raw[part]["heads"] = reader.settle_heads(raw, part, state)
         config = TokenizerConfig.read(raw, str(source.path))
         notes = (*reader.notes, *source.unlike_card(config))
-        return Imported(config, state, notes=notes, names=names)
+        return Imported(_reading(config), state, notes=notes, names=names)
 
     def compare(self, source: Foreign, model: Model) -> Iterable[Comparison]:
         return golden.compare_cases(source, model)
+
+
+def _reading(config: TokenizerConfig) -> TokenizerConfig:
+    """The config with CLIP as the published models read texts, if they do and the part is installed."""
+    read = config.decoder.texts()
+    if read is None or "clip" not in catalogue().names("conditioner"):
+        return config
+    clip = {"type": "clip", "model": CLIP, "width": read.width, "length": read.length, "padded": True}
+    return TokenizerConfig.read({**config.model_dump(mode="json"), "conditioner": clip})
 
 
 class Reader:

@@ -17,13 +17,14 @@ from flexframe.importing.importer import Importer
 from flexframe.models.build import Model
 from flexframe_registry import ConfigError, GeneratorConfig
 
+from . import CLIP
 from . import maskgen_golden as golden
 
 SECTIONS = ("experiment", "dataset", "optimizer", "lr_scheduler", "training")
 """Top-level sections about how the model was trained; they change nothing in the model."""
 MARKS = {"vq": "text_embed_proj.weight", "kl": "text_pooled_emb.weight"}
-CLIP, LENGTH = "openai/clip-vit-large-patch14-336", 77
-"""The encoder of the publication and its vectors of a text, which no tensor tells."""
+LENGTH = 77
+"""Vectors of a text in the publication, which no tensor tells."""
 TABLES = {
     "pos_embed": "position_embedding", "decoder_pos_embed_learned": "positions", "mask_token": "mask",
     "diffusion_pos_embed_learned": "places",

@@ -16,7 +16,7 @@ from flexframe.parts import Conditioner
 from flexframe.rng import Rng
 from flexframe.tokens import Batch
 from flexframe.train.feeds.base import Feed
-from flexframe_registry import TrainConfig, catalogue
+from flexframe_registry import ConditionerConfig, ConfigError, TrainConfig, catalogue
 from flexframe_registry.models import TokenizerConfig
 from flexframe_standard.feeds.configs import ImagesFeedConfig
 
@@ -30,9 +30,17 @@ class Images(Feed[ImagesFeedConfig]):
         self.source: Source = catalogue().build(training.run.data, training.model.image_size, place="run.data")
         self.source.want("none")  # a tokenizer learns of images alone, unless its decoder reads texts
         self.captions: Captions | None = None
-        if config.texts is not None:
-            self.texts: Conditioner = catalogue().build(config.texts, place="run.feed.texts")
-            self.captions = Captions(self.source, remedy="leave run.feed.texts out")
+        texts, model = config.texts or training.model.conditioner, training.model
+        if model.decoder.texts() is not None and texts is None:
+            told = (
+                f"decoder {model.decoder.type!r} reads texts, and nothing embeds any; name a frozen encoder of captions"
+            )
+            raise ConfigError.at("run.feed.texts", f"{told}, as {{type: minilm}}, or set model.decoder.text=null")
+        if texts is not None:
+            place = "model.conditioner" if config.texts is None else "run.feed.texts"
+            self.texts: Conditioner = catalogue().build(texts, place=place)
+            self.captions = Captions(self.source, remedy=f"leave {place} and model.decoder.text out")
+            self.training = _described(training, texts, self.texts)
         self.transforms = [catalogue().build(each) for each in training.run.transforms]
         self.held = hold(self.source, device) if config.preload else None
 
@@ -67,3 +75,19 @@ class Images(Feed[ImagesFeedConfig]):
 
     def remarks(self) -> Sequence[str]:
         return self.source.remarks()
+
+
+def _described(training: TrainConfig, texts: ConditionerConfig, encoder: Conditioner) -> TrainConfig:
+    """The config with the encoder of texts in its model, and what tells that one from others.
+
+    Raises:
+        ConfigError: the decoder cannot read what it gives, or the model names another.
+    """
+    model = training.model
+    assert isinstance(model, TokenizerConfig)
+    texts.check_reader(model.decoder)
+    settled = encoder.settled()
+    if model.conditioner not in (None, texts, settled):
+        told = "is another than model.conditioner; leave one of the two out"
+        raise ConfigError.at("run.feed.texts", told)
+    return training.model_copy(update={"model": model.model_copy(update={"conditioner": settled})})
