@@ -30,7 +30,7 @@ LOOKED = 64
 @dataclass
 class Texts:
     """The texts of a suite's images, for models whose decoder reads some: of each the caption that says most, or where
-    there is none, `A photo of a <class>.`, as TA-TiTok is measured (arXiv 2501.07730)."""
+    there is none, `A photo of a <class>.`, as arXiv 2501.07730 measures by."""
 
     source: Source | None = None
 

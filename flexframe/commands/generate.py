@@ -124,7 +124,7 @@ def _told(config: GeneratorConfig, classes: Sequence[int], texts: Sequence[str],
     for given, what in ((classes, "classes"), (texts, "texts")):
         if len(given) > count:
             told = f"the last {len(given) - count:,} of {len(given):,} {what} were not drawn, for --count is {count:,}"
-            say.print(f"{told}; --count {len(given)} draws one of each", style="yellow")
+            say.print(f"{told}; --count {len(given)} draws one of each", style="yellow", soft_wrap=True)
 
 
 def _one(lengths: Sequence[int]) -> int | None:
