@@ -28,7 +28,7 @@ from flexframe.data.source import Source
 from flexframe.files import replaced
 from flexframe.lock import writes
 from flexframe.models.fingerprint import weights
-from flexframe.models.generator import Generator, fits, needs_texts
+from flexframe.models.generator import Generator, fits, needs_texts, same_classes
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.pictures import sheet
 from flexframe_registry import ConfigError, GeneratorConfig, SamplingConfig, Spec, SuiteConfig, catalogue
@@ -355,7 +355,7 @@ def unasked(prior: Generator, source: Source) -> str | None:
         return "the prior reads texts and knows no classes, so that none was asked for; metric `asked` is of texts"
     if classes is None:
         return "the prior knows no classes, so that none was asked for"
-    if theirs and (len(theirs) != classes or (own and own != theirs)):
+    if not same_classes(prior.config, theirs):
         names = ", ".join(own[:4]) + (", ..." if len(own) > 4 else "") if own else str(classes)
         told = f"the prior's classes ({names}) are not those of the suite's images ({', '.join(theirs[:4])}"
         return f"{told}{', ...' if len(theirs) > 4 else ''})"

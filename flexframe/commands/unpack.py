@@ -40,6 +40,9 @@ def unpack(
     name = how.prior
     if prior is None and name.startswith("hf:"):  # a data file starts no download
         refuse(str(packed), f"was packed with {name}; give --prior {name} to fetch and use it")
+    if prior is None and name.startswith("path:") and not Path(name.removeprefix("path:")).exists():
+        told = f"was packed with {name.removeprefix('path:')}, which is not there, seen from this folder"
+        refuse(str(packed), f"{told}; say with --prior where it is")
     where = prior or (name if name.startswith("path:") else f"card:{name}")
     with bar("unpacking") as progress:
         count = run(packed, open_prior(where, device, threads or how.threads), to, progress=progress)

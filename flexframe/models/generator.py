@@ -50,6 +50,14 @@ def needs_texts(tokenizer: Tokenizer, texts: Sequence[str], remedy: str) -> None
         raise ConfigError.at(place, told)
 
 
+def same_classes(config: GeneratorConfig, names: Sequence[str]) -> bool:
+    """Tell whether labels mean to a prior what they mean where classes have these names: none are no contradiction."""
+    own = config.class_names
+    if config.classes is None or not names:
+        return config.classes is not None
+    return len(names) == config.classes and (not own or tuple(own) == tuple(names))
+
+
 @final
 class Generator(nn.Module, Published):
     """A prior over the codes of a tokenizer, ready to train or to draw from."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +27,14 @@ from flexframe.data.tokenfile import About, Row, Rows, TokenFile, write
 from flexframe.files import BLANK, check_seal, drop_parts, refuse_pointer, replaced, seal
 from flexframe.lock import writes
 from flexframe.models.fingerprint import fingerprint, weights
-from flexframe.models.generator import Generator
+from flexframe.models.generator import Generator, same_classes
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.parts import LikelihoodPrior, SymbolWalk
 from flexframe.provenance import processor
 from flexframe.tokens import Condition
 from flexframe_registry import Config, ConfigError
 
+log = logging.getLogger("flexframe")
 FORMAT = "flexframe-packed/1"
 BLOCK = 64
 """Images that are coded together: the coder rounds up to whole words of 32 bits once for all of them."""
@@ -105,7 +107,10 @@ def pack(
     _see_that_it_codes(generator, about, str(file.path))
     file.check()
     labels = file.table().labels
-    labelled = config.classes is not None and bool((labels >= 0).all()) and bool((labels < config.classes).all())
+    labelled = bool((labels >= 0).all()) and bool((labels < (config.classes or 0)).all())
+    if labelled and not same_classes(config, about.class_names):
+        log.warning("%s: its classes are not those of %s, which is told none", file.path, prior)
+        labelled = False
     words, ends, sums, parts = list[np.ndarray](), list[int](), list[bytes](), list[Rows]()
     done = 0
     for rows in file.batches(BLOCK):

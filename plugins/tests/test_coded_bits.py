@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from flexframe.bench import runner
 from flexframe.bench.report import write
@@ -41,6 +42,25 @@ def prior(tokenizer: Tokenizer, to: Path, **fields: Any) -> str:
 def suite(*priors: str) -> SuiteConfig:
     coded = {"type": "coded-bits", "priors": priors}
     return SuiteConfig.read({"data": {"type": "digits", "split": "val"}, "count": COUNT, "metrics": ["psnr", coded]})
+
+
+@pytest.mark.parametrize("names", [("a", "b"), tuple("abcdefghijkl")])
+def test_classes_that_are_not_the_priors_are_not_told(
+    names: tuple[str, ...], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    for number, name in enumerate(names):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16), (20 * number,) * 3).save(tmp_path / "data" / name / "0.png")
+    where = prior(tokenizer, tmp_path / "prior.safetensors")
+    given = {"data": {"type": "folder", "path": str(tmp_path / "data")}, "metrics": suite(where).metrics}
+    report = runner.run(SuiteConfig.read(given), [("one", tokenizer)], tmp_path / "out")
+    number = report.results["models"]["one"]["budgets"]["8"]["metrics"]["coded_bits"]
+    images = torch.stack([torch.full((3, 16, 16), 20.0 * i) for i in range(len(names))]) / 255
+    tokens, model = tokenizer.encode(images), load(where, kind="generator")
+    condition = Condition(torch.ones(len(names)).bool(), labels=torch.zeros(len(names)).long())
+    bits = -model.prior.log_prob(Codes(tokens.codes, tokens.keep), condition).double() / math.log(2)
+    assert number["value"] == pytest.approx(float(bits.sum(1).mean()), rel=1e-4)
+    assert "classes, and none to" in str(report.results["protocols"][number["protocol"]]["measure"]["measured"]["told"])
 
 
 def test_bits_are_those_of_the_likelihood(tokenizer: Tokenizer, tmp_path: Path) -> None:

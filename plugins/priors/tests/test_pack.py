@@ -67,6 +67,29 @@ def test_what_is_packed_is_read_back_to_the_byte(name, labels, tmp_path):
     assert packing.read_how(tmp_path / "p").labelled == given
 
 
+@pytest.mark.parametrize(
+    ("names", "told"), [((), True), (("a", "b", "c"), True), (("b", "a", "c"), False), (("a", "b"), False)]
+)
+def test_classes_of_other_names_are_not_told(names, told, tmp_path, caplog):
+    prior = generator("gpt of digits")
+    prior.config = prior.config.model_copy(update={"class_names": ("a", "b", "c")})
+    file = tokens(tmp_path / "t", 2, class_names=names)
+    packing.pack(file, prior, tmp_path / "p", prior="of/it")
+    assert packing.read_how(tmp_path / "p").labelled == told
+    assert [f"{file.path}: its classes are not those of of/it, which is told none"] * (not told) == caplog.messages
+    packing.unpack(tmp_path / "p", prior, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "t").read_bytes()
+
+
+def test_a_prior_that_is_elsewhere_now_is_asked_for(command, tmp_path):
+    packing.pack(tokens(tmp_path / "t", 2), generator("gpt"), tmp_path / "p", prior="path:runs/mine")
+    answer = command("unpack", tmp_path / "p", "-o", tmp_path / "again", "--device", "cpu")
+    assert answer.code == 2
+    assert "was packed with runs/mine, which is not there, seen from this folder; say with" in answer.err.replace(
+        "\n", " "
+    )
+
+
 def test_what_cannot_be_packed_is_told(tmp_path, monkeypatch):
     prior = generator("gpt")
     with pytest.raises(ConfigError, match="models the codes of another tokenizer than a/b"):

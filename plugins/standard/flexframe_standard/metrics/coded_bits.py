@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flexframe.bench.metric import Measure, Metric, Reconstructions, Tally
 from flexframe.models.fingerprint import weights
-from flexframe.models.generator import Generator
+from flexframe.models.generator import Generator, same_classes
 from flexframe.parts import LikelihoodPrior
 from flexframe.store.load import load
 from flexframe.tokens import Codes, Condition
@@ -90,12 +90,13 @@ class CodedBits(Metric[CodedBitsConfig]):
 
     @torch.no_grad()
     def likelihoods(self, generator: Generator, codes: Codes, labels: Sequence[int | None]) -> Float[Tensor, "b k"]:
-        """Logarithm of each token's probability; classes are told where all are known."""
+        """Logarithm of each token's probability; a class is told where it is known, and the prior's own."""
         device = codes.codes.device
         generator.to(device)
-        null = torch.tensor([label is None for label in labels], device=device)
-        ids = torch.tensor([0 if label is None else label for label in labels], device=device)
         classes = generator.config.classes
+        most = (classes or 0) if same_classes(generator.config, self.source.class_names()) else 0
+        null = torch.tensor([label is None or label >= most for label in labels], device=device)
+        ids = torch.tensor([0 if label is None or label >= most else label for label in labels], device=device)
         condition = None if classes is None else Condition(null, labels=ids)
         assert isinstance(generator.prior, LikelihoodPrior)
         return generator.prior.log_prob(codes, generator.embedded(condition, len(labels)))
@@ -113,4 +114,8 @@ class CodedBits(Metric[CodedBitsConfig]):
 
     def protocol(self) -> Mapping[str, Any]:
         names = zip(self.config.priors, self.priors.values(), strict=False) if self.config.priors else ()
-        return {"priors": {name: weights(prior) for name, prior in names}, "told": "classes"}
+        known, named = {name: weights(prior) for name, prior in names}, self.source.class_names()
+        others = [
+            p.id for p in self.priors.values() if p.config.classes is not None and not same_classes(p.config, named)
+        ]
+        return {"priors": known, "told": f"classes, and none to {', '.join(others)}" if others else "classes"}
