@@ -25,7 +25,8 @@ REAL = [component for component in catalogue() if not component.provider.startsw
 PARTICULAR = {c.name for c in REAL if c.kind == "decoder" and c.config.sized("tiny").token_dim(LATENTS) is not None}
 """Decoders that take tokens of one width alone, which their own tests give them."""
 PARTS = {kind: sorted(c.name for c in REAL if c.kind == kind) for kind in KINDS}
-CELLS = list(product(*({**PARTS, "decoder": sorted({*PARTS["decoder"]} - PARTICULAR)}).values()))
+PARTS["decoder"] = sorted({*PARTS["decoder"]} - PARTICULAR)
+CELLS = list(product(*PARTS.values()))
 BATCH = 4
 SIZE = (8, 16)  # as many cells of 4 x 4 as tokens, so that parts with a grid fit
 

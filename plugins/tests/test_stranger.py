@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from .nursery import Nursery
-from .test_matrix import KINDS, REAL, sample
+from .test_matrix import PARTS as MET
+from .test_matrix import sample
 
 NAME = "flexframe-stranger"
 OWN = {"quantizer": {"rounding"}, "decoder": {"slot-mlp"}}
@@ -265,7 +266,7 @@ def test_it_passes_the_contract_kit(stranger: Stranger) -> None:
 
 def test_it_joins_the_matrix(stranger: Stranger) -> None:
     """Its parts meet every part that is installed, in the cells that are chosen of all."""
-    names = [{c.name for c in REAL if c.kind == kind} | OWN.get(kind, set()) for kind in KINDS]
+    names = [{*found} | OWN.get(kind, set()) for kind, found in MET.items()]
     own = set[str]().union(*OWN.values())
     cells = ["-".join(cell) for cell in sample(list(product(*map(sorted, names)))) if own & {*cell}]
     said = stranger.python(
