@@ -7,6 +7,7 @@ draws with the same seed.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from flexframe.pictures import sheet
 from flexframe_registry import ConfigError, GeneratorConfig, SamplingConfig, Spec, SuiteConfig, catalogue
 
 Priors = Sequence[tuple[str, Generator, Tokenizer]]
+log = logging.getLogger("flexframe")
 FOLDER = "samples"
 
 
@@ -324,7 +326,10 @@ def forms_of(suite: SuiteConfig, priors: Priors) -> tuple[str, ...]:
         return ()
     source = catalogue().build(suite.data, priors[0][2].config.image_size, place="data")
     source.want("any")
-    return tuple(source.read_captions([0])[0])
+    forms = tuple(source.read_captions([0])[0])
+    if not forms:
+        log.warning("data: the first image has no caption, so that priors that read texts draw without one")
+    return forms
 
 
 def offered(prior: Generator, tokenizer: Tokenizer) -> list[int]:

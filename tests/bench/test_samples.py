@@ -310,6 +310,20 @@ def test_a_caption_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest
         samples.run(greys("asked", budgets=[8]), [("a", worded(), tokenizer())], tmp_path)
 
 
+def test_captions_of_files_are_what_is_drawn_by(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(2):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(f"a {NAMES[number]}")
+    given = {"data": {"type": "folder", "path": str(tmp_path)}, "metrics": ["codebook"], "budgets": [8]}
+    suite, models = SuiteConfig.read(given), [("a", worded(), tokenizer())]
+    found = samples.run(suite, models, tmp_path / "out").results
+    assert list(found["models"]) == ["a", "toy/toy, real tokens"]
+    assert caplog.messages == []
+    (tmp_path / "0.txt").unlink()
+    assert samples.forms_of(suite, models) == ()
+    assert caplog.messages == ["data: the first image has no caption, so that priors that read texts draw without one"]
+
+
 # --- what moves no number ----------------------------------------------------------------------------------------
 
 

@@ -198,6 +198,11 @@ def test_captions_are_read_without_images_and_without_labels(tmp_path, kind):
     assert found.read_captions([0, 1, 2, 1]) == [
         {"caption": "an ape"}, {"caption": "a bee"}, {}, {"caption": "a bee"},
     ]  # fmt: skip
+    for wanted in ("any", "labels", "none"):  # of samples; captions that are asked for are read all the same
+        other = source(kind, tmp_path)
+        other.want(wanted)
+        assert other.read_captions([0, 1, 2]) == found.read_captions([0, 1, 2])
+        assert other.facts == wanted
     before = found.inventory()
     (tmp_path / "a.txt").write_text(" an emu \n")
     assert {name for name, told in source_of(kind, tmp_path).inventory().items() if told != before[name]} >= {

@@ -86,7 +86,9 @@ def test_rows_of_parquet_files_are_images_in_order(parquet, path):
     assert found.read_labels([0, 1]) == [0, 1]
     found.want("captions")
     assert found.read_labels([0, 1]) == [None, None]  # not wanted, so not read
-    assert found.read_captions([3, 0]) == [{"caption": "no. 3"}, {"caption": "no. 0"}]
+    for wanted in ("captions", "any", "none"):
+        found.want(wanted)
+        assert found.read_captions([3, 0]) == [{"caption": "no. 3"}, {"caption": "no. 0"}]
     assert found[6].id == "train-1.parquet#000001"
     assert len({sample.id for sample in found.samples(range(10))}) == 10
     assert found.inventory()["count"] == 10

@@ -94,9 +94,10 @@ def test_labels_and_captions_of_all_forms(tmp_path):
     ]
     for labels in (None, "none"):
         asked = source(tmp_path / "s.tar", labels=labels)
-        asked.want("captions")
-        captions = [each.get("caption") for each in asked.read_captions(range(5))]
-        assert captions == ["from json", "größe", "from txt", None, None]
+        for wanted in ("captions", "any", "none"):
+            asked.want(wanted)
+            captions = [each.get("caption") for each in asked.read_captions(range(5))]
+            assert captions == ["from json", "größe", "from txt", None, None]
 
 
 def test_members_that_belong_to_no_image_are_counted(tmp_path):

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from copy import copy
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
@@ -128,6 +129,10 @@ class Files(Source):
             return [label for label, _ in pool.map(lambda index: self._facts(self._number(index)), indices)]
 
     def read_captions(self, indices: Sequence[int]) -> list[Mapping[str, str]]:
+        if self.facts not in ("all", "captions"):  # asked for by name, they are read whatever else is wanted
+            reader = copy(self)
+            reader.facts = "captions"
+            return reader.read_captions(indices)
         with ThreadPoolExecutor(THREADS) as pool:
             told = pool.map(lambda index: self._facts(self._number(index))[1], indices)
             return [{"caption": caption} if caption else {} for caption in told]
