@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
+from zlib import crc32
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,7 +22,7 @@ LIMITS = dict.fromkeys(("recompile_limit", "accumulated_recompile_limit"), 1 << 
 KERNELS = {"max_autotune": True, "max_autotune_gemm_backends": "CPP"}
 """The compiler's own products on a CPU: they read weights of a few rows at the rate of one's."""
 
-_held: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], dict[int, Compiled]]] = WeakKeyDictionary()
+_held: WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], dict[int, Compiled]]] = WeakKeyDictionary()
 
 
 class Compiled:
@@ -34,7 +35,7 @@ class Compiled:
     def __init__(self, layers: Sequence[Layer], heads: int) -> None:
         like = layers[0].qkv
         self.whole, self.told = like.is_cuda, False
-        self.packed = like.device.type == "cpu" and like.dtype != torch.float64
+        self.packed = _packed(like)
         how: dict[str, Any] = {"mode": "reduce-overhead"} if self.whole else {}
         if self.packed:
             how = {"options": KERNELS}
@@ -64,8 +65,8 @@ class Compiled:
             among = places
             seen = (places <= place)[None, None, None] if seen is None else F.pad(seen, (0, len(places) - end))
         if not self.whole and not self.told:
-            self.told = True
             need_compiler()
+            self.told = True
             for each in (*known, *kept):
                 dynamo.mark_dynamic(each, 3)
             for tensor, dim in ((among, 0), (seen, 3), (present, 1), (turns, 4)):
@@ -126,11 +127,25 @@ class _Step(nn.Module):
 
 def compiled_step(prior: nn.Module, layers: Sequence[Layer], heads: int, rows: int) -> Compiled:
     """The step of a prior's layers for so many rows; the one of an earlier draw, while weights are the same."""
-    weights = [p for layer in layers for p in layer.parameters()]
-    state = tuple(number for p in weights for number in (p.data_ptr(), 0 if p.is_inference() else p._version))
+    weights = [p.detach() for layer in layers for p in layer.parameters()]
+    state = tuple(_told_apart(each) for each in weights)
     if prior not in _held or _held[prior][0] != state:
         _held[prior] = state, {}
     steps = _held[prior][1]
     if rows not in steps:
         steps[rows] = Compiled(layers, heads)
     return steps[rows]
+
+
+def _told_apart(weight: Tensor) -> tuple[torch.device, torch.dtype, int]:
+    """What differs where a step needs to be compiled anew: of constants their bytes, as fused optimizers and `.data`
+    change these without a trace, in a fiftieth of a draw of 256 codes; else the address, whose values a step reads."""
+    what = weight.data_ptr()
+    if _packed(weight):
+        what = crc32(weight.contiguous().view(torch.uint8).numpy())
+    return weight.device, weight.dtype, what
+
+
+def _packed(weight: Tensor) -> bool:
+    """Say whether such weights are constants of a step."""
+    return weight.device.type == "cpu" and weight.dtype != torch.float64
