@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from flexframe.rng import Rng
-from flexframe.tokens import Batch, Tokens
+from flexframe.tokens import Batch, Condition, Tokens
 from flexframe_registry import SamplingConfig, Spec, TokenizerConfig, catalogue
 from flexframe_registry.models import PARTS
 
@@ -140,9 +140,8 @@ def measure(
         for use, precision in product(uses, precisions):
             if (use, precision) != ("pass", "bf16"):  # its FLOPs are the same, and its memory is in `decode`
                 on_stage(f"{use}, {precision}")
-                failed = broken or (still if use == "train" else "")
-                measured = Cost({}, 0, failed=failed) if failed else run(*ways[use], bf16=precision == "bf16")
-                costs[use, precision] = measured
+                told = Cost({}, 0, failed=broken or (still if use == "train" else ""))
+                costs[use, precision] = told if told.failed else run(*ways[use], bf16=precision == "bf16")
     return Profile(tuple(sizes), batch_size, costs)
 
 
@@ -223,8 +222,7 @@ class Uses:
         """Images to tokens."""
         with torch.no_grad(), meter.autocast():
             rng = self._rng()
-            images = self.config.encoder.reads == "images"
-            given = self._images() if images else self._encoded(meter, rng)
+            given = self._images() if self.config.encoder.reads == "images" else self._encoded(meter, rng)
             meter.mark("codec")
             features = self.parts["encoder"](given, self._keep())
             meter.mark("encoder")
@@ -234,10 +232,10 @@ class Uses:
     def decode(self, meter: Meter, sampling: SamplingConfig) -> None:
         """Tokens to images."""
         with torch.no_grad(), meter.autocast():
-            rng, tokens = self._rng(), self._tokens()
+            rng, tokens, told = self._rng(), self._tokens(), self._condition()
             decoder: Any = self.parts["decoder"]
             for step, count in sampling.by_step():
-                latents = decoder.decode(tokens, condition=None, size=self.latents[2:], rng=rng, sampling=step)
+                latents = decoder.decode(tokens, condition=told, size=self.latents[2:], rng=rng, sampling=step)
                 meter.mark("decoder", count)
             self._decoded(meter, latents)
             meter.mark("codec")
@@ -245,7 +243,7 @@ class Uses:
     def once(self, meter: Meter) -> None:
         """The decoder's network, once."""
         with torch.no_grad(), meter.autocast():
-            batch = Batch(self._rng().index, latents=torch.empty(self.latents))
+            batch = Batch(self._rng().index, condition=self._condition(), latents=torch.empty(self.latents))
             self.parts["decoder"](self._tokens(), batch, taps=frozenset(), rng=self._rng())
             meter.mark("decoder")
 
@@ -263,7 +261,8 @@ class Uses:
             given = self._images() if self.config.encoder.reads == "images" else latents
             encoder: Any = self.parts["encoder"]
             quantized = self.parts["quantizer"](encoder.taught(given, self._keep(), rng=rng), self._keep(), rng=rng)
-            tokens, batch = Tokens(quantized.values, self._keep(), quantized.codes), Batch(rng.index, latents=latents)
+            tokens = Tokens(quantized.values, self._keep(), quantized.codes)
+            batch = Batch(rng.index, latents=latents, condition=self._condition())
             out = self.parts["decoder"](tokens, batch, taps=frozenset(), rng=rng)
             losses = [loss.float().mean() for loss in [*quantized.losses.values(), *out.losses.values()]]
             answers = [each.float().square().mean() for each in (out.reconstruction, out.logits) if each is not None]
@@ -274,8 +273,7 @@ class Uses:
         meter.mark("backward")
 
     def _encoded(self, meter: Meter, rng: Rng) -> Tensor:
-        images = self._images()
-        return self._by_codec(meter, lambda codec: codec.encode(images, rng=rng), torch.empty(self.latents))
+        return self._by_codec(meter, lambda codec: codec.encode(self._images(), rng=rng), torch.empty(self.latents))
 
     def _images(self) -> Tensor:
         return torch.empty(self.batch, 3, *self.config.image_size)
@@ -298,6 +296,15 @@ class Uses:
         values = torch.empty(self.batch, tokens.length, tokens.dim)
         codes = torch.empty(self.batch, tokens.length, tokens.codebooks, dtype=torch.long)
         return Tokens(values, self._keep(), values if tokens.codebook_size is None else codes)
+
+    def _condition(self) -> Condition | None:
+        """The longest text a row, where the decoder reads texts."""
+        read = self.config.decoder.texts()
+        if read is None:
+            return None
+        embeddings, null = torch.empty(self.batch, read.length, read.width), torch.zeros(self.batch, dtype=torch.bool)
+        pooled = None if read.pooled is None else torch.empty(self.batch, read.pooled)
+        return Condition(null, embeddings=embeddings, pooled=pooled)
 
     def _keep(self) -> Tensor:
         return torch.ones(self.batch, self.spec.tokens.length, dtype=torch.bool)
@@ -422,12 +429,10 @@ class Meter:
     """A meter of what runs between `with counter` and each `mark`."""
 
     def __init__(self, parts: Iterable[nn.Module], batch: int, bf16: bool) -> None:
-        known = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
-        self.counter = Counter(known)
+        self.counter = Counter(tensor for part in parts for tensor in (*part.parameters(), *part.buffers()))
         self.batch, self.bf16 = batch, bf16
         self.flops: dict[str, float] = {}
-        self.kept, self._before = 0, 0
-        self.without = ""
+        self.kept, self._before, self.without = 0, 0, ""
 
     def autocast(self) -> Any:
         return torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext()

@@ -280,3 +280,16 @@ def test_flops_are_for_one_image_and_memory_for_all():
     )
     assert one.flops == four.flops
     assert 3.5 < four.peak / one.peak <= 4
+
+
+def test_a_decoder_that_reads_texts_is_measured_with_the_longest():
+    """Of the vectors alone: each adds its projection, and attention to it."""
+    read = {"type": "vit", "text": {"width": 16, "length": 8}}
+    with_text, without, longer = (
+        measure(config(encoder=ONE, decoder=ONE | decoder), precisions=FP32)
+        for decoder in (read, {"type": "vit"}, read | {"text": {"width": 16, "length": 12}})
+    )
+    assert [cost.failed for cost in with_text.costs.values()] == [""] * 4
+    for use in ("pass", "decode", "train"):
+        plain, short, more = (each.costs[use, "fp32"] for each in (without, with_text, longer))
+        assert sum(plain.flops.values()) < sum(short.flops.values()) < sum(more.flops.values())
