@@ -18,6 +18,10 @@ FOLDER = Path(__file__).parents[2] / "benchmarks/recipes"
 RECIPES = [p for p in sorted(FOLDER.rglob("*.yaml")) if "\nrun:" in p.read_text()]
 
 
+MEANT = {"titok-1-text.yaml": ["length"]}
+"""What is doubted about a recipe, and is its question: what a single token holds."""
+
+
 def train_config(path):
     """As `flexframe train PATH run.data.path=somewhere` reads it."""
     text = path.read_text()
@@ -38,7 +42,8 @@ def test_it_reads(path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(FOLDER)))
 def test_nothing_is_doubted_about_it(path):
     config = train_config(path)
-    assert [*obstacles(config), *of_card(card(str(path)), config)] == []
+    assert [where for where, _ in of_card(card(str(path)), config)] == MEANT.get(path.name, [])
+    assert [*obstacles(config)] == []
 
 
 @pytest.mark.parametrize("name", [name for name in cards().names() if not name.startswith("toy/")])
