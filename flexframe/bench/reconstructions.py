@@ -25,14 +25,18 @@ from flexframe_registry import ConfigError, Spec, SuiteConfig, TokenizerConfig
 
 LOOKED = 64
 """Images among which one is to have a caption."""
+CAPTION, CLASS = "the caption of each image that says most", "A photo of a <class>."
+"""What a suite's texts are, in a protocol's words."""
 
 
 @dataclass
 class Texts:
     """The texts of a suite's images, for models whose decoder reads some: of each the caption that says most, or where
-    there is none, `A photo of a <class>.`, as arXiv 2501.07730 measures by."""
+    none of the first has one, `A photo of a <class>.`, as arXiv 2501.07730 measures by."""
 
     source: Source | None = None
+    rule: str | None = None
+    """What the texts are, in a protocol's words; None where there are none."""
 
     def see(self, source: Source, models: Iterable[Tokenizer]) -> None:
         """Take the texts from this source.
@@ -40,10 +44,12 @@ class Texts:
         Raises:
             ConfigError: it has none, and a model reads some; or nothing embeds them for it.
         """
-        self.source = source
+        self.source, self.rule = source, None
+        models = [model for model in models if model.config.decoder.texts() is not None]
+        if models:
+            captions = any(source.read_captions(range(min(len(source), LOOKED))))
+            self.rule = CAPTION if captions else CLASS if source.class_names() else None
         for model in models:
-            if model.config.decoder.texts() is None:
-                continue
             place = model.id or "the model"
             if model.conditioner is None:
                 told = "reads texts, and names no encoder of them; set its `conditioner`, as {type: clip, padded: true}"
@@ -52,24 +58,15 @@ class Texts:
                 told = "decodes with texts, and the suite's images have neither captions nor named classes"
                 raise ConfigError.at(place, f"{told}; give data that have, or leave the model out")
 
-    @property
-    def rule(self) -> str | None:
-        """What the texts are, in a protocol's words; None where there are none."""
-        assert self.source is not None
-        if any(self.source.read_captions(range(min(len(self.source), LOOKED)))):
-            return "the caption of each image that says most"
-        return "A photo of a <class>." if self.source.class_names() else None
-
     def of(self, model: Tokenizer, index: Sequence[int]) -> dict[str, Any]:
         """The argument `texts` of a model's `decode` for these images; nothing where it reads none."""
         if model.conditioner is None or self.source is None:
             return {}
-        found = [[*each.values()][-1] if each else None for each in self.source.read_captions(index)]
         names = self.source.class_names()
-        if not any(found) and names:
+        if self.rule == CLASS and names:
             labels = [sample.label for sample in self.source.samples(index)]
-            found = [None if label is None else f"A photo of a {names[label]}." for label in labels]
-        return {"texts": found}
+            return {"texts": [None if label is None else f"A photo of a {names[label]}." for label in labels]}
+        return {"texts": [[*each.values()][-1] if each else None for each in self.source.read_captions(index)]}
 
 
 @dataclass(frozen=True)

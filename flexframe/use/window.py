@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flexframe.data.images import fit, to_rgb, to_tensor
 from flexframe.models.fingerprint import fingerprint
-from flexframe.models.generator import Generator
+from flexframe.models.generator import Generator, needs_texts
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.pictures import to_uint8
 from flexframe.tokens import Tokens
@@ -29,11 +29,18 @@ SIDE = 256
 
 @dataclass(frozen=True)
 class Entrant:
-    """A model under its name, and how its images are brought to size."""
+    """A model under its name, and how its images are brought to size.
+
+    Raises:
+        ConfigError: its decoder reads texts.
+    """
 
     name: str
     model: Tokenizer
     resize: str
+
+    def __post_init__(self) -> None:
+        needs_texts(self.model, (), "this page has none: `decode(tokens, texts=[...])` in Python takes them")
 
     def image(self, picture: Image.Image) -> Tensor:
         """A picture as this model takes it: floats, `1 3 h w`."""

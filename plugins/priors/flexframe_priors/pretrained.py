@@ -140,7 +140,7 @@ class Pretrained(Conditioner[PretrainedConfig]):
         known = json.dumps(tokenizer.get_vocab(), sort_keys=True, ensure_ascii=False)
         found = sha256((weights(encoder) + known).encode()).hexdigest()
         if config.weights not in (None, found):
-            told = f"{config.model or config.type} is another encoder than the prior was trained with"
+            told = f"{config.model or config.type} is another encoder than the model was trained with"
             raise ConfigError.at("conditioner.model", f"{told}, or it has changed since; name the folder of that one")
         self._loaded.append(Loaded(tokenizer, encoder.eval().requires_grad_(False), found))
         return self._loaded[0]
@@ -149,12 +149,16 @@ class Pretrained(Conditioner[PretrainedConfig]):
         """Refuse an encoder that is not as the config has it.
 
         Raises:
-            ConfigError: it is of another width.
+            ConfigError: it is of another width, or reads fewer pieces.
         """
         width = encoder.config.hidden_size
         if width != self.config.width:
             told = f"is {self.config.width}, and {self.config.model} is {width} wide; set that"
             raise ConfigError.at("conditioner.width", told)
+        most = encoder.config.to_dict().get("max_position_embeddings")
+        if most is not None and self.config.length > most:
+            told = f"is {self.config.length}, and {self.config.model or self.config.type} reads at most {most} pieces"
+            raise ConfigError.at("conditioner.length", f"{told}; set no more than that")
 
     def _read(self, where: str) -> tuple[Any, Any]:
         import transformers

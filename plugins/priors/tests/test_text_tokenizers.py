@@ -10,6 +10,7 @@ from PIL import Image
 from rich.console import Console as Terminal
 
 import flexframe
+from flexframe.bench.reconstructions import Texts
 from flexframe.models.tokenizer import Tokenizer
 from flexframe.store.load import load
 from flexframe.train.console import Console
@@ -19,7 +20,8 @@ from flexframe.use.decode import decode
 from flexframe.use.generate import generate
 from flexframe.use.reconstruct import reconstruct
 from flexframe.use.stream import stream
-from flexframe_registry import ConfigError, TokenizerConfig, catalogue, suite
+from flexframe.use.window import Entrant
+from flexframe_registry import ConfigError, SuiteConfig, TokenizerConfig, catalogue, suite
 from flexframe_registry.cards import read_training
 
 pytest.importorskip("flexframe_titok")
@@ -178,6 +180,21 @@ def test_classes_with_names_stand_for_captions(encoders, tmp_path):
     assert found["per_image"][name]["4"]["psnr"] == pytest.approx(psnr.tolist(), abs=2e-3)
 
 
+@pytest.mark.slow
+def test_images_without_captions_among_others_have_no_text_in_whatever_batch(encoders, tmp_path):
+    """Not their class's: what an image is decoded by does not hang on those beside it."""
+    (tmp_path / "images" / "ring").mkdir(parents=True)
+    for i in range(4):
+        Image.new("RGB", (16, 16), (60 * i, 50, 90)).save(tmp_path / "images" / "ring" / f"{i}.png")
+    (tmp_path / "images" / "ring" / "0.txt").write_text("a red star")
+    data, tok = {"type": "folder", "path": str(tmp_path / "images")}, tokenizer(encoders["t5"])
+    source = catalogue().build(SuiteConfig.read({**SUITE, "data": data}).data, (16, 16))
+    texts = Texts()
+    texts.see(source, [tok])
+    assert texts.of(tok, range(4)) == {"texts": ["a red star", None, None, None]}
+    assert [texts.of(tok, [i])["texts"] for i in range(4)] == [["a red star"], [None], [None], [None]]
+
+
 def test_images_without_words_are_refused(encoders, tmp_path):
     (tmp_path / "images").mkdir()
     for i in range(3):
@@ -221,6 +238,13 @@ def test_a_prior_draws_and_the_decoder_reads_the_same_text(encoders, tmp_path):
         generate(drawing, tokenizer(None), tmp_path / "no", texts=TEXTS)
 
 
+def test_latents_without_captions_are_refused(encoders):
+    raw = model(encoders["t5"])
+    config = training(raw, {"type": "latents", "path": "latents"})
+    with pytest.raises(ConfigError, match=r"^run\.feed: has no captions, and decoder 'vit' reads texts; set run\.feed"):
+        catalogue().build(config.run.feed, config, torch.device("cpu"))
+
+
 def test_what_has_no_texts_says_so(encoders, tmp_path):
     from flexframe.data.tokenfile import TokenFile
     from flexframe.use.encode import encode
@@ -228,6 +252,8 @@ def test_what_has_no_texts_says_so(encoders, tmp_path):
 
     tok = tokenizer(encoders["t5"])
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    with pytest.raises(ConfigError, match="its decoder reads texts, and there are none; this page has none"):
+        Entrant("m", tok, "torchvision-bicubic")
     with pytest.raises(ConfigError, match="its decoder reads texts, and there are none; `flexframe bench` takes the"):
         reconstruct(tok, [tmp_path / "a.png"])
     tok.save(tmp_path / "m.safetensors")

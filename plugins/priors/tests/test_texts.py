@@ -205,7 +205,7 @@ def test_known_weights_and_known_texts_need_no_encoder(encoders, monkeypatch):
 def test_another_encoder_of_that_name_is_refused(encoders):
     settled = frozen(encoders).settled()
     changed = settled.model_copy(update={"model": str(encoders["other"])})
-    with pytest.raises(ConfigError, match="is another encoder than the prior was trained with"):
+    with pytest.raises(ConfigError, match="is another encoder than the model was trained with"):
         catalogue().build(changed).count("a star")
 
 
@@ -227,6 +227,13 @@ def test_encoders_that_are_refused(encoders, fields, told, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match=told):
         frozen(encoders, **fields)(TEXTS)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("clip", 8), ("minilm", 512)])
+def test_a_length_that_the_encoder_does_not_read_is_refused(encoders, kind, most):
+    told = rf"^conditioner\.length: is {most + 1}, and .* reads at most {most} pieces; set no more than that"
+    with pytest.raises(ConfigError, match=told):
+        conditioner(kind, model=str(encoders[kind]), width=16, length=most + 1)(TEXTS)
 
 
 def test_a_missing_package_is_told_with_the_command(monkeypatch):

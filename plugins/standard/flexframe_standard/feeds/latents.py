@@ -78,6 +78,9 @@ class Latents(Feed[LatentsFeedConfig]):
         if isinstance(model, TokenizerConfig) and model.encoder.reads == "images":
             text = f"reads no images, and encoder {model.encoder.type!r} does; set run.feed.type to images"
             raise ConfigError.at("run.feed", text)
+        if isinstance(model, TokenizerConfig) and model.decoder.texts() is not None:
+            text = f"has no captions, and decoder {model.decoder.type!r} reads texts; set run.feed.type to images"
+            raise ConfigError.at("run.feed", text)
         self.latents = Shards.read(folder, "latents")
         features = Shards.read(folder, "features") if (folder / "features.json").is_file() else None
         for shards in (self.latents, *([features] if features is not None else [])):
