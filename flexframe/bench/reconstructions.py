@@ -16,6 +16,7 @@ from flexframe.bench.gallery import Gallery
 from flexframe.bench.lanes import Entrant, Made, Some
 from flexframe.bench.metric import Remake
 from flexframe.bench.task import Task
+from flexframe.data.captions import LOOKED
 from flexframe.data.source import Source
 from flexframe.models.fingerprint import fingerprint, weights
 from flexframe.models.tokenizer import Tokenizer
@@ -23,8 +24,6 @@ from flexframe.rng import Rng
 from flexframe.tokens import Tokens
 from flexframe_registry import ConfigError, Spec, SuiteConfig, TokenizerConfig
 
-LOOKED = 64
-"""Images among which one is to have a caption."""
 CAPTION, CLASS = "the caption of each image that says most", "A photo of a <class>."
 """What a suite's texts are, in a protocol's words."""
 
